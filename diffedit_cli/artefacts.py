@@ -1,0 +1,156 @@
+"""The files between stages: tensors <-> `.safetensors` and mask PNG, each with the record of how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffedit_cli import __version__, files, images
+from diffedit_cli.errors import InputError
+from diffedit_cli.params import digest
+
+FORMAT_VERSION = 1
+RECORD = "diffedit"
+CHECKSUM = "sha256"
+Arrays = dict[str, NDArray[Any]]
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask of the picture's size, true = repaint, and how it was made (None: drawn by hand)."""
+
+    pixels: NDArray[np.bool_]
+    made: Mapping[str, Any] | None = None
+
+    @property
+    def share(self) -> float:
+        """The fraction of the picture that it covers."""
+        return float(self.pixels.mean())
+
+    def record(self) -> dict[str, Any]:
+        """For the metadata of what is made with this mask."""
+        return dict(self.made) if self.made is not None else {"drawn": _pixels_digest(self.pixels)}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A trajectory (T+1, C, h, w) float32 from x_0 to x_r, its timesteps (T+1,), and how it was made."""
+
+    trajectory: NDArray[np.float32]
+    timesteps: NDArray[np.int64]
+    made: Mapping[str, Any]
+
+
+def record(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a file of ours."""
+    return {"tool": RECORD, "version": __version__, "format": FORMAT_VERSION, "kind": kind, **body}
+
+
+def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
+    """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    metadata = {RECORD: json.dumps(about, sort_keys=True), CHECKSUM: _checksum(arrays, about)}
+    data: bytes = safetensors.numpy.save(arrays, metadata)
+    return data
+
+
+def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays and record of a file that `pack` made. Raises one of UNREADABLE for a damaged or foreign one."""
+    about = read_packed_record(path)
+    with safetensors.safe_open(path, framework="np") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        stated = file.metadata()[CHECKSUM]
+    if stated != _checksum(arrays, about):
+        raise ValueError("its contents do not match its checksum")
+    return arrays, about
+
+
+def read_packed_record(path: Path) -> dict[str, Any]:
+    """The record alone. Raises one of UNREADABLE."""
+    with safetensors.safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+    if RECORD not in metadata:
+        raise ValueError("it was not made by diffedit")
+    about: dict[str, Any] = json.loads(metadata[RECORD])
+    if about.get("format") != FORMAT_VERSION:
+        raise ValueError(f"its format version is {about.get('format')}, this diffedit reads {FORMAT_VERSION}")
+    return about
+
+
+def pack_latents(latents: Latents) -> bytes:
+    arrays: Arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps}
+    return pack(arrays, record("latents", latents.made))
+
+
+def load_latents(path: Path) -> Latents:
+    """Raises InputError."""
+    files.check_readable(path, "latents file")
+    try:
+        arrays, about = unpack(path)
+        if about["kind"] != "latents":
+            raise ValueError(f"it holds {about['kind']}, not latents")
+        latents = Latents(arrays["trajectory"], arrays["timesteps"], _body(about))
+        if latents.trajectory.ndim != 4 or not np.isfinite(latents.trajectory).all():
+            raise ValueError("its trajectory is no series of finite latents")
+    except UNREADABLE as error:
+        raise InputError(
+            f"The latents file {path} cannot be used: {_reason(error)}; make it again with diffedit invert."
+        ) from error
+    return latents
+
+
+def pack_mask(mask: Mask) -> bytes:
+    """An 8-bit greyscale PNG, white = repaint."""
+    info = images.png_record(
+        record("mask", {**mask.made, "pixels": _pixels_digest(mask.pixels)}) if mask.made else None
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def load_mask(path: Path) -> Mask:
+    """A mask file, ours or drawn: at least half bright means repaint. Raises InputError."""
+    picture = images.load(path)
+    image = picture.image
+    if image.mode in ("LA", "RGBA"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    pixels = np.asarray(image.convert("L")) >= 128
+    about = images.read_record(path) if path != files.STANDARD_STREAM else None
+    # painted over since: what it says of itself no longer holds
+    if about is None or about.get("kind") != "mask" or about.pop("pixels", None) != _pixels_digest(pixels):
+        return Mask(pixels)
+    return Mask(pixels, _body(about))
+
+
+def _body(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in about.items() if key not in record("", {})}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pixels_digest(pixels: NDArray[np.bool_]) -> str:
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.packbits(pixels).tobytes()).hexdigest()
+
+
+def _checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
+    checksum = hashlib.sha256(digest(about).encode())
+    for name in sorted(arrays):
+        checksum.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        checksum.update(arrays[name].tobytes())
+    return checksum.hexdigest()

@@ -1,0 +1,216 @@
+"""Pictures -> jobs -> results: what each command does to one picture, and to many, failures kept apart."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli import artefacts, files, images
+from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError
+from diffedit_cli.images import Picture
+from diffedit_cli.params import Params
+from diffedit_cli.report import Result
+
+if TYPE_CHECKING:
+    from diffedit_cli.stages import Account, Workbench
+
+OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
+READ_EXTENSIONS = (*images.EXTENSIONS, ".gif")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One picture's way through a command. Paths may be `-`, and `output` None for the command's default name."""
+
+    input: Path
+    output: Path | None = None
+    params: Params
+    force: bool = False
+    metadata: bool = True
+    mask: Path | None = None  # given, for an edit
+    latents: Path | None = None  # given, for an edit
+    mask_output: Path | None = None  # wanted beside an edit
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [path for path in (self.input, self.mask, self.latents) if path is not None]
+
+
+def mask(job: Job, workbench: OpenWorkbench) -> Result:
+    """Finds the mask and writes it. Raises DiffEditError."""
+    from diffedit_cli.stages import Account
+
+    picture = images.load(job.input)
+    output = _target(job, job.output or _beside(job.input, ".mask.png"))
+    account, bench = Account(), workbench()
+    found = bench.mask(picture, job.params, account)
+    files.publish(output, artefacts.pack_mask(found))
+    return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
+
+
+def invert(job: Job, workbench: OpenWorkbench) -> Result:
+    """Inverts the picture and writes its latents. Raises DiffEditError."""
+    from diffedit_cli.stages import Account
+
+    picture = images.load(job.input)
+    output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
+    account, bench = Account(), workbench()
+    latents = bench.invert(picture, job.params, account)
+    files.publish(output, artefacts.pack_latents(latents))
+    return _result(job, picture, bench, account, output=output)
+
+
+def edit(job: Job, workbench: OpenWorkbench) -> Result:
+    """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError."""
+    picture = images.load(job.input)
+    given_mask = artefacts.load_mask(job.mask) if job.mask else None
+    given_latents = artefacts.load_latents(job.latents) if job.latents else None
+    extension = images.default_extension(picture)
+    output = _target(job, job.output or _beside(job.input, f".edited{extension}"))
+    chosen = images.output_format(output, picture)
+    if job.mask_output is not None:
+        _target(job, job.mask_output)
+
+    from diffedit_cli.stages import Account
+
+    account, bench = Account(), workbench()
+    edited = bench.edit(picture, job.params, account, given_mask, given_latents)
+    data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
+    if job.mask_output is not None:
+        files.publish(job.mask_output, artefacts.pack_mask(edited.mask))
+    files.publish(output, data)
+    shown = job.mask or job.mask_output
+    return _result(
+        job,
+        picture,
+        bench,
+        account,
+        output=output,
+        mask=str(shown) if shown else None,
+        mask_area=edited.mask.share,
+    )
+
+
+def each(
+    jobs: Iterable[Job],
+    command: Callable[[Job, OpenWorkbench], Result],
+    workbench: OpenWorkbench,
+    *,
+    on_bug: Callable[[str], Any],
+) -> Iterator[Result]:
+    """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
+    for job in jobs:
+        try:
+            yield command(job, workbench)
+        except DiffEditError as error:
+            yield _failed(job, error.code, str(error))
+        except Exception as error:
+            on_bug(traceback.format_exc())
+            yield _failed(job, DiffEditError.code, bug_message(error))
+
+
+def bug_message(error: BaseException) -> str:
+    return (
+        f"Something went wrong that should not ({type(error).__name__}: {error}); "
+        "run it again with --verbose and report what it prints."
+    )
+
+
+def pictures_in(sources: Iterable[Path]) -> list[Path]:
+    """Single pictures as given; of a folder those that diffedit did not make, by name, without sub-folders.
+
+    Raises InputError for a folder without any.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if not source.is_dir():
+            found.append(source)
+            continue
+        inside = sorted(path for path in source.iterdir() if path.suffix.lower() in READ_EXTENSIONS)
+        inside = [path for path in inside if not made_by_us(path)]
+        if not inside:
+            raise InputError(f"The folder {source} holds no pictures ({', '.join(READ_EXTENSIONS)}).")
+        found += inside
+    return found
+
+
+def plan(sources: Iterable[Path], out: Path, params: Params, *, force: bool, metadata: bool) -> list[Job]:
+    """A job for each picture, its output and mask in `out` under the picture's own name.
+
+    Raises UsageError when two pictures would get the same name, and OutputError for a folder that cannot be made.
+    """
+    pictures = pictures_in(sources)
+    if files.STANDARD_STREAM in pictures:
+        raise UsageError("diffedit run takes pictures and folders; use diffedit edit for standard input.")
+    jobs = [
+        Job(
+            input=path,
+            output=out / (path.stem + _written_extension(path)),
+            mask_output=out / f"{path.stem}.mask.png",
+            params=params,
+            force=force,
+            metadata=metadata,
+        )
+        for path in pictures
+    ]
+    taken: dict[Path | None, Path] = {}
+    for job in jobs:
+        for target in (job.output, job.mask_output):
+            if (other := taken.setdefault(target, job.input)) is not job.input:
+                raise UsageError(f"{other} and {job.input} would both write {target}; run them into two folders.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {out} cannot be made: {error.strerror}; choose another with --out.") from error
+    return jobs
+
+
+def _written_extension(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in images.EXTENSIONS else ".png"
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return files.STANDARD_STREAM if path == files.STANDARD_STREAM else path.with_name(path.stem + ending)
+
+
+def _target(job: Job, path: Path) -> Path:
+    files.check_target(path, inputs=job.inputs, ours=made_by_us(path), force=job.force)
+    return path
+
+
+def made_by_us(path: Path) -> bool:
+    """Whether diffedit wrote the file, by what the file itself says."""
+    return path.is_file() and read_record(path) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a mask, latents file or edited picture was made, or None."""
+    if path.suffix == ".safetensors":
+        try:
+            return artefacts.read_packed_record(path)
+        except artefacts.UNREADABLE:
+            return None
+    return images.read_record(path)
+
+
+def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
+    return Result(
+        status="done",
+        input=str(job.input),
+        output=str(output),
+        model=bench.folder.name,
+        device=bench.device,
+        seed=job.params.seed,
+        evaluations=account.evaluations,
+        cache=account.cache,
+        seconds=account.seconds,
+        warnings=(*picture.warnings, *account.warnings),
+        **more,
+    )
+
+
+def _failed(job: Job, code: int, message: str) -> Result:
+    return Result(status="failed", input=str(job.input), seed=job.params.seed, error={"code": code, "message": message})

@@ -1,0 +1,83 @@
+"""Content-addressed files: a key names what made the entry, so an entry never changes. Bytes and paths only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from diffedit_cli import files
+from diffedit_cli.errors import OutputError
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached stage: its kind (`contrast`, `inversion`), size in bytes, and time of last use in seconds."""
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+
+
+class Cache:
+    """A folder of entries. Readers and writers of many processes need no lock: entries appear by one rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The entry's file, or None. Marks it as used."""
+        path = self._path(kind, key)
+        if not path.is_file():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path, (time.time(), path.stat().st_mtime))
+        return path
+
+    def store(self, kind: str, key: str, data: bytes) -> None:
+        """Raises OutputError where the folder cannot be written."""
+        path = self._path(kind, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"The cache folder {self.root} cannot be written: {error.strerror}.") from error
+        files.publish(path, data)
+
+    def entries(self) -> list[Entry]:
+        """All entries, least recently used first."""
+        return sorted(self._scan(), key=lambda entry: entry.used)
+
+    def prune(self, keep_bytes: int) -> list[Entry]:
+        """Removes the least recently used entries until at most `keep_bytes` are left; returns what it removed."""
+        entries = self.entries()
+        total, removed = sum(entry.size for entry in entries), []
+        for entry in entries:
+            if total <= keep_bytes:
+                break
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                entry.path.unlink()
+            total -= entry.size
+            removed.append(entry)
+        return removed
+
+    def _path(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:2] / (key + SUFFIX)
+
+    def _scan(self) -> Iterator[Entry]:
+        for path in self.root.glob(f"*/*/*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                yield Entry(path, path.parts[-3], status.st_size, max(status.st_atime, status.st_mtime))
+
+
+def default_root() -> Path:
+    """The user's cache folder for diffedit."""
+    return platformdirs.user_cache_path("diffedit", appauthor=False)

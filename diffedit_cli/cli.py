@@ -1,0 +1,312 @@
+"""The commands: parse, call, render. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffedit_cli import __version__, settings
+from diffedit_cli import options as o
+from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, UsageError
+from diffedit_cli.options import takes
+from diffedit_cli.params import Params
+
+if TYPE_CHECKING:
+    from diffedit_cli.batch import Job, OpenWorkbench
+    from diffedit_cli.report import Reporter, Result
+    from diffedit_cli.stages import Workbench
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(no_args_is_help=True, help="Which models there are.")
+cache_app = typer.Typer(no_args_is_help=True, help="What is kept of earlier masks and inversions.")
+app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
+
+
+def run() -> int:
+    """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
+    verbose = "--verbose" in sys.argv or "-v" in sys.argv
+    try:
+        app(prog_name="diffedit")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except DiffEditError as error:
+        _complain(str(error))
+        return error.code
+    except KeyboardInterrupt:
+        _complain("Interrupted; what was finished is kept.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone
+        return 1
+    except Exception as error:
+        from diffedit_cli.batch import bug_message
+
+        _complain(traceback.format_exc() if verbose else bug_message(error))
+        return 1
+    return 0
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"diffedit: {message}\n")
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Change a picture by words: diffedit edit photo.png --from cat --to dog
+
+    Every option can also stand in diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30).
+    """
+    if version:
+        print(f"diffedit {__version__}")
+        raise typer.Exit
+    found = settings.read()
+    commands: dict[str, Any] = getattr(context.command, "commands", {})
+    names = {
+        flag.removeprefix("--"): parameter.name
+        for command in commands.values()
+        for parameter in command.params
+        for flag in parameter.opts
+    }
+    if unknown := sorted(set(found) - set(names)):
+        raise UsageError(
+            f"{settings.FILE_NAME} sets {', '.join(unknown)}, which no command has; see diffedit edit --help."
+        )
+    defaults = {names[name]: value for name, value in found.items()}
+    context.default_map = dict.fromkeys(commands, defaults)
+
+
+@app.command()
+@takes(o.IMAGE, o.PROMPTS, o.MASK, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+def mask(**given: Any) -> None:
+    """Find what has to change, and write it as a mask: white is what an edit would repaint."""
+    _execute(given, "mask", [given["image"]], needs=("from_", "to"))
+
+
+@app.command()
+@takes(o.IMAGE, o.INVERSION, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+def invert(**given: Any) -> None:
+    """Walk a picture back into noise, and write the whole way as latents."""
+    _execute(given, "invert", [given["image"]])
+
+
+@app.command()
+@takes(
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.MODEL, o.OUTPUT, o.METADATA, o.COMMON,
+)  # fmt: skip
+def edit(**given: Any) -> None:
+    """Change what --from names into what --to names; all other pixels stay as they are."""
+    if len(given["images"]) > 1 and (given["output"] or given["mask"] or given["latents"]):
+        raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
+    _execute(given, "edit", given["images"], needs=("to",) if given["mask"] else ("from_", "to"))
+
+
+@app.command(name="run")
+@takes(
+    o.SOURCES, o.PROMPTS, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.MODEL, o.METADATA, o.COMMON,
+)  # fmt: skip
+def run_batch(**given: Any) -> None:
+    """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl."""
+    _execute(given, "run", given["sources"], needs=("from_", "to"))
+
+
+def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
+    """Checks what can be checked without the model, then does the jobs. Exits with the first failure's code, or 8."""
+    from diffedit_cli import batch
+    from diffedit_cli.report import Reporter
+
+    for name in needs:
+        if not given[name].strip():
+            raise UsageError(f"--{name.rstrip('_')} is empty; say in words what {_MEANING[name]}.")
+    params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
+    shared = {"params": params, "force": given["force"]}
+    if command == "run":
+        jobs = batch.plan(sources, given["out"], params, force=given["force"], metadata=given["metadata"])
+    elif command == "edit":
+        paths = {name: given[name] for name in ("output", "mask", "latents", "metadata")}
+        jobs = [batch.Job(input=source, **paths, **shared) for source in sources]
+    else:
+        jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
+    if given["json"] and any(_writes_to_stdout(job) for job in jobs):
+        raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
+    work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
+    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
+        codes = _work(jobs, work, _opener(given, reporter), reporter, given)
+    failures = [code for code in codes if code]
+    if failures:
+        raise typer.Exit(failures[0] if len(jobs) == 1 else SOME_FAILED)
+
+
+_MEANING = {"from_": "is in the picture now", "to": "it should become"}
+
+
+def _work(
+    jobs: list[Job],
+    command: Callable[[Job, OpenWorkbench], Result],
+    workbench: OpenWorkbench,
+    reporter: Reporter,
+    given: dict[str, Any],
+) -> list[int]:
+    from diffedit_cli import batch
+
+    codes = []
+    on_bug = reporter.error if given["verbose"] else lambda _: None
+    for result in batch.each(jobs, command, workbench, on_bug=on_bug):
+        if "out" in given:
+            with (given["out"] / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(result.json() + "\n")
+        reporter.result(result)
+        codes.append(result.error["code"] if result.error else 0)
+    return codes
+
+
+def _writes_to_stdout(job: Job) -> bool:
+    return str(job.output or job.input) == "-"
+
+
+def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
+    """Finds the model now, and imports torch only when a picture is ready for it."""
+    from diffedit_cli import models
+    from diffedit_cli.cache import Cache, default_root
+
+    if given["dtype"] not in ("auto", "float32", "float16", "bfloat16"):
+        raise UsageError(f"--dtype {given['dtype']} is unknown; use auto, float32, float16 or bfloat16.")
+    folder = models.find(given["model"])
+    cache = Cache(given["cache_dir"] or default_root()) if given["cache"] else None
+
+    @functools.cache
+    def open_workbench() -> Workbench:
+        from diffedit_cli.stages import Workbench
+
+        return Workbench(folder, cache, device=given["device"], dtype=given["dtype"], progress=reporter.progress)
+
+    return open_workbench
+
+
+@app.command()
+@takes({"file": (o.argument(Path, "A mask, a latents file or an edited picture."), o.REQUIRED)}, o.JSON)
+def info(**given: Any) -> None:
+    """Show how a file was made, and the command that makes it again."""
+    import json
+    import shlex
+
+    from diffedit_cli import batch, files
+    from diffedit_cli.errors import InputError
+    from diffedit_cli.params import options_of
+
+    path: Path = given["file"]
+    files.check_readable(path, "file")
+    record = batch.read_record(path)
+    if record is None:
+        raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
+    command = {"mask": "mask", "latents": "invert", "edit": "edit"}[record["kind"]]
+    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record)])
+    if given["json"]:
+        print(json.dumps({**record, "command": line}, ensure_ascii=False))
+        return
+    for name, value in record.items():
+        rows = value.items() if isinstance(value, dict) else [(None, value)]
+        for inner, item in rows:
+            shown = " x ".join(map(str, item)) if isinstance(item, list) else item
+            print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
+    print(line)
+
+
+@app.command()
+@takes(o.MODEL, o.CACHE_DIR, o.JSON)
+def doctor(**given: Any) -> None:
+    """Say what works here and what does not: device, memory, versions, model, cache."""
+    import json
+
+    from diffedit_cli import examine
+    from diffedit_cli.cache import Cache, default_root
+    from diffedit_cli.report import write_table
+
+    findings = examine.everything(
+        given["model"], given["device"], given["dtype"], Cache(given["cache_dir"] or default_root())
+    )
+    if given["json"]:
+        print(json.dumps([finding.__dict__ for finding in findings]))
+    else:
+        rows = [(finding.what, "ok" if finding.code == 0 else "PROBLEM", finding.detail) for finding in findings]
+        write_table(("WHAT", "STATE", "DETAIL"), rows)
+    if code := max(finding.code for finding in findings):
+        raise typer.Exit(code)
+
+
+@models_app.command("list")
+@takes(o.JSON)
+def models_list(**given: Any) -> None:
+    """The models that have a name, and which of them are on this machine."""
+    import json
+
+    from diffedit_cli import models
+    from diffedit_cli.report import write_table
+
+    rows = [(name, "yes" if models.is_here(name) else "no", source) for name, source in models.known().items()]
+    if given["json"]:
+        print(json.dumps([{"name": name, "here": here == "yes", "source": source} for name, here, source in rows]))
+        return
+    write_table(("NAME", "HERE", "SOURCE"), rows)
+
+
+@cache_app.command("list")
+@takes(o.CACHE_DIR)
+def cache_list(**given: Any) -> None:
+    """What is kept, least recently used first."""
+    from datetime import datetime
+
+    from diffedit_cli.cache import Cache, default_root
+    from diffedit_cli.report import write_table
+
+    cache = Cache(given["cache_dir"] or default_root())
+    entries = cache.entries()
+    rows = [
+        (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
+        for entry in entries
+    ]
+    write_table(("KIND", "BYTES", "USED", "KEY"), rows)
+    print(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
+
+
+@cache_app.command("prune")
+@takes(
+    {"keep": (Annotated[float, typer.Option("--keep", help="How many MB to keep.")], 1000.0)},
+    o.CACHE_DIR,
+)
+def cache_prune(**given: Any) -> None:
+    """Remove what was not used for longest, until at most --keep MB are left."""
+    if given["keep"] < 0:
+        raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
+    _prune(given["cache_dir"], int(given["keep"] * 1e6))
+
+
+@cache_app.command("clear")
+@takes(o.CACHE_DIR)
+def cache_clear(**given: Any) -> None:
+    """Remove everything that is kept."""
+    _prune(given["cache_dir"], 0)
+
+
+def _prune(folder: Path | None, keep_bytes: int) -> None:
+    from diffedit_cli.cache import Cache, default_root
+
+    removed = Cache(folder or default_root()).prune(keep_bytes)
+    print(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

@@ -1,0 +1,110 @@
+"""DiffEdit (Couairon et al., arXiv:2210.11427), section 3.2: mask, encode, decode.
+
+Symbols are the paper's: x_0 the picture's latents, x_t their inversion at level t, y_t the latents being edited,
+M the mask, R the reference ("from") text, Q the query ("to") text. All latents are (B, C, h, w) float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffedit_cli.engine.model import Predictor
+from diffedit_cli.engine.process import Level, Prediction, add_noise, step
+
+MAPS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """x_0 ... x_r, (T+1, C, h, w), each beside its own level, so that nothing is blended across levels."""
+
+    latents: Tensor
+    levels: Sequence[Level]
+
+    def __post_init__(self) -> None:
+        if len(self.latents) != len(self.levels):
+            raise ValueError(f"{len(self.latents)} latents for {len(self.levels)} levels")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embeddings (1, L, D) of a prompt and of what to steer away from; without `negative`, guidance is off."""
+
+    prompt: Tensor
+    negative: Tensor | None = None
+    guidance: float = 1.0
+
+
+def contrast(model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor) -> Iterator[Tensor]:
+    """Step 1: |eps(x_t, Q) - eps(x_t, R)|, averaged over channels; one map (h, w) for each noise (n, C, h, w).
+
+    x_0 is (1, C, h, w). With the same negative on both sides guidance only scales the difference,
+    (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the negatives out then.
+    """
+    for some in torch.split(noise, MAPS_AT_ONCE):
+        x_t = add_noise(x_0, some, at)
+        if R.negative is None and Q.negative is None:
+            texts = torch.cat([_rows(R.prompt, some), _rows(Q.prompt, some)])
+            reference, query = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
+        else:
+            reference, query = _guided(model, x_t, at, R), _guided(model, x_t, at, Q)
+        yield from (query.eps - reference.eps).abs().mean(dim=1)
+
+
+def binarise(
+    contrast: Tensor, clamp: float = 3.0, threshold: float = 0.5, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Step 1, end: a contrast map (h, w) -> boolean mask M (h, w), or of `size` (H, W) with a smooth outline.
+
+    Extremes are cut at `clamp` times the map's own mean, the rest rescaled to [0, 1] and thresholded.
+    A map without contrast gives an empty mask.
+    """
+    limit = contrast.mean() * clamp
+    if not limit > 0:
+        return torch.zeros(size or contrast.shape, dtype=torch.bool, device=contrast.device)
+    scaled = contrast.clamp(max=limit) / limit
+    if size is not None:
+        scaled = F.interpolate(scaled[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return scaled > threshold
+
+
+def invert(model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text) -> Iterator[Tensor]:
+    """Step 2: DDIM inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
+
+    The network is told the level it goes to, on the assumption that eps(x_t, t+1) is close to eps(x_t+1, t+1).
+    """
+    x_t = x_0
+    for lower, higher in pairwise(levels):
+        x_t = step(_guided(model, x_t, replace(lower, timestep=higher.timestep), caption), to=higher)
+        yield x_t
+
+
+def edit(model: Predictor, trajectory: Trajectory, M: Tensor, query: Text) -> Iterator[Tensor]:
+    """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
+
+    M is (h, w) in [0, 1]. Both sides of each blend are at the same level, so at the end the background is exactly x_0.
+    """
+    y_t = trajectory.latents[-1:]
+    levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
+    for (higher, lower), x_t in zip(pairwise(levels), latents, strict=True):
+        y_t = step(_guided(model, y_t, higher, query), to=lower)
+        y_t = M * y_t + (1 - M) * x_t
+        yield y_t
+
+
+def _guided(model: Predictor, x_t: Tensor, at: Level, text: Text) -> Prediction:
+    if text.negative is None or text.guidance == 1.0:
+        return model.predict(x_t, at, text.prompt)
+    texts = torch.cat([_rows(text.negative, x_t), _rows(text.prompt, x_t)])
+    negative, positive = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
+    return negative.towards(positive, text.guidance)
+
+
+def _rows(text: Tensor, batch: Tensor) -> Tensor:
+    return text.expand(len(batch), -1, -1)

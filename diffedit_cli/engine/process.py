@@ -1,0 +1,55 @@
+"""The diffusion process: noise levels, what a prediction means, and the one step that serves both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level: x_t = a * x_0 + b * eps. `timestep` is the label that the network is given."""
+
+    timestep: int
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of x_t: the clean latents and the noise in it, each shaped like x_t."""
+
+    x_0: Tensor
+    eps: Tensor
+
+    def towards(self, other: Prediction, guidance: float) -> Prediction:
+        """Classifier-free guidance (arXiv:2207.12598 Eq. 6): from this, the negative, `guidance` times to `other`."""
+        return Prediction(self.x_0 + guidance * (other.x_0 - self.x_0), self.eps + guidance * (other.eps - self.eps))
+
+    def chunk(self) -> tuple[Prediction, Prediction]:
+        """The two halves of a batch that held two."""
+        (x_0, other_x_0), (eps, other_eps) = self.x_0.chunk(2), self.eps.chunk(2)
+        return Prediction(x_0, eps), Prediction(other_x_0, other_eps)
+
+
+def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: PredictionType) -> Prediction:
+    """A network's raw output for x_t as clean latents and noise (arXiv:2202.00512, appendix D, for v)."""
+    if prediction_type == "epsilon":
+        return Prediction((x_t - at.b * output) / at.a, output)
+    if prediction_type == "sample":
+        return Prediction(output, (x_t - at.a * output) / at.b)
+    return Prediction(at.a * x_t - at.b * output, at.a * output + at.b * x_t)
+
+
+def add_noise(x_0: Tensor, noise: Tensor, to: Level) -> Tensor:
+    """x_t of the forward process, for independent noise."""
+    return to.a * x_0 + to.b * noise
+
+
+def step(prediction: Prediction, to: Level) -> Tensor:
+    """The deterministic DDIM step to another level, noisier or cleaner (arXiv:2010.02502 Eq. 12 with sigma = 0)."""
+    return to.a * prediction.x_0 + to.b * prediction.eps

@@ -1,0 +1,49 @@
+"""What can go wrong, and the exit code that each kind owns (the contract's table)."""
+
+from __future__ import annotations
+
+
+class DiffEditError(Exception):
+    """One sentence: what is wrong, where, and what to do next."""
+
+    code = 1
+
+
+class UsageError(DiffEditError):
+    """The command line, the environment or a configuration file asks for something impossible."""
+
+    code = 2
+
+
+class InputError(DiffEditError):
+    """A picture, mask or latents file cannot be used: unreadable, too large, or of another picture."""
+
+    code = 3
+
+
+class ModelError(DiffEditError):
+    """The model is missing, unreadable, or unfit for this picture or prompt."""
+
+    code = 4
+
+
+class NothingToEdit(DiffEditError):
+    """The mask is empty."""
+
+    code = 5
+
+
+class OutputError(DiffEditError):
+    """The output cannot be written."""
+
+    code = 6
+
+
+class DeviceError(DiffEditError):
+    """Out of memory, or the device failed."""
+
+    code = 7
+
+
+SOME_FAILED = 8
+INTERRUPTED = 130

@@ -1,0 +1,92 @@
+"""What `diffedit doctor` looks at: each part of this machine that an edit needs, tried for real."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from diffedit_cli import __version__, models
+from diffedit_cli.cache import Cache
+from diffedit_cli.errors import DiffEditError, OutputError
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "numpy", "typer", "rich")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part, the exit code of its failure (0: it works), and a sentence."""
+
+    what: str
+    code: int
+    detail: str
+
+
+def everything(model: str, device: str, dtype: str, cache: Cache) -> list[Finding]:
+    """Tries every part; one that fails does not stop the others."""
+    return [
+        Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),
+        Finding("libraries", 0, ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
+        _tried("device", lambda: _device(device)),
+        Finding("memory", 0, _memory()),
+        _tried("model", lambda: _model(model, device, dtype)),
+        _tried("cache", lambda: _cache(cache)),
+    ]
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, 0, look())
+    except DiffEditError as error:
+        return Finding(what, error.code, str(error))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from diffedit_cli.stages import choose_device
+
+    chosen = choose_device(name)
+    if chosen == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    described = torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else "Apple GPU"
+    return f"{chosen}, {described}"
+
+
+def _memory() -> str:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+
+
+def _model(name: str, device: str, dtype: str) -> str:
+    """Loads the model and evaluates it once."""
+    import torch
+
+    from diffedit_cli.stages import Account, Workbench
+
+    bench = Workbench(models.find(name), None, device=device, dtype=dtype)
+    account = Account()
+    model = bench.model(account)
+    size = model.native_size
+    with torch.inference_mode():
+        x_0 = model.encode(torch.zeros(1, 3, size, size))
+        model.predict(x_0, model.levels(1)[1], model.embed(""))
+    return f"{name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated"
+
+
+def _cache(cache: Cache) -> str:
+    entries = cache.entries()
+    try:
+        cache.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache.root):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"The folder {cache.root} cannot be written ({error.strerror}); choose one with --cache-dir."
+        ) from error
+    return f"{cache.root}, {len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB"

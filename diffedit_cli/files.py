@@ -1,0 +1,81 @@
+"""Files appear whole or not at all, and nothing that diffedit did not write is replaced by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from diffedit_cli.errors import InputError, OutputError, UsageError
+
+STANDARD_STREAM = Path("-")
+
+
+def read(path: Path, what: str) -> bytes:
+    """A whole file, or standard input for `-`. Raises InputError, naming `what` it should have been."""
+    if path == STANDARD_STREAM:
+        return sys.stdin.buffer.read()
+    check_readable(path, what)
+    return path.read_bytes()
+
+
+def check_readable(path: Path, what: str) -> None:
+    """Raises InputError, naming `what` the file should have been, unless it can be opened for reading."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise InputError(f"There is no {what} {path}; check the name.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, not a {what}; name a file in it.") from None
+    except OSError as error:
+        raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.") from None
+
+
+def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool) -> None:
+    """Raises before any work is done if `path` may not be written: `ours` says that diffedit wrote what is there."""
+    if path == STANDARD_STREAM:
+        if sys.stdout.isatty():
+            raise UsageError("A picture cannot be shown on a terminal; send it to a file with -o or >.")
+        return
+    if path.is_dir():
+        raise OutputError(f"The output {path} is a folder; name a file.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"The folder {folder} for the output does not exist; create it or choose another with -o.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} cannot be written to; choose another with -o.")
+    if not path.exists():
+        return
+    if any(source.exists() and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
+        raise OutputError(f"The output {path} is also an input; inputs are never replaced: choose another with -o.")
+    if not (ours or force):
+        raise OutputError(f"{path} exists and was not made by diffedit; choose another with -o, or add --force.")
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Writes the whole file beside its place, then moves it there. Raises OutputError."""
+    if path == STANDARD_STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}; free some space, or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()

@@ -1,0 +1,213 @@
+"""Pictures: read, turned upright, fitted to a model, composed with an edit, and written as they came."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    ExifTags,
+    Image,
+    ImageFilter,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+)
+
+from diffedit_cli import files
+from diffedit_cli.errors import InputError, OutputError, UsageError
+
+MAX_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, before any pixel is read
+
+RECORD_KEY = "diffedit"  # of the PNG text chunk; other formats carry the record in EXIF's ImageHistory
+MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+EXTENSIONS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+WITHOUT_ALPHA = ("JPEG", "BMP")
+MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather than cut into a sliver
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it came, upright. `image` is L, LA, RGB or RGBA, 8 bit; `name` its path, or `-`."""
+
+    name: str
+    image: Image.Image
+    format: str
+    save_options: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.size
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 (hex) of mode, size and pixels: the same for the same picture in another file."""
+        head = f"{self.image.mode} {self.image.width}x{self.image.height}\n".encode()
+        return hashlib.sha256(head + self.image.tobytes()).hexdigest()
+
+    def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """What a model sees: (3, height, width) in [-1, 1], resized to `size` (width, height), alpha laid on white."""
+        image = self.image
+        if image.mode in ("LA", "RGBA"):
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
+
+
+def load(path: Path) -> Picture:
+    """Reads a picture, or standard input for `-`. Raises InputError."""
+    data = files.read(path, "picture")
+    name = "standard input" if path == files.STANDARD_STREAM else str(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not the user's business
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
+                    "make it smaller first."
+                )
+            notes = _notes(image, name)
+            image.load()
+            options = _save_options(image)
+            upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged data
+        raise InputError(f"The picture {name} is damaged ({error}); use an intact copy.") from error
+    mode = "RGBA" if image.mode == "P" and "transparency" in image.info else MODES.get(image.mode)
+    if mode is None:
+        raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to 8-bit RGB.")
+    return Picture(str(path), upright.convert(mode), image.format or "PNG", options, notes)
+
+
+def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
+    frames = getattr(image, "n_frames", 1)
+    return (f"{name} has {frames} frames; only the first is used.",) if frames > 1 else ()
+
+
+def _save_options(image: Image.Image) -> dict[str, Any]:
+    """What goes back into the file beside the pixels. Orientation is applied to the pixels, so it is dropped."""
+    exif = image.getexif()
+    exif.pop(ExifTags.Base.Orientation, None)
+    options: dict[str, Any] = {"exif": exif}
+    options |= {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        options |= {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
+    return options
+
+
+def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
+    """Width and height near native ** 2 pixels, in the picture's aspect ratio, both multiples of `multiple`."""
+    aspect = min(max(size[0] / size[1], 1 / MAX_ASPECT), MAX_ASPECT)
+    width, height = native * math.sqrt(aspect), native / math.sqrt(aspect)
+    return tuple(max(multiple, round(side / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+
+
+def compose(picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_], feather: float) -> Image.Image:
+    """The picture with `edited` (h, w, 3) in place of its masked pixels (H, W); all others, and alpha, stay.
+
+    `feather` is the width in pixels, inside the mask, over which the edit fades in.
+    """
+    original = picture.image
+    patch = Image.fromarray(edited).resize(original.size, Image.Resampling.BICUBIC)
+    whole = Image.fromarray(mask.astype(np.uint8) * 255)
+    blurred = np.asarray(whole.filter(ImageFilter.GaussianBlur(feather / 2)), dtype=np.int16)
+    weights = np.where(mask, np.clip(2 * blurred - 255, 0, 255), 0).astype(np.uint8)
+    colours = "RGB" if original.mode.startswith("RGB") else "L"
+    result = Image.composite(patch.convert(colours), original.convert(colours), Image.fromarray(weights))
+    if original.mode != colours:
+        result.putalpha(original.getchannel("A"))
+    return result
+
+
+def output_format(path: Path, picture: Picture) -> str:
+    """The format to write `path` in: by its extension, else the picture's own. Raises UsageError."""
+    chosen = EXTENSIONS.get(path.suffix.lower())
+    if chosen is None and path.suffix and path != files.STANDARD_STREAM:
+        raise UsageError(f"{path} has no extension that can be written; use one of {', '.join(EXTENSIONS)}.")
+    chosen = chosen or (picture.format if picture.format in EXTENSIONS.values() else "PNG")
+    if chosen in WITHOUT_ALPHA and picture.image.mode in ("LA", "RGBA"):
+        raise UsageError(f"{picture.name} has transparency, which {chosen} cannot hold; use -o with a .png name.")
+    return chosen
+
+
+def default_extension(picture: Picture) -> str:
+    """The input's own extension where its format can be written, else `.png`."""
+    suffix = Path(picture.name).suffix
+    return suffix if EXTENSIONS.get(suffix.lower()) == picture.format else ".png"
+
+
+def encode(image: Image.Image, picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
+    """The file's bytes in format `chosen`, with the picture's metadata and the record, if there is one."""
+    options = dict(picture.save_options)
+    exif = Image.Exif()
+    exif.load(options.pop("exif").tobytes())
+    if chosen == "PNG":
+        options["pnginfo"] = png_record(record)
+    elif record is not None:
+        exif[RECORD_TAG] = json.dumps(record, sort_keys=True)
+    if chosen == "WEBP":
+        options |= {"lossless": True, "exact": True}
+    elif chosen == "TIFF":
+        options["compression"] = "tiff_lzw"
+    elif chosen == "JPEG" and "qtables" not in options:
+        options |= {"quality": 95, "subsampling": 0}
+    if chosen != "JPEG":
+        options = {key: value for key, value in options.items() if key not in ("qtables", "subsampling")}
+    if len(exif) and chosen != "BMP":
+        options["exif"] = exif
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, chosen, **options)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"The result cannot be written as {chosen} ({error}); choose .png with -o.") from error
+    return buffer.getvalue()
+
+
+RECORD_TAG = 0x9213  # ImageHistory
+
+
+def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
+    """A PNG text chunk that holds the record, or nothing."""
+    info = PngImagePlugin.PngInfo()
+    if record is not None:
+        info.add_text(RECORD_KEY, json.dumps(record, sort_keys=True))
+    return info
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a mask or an edited picture, or None where there is none that can be read."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            text = image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG)
+            record = json.loads(text) if text else None
+    except Exception:  # a foreign or damaged file has no record
+        return None
+    return record if isinstance(record, dict) and record.get("tool") == RECORD_KEY else None

@@ -1,0 +1,132 @@
+"""The command line's options, each declared once, in the groups that commands take; defaults come from `Params`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffedit_cli.params import Params, option
+
+Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
+
+DEFAULTS = Params()
+REQUIRED = inspect.Parameter.empty
+_SWITCHES = {"quiet": "-q", "verbose": "-v", "force": "-f", "output": "-o"}
+
+
+def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
+    """Options of one help panel from (type, default, help); each also reads DIFFEDIT_NAME."""
+    return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
+
+
+def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any:
+    flags = [option(name)]
+    if kind is bool and default:
+        flags = [f"{flags[0]}/--no-{name}"]
+    if name in _SWITCHES:
+        flags.append(_SWITCHES[name])
+    declaration = typer.Option(
+        *flags,
+        help=text,
+        rich_help_panel=panel,
+        show_default=default not in ("", REQUIRED, None) and kind is not bool,
+        envvar="DIFFEDIT_" + name.rstrip("_").upper(),
+        show_envvar=False,
+    )
+    return Annotated[kind, declaration]
+
+
+def _params(panel: str, **texts: str) -> Group:
+    """Options for fields of Params, with their defaults there."""
+    fields = Params.__dataclass_fields__
+    kinds = {"str": str, "int": int, "float": float, "str | None": str | None}
+    return _group(
+        panel,
+        **{name: (kinds[str(fields[name].type)], getattr(DEFAULTS, name), text) for name, text in texts.items()},
+    )
+
+
+def argument(kind: Any, text: str) -> Any:
+    return Annotated[kind, typer.Argument(help=text, show_default=False)]
+
+
+IMAGE: Group = {"image": (argument(Path, "A picture, or - for standard input."), REQUIRED)}
+IMAGES: Group = {"images": (argument(list[Path], "Pictures, or - for standard input."), REQUIRED)}
+SOURCES: Group = {"sources": (argument(list[Path], "Pictures and folders of pictures."), REQUIRED)}
+
+PROMPTS = _group(
+    "What to change",
+    from_=(str, REQUIRED, "What is in the picture now."),
+    to=(str, REQUIRED, "What it should become."),
+)
+PROMPTS_FOR_EDIT = _group(
+    "What to change",
+    from_=(str, "", "What is in the picture now (not needed with --mask)."),
+    to=(str, REQUIRED, "What it should become."),
+)
+MASK = _params(
+    "Mask",
+    from_negative="What --from is not, while looking for the mask.",
+    to_negative="What --to is not, while looking for the mask.",
+    maps="Noise draws averaged into the mask.",
+    mask_strength="How much noise the prompts are compared in, 0 to 1.",
+    clamp="Cut differences at this multiple of their mean.",
+    threshold="How different a place must be to be repainted, 0 to 1.",
+)
+SEED = _params("Mask", seed="Another seed, another mask.")
+STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
+INVERSION = _params(
+    "Inversion",
+    caption="What the inversion is told the picture shows (default: the --from prompt).",
+    invert_guidance="How strongly the inversion follows the caption.",
+    strength="How far into noise the picture goes, 0 to 1.",
+)
+GUIDANCE = _params("Edit", guidance="How strongly to follow --to.")
+EDIT = GUIDANCE | _params("Edit", negative="What the edit steers away from (default: the --from prompt).")
+STAGES = _group(
+    "Edit",
+    mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
+    latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
+)
+MODEL = _group(
+    "Model and device",
+    model=(str, "builtin", "A name from diffedit models list, a hub id, or a folder."),
+    device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
+    dtype=(str, "auto", "auto, float32, float16 or bfloat16."),
+)
+OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
+OUTPUT_FOLDER = _group("Output", out=(Path, REQUIRED, "The folder to write into."))
+METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
+CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
+JSON = _group("Output", json=(bool, False, "JSON on standard output."))
+COMMON = (
+    CACHE_DIR
+    | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
+    | JSON
+    | _group(
+        "Output",
+        quiet=(bool, False, "Only errors."),
+        verbose=(bool, False, "Tracebacks for what should not happen."),
+        force=(bool, False, "Replace an existing file that diffedit did not make."),
+    )
+)
+
+
+def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command that is written as `def command(**given)` the options of these groups."""
+
+    def declare(command: Callable[..., None]) -> Callable[..., None]:
+        merged = {name: option for group in groups for name, option in group.items()}
+        parameters = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in merged.items()
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {name: annotation for name, (annotation, _) in merged.items()}
+        return command
+
+    return declare

@@ -1,0 +1,137 @@
+"""Every parameter of the method with its default, once: the command line, cache keys and metadata derive from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffedit_cli.errors import UsageError
+
+SEED_LIMIT = 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameters of mask, inversion and edit. Raises UsageError for a value out of range."""
+
+    from_: str = ""
+    to: str = ""
+    from_negative: str = ""
+    to_negative: str = ""
+    maps: int = 10  # n, noise draws averaged into the contrast map
+    mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
+    clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
+    threshold: float = 0.5  # of the clamped map, rescaled to [0, 1]
+    caption: str | None = None  # of the inversion; None: the --from prompt
+    invert_guidance: float = 1.0
+    strength: float = 0.8  # r, the encoding ratio
+    steps: int = 50
+    guidance: float = 7.5
+    negative: str | None = None  # of the edit; None: the --from prompt
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("maps", "steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{option(name)} must be at least 1, not {getattr(self, name)}.")
+        for name in ("mask_strength", "strength"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(
+                    f"{option(name)} must be above 0 and at most 1, not {getattr(self, name):g}; "
+                    f"the default is {_default(name):g}."
+                )
+            if levels_up_to(getattr(self, name), self.steps) < 1:
+                raise UsageError(
+                    f"{option(name)} {getattr(self, name):g} of --steps {self.steps} is less than one step; "
+                    f"raise {option(name)} or --steps."
+                )
+        if not 0 <= self.threshold < 1:
+            raise UsageError(f"--threshold must be at least 0 and below 1, not {self.threshold:g}.")
+        if not (self.clamp > 0 and math.isfinite(self.clamp)):
+            raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
+        for name in ("guidance", "invert_guidance"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - 1}, not {self.seed}.")
+
+    @property
+    def inversion_caption(self) -> str:
+        return self.from_ if self.caption is None else self.caption
+
+    @property
+    def edit_negative(self) -> str:
+        return self.from_ if self.negative is None else self.negative
+
+    @property
+    def guided_mask(self) -> bool:
+        """Only different negatives keep the guidance scale from cancelling out of the mask (see engine.contrast)."""
+        return self.from_negative != self.to_negative
+
+    def contrast_record(self) -> dict[str, Any]:
+        """What the contrast map depends on, under the names of the options."""
+        names = ["from_", "to", "maps", "mask_strength", "steps", "seed"]
+        if self.guided_mask:
+            names += ["from_negative", "to_negative", "guidance"]
+        return self._record(names)
+
+    def mask_record(self) -> dict[str, Any]:
+        """What the mask depends on."""
+        return self.contrast_record() | self._record(["clamp", "threshold"])
+
+    def inversion_record(self) -> dict[str, Any]:
+        """What the inversion depends on."""
+        record = self._record(["strength", "steps", "invert_guidance"])
+        return record | {"caption": self.inversion_caption}
+
+    def edit_record(self) -> dict[str, Any]:
+        """What the edit depends on beside its mask and its inversion."""
+        return self._record(["to", "guidance"]) | {"negative": self.edit_negative}
+
+    def _record(self, names: list[str]) -> dict[str, Any]:
+        return {name.rstrip("_").replace("_", "-"): getattr(self, name) for name in names}
+
+
+def options_of(record: Mapping[str, Any]) -> list[str]:
+    """The command-line options that repeat what a mask, latents or edit record says, defaults left out."""
+    found: dict[str, Any] = {}
+    for part in (record, record.get("mask", {}), record.get("latents", {}), record.get("edit", {})):
+        found |= {name: value for name, value in part.items() if not isinstance(value, (dict, list))}
+    words: list[str] = []
+    if "drawn" in found:
+        words += ["--mask", "MASK.png"]
+    for field in dataclasses.fields(Params):
+        name = option(field.name)
+        value = found.get(name.removeprefix("--"))
+        same_as_from = field.name in ("caption", "negative") and value == found.get("from", "")
+        if value is not None and value != field.default and not same_as_from:
+            words += [name, str(value)]
+    if found.get("model-name", "builtin") != "builtin":
+        words += ["--model", found["model-name"]]
+    if found.get("dtype", "float32") != "float32":
+        words += ["--dtype", found["dtype"]]
+    return words
+
+
+def option(name: str) -> str:
+    """The command-line spelling of a parameter: `mask_strength` -> `--mask-strength`."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _default(name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(Params) if f.name == name)
+
+
+def levels_up_to(strength: float, steps: int) -> int:
+    """How many of `steps` levels lie up to `strength`, rounded down but for the last bits of a float product."""
+    return min(steps, int(steps * strength + 1e-6))
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of the record's canonical JSON: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,129 @@
+"""What people and scripts see of a run: progress, result lines, tables, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one picture, under the contract's JSON keys."""
+
+    status: Literal["done", "skipped", "failed", "withheld"]
+    error: Mapping[str, Any] | None = None
+    input: str
+    output: str | None = None
+    mask: str | None = None
+    mask_area: float | None = None
+    model: str | None = None
+    device: str | None = None
+    seed: int | None = None
+    evaluations: Mapping[str, int] = field(default_factory=dict)
+    cache: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def json(self) -> str:
+        fields = dataclasses.asdict(self)
+        fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class Reporter:
+    """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self._as_json, self._quiet = as_json, quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description:>16}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Reporter:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """One step of a stage is done."""
+        title = STAGE_TITLES[stage]
+        if not self._console.is_terminal:
+            if done == 1:
+                self.say(f"{title} ({total} {'maps' if stage == 'mask' else 'steps'})")
+            return
+        if stage not in self._tasks or done == 1:
+            self._remove(stage)
+            self._tasks[stage] = self._bars.add_task(title, total=total)
+        self._bars.update(self._tasks[stage], completed=done)
+        if done == total:
+            self._remove(stage)
+
+    def result(self, result: Result) -> None:
+        """One picture is finished."""
+        if self._as_json:
+            sys.stdout.write(result.json() + "\n")
+            sys.stdout.flush()
+        for warning in result.warnings:
+            self.say(f"warning: {warning}")
+        if result.error is not None:
+            self.error(result.error["message"])
+        else:
+            self.say(result_line(result))
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            self._console.print(line, markup=False)
+
+    def error(self, message: str) -> None:
+        """Shown even when quiet."""
+        self._console.print(f"diffedit: {message}", markup=False)
+
+    def _remove(self, stage: str) -> None:
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(stage))
+
+
+def result_line(result: Result) -> str:
+    """Where the file is, the masked share, the time and the model."""
+    parts = ["standard output" if result.output == "-" else str(result.output)]
+    if result.mask_area is not None:
+        parts.append(f"{share(result.mask_area)} masked")
+    cached = [stage for stage, state in result.cache.items() if state == "hit"]
+    if cached:
+        parts.append(f"{' and '.join(cached)} from the cache")
+    parts.append(f"{sum(result.seconds.values()):.1f} s")
+    parts.append(f"{result.model} on {result.device}")
+    return "  ".join([parts[0], " · ".join(parts[1:])])
+
+
+def share(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def write_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A plain aligned table on standard output, for people and for `cut`."""
+    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+    for row in [headings, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

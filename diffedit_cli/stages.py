@@ -1,0 +1,339 @@
+"""Mask, invert, edit: each taken from the cache or computed and kept. Alone knows both the cache and the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diffedit_cli import artefacts, images
+from diffedit_cli.artefacts import Arrays, Latents, Mask
+from diffedit_cli.cache import Cache
+from diffedit_cli.engine import diffedit
+from diffedit_cli.engine.model import Model
+from diffedit_cli.errors import DeviceError, DiffEditError, InputError, ModelError, NothingToEdit, UsageError
+from diffedit_cli.images import Picture
+from diffedit_cli.models import ModelFolder
+from diffedit_cli.params import Params, digest, levels_up_to
+
+SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
+FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
+
+
+@dataclass
+class Account:
+    """What one picture cost, by stage."""
+
+    evaluations: dict[str, int] = field(default_factory=dict)
+    cache: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The finished picture, the mask it was made with, and the record that repeats it."""
+
+    image: Image.Image
+    mask: Mask
+    record: Mapping[str, Any]
+
+
+class Workbench:
+    """One model and one cache, for any number of pictures; the model is loaded when first needed, and once."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        cache: Cache | None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        """Raises DeviceError for a device that is not here."""
+        self.folder, self.cache, self.progress = folder, cache, progress
+        self.device = choose_device(device)
+        self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self._model: Model | None = None
+        self._x_0: tuple[str, Tensor] | None = None
+
+    def mask(self, picture: Picture, params: Params, account: Account) -> Mask:
+        """Step 1 of the paper. Raises NothingToEdit for an empty mask."""
+        with self._stage("mask", account):
+            about = self._about(picture) | params.contrast_record()
+            arrays = self._remembered(
+                "mask", "contrast", about, account, lambda: self._contrast(picture, params, account)
+            )
+            width, height = picture.size
+            contrast = torch.from_numpy(arrays["contrast"])
+            pixels = diffedit.binarise(contrast, params.clamp, params.threshold, (height, width)).numpy()
+        if not pixels.any():
+            raise NothingToEdit(
+                f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
+                f'"{params.to}" there; choose other words, or lower --threshold.'
+            )
+        return Mask(pixels, self._about(picture) | params.mask_record())
+
+    def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
+        """Step 2 of the paper: the whole trajectory, x_0 first."""
+        with self._stage("invert", account):
+            about = self._about(picture) | params.inversion_record()
+            arrays = self._remembered(
+                "invert", "inversion", about, account, lambda: self._trajectory(picture, params, account)
+            )
+        return Latents(arrays["trajectory"], arrays["timesteps"], about)
+
+    def edit(
+        self, picture: Picture, params: Params, account: Account, mask: Mask | None, latents: Latents | None
+    ) -> Edited:
+        """Step 3 of the paper, after whatever of mask and latents is not given.
+
+        Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else.
+        """
+        if mask is not None:
+            self._check_mask(mask, picture, params)
+        if latents is not None:
+            self._check_latents(latents, picture, params)
+        mask = mask or self.mask(picture, params, account)
+        latents = latents or self.invert(picture, params, account)
+        with self._stage("edit", account):
+            decoded = self._computed("edit", account, lambda: self._edited(params, mask, latents, account))
+            account.cache["edit"] = "miss"
+            edited = ((decoded["picture"] + 1) * 127.5).round().astype(np.uint8)
+        cell = max(picture.size) / max(latents.trajectory.shape[-2:])
+        image = images.compose(picture, edited, mask.pixels, FEATHER_CELLS * cell)
+        about = self._about(picture)
+        made = {"mask": mask.record(), "latents": latents.made, "edit": params.edit_record()}
+        inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
+        return Edited(image, mask, artefacts.record("edit", about | inner))
+
+    # What each stage computes: tensors in and out of the engine.
+
+    def _contrast(self, picture: Picture, params: Params, account: Account) -> Arrays:
+        model = self.model(account)
+        source, target = self._text(params.from_, account), self._text(params.to, account)
+        if params.guided_mask:
+            source = diffedit.Text(source.prompt, model.embed(params.from_negative), params.guidance)
+            target = diffedit.Text(target.prompt, model.embed(params.to_negative), params.guidance)
+        at = model.levels(params.steps)[levels_up_to(params.mask_strength, params.steps)]
+        x_0 = self._latents(picture, account)
+        noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
+            x_0.device
+        )
+        maps = diffedit.contrast(model, x_0, at, source, target, noise)
+        contrast = torch.stack(list(self._watched("mask", maps, params.maps))).mean(dim=0)
+        return {"contrast": contrast.cpu().numpy()}
+
+    def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
+        model = self.model(account)
+        levels = model.levels(params.steps)[: levels_up_to(params.strength, params.steps) + 1]
+        caption = diffedit.Text(
+            self._text(params.inversion_caption, account).prompt, model.embed(""), params.invert_guidance
+        )
+        x_0 = self._latents(picture, account)
+        steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption), len(levels) - 1)
+        trajectory = torch.cat([x_0, *steps])
+        return {
+            "trajectory": trajectory.cpu().numpy(),
+            "timesteps": np.array([level.timestep for level in levels], dtype=np.int64),
+        }
+
+    def _edited(self, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
+        model = self.model(account)
+        levels = model.levels(params.steps)[: len(latents.timesteps)]
+        trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
+        grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
+        # a cell is repainted when any pixel of it is: what the mask shows is then never half old
+        M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
+        negative = self._text(params.edit_negative, account).prompt
+        query = diffedit.Text(self._text(params.to, account).prompt, negative, params.guidance)
+        steps = self._watched("edit", diffedit.edit(model, trajectory, M, query), len(levels) - 1)
+        *_, y_0 = steps
+        return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
+
+    # How: the model, the cache, the clock, and what can fail.
+
+    def model(self, account: Account) -> Model:
+        """The model, loaded at the first call."""
+        if self._model is None:
+            from diffedit_cli.engine.sd import StableDiffusion
+
+            started = time.perf_counter()
+            with _device_errors(self.device):
+                self._model = StableDiffusion.load(self.folder.path, self.device, DTYPES[self.dtype], self.folder.name)
+            account.seconds["load"] = time.perf_counter() - started
+        return self._model
+
+    def _text(self, prompt: str, account: Account) -> diffedit.Text:
+        model = self.model(account)
+        if warning := model.prompt_warning(prompt):
+            account.warn(warning)
+        return diffedit.Text(model.embed(prompt))
+
+    def _latents(self, picture: Picture, account: Account) -> Tensor:
+        """x_0, encoded once for mask and inversion."""
+        if self._x_0 is None or self._x_0[0] != picture.digest:
+            model = self.model(account)
+            size = images.fitted_size(picture.size, model.native_size, model.multiple)
+            fitted = torch.from_numpy(picture.fitted(size))[None]
+            self._x_0 = picture.digest, model.encode(fitted)
+        return self._x_0[1]
+
+    def _watched(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+        for done, latents in enumerate(steps, start=1):
+            self.progress(stage, done, total)
+            yield latents
+
+    def _about(self, picture: Picture) -> dict[str, Any]:
+        return {
+            "picture": picture.digest,
+            "size": list(picture.size),
+            "model": self.folder.digest,
+            "model-name": self.folder.name,
+            "dtype": self.dtype,
+        }
+
+    def _remembered(
+        self, stage: str, kind: str, about: Mapping[str, Any], account: Account, compute: Callable[[], Arrays]
+    ) -> Arrays:
+        key = cache_key(kind, about)
+        entry = self.cache.find(kind, key) if self.cache else None
+        if entry is not None:
+            try:
+                arrays, _ = artefacts.unpack(entry)
+            except artefacts.UNREADABLE:
+                account.warn(f"The cache entry {entry} is damaged; it is made again.")
+            else:
+                account.cache[stage], account.evaluations[stage] = "hit", 0
+                return arrays
+        arrays = self._computed(stage, account, compute)
+        account.cache[stage] = "miss"
+        if self.cache:
+            try:
+                self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, about)))
+            except DiffEditError as error:
+                account.warn(f"Nothing is kept in the cache: {error}")
+        return arrays
+
+    def _computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
+        """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
+        model = self.model(account)
+        before = model.evaluations
+        with _device_errors(self.device), torch.inference_mode():
+            arrays = compute()
+            if not _finite(arrays) and model.dtype_name != "float32":
+                account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
+                model.to_float32()
+                self._x_0 = None
+                arrays = compute()
+        if not _finite(arrays):
+            raise ModelError(
+                f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
+            )
+        account.evaluations[stage] = model.evaluations - before
+        return arrays
+
+    @contextlib.contextmanager
+    def _stage(self, stage: str, account: Account) -> Iterator[None]:
+        started, loading = time.perf_counter(), account.seconds.get("load", 0.0)
+        yield
+        loading = account.seconds.get("load", 0.0) - loading
+        account.seconds[stage] = time.perf_counter() - started - loading
+
+    def _check_mask(self, mask: Mask, picture: Picture, params: Params) -> None:
+        height, width = mask.pixels.shape
+        if (width, height) != picture.size:
+            raise InputError(
+                f"The mask is {width} x {height} pixels and {picture.name} is {picture.size[0]} x {picture.size[1]}; "
+                "make it again with diffedit mask, or draw it on the picture itself."
+            )
+        if mask.made is not None:
+            self._check_made("mask", mask.made, self._about(picture) | {"steps": params.steps})
+        if not mask.pixels.any():
+            raise NothingToEdit("The given mask is empty: nothing in it is white; paint what is to change.")
+
+    def _check_latents(self, latents: Latents, picture: Picture, params: Params) -> None:
+        about = self._about(picture) | {"steps": params.steps, "strength": params.strength}
+        self._check_made("latents file", latents.made, about)
+        if params.caption is not None:
+            self._check_made("latents file", latents.made, {"caption": params.caption})
+        if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:
+            raise InputError(
+                "The latents file holds another number of levels than it says; make it again with diffedit invert."
+            )
+
+    def _check_made(self, what: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        for name in ("picture", "model", "steps", "strength", "caption"):
+            if name in about and made.get(name) != about[name]:
+                stated = made.get("model-name", "?") if name == "model" else made.get(name)
+                ours = about["model-name"] if name == "model" else about[name]
+                detail = "another picture" if name == "picture" else f"{name} {stated}, not {ours}"
+                remedy = "diffedit mask" if what == "mask" else "diffedit invert"
+                raise InputError(f"The {what} was made for {detail}; make it again with {remedy}.")
+
+
+def cache_key(kind: str, about: Mapping[str, Any]) -> str:
+    """What a cached stage depends on; the model counts by its digest, whatever it is called."""
+    relevant = {name: value for name, value in about.items() if name != "model-name"}
+    return digest({"schema": SCHEMA, "kind": kind, **relevant})
+
+
+def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
+    """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
+    entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the best device here. Raises DeviceError or UsageError."""
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
+    if torch.backends.mps.is_available():
+        here = ["mps", *here]
+    if name == "auto":
+        return here[0]
+    if name.split(":")[0] not in ("cuda", "mps", "cpu"):
+        raise UsageError(f"--device {name} is unknown; use auto, {', '.join(here)}.")
+    if name not in here:
+        raise DeviceError(f"The device {name} is not available here; use --device {' or '.join(here)}.")
+    return name
+
+
+@contextlib.contextmanager
+def _device_errors(device: str) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
+        if "CUDA error" in str(error) or "MPS" in str(error):
+            reason = str(error).splitlines()[0]
+            raise DeviceError(f"The device {device} failed: {reason}; try --device cpu.") from error
+        raise
+
+
+_OUT_OF_MEMORY = "Out of memory on {}; use a smaller model, --dtype float16, or --device cpu."
+
+
+def _finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
