@@ -1,0 +1,50 @@
+# Needs Python 3.10 or newer and make; everything else is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CACHE ?= demo/cache
+
+.PHONY: demo test test-slow check lint types format clean
+
+demo: $(VENV)/.installed  ## install, turn the cat of a sample picture into a dog, say where to look
+	mkdir -p demo
+	$(BIN)/diffedit edit sample_images/cat.png --from cat --to dog --output demo/dog.png --cache-dir $(CACHE)
+	@echo
+	@echo "Before: sample_images/cat.png"
+	@echo "After:  demo/dog.png"
+
+test: $(VENV)/.installed-dev  ## install what the tests need, and pass them
+	$(BIN)/python -m pytest -n auto
+
+test-slow: $(VENV)/.installed-dev  ## the heavy suites
+	$(BIN)/python -m pytest -m slow
+
+check: lint types  ## everything else that must hold before a commit
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "diffedit needs Python 3.10 or newer; say which: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,26 @@
+"""The sample pictures: complete, and of the kinds that people should find among them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PROJECT = Path(__file__).parent.parent
+TRUTH = PROJECT / "tests" / "samples"
+EDITS = json.loads((TRUTH / "edits.json").read_text(encoding="utf-8"))
+
+
+def test_every_sample_has_its_edit_and_its_true_mask() -> None:
+    pictures = {path.stem for path in (PROJECT / "sample_images").glob("*.png")}
+    assert len(EDITS) >= 12
+    assert pictures == {edit["name"] for edit in EDITS}
+    for edit in EDITS:
+        with (
+            Image.open(PROJECT / "sample_images" / f"{edit['name']}.png") as picture,
+            Image.open(TRUTH / f"{edit['name']}.mask.png") as mask,
+        ):
+            assert picture.size == mask.size
+            assert 0.02 < (np.asarray(mask) > 127).mean() < 0.5
