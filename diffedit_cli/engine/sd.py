@@ -11,7 +11,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
@@ -72,7 +71,7 @@ class StableDiffusion:
                 parts[part] = read[part](folder / part)
             except torch.OutOfMemoryError:
                 raise
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            except Exception as error:  # the readers raise all kinds, tokenizers even plain Exception
                 reason = " ".join(str(error).split())[:300].rstrip(".")
                 raise ModelError(
                     f"The model {name} cannot be loaded, its {part} is unreadable ({reason}); check that "
@@ -109,11 +108,11 @@ class StableDiffusion:
         return self._embeddings[prompt]
 
     def prompt_warning(self, prompt: str) -> str | None:
-        ids = self.tokenizer(prompt)["input_ids"]
+        places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
         limit = self.tokenizer.model_max_length
-        if len(ids) <= limit:
+        if len(places) <= limit:
             return None
-        unseen = self.tokenizer.decode(ids[limit - 1 : -1]).strip()
+        unseen = prompt[places[limit - 1][0] :].strip()
         return f'The prompt is longer than the {limit - 2} tokens that the model reads; it does not see "{unseen}".'
 
     def predict(self, x_t: Tensor, at: Level, text: Tensor) -> Prediction:

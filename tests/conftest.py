@@ -1,0 +1,51 @@
+"""What all tests share: tiny models on disk, the built-in model, and no trace of the user's own settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it; commands that tests start inherit it
+os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from tiny import BUILTIN, write_model
+
+from diffedit_cli.engine.sd import StableDiffusion
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("DIFFEDIT_")]:
+            patch.delenv(name)
+        for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DIFFEDIT_CACHE_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFEDIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that predicts noise, in the format of Stable Diffusion 1.5."""
+    return write_model(tmp_path_factory.mktemp("tiny") / "epsilon")
+
+
+@pytest.fixture(scope="session")
+def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that predicts v, in the format of Stable Diffusion 2.1."""
+    return write_model(tmp_path_factory.mktemp("tiny") / "v", v_prediction=True)
+
+
+@pytest.fixture(scope="session")
+def builtin() -> StableDiffusion:
+    """The built-in model, loaded once in float32."""
+    return StableDiffusion.load(BUILTIN, "cpu", torch.float32, name="builtin")
