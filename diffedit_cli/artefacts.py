@@ -34,6 +34,7 @@ class Mask:
 
     pixels: NDArray[np.bool_]
     made: Mapping[str, Any] | None = None
+    name: str = ""  # of the file it was read from
 
     @property
     def share(self) -> float:
@@ -52,6 +53,7 @@ class Latents:
     trajectory: NDArray[np.float32]
     timesteps: NDArray[np.int64]
     made: Mapping[str, Any]
+    name: str = ""  # of the file it was read from
 
 
 def record(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,17 +64,18 @@ def record(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
 def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
     """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {RECORD: json.dumps(about, sort_keys=True), CHECKSUM: _checksum(arrays, about)}
+    # one key: safetensors writes several in any order, and the same tensors must give the same bytes
+    metadata = {RECORD: json.dumps({**about, CHECKSUM: _checksum(arrays, about)}, sort_keys=True)}
     data: bytes = safetensors.numpy.save(arrays, metadata)
     return data
 
 
 def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Arrays and record of a file that `pack` made. Raises one of UNREADABLE for a damaged or foreign one."""
-    about = read_packed_record(path)
+    about = _stated(path)
+    stated = about.pop(CHECKSUM)
     with safetensors.safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        stated = file.metadata()[CHECKSUM]
     if stated != _checksum(arrays, about):
         raise ValueError("its contents do not match its checksum")
     return arrays, about
@@ -80,6 +83,13 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 def read_packed_record(path: Path) -> dict[str, Any]:
     """The record alone. Raises one of UNREADABLE."""
+    about = _stated(path)
+    del about[CHECKSUM]
+    return about
+
+
+def _stated(path: Path) -> dict[str, Any]:
+    """Record and checksum, as the file states them."""
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
     if RECORD not in metadata:
@@ -102,7 +112,7 @@ def load_latents(path: Path) -> Latents:
         arrays, about = unpack(path)
         if about["kind"] != "latents":
             raise ValueError(f"it holds {about['kind']}, not latents")
-        latents = Latents(arrays["trajectory"], arrays["timesteps"], _body(about))
+        latents = Latents(arrays["trajectory"], arrays["timesteps"], _body(about), str(path))
         if latents.trajectory.ndim != 4 or not np.isfinite(latents.trajectory).all():
             raise ValueError("its trajectory is no series of finite latents")
     except UNREADABLE as error:
@@ -132,8 +142,8 @@ def load_mask(path: Path) -> Mask:
     about = images.read_record(path) if path != files.STANDARD_STREAM else None
     # painted over since: what it says of itself no longer holds
     if about is None or about.get("kind") != "mask" or about.pop("pixels", None) != _pixels_digest(pixels):
-        return Mask(pixels)
-    return Mask(pixels, _body(about))
+        return Mask(pixels, name=str(path))
+    return Mask(pixels, _body(about), str(path))
 
 
 def _body(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,11 +41,10 @@ class Job:
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
-    from diffedit_cli.stages import Account
-
     picture = images.load(job.input)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
-    account, bench = Account(), workbench()
+    bench = workbench()
+    account = bench.open_account()
     found = bench.mask(picture, job.params, account)
     files.publish(output, artefacts.pack_mask(found))
     return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
@@ -53,11 +52,10 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
 
 def invert(job: Job, workbench: OpenWorkbench) -> Result:
     """Inverts the picture and writes its latents. Raises DiffEditError."""
-    from diffedit_cli.stages import Account
-
     picture = images.load(job.input)
     output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
-    account, bench = Account(), workbench()
+    bench = workbench()
+    account = bench.open_account()
     latents = bench.invert(picture, job.params, account)
     files.publish(output, artefacts.pack_latents(latents))
     return _result(job, picture, bench, account, output=output)
@@ -73,10 +71,8 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     chosen = images.output_format(output, picture)
     if job.mask_output is not None:
         _target(job, job.mask_output)
-
-    from diffedit_cli.stages import Account
-
-    account, bench = Account(), workbench()
+    bench = workbench()
+    account = bench.open_account()
     edited = bench.edit(picture, job.params, account, given_mask, given_latents)
     data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
     if job.mask_output is not None:
@@ -188,12 +184,10 @@ def made_by_us(path: Path) -> bool:
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """How a mask, latents file or edited picture was made, or None."""
-    if path.suffix == ".safetensors":
-        try:
-            return artefacts.read_packed_record(path)
-        except artefacts.UNREADABLE:
-            return None
-    return images.read_record(path)
+    try:
+        return artefacts.read_packed_record(path)
+    except artefacts.UNREADABLE:
+        return images.read_record(path)
 
 
 def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:

@@ -13,7 +13,7 @@ import typer
 
 from diffedit_cli import __version__, settings
 from diffedit_cli import options as o
-from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, UsageError
+from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError
 from diffedit_cli.options import takes
 from diffedit_cli.params import Params
 
@@ -41,12 +41,14 @@ def run() -> int:
     try:
         app(prog_name="diffedit")
     except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what Typer makes of Ctrl-C
+            _complain(INTERRUPTION)
         return ended.code if isinstance(ended.code, int) else 1
     except DiffEditError as error:
         _complain(str(error))
         return error.code
     except KeyboardInterrupt:
-        _complain("Interrupted; what was finished is kept.")
+        _complain(INTERRUPTION)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
@@ -57,6 +59,9 @@ def run() -> int:
         _complain(traceback.format_exc() if verbose else bug_message(error))
         return 1
     return 0
+
+
+INTERRUPTION = "Interrupted; what was finished is kept."
 
 
 def _complain(message: str) -> None:
@@ -77,18 +82,20 @@ def _start(
         raise typer.Exit
     found = settings.read()
     commands: dict[str, Any] = getattr(context.command, "commands", {})
+    inner = {name: getattr(command, "commands", {}) for name, command in commands.items()}
     names = {
         flag.removeprefix("--"): parameter.name
-        for command in commands.values()
+        for command in [*commands.values(), *(command for group in inner.values() for command in group.values())]
         for parameter in command.params
         for flag in parameter.opts
+        if flag.startswith("--")
     }
     if unknown := sorted(set(found) - set(names)):
         raise UsageError(
             f"{settings.FILE_NAME} sets {', '.join(unknown)}, which no command has; see diffedit edit --help."
         )
     defaults = {names[name]: value for name, value in found.items()}
-    context.default_map = dict.fromkeys(commands, defaults)
+    context.default_map = {name: dict.fromkeys(group, defaults) or defaults for name, group in inner.items()}
 
 
 @app.command()
@@ -170,11 +177,18 @@ def _work(
     on_bug = reporter.error if given["verbose"] else lambda _: None
     for result in batch.each(jobs, command, workbench, on_bug=on_bug):
         if "out" in given:
-            with (given["out"] / "results.jsonl").open("a", encoding="utf-8") as file:
-                file.write(result.json() + "\n")
+            _append(given["out"] / "results.jsonl", result.json() + "\n")
         reporter.result(result)
         codes.append(result.error["code"] if result.error else 0)
     return codes
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
 
 
 def _writes_to_stdout(job: Job) -> bool:
@@ -186,18 +200,23 @@ def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     from diffedit_cli import models
     from diffedit_cli.cache import Cache, default_root
 
-    if given["dtype"] not in ("auto", "float32", "float16", "bfloat16"):
-        raise UsageError(f"--dtype {given['dtype']} is unknown; use auto, float32, float16 or bfloat16.")
+    _check_dtype(given["dtype"])
     folder = models.find(given["model"])
     cache = Cache(given["cache_dir"] or default_root()) if given["cache"] else None
 
     @functools.cache
     def open_workbench() -> Workbench:
+        reporter.loading(folder.name)
         from diffedit_cli.stages import Workbench
 
         return Workbench(folder, cache, device=given["device"], dtype=given["dtype"], progress=reporter.progress)
 
     return open_workbench
+
+
+def _check_dtype(name: str) -> None:
+    if name not in ("auto", "float32", "float16", "bfloat16"):
+        raise UsageError(f"--dtype {name} is unknown; use auto, float32, float16 or bfloat16.")
 
 
 @app.command()
@@ -216,10 +235,12 @@ def info(**given: Any) -> None:
     record = batch.read_record(path)
     if record is None:
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
-    command = {"mask": "mask", "latents": "invert", "edit": "edit"}[record["kind"]]
+    command = {"mask": "mask", "latents": "invert", "edit": "edit"}.get(record.get("kind", ""))
+    if command is None:
+        raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
     line = shlex.join(["diffedit", command, "PICTURE", *options_of(record)])
     if given["json"]:
-        print(json.dumps({**record, "command": line}, ensure_ascii=False))
+        print(json.dumps({**record, "command": line}))
         return
     for name, value in record.items():
         rows = value.items() if isinstance(value, dict) else [(None, value)]
@@ -239,6 +260,7 @@ def doctor(**given: Any) -> None:
     from diffedit_cli.cache import Cache, default_root
     from diffedit_cli.report import write_table
 
+    _check_dtype(given["dtype"])
     findings = examine.everything(
         given["model"], given["device"], given["dtype"], Cache(given["cache_dir"] or default_root())
     )
@@ -287,13 +309,10 @@ def cache_list(**given: Any) -> None:
 
 
 @cache_app.command("prune")
-@takes(
-    {"keep": (Annotated[float, typer.Option("--keep", help="How many MB to keep.")], 1000.0)},
-    o.CACHE_DIR,
-)
+@takes(o.KEEP, o.CACHE_DIR)
 def cache_prune(**given: Any) -> None:
     """Remove what was not used for longest, until at most --keep MB are left."""
-    if given["keep"] < 0:
+    if not 0 <= given["keep"] < float("inf"):
         raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
     _prune(given["cache_dir"], int(given["keep"] * 1e6))
 

@@ -48,6 +48,8 @@ def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool) -> 
         raise OutputError(f"The folder {folder} cannot be written to; choose another with -o.")
     if not path.exists():
         return
+    if not path.is_file():
+        raise OutputError(f"The output {path} is a device or a pipe, not a file; name a file.")
     if any(source.exists() and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
         raise OutputError(f"The output {path} is also an input; inputs are never replaced: choose another with -o.")
     if not (ours or force):
@@ -57,8 +59,11 @@ def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool) -> 
 def publish(path: Path, data: bytes) -> None:
     """Writes the whole file beside its place, then moves it there. Raises OutputError."""
     if path == STANDARD_STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise OutputError(f"Standard output cannot be written: {error.strerror}; name a file with -o.") from error
         return
     temporary = None
     try:

@@ -92,18 +92,21 @@ def load(path: Path) -> Picture:
                 )
             notes = _notes(image, name)
             image.load()
-            options = _save_options(image)
             upright = ImageOps.exif_transpose(image)
+            options = _save_options(image)
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
     except InputError:
         raise
     except Exception as error:  # decoders raise anything on damaged data
         raise InputError(f"The picture {name} is damaged ({error}); use an intact copy.") from error
-    mode = "RGBA" if image.mode == "P" and "transparency" in image.info else MODES.get(image.mode)
+    mode = MODES.get(image.mode)
+    if mode in ("L", "RGB") and "transparency" in image.info:
+        mode += "A"
     if mode is None:
         raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to 8-bit RGB.")
-    return Picture(str(path), upright.convert(mode), image.format or "PNG", options, notes)
+    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
+    return Picture(str(path), upright.convert(mode), written_as, options, notes)
 
 
 def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
@@ -114,7 +117,10 @@ def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
 def _save_options(image: Image.Image) -> dict[str, Any]:
     """What goes back into the file beside the pixels. Orientation is applied to the pixels, so it is dropped."""
     exif = image.getexif()
-    exif.pop(ExifTags.Base.Orientation, None)
+    for tag in (ExifTags.Base.Orientation, *LAYOUT_TAGS):
+        exif.pop(tag, None)
+    if _parsed(exif.get(RECORD_TAG)):  # of an earlier edit: it does not tell how this one is made
+        del exif[RECORD_TAG]
     options: dict[str, Any] = {"exif": exif}
     options |= {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
     if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -174,8 +180,8 @@ def encode(image: Image.Image, picture: Picture, chosen: str, record: Mapping[st
         exif[RECORD_TAG] = json.dumps(record, sort_keys=True)
     if chosen == "WEBP":
         options |= {"lossless": True, "exact": True}
-    elif chosen == "TIFF":
-        options["compression"] = "tiff_lzw"
+    elif chosen == "TIFF" and not any(exif.get_ifd(inner) for inner in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)):
+        options["compression"] = "tiff_lzw"  # its encoder would lose the inner tables
     elif chosen == "JPEG" and "qtables" not in options:
         options |= {"quality": 95, "subsampling": 0}
     if chosen != "JPEG":
@@ -191,6 +197,10 @@ def encode(image: Image.Image, picture: Picture, chosen: str, record: Mapping[st
 
 
 RECORD_TAG = 0x9213  # ImageHistory
+# How the pixels lay in a TIFF that the picture came from: not how they lie in ours.
+LAYOUT_TAGS = (
+    *range(254, 267), 273, 277, 278, 279, 284, *range(290, 294), 317, *range(320, 342), 347, *range(512, 533),
+)  # fmt: skip
 
 
 def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
@@ -206,8 +216,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
-            text = image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG)
-            record = json.loads(text) if text else None
+            return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
     except Exception:  # a foreign or damaged file has no record
+        return None
+
+
+def _parsed(text: Any) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, TypeError):
         return None
     return record if isinstance(record, dict) and record.get("tool") == RECORD_KEY else None

@@ -102,6 +102,7 @@ OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for s
 OUTPUT_FOLDER = _group("Output", out=(Path, REQUIRED, "The folder to write into."))
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
+KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))
 COMMON = (
     CACHE_DIR

@@ -103,8 +103,9 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     for part in (record, record.get("mask", {}), record.get("latents", {}), record.get("edit", {})):
         found |= {name: value for name, value in part.items() if not isinstance(value, (dict, list))}
     words: list[str] = []
-    if "drawn" in found:
-        words += ["--mask", "MASK.png"]
+    mask, edit = record.get("mask", {}), record.get("edit", {})
+    if "drawn" in mask or any(edit.get(name, value) != value for name, value in mask.items()):
+        words += ["--mask", "MASK.png"]  # drawn, or found for other words than those of the edit
     for field in dataclasses.fields(Params):
         name = option(field.name)
         value = found.get(name.removeprefix("--"))

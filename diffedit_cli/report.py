@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+LOADING = "load"
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting"}
 
 
@@ -37,7 +38,7 @@ class Result:
     def json(self) -> str:
         fields = dataclasses.asdict(self)
         fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
-        return json.dumps(fields, ensure_ascii=False)
+        return json.dumps(fields)  # in ASCII: any terminal's encoding and any file name passes
 
 
 class Reporter:
@@ -45,7 +46,7 @@ class Reporter:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._as_json, self._quiet = as_json, quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description:>16}"),
             BarColumn(),
@@ -66,8 +67,13 @@ class Reporter:
     ) -> None:
         self._bars.stop()
 
+    def loading(self, model: str) -> None:
+        """Libraries and model are being loaded; the first step of a stage ends it."""
+        self._tasks[LOADING] = self._bars.add_task(f"loading {model}", total=None)
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """One step of a stage is done."""
+        self._remove(LOADING)
         title = STAGE_TITLES[stage]
         if not self._console.is_terminal:
             if done == 1:
@@ -82,6 +88,8 @@ class Reporter:
 
     def result(self, result: Result) -> None:
         """One picture is finished."""
+        for stage in list(self._tasks):
+            self._remove(stage)
         if self._as_json:
             sys.stdout.write(result.json() + "\n")
             sys.stdout.flush()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -48,9 +49,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Edited:
-    """The finished picture, the mask it was made with, and the record that repeats it."""
+    """The finished picture, what the model painted before it was composed (h, w, 3), the mask, and the record."""
 
     image: Image.Image
+    decoded: NDArray[np.uint8]
     mask: Mask
     record: Mapping[str, Any]
 
@@ -73,6 +75,10 @@ class Workbench:
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
+
+    def open_account(self) -> Account:
+        """For the costs of one picture."""
+        return Account()
 
     def mask(self, picture: Picture, params: Params, account: Account) -> Mask:
         """Step 1 of the paper. Raises NothingToEdit for an empty mask."""
@@ -122,7 +128,7 @@ class Workbench:
         about = self._about(picture)
         made = {"mask": mask.record(), "latents": latents.made, "edit": params.edit_record()}
         inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-        return Edited(image, mask, artefacts.record("edit", about | inner))
+        return Edited(image, edited, mask, artefacts.record("edit", about | inner))
 
     # What each stage computes: tensors in and out of the engine.
 
@@ -217,7 +223,9 @@ class Workbench:
         entry = self.cache.find(kind, key) if self.cache else None
         if entry is not None:
             try:
-                arrays, _ = artefacts.unpack(entry)
+                arrays, said = artefacts.unpack(entry)
+                if said["key"] != key:
+                    raise ValueError("it is another entry")
             except artefacts.UNREADABLE:
                 account.warn(f"The cache entry {entry} is damaged; it is made again.")
             else:
@@ -227,7 +235,7 @@ class Workbench:
         account.cache[stage] = "miss"
         if self.cache:
             try:
-                self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, about)))
+                self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
             except DiffEditError as error:
                 account.warn(f"Nothing is kept in the cache: {error}")
         return arrays
@@ -261,32 +269,33 @@ class Workbench:
         height, width = mask.pixels.shape
         if (width, height) != picture.size:
             raise InputError(
-                f"The mask is {width} x {height} pixels and {picture.name} is {picture.size[0]} x {picture.size[1]}; "
-                "make it again with diffedit mask, or draw it on the picture itself."
+                f"The mask {mask.name} is {width} x {height} pixels and {picture.name} is "
+                f"{picture.size[0]} x {picture.size[1]}; make it again with diffedit mask, or draw it on the picture."
             )
         if mask.made is not None:
-            self._check_made("mask", mask.made, self._about(picture) | {"steps": params.steps})
+            self._check_made("mask", mask.name, mask.made, self._about(picture) | {"steps": params.steps})
         if not mask.pixels.any():
-            raise NothingToEdit("The given mask is empty: nothing in it is white; paint what is to change.")
+            raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
     def _check_latents(self, latents: Latents, picture: Picture, params: Params) -> None:
         about = self._about(picture) | {"steps": params.steps, "strength": params.strength}
-        self._check_made("latents file", latents.made, about)
         if params.caption is not None:
-            self._check_made("latents file", latents.made, {"caption": params.caption})
+            about["caption"] = params.caption
+        self._check_made("latents file", latents.name, latents.made, about)
         if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:
             raise InputError(
-                "The latents file holds another number of levels than it says; make it again with diffedit invert."
+                f"The latents file {latents.name} holds another number of levels than it says; "
+                "make it again with diffedit invert."
             )
 
-    def _check_made(self, what: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        for name in ("picture", "model", "steps", "strength", "caption"):
-            if name in about and made.get(name) != about[name]:
-                stated = made.get("model-name", "?") if name == "model" else made.get(name)
-                ours = about["model-name"] if name == "model" else about[name]
-                detail = "another picture" if name == "picture" else f"{name} {stated}, not {ours}"
+    def _check_made(self, what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        for key in ("picture", "model", "steps", "strength", "caption"):
+            if key in about and made.get(key) != about[key]:
+                stated = made.get("model-name", "?") if key == "model" else made.get(key)
+                ours = about["model-name"] if key == "model" else about[key]
+                detail = "another picture" if key == "picture" else f"{key} {stated}, not {ours}"
                 remedy = "diffedit mask" if what == "mask" else "diffedit invert"
-                raise InputError(f"The {what} was made for {detail}; make it again with {remedy}.")
+                raise InputError(f"The {what} {name} was made for {detail}; make it again with {remedy}.")
 
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:

@@ -1,0 +1,88 @@
+"""Running the program: in this process, where torch is already imported, or as the installed command."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from transformers.utils import logging
+
+from diffedit_cli import cli
+
+logging.disable_progress_bar()  # as the installed program does through the environment
+
+INSTALLED = str(Path(sys.executable).with_name("diffedit"))
+WORDS = ("--from", "cat", "--to", "dog")
+FAST = ("--steps", "5", "--maps", "2", "--threshold", "0.3")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.err.splitlines()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The single object on standard output."""
+        return json.loads(self.out)
+
+
+def diffedit(*words: object, given: bytes = b"") -> Ran:
+    """One command line in this process, with `given` on standard input."""
+    streams = [
+        io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors=errors, write_through=True)
+        for data, errors in ((given, "strict"), (b"", "strict"), (b"", "backslashreplace"))  # as Python opens them
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["diffedit", *map(str, words)])
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        code = cli.run()
+    return Ran(code, streams[1].buffer.getvalue(), streams[2].buffer.getvalue().decode())
+
+
+def installed(*words: object, given: bytes = b"", folder: Path | None = None) -> Ran:
+    """One command line of the installed program, as users run it."""
+    return finished(started(*words, folder=folder), given)
+
+
+def started(*words: object, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """The installed program, running."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([INSTALLED, *map(str, words)], stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder)
+
+
+def finished(process: subprocess.Popen[bytes], given: bytes = b"") -> Ran:
+    out, err = process.communicate(given)
+    return Ran(process.returncode, out, err.decode())
+
+
+def picture(path: Path, size: tuple[int, int] = (60, 40)) -> Path:
+    """Writes a picture of three gradients, in the format of the path."""
+    gradient = Image.linear_gradient("L").resize(size)
+    Image.merge("RGB", (gradient, gradient.rotate(180), gradient.rotate(90).resize(size))).save(path)
+    return path
+
+
+def settled(folder: Path, model: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Makes `folder` the working folder, with cat.png in it, the model and few steps as defaults."""
+    patch.chdir(folder)
+    patch.setenv("DIFFEDIT_MODEL", str(model))
+    for name, value in (("STEPS", "5"), ("MAPS", "2"), ("THRESHOLD", "0.3")):
+        patch.setenv(f"DIFFEDIT_{name}", value)
+    picture(folder / "cat.png")
+    return folder

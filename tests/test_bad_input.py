@@ -1,0 +1,250 @@
+"""Whatever people give it: the contract's exit code, one sentence that names the thing and the remedy, and no trace."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import diffedit
+from PIL import Image
+from tiny import write_json, write_model
+
+TEXT = b"These are words, and no picture.\n"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: Path) -> Path:
+    """A folder of good and bad inputs, made once."""
+    folder = tmp_path_factory.mktemp("inputs")
+    gradient = Image.linear_gradient("L").resize((60, 40))
+    Image.merge("RGB", (gradient, gradient.rotate(180), gradient)).save(folder / "good.png")
+    gradient.convert("RGB").save(folder / "other.png")
+    gradient.resize((30, 20)).save(folder / "small.png")
+    good = (folder / "good.png").read_bytes()
+    (folder / "text.png").write_bytes(TEXT)
+    (folder / "cut.png").write_bytes(good[: len(good) // 2])
+    (folder / "nothing.png").write_bytes(b"")
+    Image.new("RGBA", (20, 20)).save(folder / "clear.png")
+    Image.new("CMYK", (20, 20)).save(folder / "cmyk.jpg")
+    Image.new("I;16", (20, 20)).save(folder / "deep.png")
+    Image.new("1", (20_000, 10_001)).save(folder / "huge.png")
+    Image.new("L", (60, 40)).save(folder / "black.png")
+    (folder / "empty").mkdir()
+    (folder / "blocked" / "results.jsonl").mkdir(parents=True)
+    made = ("--model", tiny_epsilon, "--steps", 4, "--maps", 1)
+    diffedit("mask", folder / "good.png", "--from", "cat", "--to", "dog", "--threshold", 0.2, *made)
+    diffedit("invert", folder / "good.png", "--caption", "cat", "--model", tiny_epsilon, "--steps", 4)
+    latents = (folder / "good.latents.safetensors").read_bytes()
+    flipped = bytearray(latents)
+    flipped[-1] ^= 1
+    (folder / "flipped.safetensors").write_bytes(flipped)
+    (folder / "cut.safetensors").write_bytes(latents[:-9])
+    (folder / "text.safetensors").write_bytes(TEXT)
+    bad_models(folder, tiny_epsilon)
+    shutil.copytree(tiny_v, folder / "elsewhere")
+    return folder
+
+
+def bad_models(folder: Path, good: Path) -> None:
+    write_model(folder / "inpainting", channels=9)
+    for name in ("pickled", "cut", "partless", "sdxl"):
+        shutil.copytree(good, folder / name)
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    (folder / "pickled" / weights).rename(folder / "pickled" / "unet" / "diffusion_pytorch_model.bin")
+    (folder / "cut" / weights).write_bytes((good / weights).read_bytes()[:1000])
+    shutil.rmtree(folder / "partless" / "text_encoder")
+    write_json(folder / "sdxl" / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+
+
+@pytest.fixture
+def here(kept: Path, tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a command: a copy of the inputs, a tiny model and few steps as defaults."""
+    folder = tmp_path / "here"
+    shutil.copytree(kept, folder, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DIFFEDIT_MODEL", str(tiny_epsilon))
+    monkeypatch.setenv("DIFFEDIT_STEPS", "4")
+    monkeypatch.setenv("DIFFEDIT_MAPS", "1")
+    return folder
+
+
+PROMPTS = "--from cat --to dog"
+LATENTS = "--latents good.latents.safetensors"
+MASK = "--mask good.mask.png"
+TABLE = [
+    # pictures
+    (f"edit missing.png {PROMPTS}", 3, "missing.png"),
+    (f"edit empty {PROMPTS}", 3, "empty is a folder"),
+    (f"edit text.png {PROMPTS}", 3, "text.png"),
+    (f"edit cut.png {PROMPTS}", 3, "cut.png is damaged"),
+    (f"edit nothing.png {PROMPTS}", 3, "nothing.png"),
+    (f"edit cmyk.jpg {PROMPTS}", 3, "cmyk.jpg has colour mode CMYK"),
+    (f"edit deep.png {PROMPTS}", 3, "deep.png has colour mode I;16"),
+    (f"edit huge.png {PROMPTS}", 3, "huge.png has 20000 x 10001 pixels"),
+    (f"edit - {PROMPTS} -o x.png", 3, "standard input"),
+    (f"mask missing.png {PROMPTS}", 3, "missing.png"),
+    ("invert text.png", 3, "text.png"),
+    (f"run empty {PROMPTS} --out out", 3, "The folder empty holds no pictures"),
+    ("info missing.png", 3, "missing.png"),
+    ("info good.png", 3, "good.png does not say how it was made"),
+    ("info text.safetensors", 3, "text.safetensors"),
+    # words and numbers
+    ("edit good.png --from '' --to dog", 2, "--from is empty"),
+    ("edit good.png --from cat --to ' '", 2, "--to is empty"),
+    ("mask good.png --from '' --to dog", 2, "--from is empty"),
+    ("edit good.png --to dog", 2, "--from is empty"),
+    (f"edit good.png {PROMPTS} --strength 0", 2, "--strength must be above 0 and at most 1, not 0"),
+    (f"edit good.png {PROMPTS} --strength 1.5", 2, "--strength must be above 0 and at most 1, not 1.5"),
+    (f"edit good.png {PROMPTS} --strength nan", 2, "--strength"),
+    (f"edit good.png {PROMPTS} --strength 0.1", 2, "--strength 0.1 of --steps 4 is less than one step"),
+    (f"mask good.png {PROMPTS} --mask-strength 2", 2, "--mask-strength"),
+    (f"mask good.png {PROMPTS} --maps 0", 2, "--maps must be at least 1"),
+    (f"mask good.png {PROMPTS} --steps 0", 2, "--steps must be at least 1"),
+    (f"mask good.png {PROMPTS} --steps 5000", 2, "--steps 5000"),
+    (f"mask good.png {PROMPTS} --threshold 1", 2, "--threshold"),
+    (f"mask good.png {PROMPTS} --clamp 0", 2, "--clamp"),
+    (f"edit good.png {PROMPTS} --guidance inf", 2, "--guidance"),
+    (f"mask good.png {PROMPTS} --seed -1", 2, "--seed"),
+    (f"mask good.png {PROMPTS} --dtype int8", 2, "--dtype int8"),
+    (f"mask good.png {PROMPTS} --device abacus", 2, "--device abacus"),
+    ("doctor --dtype int8", 2, "--dtype int8"),
+    ("cache prune --keep -1", 2, "--keep"),
+    ("cache prune --keep nan", 2, "--keep"),
+    (f"edit good.png other.png {PROMPTS} -o x.png", 2, "diffedit run --out"),
+    (f"edit - {PROMPTS} --json", 2, "--json"),
+    (f"run - {PROMPTS} --out out", 2, "diffedit edit"),
+    # outputs
+    (f"edit good.png {PROMPTS} -o nowhere/x.png", 6, "nowhere"),
+    (f"edit good.png {PROMPTS} -o text.png/x.png", 6, "text.png"),
+    (f"mask good.png {PROMPTS} -o /proc/x.png", 6, "/proc"),
+    (f"edit good.png {PROMPTS} -o empty", 6, "empty is a folder"),
+    (f"edit good.png {PROMPTS} -o good.png", 6, "good.png is also an input"),
+    (f"edit good.png {PROMPTS} -o good.png --force", 6, "good.png is also an input"),
+    (f"edit good.png {PROMPTS} -o other.png", 6, "other.png exists and was not made by diffedit"),
+    (f"mask good.png {PROMPTS} -o /dev/full --force", 6, "/dev/full"),
+    (f"edit good.png {PROMPTS} {MASK} -o good.mask.png", 6, "good.mask.png is also an input"),
+    ("invert good.png -o other.png", 6, "other.png"),
+    (f"edit good.png {PROMPTS} -o x.xyz", 2, "x.xyz"),
+    (f"edit clear.png {PROMPTS} -o x.jpg", 2, "clear.png has transparency"),
+    (f"run good.png {PROMPTS} --out text.png", 6, "text.png"),
+    # models
+    (f"edit good.png {PROMPTS} --model nonesuch", 4, "nonesuch"),
+    (f"edit good.png {PROMPTS} --model some/where", 4, "hf download some/where"),
+    (f"edit good.png {PROMPTS} --model good.png", 4, "good.png is a file"),
+    (f"edit good.png {PROMPTS} --model empty", 4, "empty is no diffusers model"),
+    (f"edit good.png {PROMPTS} --model pickled", 4, "pickled weights can run code"),
+    (f"edit good.png {PROMPTS} --model cut", 4, "its unet is unreadable"),
+    (f"edit good.png {PROMPTS} --model partless", 4, "text_encoder is missing"),
+    (f"edit good.png {PROMPTS} --model sdxl", 4, "sdxl is a StableDiffusionXLPipeline"),
+    (f"edit good.png {PROMPTS} --model inpainting", 4, "inpainting does not fit: its UNet takes 9 channels"),
+    ("mask good.png --from cat --to zebra --model builtin", 4, '"zebra"; it knows only these words: '),
+    # nothing to edit
+    ("mask good.png --from cat --to cat", 5, "good.png"),
+    (f"edit good.png {PROMPTS} --mask black.png", 5, "black.png is empty"),
+    # the device
+    (f"mask good.png {PROMPTS} --device cuda:99", 7, "cuda:99"),
+    # stages of something else, or damaged
+    (f"edit other.png {PROMPTS} {LATENTS}", 3, "good.latents.safetensors was made for another picture"),
+    (f"edit good.png {PROMPTS} {LATENTS} --steps 5", 3, "good.latents.safetensors was made for steps 4, not 5"),
+    (f"edit good.png {PROMPTS} {LATENTS} --strength 1", 3, "good.latents.safetensors was made for strength 0.8, not 1"),
+    (f"edit good.png {PROMPTS} {LATENTS} --caption dog", 3, "good.latents.safetensors was made for caption cat"),
+    (f"edit good.png {PROMPTS} {LATENTS} --model elsewhere", 3, "good.latents.safetensors was made for model"),
+    (f"edit other.png {PROMPTS} {MASK}", 3, "good.mask.png was made for another picture"),
+    (f"edit good.png {PROMPTS} {MASK} --steps 5", 3, "good.mask.png was made for steps 4, not 5"),
+    (f"edit good.png {PROMPTS} {MASK} --model elsewhere", 3, "good.mask.png was made for model"),
+    (f"edit good.png {PROMPTS} --mask small.png", 3, "small.png is 30 x 20 pixels and good.png is 60 x 40"),
+    (f"edit good.png {PROMPTS} --mask text.png", 3, "text.png"),
+    (f"edit good.png {PROMPTS} --mask missing.png", 3, "missing.png"),
+    (f"edit good.png {PROMPTS} --latents missing.safetensors", 3, "missing.safetensors"),
+    (f"edit good.png {PROMPTS} --latents empty", 3, "empty is a folder"),
+    (f"edit good.png {PROMPTS} --latents text.safetensors", 3, "text.safetensors"),
+    (f"edit good.png {PROMPTS} --latents flipped.safetensors", 3, "flipped.safetensors"),
+    (f"edit good.png {PROMPTS} --latents cut.safetensors", 3, "cut.safetensors"),
+    (f"edit good.png {PROMPTS} --latents good.png", 3, "good.png"),
+    (
+        f"edit good.png {PROMPTS} --latents elsewhere/unet/diffusion_pytorch_model.safetensors",
+        3,
+        "not made by diffedit",
+    ),
+]
+
+
+def listing(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("line", "code", "says"), TABLE, ids=[line for line, _, _ in TABLE])
+def test_one_sentence_and_the_code(here: Path, line: str, code: int, says: str) -> None:
+    before = listing(here)
+    ran = diffedit(*shlex.split(line), given=TEXT)
+    *progress, sentence = ran.lines
+    assert ran.code == code, ran.err
+    assert ran.out == b""
+    assert sentence.startswith("diffedit: ")
+    assert says in sentence
+    assert sentence.endswith(".")
+    assert all(line.startswith(("finding the mask", "inverting", "repainting")) for line in progress)
+    assert "Traceback" not in ran.err
+    assert "should not" not in ran.err  # what a bug says
+    assert listing(here) == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("line", ["edit good.png", "mask good.png --from cat", "edit good.png --tu dog", "nonsense"])
+def test_a_wrong_command_line_is_wrong_usage(line: str) -> None:
+    ran = diffedit(*shlex.split(line))
+    assert (ran.code, ran.out) == (2, b"")
+    assert "Error" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("value", ["many", "3.5", "0"])
+def test_a_bad_value_in_the_environment_is_wrong_usage(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFEDIT_STEPS", value)
+    ran = diffedit("mask", "good.png", "--from", "cat", "--to", "dog")
+    assert ran.code == 2
+    assert "--steps" in ran.err
+
+
+@pytest.mark.usefixtures("here")
+def test_the_words_that_a_model_knows_are_listed() -> None:
+    ran = diffedit("mask", "good.png", "--from", "cat", "--to", "zebra", "--model", "builtin")
+    known = ran.err.split("only these words: ")[1].split(".")[0].split(", ")
+    assert {"cat", "dog", "grass"} <= set(known)
+    assert "zebra" not in known
+
+
+@pytest.mark.usefixtures("here")
+def test_a_results_file_that_cannot_be_written_is_said() -> None:
+    ran = diffedit("run", "good.png", "--from", "cat", "--to", "dog", "--threshold", 0.2, "--out", "blocked")
+    assert ran.code == 6
+    assert str(Path("blocked") / "results.jsonl") in ran.lines[-1]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_name_is_shown_as_it_is() -> None:
+    """Neither as an emoji nor as markup, and without falling over bytes that are no text."""
+    for name in (":cat:.png", "[red]cat[/red].png"):
+        assert name in diffedit("mask", name, "--from", "cat", "--to", "dog").err
+    ran = diffedit("mask", b"\xff.png".decode(errors="surrogateescape"), "--from", "cat", "--to", "dog", "--json")
+    assert ran.code == 3
+    assert ran.json["error"]["code"] == 3
+
+
+@pytest.mark.usefixtures("here")
+def test_a_mask_given_with_a_missing_picture_blames_the_picture() -> None:
+    ran = diffedit("edit", "missing.png", "--to", "dog", "--mask", "good.mask.png")
+    assert ran.code == 3
+    assert "missing.png" in ran.err
+
+
+def test_standard_output_that_is_full_is_said() -> None:
+    code = "from pathlib import Path; from diffedit_cli import files; files.publish(Path('-'), bytes(9))"
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert "OutputError: Standard output cannot be written: No space left" in ended.stderr

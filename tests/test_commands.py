@@ -1,0 +1,204 @@
+"""Settings, what `info` tells, and the commands that look after models, cache and machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from command import WORDS, diffedit, settled
+from PIL import Image
+
+from diffedit_cli import __version__
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a picture."""
+    return settled(tmp_path, tiny_epsilon, monkeypatch)
+
+
+# settings
+
+
+def steps_used(*words: str) -> int:
+    return diffedit("invert", "cat.png", *words, "--strength", "1", "--no-cache", "--json").json["evaluations"][
+        "invert"
+    ]
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    users = tmp_path_factory.mktemp("config")
+    (users / "diffedit").mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(users))
+    monkeypatch.delenv("DIFFEDIT_STEPS")
+    (users / "diffedit" / "diffedit.toml").write_text("steps = 2\n")
+    if sys.platform == "linux":
+        assert steps_used() == 2
+    (here / "diffedit.toml").write_text("steps = 3\n")
+    assert steps_used() == 3
+    monkeypatch.setenv("DIFFEDIT_STEPS", "4")
+    assert steps_used() == 4
+    assert steps_used("--steps", "6") == 6
+
+
+def test_the_file_sets_prompts_and_switches(here: Path) -> None:
+    (here / "diffedit.toml").write_text('from = "cat"\nto = "dog"\njson = true\ncache = false\nmask-strength = 0.8\n')
+    found = diffedit("mask", "cat.png").json
+    assert found["cache"] == {"mask": "miss"}
+    assert diffedit("mask", "cat.png").json["cache"] == {"mask": "miss"}
+    assert diffedit("info", "cat.mask.png").json["mask-strength"] == 0.8
+
+
+def test_the_cache_commands_follow_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFFEDIT_CACHE_DIR")
+    (here / "diffedit.toml").write_text('cache-dir = "kept"\n')
+    assert diffedit("invert", "cat.png").code == 0
+    assert "1 entries" in diffedit("cache", "list").out.decode()
+    assert "removed 1 entries" in diffedit("cache", "clear").out.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stepps = 3", "sets stepps, which no command has"),
+        ("image = 'cat.png'", "sets image, which no command has"),
+        ("steps = ", "cannot be read"),
+        ("[edit]\nsteps = 3", "The setting edit"),
+        ("steps = 'many'", "--steps"),
+    ],
+)
+def test_a_bad_settings_file_is_wrong_usage(here: Path, monkeypatch: pytest.MonkeyPatch, text: str, says: str) -> None:
+    monkeypatch.delenv("DIFFEDIT_STEPS")
+    (here / "diffedit.toml").write_text(text)
+    ran = diffedit("mask", "cat.png", *WORDS)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+# info
+
+
+def command_of(path: str, picture: str) -> list[str]:
+    """The command that `info` prints last, for this picture, without the program's own name."""
+    line = diffedit("info", path).out.decode().splitlines()[-1]
+    program, *words = shlex.split(line)
+    assert program == "diffedit"
+    return [picture if word == "PICTURE" else word for word in words]
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        (("mask", *WORDS, "--seed", 3, "--mask-strength", 0.8, "--clamp", 2.5), "cat.mask.png"),
+        (("mask", *WORDS, "--from-negative", "grass", "--guidance", 3), "cat.mask.png"),
+        (
+            ("invert", "--caption", 'a cat\'s "photo"', "--strength", 0.6, "--invert-guidance", 2),
+            "cat.latents.safetensors",
+        ),
+        (("edit", *WORDS), "cat.edited.png"),
+        (("edit", *WORDS, "--negative", "", "--caption", "grass", "--guidance", 5, "--strength", 1), "cat.edited.png"),
+        (("edit", *WORDS, "--dtype", "bfloat16"), "cat.edited.png"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
+)
+def test_info_tells_the_command_that_makes_the_same_bytes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], output: str
+) -> None:
+    command, *options = words
+    assert diffedit(command, "cat.png", *options).code == 0
+    first = (here / output).read_bytes()
+    again = command_of(output, "cat.png")
+    for name in ("MODEL", "STEPS", "MAPS", "THRESHOLD"):
+        monkeypatch.delenv(f"DIFFEDIT_{name}")
+    (here / output).unlink()
+    ran = diffedit(*again, "--no-cache")
+    assert ran.code == 0, ran.err
+    assert (here / output).read_bytes() == first
+
+
+def test_info_asks_for_a_mask_that_the_words_do_not_make(here: Path) -> None:
+    diffedit("mask", "cat.png", *WORDS)
+    Image.new("L", (60, 40), 255).save(here / "drawn.png")
+    for given, to in (("drawn.png", "dog"), ("cat.mask.png", "grass")):
+        assert diffedit("edit", "cat.png", "--from", "cat", "--to", to, "--mask", given, "-o", "x.png").code == 0
+        again = command_of("x.png", "cat.png")
+        assert again[again.index("--mask") + 1] == "MASK.png"
+        first = (here / "x.png").read_bytes()
+        assert diffedit(*[given if word == "MASK.png" else word for word in again], "-o", "x.png").code == 0
+        assert (here / "x.png").read_bytes() == first
+
+
+@pytest.mark.usefixtures("here")
+def test_info_as_json() -> None:
+    diffedit("edit", "cat.png", *WORDS)
+    found = diffedit("info", "cat.edited.png", "--json").json
+    assert found["kind"] == "edit"
+    assert found["mask"]["from"] == "cat"
+    assert found["command"].startswith("diffedit edit PICTURE --from cat --to dog")
+
+
+def test_info_does_not_know_cache_entries_as_results(here: Path) -> None:
+    diffedit("invert", "cat.png", "--cache-dir", "kept")
+    ran = diffedit("info", next((here / "kept").rglob("*.safetensors")))
+    assert ran.code == 3
+    assert "cache" in ran.err
+
+
+# models, cache, doctor
+
+
+def test_models_list_says_what_is_here() -> None:
+    rows = json.loads(diffedit("models", "list", "--json").out)
+    assert {"builtin", "sd15", "sd21"} <= {row["name"] for row in rows}
+    assert [row["here"] for row in rows if row["name"] == "builtin"] == [True]
+    table = diffedit("models", "list").out.decode().splitlines()
+    assert table[0].split() == ["NAME", "HERE", "SOURCE"]
+    assert len(table) == len(rows) + 1
+
+
+def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffedit("edit", "cat.png", *WORDS, "--cache-dir", "kept")
+    monkeypatch.setenv("DIFFEDIT_CACHE_DIR", "kept")
+    sizes = [path.stat().st_size for path in (here / "kept").rglob("*.safetensors")]
+    listed = diffedit("cache", "list").out.decode()
+    assert "contrast" in listed
+    assert "inversion" in listed
+    assert "2 entries" in listed
+    assert "removed 0 entries" in diffedit("cache", "prune").out.decode()
+    assert "removed 1 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
+    assert "removed 1 entries" in diffedit("cache", "clear").out.decode()
+    assert "0 entries" in diffedit("cache", "list").out.decode()
+
+
+@pytest.mark.usefixtures("here")
+def test_doctor_finds_nothing_wrong_here() -> None:
+    ran = diffedit("doctor", "--model", "builtin", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(ran.out)}
+    assert set(findings) == {"diffedit", "libraries", "device", "memory", "model", "cache"}
+    assert {finding["code"] for finding in findings.values()} == {0}
+    assert ran.code == 0
+    assert __version__ in findings["diffedit"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (("--model", "nonesuch"), 4, "model"),
+        (("--device", "cuda:99"), 7, "device"),
+        (("--cache-dir", "cat.png"), 6, "cache"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_doctor_names_the_problem_and_looks_on(words: tuple[str, ...], code: int, what: str) -> None:
+    ran = diffedit("doctor", *words)
+    assert ran.code == code
+    rows = {line.split()[0]: line.split()[1] for line in ran.out.decode().splitlines()[1:]}
+    assert rows[what] == "PROBLEM"
+    assert rows["libraries"] == "ok"
+    assert len(rows) == 6
