@@ -152,16 +152,25 @@ def plan(sources: Iterable[Path], out: Path, params: Params, *, force: bool, met
         )
         for path in pictures
     ]
-    taken: dict[Path | None, Path] = {}
-    for job in jobs:
-        for target in (job.output, job.mask_output):
-            if (other := taken.setdefault(target, job.input)) is not job.input:
-                raise UsageError(f"{other} and {job.input} would both write {target}; run them into two folders.")
+    check_distinct((job.input, target) for job in jobs for target in (job.output, job.mask_output) if target)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {out} cannot be made: {error.strerror}; choose another with --out.") from error
     return jobs
+
+
+def check_distinct(targets: Iterable[tuple[Path, Path]]) -> None:
+    """Raises UsageError when two of the (input, output) pairs have the same output."""
+    taken: dict[Path, Path] = {}
+    for source, target in targets:
+        if (other := taken.setdefault(target, source)) is not source:
+            raise UsageError(f"{other} and {source} would both write {target}; do them one by one, with -o or --out.")
+
+
+def edited_beside(path: Path) -> Path:
+    """Where `edit` writes by default, as far as the name tells."""
+    return _beside(path, f".edited{_written_extension(path)}")
 
 
 def _written_extension(path: Path) -> str:

@@ -147,6 +147,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     if command == "run":
         jobs = batch.plan(sources, given["out"], params, force=given["force"], metadata=given["metadata"])
     elif command == "edit":
+        batch.check_distinct((source, batch.edited_beside(source)) for source in sources)
         paths = {name: given[name] for name in ("output", "mask", "latents", "metadata")}
         jobs = [batch.Job(input=source, **paths, **shared) for source in sources]
     else:

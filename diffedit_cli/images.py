@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import (
     ExifTags,
     Image,
-    ImageFilter,
     ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     UnidentifiedImageError,
 )
+from scipy import ndimage
 
 from diffedit_cli import files
 from diffedit_cli.errors import InputError, OutputError, UsageError
@@ -142,14 +142,24 @@ def compose(picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_]
     """
     original = picture.image
     patch = Image.fromarray(edited).resize(original.size, Image.Resampling.BICUBIC)
-    whole = Image.fromarray(mask.astype(np.uint8) * 255)
-    blurred = np.asarray(whole.filter(ImageFilter.GaussianBlur(feather / 2)), dtype=np.int16)
-    weights = np.where(mask, np.clip(2 * blurred - 255, 0, 255), 0).astype(np.uint8)
+    weights = (fade(mask, feather) * 255).round().astype(np.uint8)
     colours = "RGB" if original.mode.startswith("RGB") else "L"
     result = Image.composite(patch.convert(colours), original.convert(colours), Image.fromarray(weights))
     if original.mode != colours:
         result.putalpha(original.getchannel("A"))
     return result
+
+
+def fade(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
+    """1 inside the mask, 0 outside, rising over `feather` pixels behind its edge; thin regions still reach 1."""
+    if mask.all():
+        return np.ones(mask.shape, dtype=np.float32)
+    depth = ndimage.distance_transform_edt(mask)
+    regions, count = ndimage.label(mask)
+    thickness = np.append(1.0, ndimage.maximum(depth, regions, np.arange(1, count + 1)))
+    reach = np.clip(thickness, 1.0, max(1.0, feather))
+    weights: NDArray[np.float32] = np.minimum(depth / reach[regions], 1).astype(np.float32)
+    return weights
 
 
 def output_format(path: Path, picture: Picture) -> str:

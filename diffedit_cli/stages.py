@@ -113,6 +113,7 @@ class Workbench:
 
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else.
         """
+        account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
         if mask is not None:
             self._check_mask(mask, picture, params)
         if latents is not None:
@@ -248,9 +249,10 @@ class Workbench:
             arrays = compute()
             if not _finite(arrays) and model.dtype_name != "float32":
                 account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
-                model.to_float32()
                 self._x_0 = None
-                arrays = compute()
+                with model.in_float32():
+                    arrays = compute()
+                self._x_0 = None
         if not _finite(arrays):
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."

@@ -78,6 +78,7 @@ MASK = "--mask good.mask.png"
 TABLE = [
     # pictures
     (f"edit missing.png {PROMPTS}", 3, "missing.png"),
+    (f"edit good.gif good.png {PROMPTS}", 2, "good.edited.png"),
     (f"edit empty {PROMPTS}", 3, "empty is a folder"),
     (f"edit text.png {PROMPTS}", 3, "text.png"),
     (f"edit cut.png {PROMPTS}", 3, "cut.png is damaged"),

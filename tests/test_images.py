@@ -108,6 +108,15 @@ def test_the_feather_lies_inside_the_mask() -> None:
     assert 0 < composed[20, 11] < 255
 
 
+def test_thin_strokes_are_painted_in_full() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[20, 5:50] = True
+    mask[3, 3] = True
+    assert (images.fade(mask, feather=30)[mask] == 1).all()
+    assert (images.fade(~mask, feather=3)[mask] == 0).all()
+    assert (images.fade(np.ones((4, 4), bool), feather=3) == 1).all()
+
+
 def test_alpha_is_kept(bench: Workbench, tmp_path: Path) -> None:
     for mode in ("RGBA", "LA"):
         scene((61, 37), mode).save(tmp_path / "scene.png")

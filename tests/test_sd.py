@@ -76,10 +76,13 @@ def test_half_precision_says_nearly_the_same_and_can_be_left(tiny_v: Path) -> No
 
     torch.testing.assert_close(eps(half), eps(whole), rtol=0.1, atol=0.1)
     assert not torch.equal(eps(half), eps(whole))
-    half.to_float32()
-    assert half.dtype_name == "float32"
-    assert half.embed("a cat on grass").dtype == torch.float32
-    torch.testing.assert_close(eps(half), eps(whole), rtol=0.1, atol=0.1)
+    before = eps(half)
+    with half.in_float32():
+        assert half.dtype_name == "float32"
+        assert half.embed("a cat on grass").dtype == torch.float32
+        torch.testing.assert_close(eps(half), eps(whole), rtol=0.1, atol=0.1)
+    assert half.dtype_name == "bfloat16"
+    assert torch.equal(eps(half), before)
 
 
 def test_the_network_is_asked_with_the_timestep_and_the_text(tiny: StableDiffusion) -> None:

@@ -211,7 +211,7 @@ def test_stages_chained_by_files_give_the_bytes_of_one_edit(
     assert diffedit("invert", image, "--caption", "cat", *shared).code == 0
     stages = ("--mask", tmp_path / "scene.mask.png", "--latents", tmp_path / "scene.latents.safetensors")
     ran = diffedit("edit", image, *WORDS, *stages, *shared, "--json")
-    assert ran.json["evaluations"] == {"edit": 8}
+    assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 8}
     assert made(ran, output) == whole
     assert made(diffedit("edit", image, *WORDS, *stages[:2], *shared), output) == whole
     assert made(diffedit("edit", image, *mask_words, *stages[2:], *shared), output) == whole

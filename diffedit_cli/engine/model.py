@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import Tensor
@@ -50,6 +51,6 @@ class Model(Predictor, Protocol):
         """The network's number format: float32, float16 or bfloat16."""
         ...
 
-    def to_float32(self) -> None:
-        """Continue in float32: the way out when half precision overflows."""
+    def in_float32(self) -> AbstractContextManager[None]:
+        """For a while in float32: the way out when half precision overflows."""
         ...

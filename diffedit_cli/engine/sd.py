@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,18 @@ class StableDiffusion:
     def dtype_name(self) -> str:
         return str(self.unet.dtype).removeprefix("torch.")
 
-    def to_float32(self) -> None:
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        dtype = self.unet.dtype
+        self._convert(torch.float32)
+        try:
+            yield
+        finally:
+            self._convert(dtype)  # nothing is lost on the way back: every half is a float32
+
+    def _convert(self, dtype: torch.dtype) -> None:
         for part in (self.vae, self.unet, self.text_encoder):
-            part.to(torch.float32)
+            part.to(dtype)
         self._embeddings.clear()
 
     def levels(self, steps: int) -> Sequence[Level]:

@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: quality on scenes with known truth, later also speed."""

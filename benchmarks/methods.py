@@ -1,0 +1,159 @@
+"""The ways to edit that SceneBench compares: ours, diffusers' DiffEdit, SDEdit, and DDIM inversion without a mask."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.cases import Case
+from diffedit_cli import models
+from diffedit_cli.artefacts import Mask
+from diffedit_cli.engine.sd import StableDiffusion
+from diffedit_cli.images import Picture
+from diffedit_cli.params import Params
+from diffedit_cli.stages import Account, Workbench
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of a case. `decoded` is the model's picture before anything is pasted back into it."""
+
+    final: NDArray[np.uint8]
+    decoded: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+    evaluations: int
+    seconds: float
+
+
+Method = Callable[[Case], Outcome]
+
+
+def picture_of(case: Case) -> Picture:
+    return Picture(f"case {case.number}", Image.fromarray(case.picture), "PNG", {})
+
+
+def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:
+    height, width = case.picture.shape[:2]
+    return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+
+
+class Ours:
+    """The product's own stages, nothing taken from a cache; without a mask it is plain DDIM inversion and decoding."""
+
+    def __init__(self, folder: models.ModelFolder, params: Params, *, masked: bool = True) -> None:
+        self.bench, self.params, self.masked = Workbench(folder, None), params, masked
+        self.bench.model(Account())
+
+    def __call__(self, case: Case) -> Outcome:
+        params = replace(self.params, from_=case.source, to=case.target, seed=case.number)
+        whole = None if self.masked else Mask(np.ones(case.picture.shape[:2], dtype=bool))
+        account = Account()
+        edited = self.bench.edit(picture_of(case), params, account, whole, None)
+        return Outcome(
+            final=np.asarray(edited.image),
+            decoded=at_canvas(Image.fromarray(edited.decoded), case),
+            mask=edited.mask.pixels if self.masked else None,
+            evaluations=sum(account.evaluations.values()),
+            seconds=sum(account.seconds.values()),
+        )
+
+
+class Pipeline:
+    """What diffusers' pipelines share here: the same weights, the picture at the model's size, evaluations counted."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import diffusers
+
+            kind = getattr(diffusers, name)
+            self.pipe: Any = kind.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.size = int(self.pipe.unet.config.sample_size) * self.pipe.vae_scale_factor
+        self.evaluations = 0
+        self.pipe.unet.register_forward_pre_hook(self._count)
+
+    def _count(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.evaluations += len(inputs[0])
+
+    def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
+        """The result, and the mask (h, w) if there is one."""
+        raise NotImplementedError
+
+    def __call__(self, case: Case) -> Outcome:
+        self.evaluations, started = 0, time.perf_counter()
+        image = Image.fromarray(case.picture).resize((self.size, self.size), Image.Resampling.LANCZOS)
+        made, mask = self.edit(case, image, torch.Generator().manual_seed(case.number))
+        seconds = time.perf_counter() - started
+        final = at_canvas(made, case)
+        if mask is not None:
+            whole = Image.fromarray(np.uint8(mask) * 255).resize(case.picture.shape[1::-1], Image.Resampling.NEAREST)
+            mask = np.asarray(whole) > 127
+        return Outcome(final, final, mask, self.evaluations, seconds)
+
+
+class DiffusersDiffEdit(Pipeline):
+    """The deprecated pipeline with its defaults, the source prompt as negative as its guide does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("StableDiffusionDiffEditPipeline", folder)
+        from diffusers import DDIMInverseScheduler
+
+        self.pipe.inverse_scheduler = DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
+
+    def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
+        mask = self.pipe.generate_mask(
+            image, source_prompt=case.source, target_prompt=case.target, generator=generator, output_type="np"
+        )
+        latents = self.pipe.invert(image=image, prompt=case.source, generator=generator).latents
+        made = self.pipe(
+            case.target, mask_image=mask, image_latents=latents, negative_prompt=case.source, generator=generator
+        )
+        return made.images[0], mask[0]
+
+
+class SDEdit(Pipeline):
+    """Image-to-image: noise, then denoise towards the target (arXiv:2108.01073)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("StableDiffusionImg2ImgPipeline", folder)
+
+    def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
+        made = self.pipe(case.target, image=image, strength=0.8, generator=generator, negative_prompt=case.source)
+        return made.images[0], None
+
+
+def build(name: str, folder: models.ModelFolder, params: Params) -> Method:
+    """One of METHODS, ready to run."""
+    if name == "ours":
+        return Ours(folder, params)
+    if name == "inversion":
+        return Ours(folder, params, masked=False)
+    return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path)
+
+
+METHODS = {
+    "ours": "diffedit",
+    "diffusers": "diffusers' DiffEdit",
+    "sdedit": "SDEdit (image to image)",
+    "inversion": "DDIM inversion, no mask",
+}
+
+
+def reconstruction(folder: models.ModelFolder, case: Case) -> NDArray[np.uint8]:
+    """The picture after nothing but the VAE's round trip."""
+    model = StableDiffusion.load(folder.path, "cpu", torch.float32, folder.name)
+    size = (model.native_size, model.native_size)
+    with torch.inference_mode():
+        made = model.decode(model.encode(torch.from_numpy(picture_of(case).fitted(size))[None]))[0]
+    pixels = ((made.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+    return at_canvas(Image.fromarray(pixels), case)
