@@ -180,9 +180,9 @@ class Workbench:
     def model(self, account: Account) -> Model:
         """The model, loaded at the first call."""
         if self._model is None:
+            started = time.perf_counter()
             from diffedit_cli.engine.sd import StableDiffusion
 
-            started = time.perf_counter()
             with _device_errors(self.device):
                 self._model = StableDiffusion.load(self.folder.path, self.device, DTYPES[self.dtype], self.folder.name)
             account.seconds["load"] = time.perf_counter() - started

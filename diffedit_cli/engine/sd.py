@@ -80,6 +80,8 @@ class StableDiffusion:
                 ) from error
         for part in ("vae", "unet", "text_encoder"):
             parts[part].to(device).eval().requires_grad_(False)
+        for part in ("vae", "unet"):
+            parts[part].to(memory_format=torch.channels_last)  # what convolutions are fastest with
         return cls(**parts, name=name)
 
     @property
