@@ -1,0 +1,1 @@
+"""The recipe of the built-in model: from drawn scenes to a Stable-Diffusion-format folder."""

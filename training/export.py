@@ -1,0 +1,125 @@
+"""Writes the trained models as a Stable-Diffusion-format folder in float16. ``python -m training.export``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from training.evaluate import evaluate
+from training.scenes import FRUIT, MIXED_FRUIT, OBJECTS, PLACES
+from training.unet import Denoiser, UnetTraining, build_scheduler, unet_folder
+from training.vae import finished_vae
+from training.words import END, START, TOKEN, build_tokenizer, trained_words
+from training.workspace import NPM_PACKAGE, workspace
+
+MOST_MEGABYTES = 30
+CARD = Path(__file__).with_name("card.md")
+
+
+def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
+    """The text encoder with the embedding rows of the trained words only, in the exported tokenizer's order.
+
+    The unknown token looks like the end of the caption: like nothing.
+    """
+    unknown = END
+    rows = [START, END, unknown, *(TOKEN[word] for word in trained_words())]
+    settings = trained.config.to_dict() | {"vocab_size": len(rows)}
+    compact = CLIPTextModel(CLIPTextConfig.from_dict(settings))
+    weights = trained.state_dict()
+    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[name] = weights[name][rows]
+    compact.load_state_dict(weights)
+    return compact
+
+
+def world() -> dict[str, Any]:
+    """What the model knows, for programs."""
+    return {
+        "words": trained_words(),
+        "objects": list(OBJECTS),
+        "places": {name: place.phrase for name, place in PLACES.items()},
+        "bowls": [*FRUIT, MIXED_FRUIT],
+    }
+
+
+def export(checkpoint: Path, folder: Path) -> int:
+    """Write the folder anew; gives the number of pictures behind it."""
+    saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
+    settings = UnetTraining(**saved["settings"])
+    vae = finished_vae().cpu()
+    model = Denoiser(settings, vae.config.latent_channels)
+    model.load_state_dict(saved["average"])
+    beside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline = StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=compact_text_encoder(model.text_encoder).half(),
+        tokenizer=build_tokenizer(trained_words()),
+        unet=model.unet.half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(beside)
+    for file in beside.glob("*/config.json"):  # where something was loaded from is nobody's business
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        if "dtype" in config:
+            config["dtype"] = "float32"  # what plain from_pretrained loads it as, like the other parts
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (beside / "world.json").write_text(json.dumps(world(), indent=1) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+    return int(saved["pictures"])
+
+
+def write_card(folder: Path, pictures: int, figures: Mapping[str, float]) -> None:
+    """The model card, filled in with the figures of this very folder."""
+    megabytes = sum(file.stat().st_size for file in folder.rglob("*.*")) / 1e6
+    assert megabytes <= MOST_MEGABYTES, f"{megabytes:.1f} MB is more than {MOST_MEGABYTES}"
+    card = CARD.read_text().format(
+        sprites=NPM_PACKAGE,
+        objects=", ".join(OBJECTS),
+        places=", ".join(place.phrase for place in PLACES.values()),
+        bowls=", ".join([*FRUIT, MIXED_FRUIT]),
+        words=" ".join(trained_words()),
+        pictures=f"{pictures:,}",
+        megabytes=f"{megabytes:.1f}",
+        **{name: f"{value:.2f}" for name, value in figures.items()},
+    )
+    (folder / "README.md").write_text(card)
+
+
+def export_folder() -> Path:
+    return workspace() / "export"
+
+
+def best_checkpoint() -> Path:
+    """The decayed weights if there are any, else the main run's."""
+    decayed = unet_folder() / "decayed.pt"
+    return decayed if decayed.exists() else unet_folder() / "checkpoint.pt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="default: decayed.pt if it is there, else checkpoint.pt")
+    parser.add_argument("-o", "--output", type=Path, default=export_folder())
+    parser.add_argument("--scenes", type=int, default=50, help="held-out scenes behind the card's figures")
+    options = parser.parse_args()
+    pictures = export(options.checkpoint or best_checkpoint(), options.output)
+    write_card(options.output, pictures, evaluate(options.output, options.scenes))
+    print(f"{options.output}: trained on {pictures:,} pictures")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Shards of encoded scenes for the UNet, made when training first asks for them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data import to_tensor
+from training.scenes import HELD_OUT, scene
+from training.words import draw_caption
+from training.workspace import autocast, device, save_atomically
+
+SHARD_SCENES = 2000
+Content = tuple[str, tuple[str, ...], str]
+"""Kind, objects, place: all that a caption needs."""
+
+
+def _draw(seed: int) -> tuple[NDArray[np.uint8], Content]:
+    drawn = scene(seed)
+    return np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
+    """(N, 256, 256, 3) bytes -> (N, C, 32, 32), scaled to a standard deviation of about 1."""
+    parts = []
+    for batch in np.split(pixels, range(8, len(pixels), 8)):
+        with autocast():
+            parts.append(vae.encode(to_tensor(batch).to(device())).latent_dist.mode().float().cpu())
+    scale: float = vae.config.scaling_factor
+    return torch.cat(parts) * scale
+
+
+@dataclass(frozen=True)
+class Shard:
+    latents: Tensor  # (N, C, 32, 32), float16
+    contents: Sequence[Content]
+
+
+def make_shard(vae: AutoencoderKL, index: int) -> Shard:
+    """Draw the scenes of a shard on one processor while the other encodes them."""
+    seeds = range(index * SHARD_SCENES, (index + 1) * SHARD_SCENES)
+    assert seeds[-1] < HELD_OUT
+    latents: list[Tensor] = []
+    contents: list[Content] = []
+    pixels: list[NDArray[np.uint8]] = []
+    with get_context("spawn").Pool(1) as pool:
+        for picture, content in pool.imap(_draw, seeds, chunksize=20):
+            pixels.append(picture)
+            contents.append(content)
+            if len(pixels) == 40 or len(contents) == len(seeds):
+                latents.append(encode_pictures(vae, np.stack(pixels)).half())
+                pixels = []
+    return Shard(torch.cat(latents), contents)
+
+
+class Scenes:
+    """The scenes learnt from so far: those of the first shards, more of them as training goes."""
+
+    def __init__(self, vae: AutoencoderKL, folder: Path) -> None:
+        self.vae, self.folder = vae, folder
+        self.shards: list[Shard] = []
+        self.with_one: list[tuple[int, int]] = []
+        self.with_two: list[tuple[int, int]] = []
+
+    def grow(self, shards: int) -> None:
+        """Have at least this many shards, from their files where they are there."""
+        while len(self.shards) < shards:
+            index = len(self.shards)
+            path = self.folder / f"{index:04d}.pt"
+            if not path.exists():
+                made = make_shard(self.vae, index)
+                save_atomically((made.latents, list(made.contents)), path)
+            shard = Shard(*torch.load(path))
+            self.shards.append(shard)
+            for at, (kind, *_) in enumerate(shard.contents):
+                (self.with_two if kind == "two" else self.with_one).append((index, at))
+
+    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, list[str]]:
+        """Latents and freshly drawn captions; a share of the scenes shows two objects."""
+        latents: list[Tensor] = []
+        captions: list[str] = []
+        for _ in range(count):
+            index, at = rng.choice(self.with_two if rng.random() < two_share else self.with_one)
+            latents.append(self.shards[index].latents[at])
+            captions.append(draw_caption(*self.shards[index].contents[at], rng))
+        return torch.stack(latents).float(), captions

@@ -1,0 +1,279 @@
+"""Trains the UNet and the text encoder together on encoded scenes. ``python -m training.unet``
+
+The main run keeps a constant learning rate and has no end: stop it whenever, it resumes from its checkpoint.
+``--decay-steps N`` leaves the checkpoint alone: it takes a copy, lowers the learning rate to nothing over N steps
+and writes ``decayed.pt``, which is what gets exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from training.latents import Scenes
+from training.optimizer import optimizer_for, scale_learning_rate
+from training.vae import finished_vae, vae_digest
+from training.words import CAPACITY, END, MAX_LENGTH, START, encode_all
+from training.workspace import (
+    Curve,
+    add_settings,
+    autocast,
+    device,
+    random_state,
+    read_settings,
+    restore_random_state,
+    save_atomically,
+    workspace,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetTraining:
+    """What decides the result; stored in every checkpoint."""
+
+    channels: tuple[int, ...] = (64, 96, 192)
+    text_width: int = 128
+    text_layers: int = 3
+    batch: int = 16
+    warmup: int = 200
+    muon_lr: float = 0.01
+    adam_lr: float = 1e-3
+    weight_decay: float = 0.01
+    average: float = 0.999
+    gamma: float = 5.0
+    least_weight: float = 0.3
+    """Of a noise level's loss: min-SNR-gamma alone would all but drop the highest levels, where content is decided."""
+    one_object_pictures: int = 40_000
+    two_share: float = 0.3
+    first_shards: int = 1
+    pictures_per_shard: int = 8_000
+    most_shards: int = 30
+
+
+def build_text_encoder(settings: UnetTraining) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=CAPACITY,
+            hidden_size=settings.text_width,
+            intermediate_size=3 * settings.text_width,
+            num_hidden_layers=settings.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            projection_dim=settings.text_width,
+            pad_token_id=END,
+            bos_token_id=START,
+            eos_token_id=END,
+        )
+    )
+
+
+def build_unet(settings: UnetTraining, latent_channels: int) -> UNet2DConditionModel:
+    """Narrow at 32x32, most of its weights at 16x16 and 8x8, where it also looks at the text."""
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=settings.channels,
+        layers_per_block=1,
+        cross_attention_dim=settings.text_width,
+        attention_head_dim=4,  # the number of heads, by an old mistake of diffusers
+        norm_num_groups=8,
+    )
+    return unet.to(memory_format=torch.channels_last)
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+class Denoiser(nn.Module):
+    """Text encoder and UNet, as one thing to train."""
+
+    def __init__(self, settings: UnetTraining, latent_channels: int) -> None:
+        super().__init__()
+        self.text_encoder = build_text_encoder(settings)
+        self.unet = build_unet(settings, latent_channels)
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        text = self.text_encoder(tokens).last_hidden_state
+        velocity: Tensor = self.unet(x_t, t, text).sample
+        return velocity
+
+
+def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
+    """min-SNR-gamma for v-prediction (arXiv:2303.09556), not below the least weight. ``signal`` is alpha_bar."""
+    ratio = signal / (1 - signal)
+    return (ratio.clamp(max=settings.gamma) / (ratio + 1)).clamp(min=settings.least_weight)
+
+
+def loss_of(
+    model: Denoiser, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
+) -> tuple[Tensor, Tensor]:
+    """The weighted loss, and the plain squared error of the velocity."""
+    t = torch.randint(0, len(levels), (len(x_0),), device=x_0.device)
+    signal = levels[t].view(-1, 1, 1, 1)
+    noise = torch.randn_like(x_0)
+    x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
+    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * x_0
+    with autocast():
+        predicted = model(x_t.contiguous(memory_format=torch.channels_last), t, tokens)
+    error = (predicted.float() - velocity).square().mean((1, 2, 3))
+    return (error * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
+
+
+class UnetTrainer:
+    """Trains, checkpoints, resumes."""
+
+    def __init__(
+        self, folder: Path, vae: AutoencoderKL, latents: Path, settings: UnetTraining, compiled: bool = False
+    ) -> None:
+        self.checkpoint = folder / "checkpoint.pt"
+        saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
+        if saved:  # everything may change between sittings but the networks
+            shape = {name: saved["settings"][name] for name in ("channels", "text_width", "text_layers")}
+            settings = dataclasses.replace(settings, **shape)
+        self.settings = settings
+        channels = vae.config.latent_channels
+        self.model = Denoiser(settings, channels).to(device())
+        self.average = Denoiser(settings, channels).to(device()).requires_grad_(False)
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimizer = optimizer_for(
+            [self.model], settings.muon_lr, settings.adam_lr, weight_decay=settings.weight_decay
+        )
+        self.step = self.pictures = 0
+        self.rng = random.Random(0)
+        if saved:
+            self._restore(saved)
+        if compiled:
+            self.model.unet.compile(dynamic=False)
+        self.levels = build_scheduler().alphas_cumprod.to(device())
+        self.scenes = Scenes(vae, latents)
+        self.folder = folder
+        self.curve: Curve | None = None
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.pictures = saved["step"], saved["pictures"]
+        self.rng.setstate(saved["scenes_random"])
+        restore_random_state(saved["random"])
+
+    def save(self, path: Path) -> None:
+        save_atomically(
+            {
+                "settings": dataclasses.asdict(self.settings),
+                "step": self.step,
+                "pictures": self.pictures,
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scenes_random": self.rng.getstate(),
+                "random": random_state(),
+            },
+            path,
+        )
+
+    def train_step(self, rate: float = 1.0) -> tuple[float, float]:
+        settings = self.settings
+        grown = settings.first_shards + self.pictures // settings.pictures_per_shard
+        self.scenes.grow(min(settings.most_shards, grown))
+        two_share = settings.two_share if self.pictures >= settings.one_object_pictures else 0.0
+        x_0, captions = self.scenes.batch(settings.batch, two_share, self.rng)
+        scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
+        self.optimizer.zero_grad()
+        tokens = encode_all(captions).to(device())
+        loss, error = loss_of(self.model, x_0.to(device()), tokens, self.levels, settings)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.pictures += settings.batch
+        share = 1 - min(settings.average, self.step / (self.step + 500))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), share)
+        return loss.item(), error.item()
+
+    def train(self, until: int | None = None, report_every: int = 50, save_seconds: float = 300) -> None:
+        """The main run."""
+        self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
+        saved_at = started = time.monotonic()
+        log: list[tuple[float, float]] = []
+        while until is None or self.step < until:
+            log.append(self.train_step())
+            if self.step % report_every == 0:
+                self._report(log, started)
+                log, started = [], time.monotonic()
+            if time.monotonic() - saved_at > save_seconds:
+                self.save(self.checkpoint)
+                self.curve.draw()
+                saved_at = time.monotonic()
+        self.save(self.checkpoint)
+        self.curve.draw()
+
+    def _report(self, log: list[tuple[float, float]], started: float) -> None:
+        loss, error = torch.tensor(log).mean(0).tolist()
+        rate = len(log) * self.settings.batch / (time.monotonic() - started)
+        if self.curve:
+            self.curve.add(self.step, pictures=self.pictures, loss=loss, error=error)
+        print(
+            f"step {self.step} loss {loss:.4f} error {error:.4f}, {self.pictures:,} pictures, {rate:.1f}/s", flush=True
+        )
+
+    def decay(self, steps: int, path: Path) -> None:
+        """Lower the learning rate to nothing; the main run's checkpoint stays as it is."""
+        log: list[tuple[float, float]] = []
+        started = time.monotonic()
+        for done in range(steps):
+            log.append(self.train_step(rate=1 - done / steps))
+            if len(log) == 50:
+                self._report(log, started)
+                log, started = [], time.monotonic()
+        self.save(path)
+
+
+def unet_folder() -> Path:
+    return workspace() / "unet"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=unet_folder(), help="where checkpoint and curve are kept")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
+    parser.add_argument("--until", type=int, help="stop at this step")
+    parser.add_argument("--decay-steps", type=int, help="instead: decay a copy of the checkpoint over N steps")
+    add_settings(parser, UnetTraining)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    latents = workspace() / "latents" / vae_digest()
+    trainer = UnetTrainer(
+        options.folder, finished_vae(), latents, read_settings(options, UnetTraining), options.compile
+    )
+    if options.decay_steps:
+        trainer.decay(options.decay_steps, options.folder / "decayed.pt")
+    else:
+        trainer.train(options.until)
+
+
+if __name__ == "__main__":
+    main()

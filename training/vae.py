@@ -1,0 +1,257 @@
+"""Trains the VAE: 256 px pictures to 32x32 latents and back. ``python -m training.vae``"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from training.data import CropSampler, held_out_pictures, picture_pool, to_tensor
+from training.optimizer import optimizer_for, scale_learning_rate
+from training.workspace import (
+    Curve,
+    add_settings,
+    autocast,
+    device,
+    random_state,
+    read_settings,
+    restore_random_state,
+    save_atomically,
+    workspace,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeTraining:
+    """What decides the result; stored in every checkpoint."""
+
+    channels: tuple[int, ...] = (16, 48, 96, 128)
+    latent_channels: int = 8
+    crop: int = 128
+    batch: int = 2
+    steps: int = 3000
+    warmup: int = 100
+    decay: int = 1500
+    muon_lr: float = 0.01
+    adam_lr: float = 1e-3
+    kl: float = 5e-4
+    coarse: float = 0.25
+    """Weight of decoding half-size latents into half-size pictures: it makes the latents diffuse better."""
+
+
+def build_vae(settings: VaeTraining) -> AutoencoderKL:
+    levels = len(settings.channels)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=settings.channels,
+        layers_per_block=1,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=2,
+        sample_size=256,
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():  # start with little posterior noise
+        vae.quant_conv.bias[settings.latent_channels :] = -7.0
+        vae.quant_conv.weight[settings.latent_channels :] *= 0.1
+    return vae.to(device()).to(memory_format=torch.channels_last)
+
+
+def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    return image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
+def picture_loss(made: Tensor, true: Tensor) -> Tensor:
+    """L1 and squared error, and L1 of the gradients at three scales."""
+    error = made - true
+    loss = error.abs().mean() + 0.5 * error.square().mean()
+    for _ in range(3):
+        for gradient in gradients(error):
+            loss = loss + gradient.abs().mean()
+        error = F.avg_pool2d(error, 2)
+    return loss
+
+
+def psnr(squared_error: float) -> float:
+    """Of pictures in [-1, 1]."""
+    return 10 * math.log10(4 / squared_error)
+
+
+def loss_of(vae: AutoencoderKL, images: Tensor, settings: VaeTraining) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the squared error, the divergence of the latents from a unit Gaussian."""
+    with autocast():
+        posterior = vae.encode(images).latent_dist
+        latents = posterior.sample()
+        made = vae.decode(latents).sample
+        coarse = vae.decode(F.avg_pool2d(latents, 2)).sample if settings.coarse else None
+    divergence = posterior.kl().mean() / latents[0].numel()
+    loss = picture_loss(made.float(), images) + settings.kl * divergence
+    if coarse is not None:
+        loss = loss + settings.coarse * (coarse.float() - F.avg_pool2d(images, 2)).abs().mean()
+    return loss, (made.detach() - images).square().mean(), divergence.detach()
+
+
+@torch.no_grad()
+def held_out_psnr(vae: AutoencoderKL, images: Tensor) -> float:
+    """Mean over whole scenes, each picture's own PSNR; latents are the posterior means."""
+    total = 0.0
+    for image in torch.split(images, 1):
+        with autocast():
+            made = vae.decode(vae.encode(image).latent_dist.mode()).sample
+        total += psnr((made.float().clamp(-1, 1) - image).square().mean().item())
+    return total / len(images)
+
+
+def learning_rate(step: int, settings: VaeTraining) -> float:
+    """Warm up, stay, then go down linearly to nothing at the last step."""
+    return min(1.0, (step + 1) / settings.warmup, (settings.steps - step) / settings.decay)
+
+
+class VaeTrainer:
+    """Trains, checkpoints, resumes."""
+
+    def __init__(self, folder: Path, settings: VaeTraining, compiled: bool = False) -> None:
+        self.checkpoint = folder / "checkpoint.pt"
+        saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
+        if saved:  # everything may change between sittings but the network
+            shape = {name: saved["settings"][name] for name in ("channels", "latent_channels")}
+            settings = dataclasses.replace(settings, **shape)
+        self.settings = settings
+        self.vae = build_vae(settings)
+        self.average = build_vae(settings).requires_grad_(False)
+        self.average.load_state_dict(self.vae.state_dict())
+        self.optimizer = optimizer_for([self.vae], settings.muon_lr, settings.adam_lr)
+        self.step = 0
+        if saved:
+            self._restore(saved)
+        if compiled:
+            self.vae.encoder.compile(dynamic=False)
+            self.vae.decoder.compile(dynamic=False)
+        self.curve = Curve(folder / "loss.csv", ("loss", "psnr", "kl", "held_out_psnr"), self.step)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.vae.load_state_dict(saved["vae"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        restore_random_state(saved["random"])
+
+    def save(self) -> None:
+        save_atomically(
+            {
+                "settings": dataclasses.asdict(self.settings),
+                "step": self.step,
+                "vae": self.vae.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_state(),
+            },
+            self.checkpoint,
+        )
+
+    def train_step(self, images: Tensor) -> tuple[float, float, float]:
+        scale_learning_rate(self.optimizer, learning_rate(self.step, self.settings))
+        self.optimizer.zero_grad()
+        loss, error, divergence = loss_of(self.vae, images, self.settings)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        share = 1 - min(0.998, self.step / (self.step + 100))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), share)
+        return loss.item(), error.item(), divergence.item()
+
+    def train(self, report_every: int = 100, save_seconds: float = 300) -> None:
+        crops = CropSampler(picture_pool(), self.settings.crop)
+        whole = to_tensor(held_out_pictures(16)).to(device())
+        saved_at = started = time.monotonic()
+        log: list[tuple[float, float, float]] = []
+        while self.step < self.settings.steps:
+            log.append(self.train_step(crops.batch(self.settings.batch).to(device())))
+            if self.step % report_every == 0:
+                loss, error, divergence = torch.tensor(log).mean(0).tolist()
+                held_out = held_out_psnr(self.average, whole)
+                self.curve.add(self.step, loss=loss, psnr=psnr(error), kl=divergence, held_out_psnr=held_out)
+                rate = len(log) / (time.monotonic() - started)
+                print(
+                    f"step {self.step} loss {loss:.4f} crops {psnr(error):.2f} dB, held out {held_out:.2f} dB, "
+                    f"kl {divergence:.2f}, {rate:.2f} steps/s",
+                    flush=True,
+                )
+                log, started = [], time.monotonic()
+            if time.monotonic() - saved_at > save_seconds:
+                self.save()
+                self.curve.draw()
+                saved_at = time.monotonic()
+        self.save()
+        self.curve.draw()
+
+
+def vae_folder() -> Path:
+    return workspace() / "vae"
+
+
+@torch.no_grad()
+def centre(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Make the latents' mean zero channel by channel, and note the scale that makes their deviation one.
+
+    The mean goes into the two 1x1 convolutions around the latents, since pipelines only know a scale.
+    """
+    latents = torch.cat([vae.encode(picture).latent_dist.mode() for picture in torch.split(pictures, 4)])
+    mean = latents.mean((0, 2, 3))
+    vae.quant_conv.bias[: len(mean)] -= mean
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight.flatten(1) @ mean
+    vae.register_to_config(scaling_factor=float(1 / (latents - mean.view(1, -1, 1, 1)).std()))
+
+
+def finish(folder: Path) -> None:
+    """Turn the checkpoint's averaged weights into the finished VAE, a diffusers folder."""
+    saved = torch.load(folder / "checkpoint.pt", weights_only=False)
+    vae = build_vae(VaeTraining(**saved["settings"])).eval()
+    vae.load_state_dict(saved["average"])
+    centre(vae, to_tensor(picture_pool()[:256]).to(device()))
+    beside = folder / "finished.tmp"
+    vae.save_pretrained(beside)
+    beside.rename(folder / "finished")
+
+
+def finished_vae() -> AutoencoderKL:
+    """The VAE that the UNet builds on; from now on its encoder must not change."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(vae_folder() / "finished")
+    return vae.eval().requires_grad_(False).to(device()).to(memory_format=torch.channels_last)
+
+
+def vae_digest() -> str:
+    """Of the finished VAE: latents of another one are of no use."""
+    weights = vae_folder() / "finished" / "diffusion_pytorch_model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
+    parser.add_argument("--folder", type=Path, default=vae_folder(), help="where checkpoint and curve are kept")
+    add_settings(parser, VaeTraining)
+    options = parser.parse_args()
+    if (options.folder / "finished").exists():
+        raise SystemExit(f"{options.folder / 'finished'} is there already; move it away to train on")
+    torch.manual_seed(0)
+    np.random.seed(0)
+    VaeTrainer(options.folder, read_settings(options, VaeTraining), options.compile).train()
+    finish(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The words of the built-in world: captions of scenes, token numbers, and the tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from training.scenes import FRUIT, MIXED_FRUIT, OBJECTS, PLACES, with_article
+
+MAX_LENGTH = 16
+START, END, FIRST_WORD = 0, 1, 2
+UNKNOWN = "<unk>"
+SPECIAL = ("<|startoftext|>", "<|endoftext|>", UNKNOWN)
+"""Of an exported tokenizer; its words come after them."""
+CAPACITY = 512
+"""Rows of the token embedding while training; an exported model keeps those of its words."""
+
+# The order is the token number: only ever append, so that a model can go on learning new words.
+_ORDER = (
+    "a an and apple apples at ball balloon beach bicycle bowl burger bus cake car cat chick cow deer desert dog duck "
+    "elephant fruits grapes grass hat horse house in lemon lemons night of on orange oranges pear pears penguin photo "
+    "pig rabbit rose sheep snow strawberries strawberry sunflower table teapot the tiger tulip "
+    "fruit picture with under near sitting standing "
+    "red blue green yellow purple pink white black brown grey "
+    "forest city street sea sky room moon mountain lake field garden river road space farm park day sunset "
+    "bear fox lion monkey panda mouse frog turtle fish whale bird owl chicken goat camel giraffe zebra "
+    "banana cherry peach watermelon pineapple tomato carrot bread pizza donut cookie egg cheese cup "
+    "truck train plane boat rocket tractor motorcycle flower tree cactus mushroom "
+    "book guitar drum clock lamp chair key gift umbrella shoe shirt crown robot snowman ghost"
+)
+WORDS = _ORDER.split()
+TOKEN = {word: FIRST_WORD + index for index, word in enumerate(WORDS)}
+
+
+def encode(caption: str) -> list[int]:
+    """Start, the words, end; filled up with ends, as Stable Diffusion does."""
+    tokens = [START, *(TOKEN[word] for word in caption.split())][: MAX_LENGTH - 1]
+    return tokens + [END] * (MAX_LENGTH - len(tokens))
+
+
+def encode_all(captions: Sequence[str]) -> Tensor:
+    return torch.tensor([encode(caption) for caption in captions])
+
+
+_FORMS = (
+    (0.42, "{thing} {where}"),
+    (0.10, "{bare}"),
+    (0.13, "{thing}"),
+    (0.09, "a photo of {thing} {where}"),
+    (0.06, "a photo of {thing}"),
+    (0.06, "{bare} {where}"),
+    (0.03, "a picture of {thing} {where}"),
+    (0.03, "a picture of {thing}"),
+    (0.04, "{where}"),
+    (0.04, "a photo of {bare} {where}"),
+)
+_PLACE_FORMS = ((0.8, "{where}"), (0.1, "a photo {where}"), (0.1, "a picture {where}"))
+
+
+def captions_of(kind: str, objects: Sequence[str], place: str) -> list[tuple[float, str]]:
+    """Everything that a scene may be called, with how often: what the model can learn to understand."""
+    where = PLACES[place].phrase
+    if kind == "empty":
+        return [(share, form.format(where=where)) for share, form in _PLACE_FORMS]
+    return [
+        (share * part, form.format(thing=thing, bare=bare, where=where))
+        for part, thing, bare in _things(kind, objects)
+        for share, form in _FORMS
+    ]
+
+
+def _things(kind: str, objects: Sequence[str]) -> list[tuple[float, str, str]]:
+    """Share, name with articles, bare name: for the whole of what a scene shows or now and then a part of it."""
+    if kind == "bowl":
+        names = [(0.7, MIXED_FRUIT), (0.3, "fruit")] if objects[0] == MIXED_FRUIT else [(1.0, objects[0])]
+        bowls = [(0.94 * share, f"a bowl of {name}", f"bowl of {name}") for share, name in names]
+        return bowls + [(0.06 * share, name, name) for share, name in names]
+    if kind == "one":
+        return [(0.96, with_article(objects[0]), objects[0]), (0.04, f"the {objects[0]}", objects[0])]
+    first, second = objects
+    pairs = [(0.6, first, second), (0.25, second, first)]
+    both = [(share, f"{with_article(a)} and {with_article(b)}", f"{a} and {b}") for share, a, b in pairs]
+    beside = [(0.07, f"{with_article(first)} with {with_article(second)}", f"{first} with {second}")]
+    return both + beside + [(0.04, with_article(name), name) for name in objects]
+
+
+def draw_caption(kind: str, objects: Sequence[str], place: str, rng: random.Random, dropout: float = 0.1) -> str:
+    """One of a scene's captions; the empty one with a chance of ``dropout``."""
+    if rng.random() < dropout:
+        return ""
+    shares, captions = zip(*captions_of(kind, objects, place), strict=True)
+    return str(rng.choices(captions, shares)[0])
+
+
+def trained_words() -> list[str]:
+    """The words that captions of the present world use, by token number."""
+    seen: set[str] = set()
+    for place in PLACES:
+        worlds: list[tuple[str, tuple[str, ...]]] = [("empty", ())]
+        worlds += [("one", (name,)) for name in OBJECTS]
+        worlds += [("two", (name, "cat")) for name in OBJECTS]
+        worlds += [("bowl", (name,)) for name in [*FRUIT, MIXED_FRUIT]]
+        for kind, objects in worlds:
+            seen.update(word for _, caption in captions_of(kind, objects, place) for word in caption.split())
+    return sorted(seen, key=TOKEN.__getitem__)
+
+
+def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows these words, each one token; letters of any other are the unknown token."""
+    special = {token: number for number, token in enumerate(SPECIAL)}
+    tokenizer = CLIPTokenizer(vocab=special, merges=[], unk_token=UNKNOWN, model_max_length=MAX_LENGTH)
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    return tokenizer
