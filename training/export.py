@@ -76,6 +76,7 @@ def export(checkpoint: Path, folder: Path) -> int:
         if "dtype" in config:
             config["dtype"] = "float32"  # what plain from_pretrained loads it as, like the other parts
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    shutil.copy(Path(__file__).with_name("LICENSE.fluent-emoji"), beside / "LICENSE")
     (beside / "world.json").write_text(json.dumps(world(), indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
