@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.cases import Case
 from diffedit_cli import models
 from diffedit_cli.artefacts import Mask
-from diffedit_cli.engine.sd import StableDiffusion
+from diffedit_cli.engine import families
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Account, Workbench
@@ -151,7 +151,7 @@ METHODS = {
 
 def reconstruction(folder: models.ModelFolder, case: Case) -> NDArray[np.uint8]:
     """The picture after nothing but the VAE's round trip."""
-    model = StableDiffusion.load(folder.path, "cpu", torch.float32, folder.name)
+    model = families.load(folder.path, "cpu", torch.float32, folder.name)
     size = (model.native_size, model.native_size)
     with torch.inference_mode():
         made = model.decode(model.encode(torch.from_numpy(picture_of(case).fitted(size))[None]))[0]

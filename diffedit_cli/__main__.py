@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import sys
 
+TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
+
 
 def main() -> None:
     """Runs the command line and exits with the contract's codes."""
-    # Set before any library reads them: no telemetry, no chatter, and nothing is fetched that was not asked for.
+    # Set before any library reads them: no telemetry, no chatter.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
     }.items():
         os.environ.setdefault(name, value)
+    if {os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")} & TRUE:
+        os.environ.setdefault("DIFFEDIT_OFFLINE", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
 
     from diffedit_cli.cli import run
 

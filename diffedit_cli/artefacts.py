@@ -51,7 +51,7 @@ class Latents:
     """A trajectory (T+1, C, h, w) float32 from x_0 to x_r, its timesteps (T+1,), and how it was made."""
 
     trajectory: NDArray[np.float32]
-    timesteps: NDArray[np.int64]
+    timesteps: NDArray[np.int64 | np.float64]
     made: Mapping[str, Any]
     name: str = ""  # of the file it was read from
 

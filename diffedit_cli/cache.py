@@ -1,9 +1,10 @@
-"""Content-addressed files: a key names what made the entry, so an entry never changes. Bytes and paths only."""
+"""Content-addressed files and folders: a key names what made the entry, so it never changes. Bytes and paths only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from diffedit_cli import files
 from diffedit_cli.errors import OutputError
 
 SUFFIX = ".safetensors"
+MODELS = "models"  # folders, converted from checkpoints
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cached stage: its kind (`contrast`, `inversion`), size in bytes, and time of last use in seconds."""
+    """What is kept: its kind (`contrast`, `inversion`, `model`), size in bytes, and time of last use in seconds."""
 
     path: Path
     kind: str
@@ -51,6 +53,13 @@ class Cache:
             raise OutputError(f"The cache folder {self.root} cannot be written: {error.strerror}.") from error
         files.publish(path, data)
 
+    def model(self, key: str) -> Path:
+        """The place of a converted model. Marks it as used."""
+        path = self.root / MODELS / key
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
+
     def entries(self) -> list[Entry]:
         """All entries, least recently used first."""
         return sorted(self._scan(), key=lambda entry: entry.used)
@@ -63,7 +72,7 @@ class Cache:
             if total <= keep_bytes:
                 break
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                entry.path.unlink()
+                _remove(entry.path)
             total -= entry.size
             removed.append(entry)
         return removed
@@ -76,6 +85,19 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 yield Entry(path, path.parts[-3], status.st_size, max(status.st_atime, status.st_mtime))
+        for path in self.root.glob(f"{MODELS}/*/"):  # also what is left of one that was interrupted
+            with contextlib.suppress(FileNotFoundError):
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                yield Entry(path, "model", size, path.stat().st_mtime)
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir():
+        path.unlink()
+        return
+    doomed = path.with_name(f".{path.name}.removed")
+    path.rename(doomed)  # at once: nobody finds half of it
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def default_root() -> Path:

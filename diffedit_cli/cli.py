@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, settings
+from diffedit_cli import __version__, cli_models, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError
 from diffedit_cli.options import takes
@@ -29,9 +30,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(no_args_is_help=True, help="Which models there are.")
 cache_app = typer.Typer(no_args_is_help=True, help="What is kept of earlier masks and inversions.")
-app.add_typer(models_app, name="models")
+app.add_typer(cli_models.app, name="models")
 app.add_typer(cache_app, name="cache")
 
 
@@ -199,11 +199,14 @@ def _writes_to_stdout(job: Job) -> bool:
 def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     """Finds the model now, and imports torch only when a picture is ready for it."""
     from diffedit_cli import models
-    from diffedit_cli.cache import Cache, default_root
+    from diffedit_cli.cache import Cache
 
     _check_dtype(given["dtype"])
-    folder = models.find(given["model"])
-    cache = Cache(given["cache_dir"] or default_root()) if given["cache"] else None
+    if given["offline"]:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
+    root = cli_models.kept(given)
+    folder = models.find(given["model"], kept=root, config=given["model_config"], say=reporter.say)
+    cache = Cache(root) if given["cache"] else None
 
     @functools.cache
     def open_workbench() -> Workbench:
@@ -252,19 +255,17 @@ def info(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.MODEL, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ON_DEVICE, o.CACHE_DIR, o.JSON)
 def doctor(**given: Any) -> None:
     """Say what works here and what does not: device, memory, versions, model, cache."""
     import json
 
     from diffedit_cli import examine
-    from diffedit_cli.cache import Cache, default_root
+    from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
     _check_dtype(given["dtype"])
-    findings = examine.everything(
-        given["model"], given["device"], given["dtype"], Cache(given["cache_dir"] or default_root())
-    )
+    findings = examine.everything(given["model"], given["device"], given["dtype"], Cache(cli_models.kept(given)))
     if given["json"]:
         print(json.dumps([finding.__dict__ for finding in findings]))
     else:
@@ -274,32 +275,16 @@ def doctor(**given: Any) -> None:
         raise typer.Exit(code)
 
 
-@models_app.command("list")
-@takes(o.JSON)
-def models_list(**given: Any) -> None:
-    """The models that have a name, and which of them are on this machine."""
-    import json
-
-    from diffedit_cli import models
-    from diffedit_cli.report import write_table
-
-    rows = [(name, "yes" if models.is_here(name) else "no", source) for name, source in models.known().items()]
-    if given["json"]:
-        print(json.dumps([{"name": name, "here": here == "yes", "source": source} for name, here, source in rows]))
-        return
-    write_table(("NAME", "HERE", "SOURCE"), rows)
-
-
 @cache_app.command("list")
 @takes(o.CACHE_DIR)
 def cache_list(**given: Any) -> None:
     """What is kept, least recently used first."""
     from datetime import datetime
 
-    from diffedit_cli.cache import Cache, default_root
+    from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
-    cache = Cache(given["cache_dir"] or default_root())
+    cache = Cache(cli_models.kept(given))
     entries = cache.entries()
     rows = [
         (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
@@ -315,18 +300,18 @@ def cache_prune(**given: Any) -> None:
     """Remove what was not used for longest, until at most --keep MB are left."""
     if not 0 <= given["keep"] < float("inf"):
         raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
-    _prune(given["cache_dir"], int(given["keep"] * 1e6))
+    _prune(cli_models.kept(given), int(given["keep"] * 1e6))
 
 
 @cache_app.command("clear")
 @takes(o.CACHE_DIR)
 def cache_clear(**given: Any) -> None:
     """Remove everything that is kept."""
-    _prune(given["cache_dir"], 0)
+    _prune(cli_models.kept(given), 0)
 
 
-def _prune(folder: Path | None, keep_bytes: int) -> None:
-    from diffedit_cli.cache import Cache, default_root
+def _prune(folder: Path, keep_bytes: int) -> None:
+    from diffedit_cli.cache import Cache
 
-    removed = Cache(folder or default_root()).prune(keep_bytes)
+    removed = Cache(folder).prune(keep_bytes)
     print(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

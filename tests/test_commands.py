@@ -11,7 +11,7 @@ import pytest
 from command import WORDS, diffedit, settled
 from PIL import Image
 
-from diffedit_cli import __version__
+from diffedit_cli import __version__, models, settings
 
 
 @pytest.fixture
@@ -153,13 +153,91 @@ def test_info_does_not_know_cache_entries_as_results(here: Path) -> None:
 # models, cache, doctor
 
 
-def test_models_list_says_what_is_here() -> None:
-    rows = json.loads(diffedit("models", "list", "--json").out)
-    assert {"builtin", "sd15", "sd21"} <= {row["name"] for row in rows}
-    assert [row["here"] for row in rows if row["name"] == "builtin"] == [True]
+def test_models_list_says_what_is_here_and_what_is_used() -> None:
+    rows = {row["name"]: row for row in json.loads(diffedit("models", "list", "--json").out)}
+    assert {"builtin", "sd15", "sd21", "sdxl", "sd3"} == set(rows)
+    assert [name for name, row in rows.items() if row["here"]] == ["builtin"]
+    assert [name for name, row in rows.items() if row["default"]] == ["builtin"]
+    assert {row["family"] for row in rows.values()} == {"sd", "sdxl", "sd3"}
+    assert all(row["licence"] and row["size"] for row in rows.values())
     table = diffedit("models", "list").out.decode().splitlines()
-    assert table[0].split() == ["NAME", "HERE", "SOURCE"]
+    assert table[0].split() == ["NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"]
     assert len(table) == len(rows) + 1
+    assert [line.split()[0] for line in table if "(default)" in line] == ["builtin"]
+
+
+@pytest.fixture
+def users(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's settings file, empty, and nothing else that names a model."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere the settings' folder cannot be chosen")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.delenv("DIFFEDIT_MODEL", raising=False)
+    return settings.users_file()
+
+
+def test_models_use_sets_the_default_of_every_command(here: Path, users: Path, tiny_v: Path) -> None:
+    (here / "mine").symlink_to(tiny_v)
+    assert diffedit("models", "use", "mine").code == 0
+    assert diffedit("invert", "cat.png", "--json").json["model"] == str(here / "mine")
+    assert diffedit("models", "show", "--json").json["name"] == str(here / "mine")
+    assert f"The default is {here / 'mine'}" in diffedit("models", "list").out.decode()
+    assert diffedit("models", "use", "builtin").code == 0
+    assert users.read_text() == 'model = "builtin"\n'
+
+
+def test_models_use_keeps_the_rest_of_the_file(here: Path, users: Path) -> None:
+    users.parent.mkdir()
+    kept = here / "dotfiles.toml"
+    kept.write_text("# mine\nsteps = 3  # fast\nmodel = 'sd15' # good\n")
+    users.symlink_to(kept)
+    assert diffedit("models", "use", "builtin").code == 0
+    assert kept.read_text() == '# mine\nsteps = 3  # fast\nmodel = "builtin" # good\n'
+    assert users.is_symlink()
+
+
+def test_models_use_that_fails_changes_nothing(users: Path) -> None:
+    assert diffedit("models", "use", "sd15").code == 4
+    assert not users.exists()
+    users.parent.mkdir()
+    users.mkdir()
+    assert diffedit("models", "use", "builtin").code == 6
+
+
+@pytest.mark.usefixtures("users")
+def test_models_use_says_when_something_else_wins(here: Path, monkeypatch: pytest.MonkeyPatch, tiny_v: Path) -> None:
+    monkeypatch.delenv("DIFFEDIT_MODEL")
+    assert "warning" not in diffedit("models", "use", "builtin").err
+    (here / "diffedit.toml").write_text(f"model = '{tiny_v}'\n")
+    assert f"still says {tiny_v}" in diffedit("models", "use", "builtin").err
+    monkeypatch.setenv("DIFFEDIT_MODEL", "sdxl")
+    assert "still says sdxl" in diffedit("models", "use", "builtin").err
+
+
+def test_models_show_tells_what_a_model_is(tiny_v: Path) -> None:
+    found = diffedit("models", "show", tiny_v, "--json").json
+    assert found["prediction"] == "v_prediction"
+    assert found["native-size"] == 64
+    assert found["path"] == str(tiny_v)
+    assert found["digest"] == models.find(str(tiny_v)).digest
+    weights = (tiny_v / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert found["parts"]["vae"] == weights + (tiny_v / "vae" / "config.json").stat().st_size
+    assert found["bytes"] == sum(found["parts"].values())
+    lines = diffedit("models", "show", "builtin").out.decode().splitlines()
+    assert {"family: sd", "prediction: v_prediction", "native-size: 128 px", "licence: MIT"} <= set(lines)
+
+
+@pytest.mark.usefixtures("here")
+def test_models_save_writes_a_folder_that_is_the_same_model(tiny_epsilon: Path, tiny_v: Path) -> None:
+    ran = diffedit("models", "save", "new/saved", "--model", tiny_epsilon)
+    assert (ran.code, ran.out.decode().strip()) == (0, str(Path("new") / "saved"))
+    assert models.find("new/saved").digest == models.find(str(tiny_epsilon)).digest
+    assert diffedit("mask", "cat.png", *WORDS, "--model", "new/saved").code == 0
+    assert diffedit("models", "save", "new/saved", "--model", tiny_v).code == 6
+    assert models.find("new/saved").digest == models.find(str(tiny_epsilon)).digest
+    assert diffedit("models", "save", "new/saved", "--model", tiny_v, "--force").code == 0
+    assert models.find("new/saved").digest == models.find(str(tiny_v)).digest
+    assert [path.name for path in Path("new").iterdir()] == ["saved"]
 
 
 def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
 from diffedit_cli.params import Params, levels_up_to
 
 SHAPE = (1, 3, 8, 6)
-SOURCE, TARGET, EMPTY = (torch.full((1, 1, 1), value, dtype=torch.float64) for value in (0.3, -0.9, 0.1))
+SOURCE, TARGET, EMPTY = (Embedding(torch.full((1, 1, 1), value, dtype=torch.float64)) for value in (0.3, -0.9, 0.1))
 
 
 def draw(seed: int, n: int = 1) -> Tensor:
@@ -37,17 +38,17 @@ class Known:
 
     def __init__(
         self,
-        eps: Callable[[Tensor, int, Tensor], Tensor],
+        eps: Callable[[Tensor, float, Tensor], Tensor],
         prediction_type: PredictionType = "epsilon",
     ) -> None:
         self.eps, self.prediction_type = eps, prediction_type
-        self.timesteps: list[int] = []
+        self.timesteps: list[float] = []
         self.evaluations = 0
 
-    def predict(self, x_t: Tensor, at: Level, text: Tensor) -> Prediction:
+    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
         self.timesteps.append(at.timestep)
         self.evaluations += len(x_t)
-        eps = self.eps(x_t, at.timestep, text.expand(len(x_t), -1, -1)[..., None]).expand_as(x_t)
+        eps = self.eps(x_t, at.timestep, text.rows(len(x_t)).tokens[..., None]).expand_as(x_t)
         x_0 = (x_t - at.b * eps) / at.a
         outputs = {"epsilon": eps, "sample": x_0, "v_prediction": at.a * eps - at.b * x_0}
         return interpret(outputs[self.prediction_type], x_t, at, self.prediction_type)
@@ -88,12 +89,12 @@ def test_inversion_follows_the_probability_flow() -> None:
         levels = cosine_levels(steps)
         at = {level.timestep: level for level in levels}
 
-        def eps(x_t: Tensor, timestep: int, m: Tensor) -> Tensor:
+        def eps(x_t: Tensor, timestep: float, m: Tensor) -> Tensor:
             a, b = at[timestep].a, at[timestep].b
             return b * (x_t - a * m) / (a * a * s * s + b * b)
 
         given = trajectory(Known(eps), Text(SOURCE), levels)
-        a, b, m = levels[-1].a, levels[-1].b, float(SOURCE)
+        a, b, m = levels[-1].a, levels[-1].b, float(SOURCE.tokens)
         exact = a * m + (a * a * s * s + b * b) ** 0.5 / s * (draw(0) - m)
         return float((given.latents[-1] - exact).abs().max())
 
@@ -112,7 +113,7 @@ def test_inversion_tells_the_network_the_level_it_goes_to_and_edit_the_level_it_
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_guidance_steers_away_from_the_negative(guidance: float) -> None:
     """With constant noises a guided walk is the walk of the one guided noise u + g (t - u)."""
-    steered = Text(EMPTY + guidance * (SOURCE - EMPTY))
+    steered = Text(Embedding(EMPTY.tokens + guidance * (SOURCE.tokens - EMPTY.tokens)))
     guided = Text(SOURCE, EMPTY, guidance)
     given = trajectory(constant(), steered)
     close(trajectory(constant(), guided).latents, given.latents)
@@ -182,7 +183,7 @@ def maps(model: Known, R: Text = Text(SOURCE), Q: Text = Text(TARGET), noise: Te
     return torch.stack(list(contrast(model, draw(0), AT, R, Q, noise)))
 
 
-def tanh(x_t: Tensor, timestep: int, text: Tensor) -> Tensor:
+def tanh(x_t: Tensor, timestep: float, text: Tensor) -> Tensor:
     return torch.tanh((3 * text + 1) * x_t) + timestep / 100
 
 
@@ -213,7 +214,7 @@ def test_maps_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("n", [1, 5, 10])
 @pytest.mark.parametrize(("negative", "rows"), [(None, 2), (EMPTY, 4)])
-def test_negatives_double_the_evaluations(n: int, negative: Tensor | None, rows: int) -> None:
+def test_negatives_double_the_evaluations(n: int, negative: Embedding | None, rows: int) -> None:
     model = constant()
     R, Q = Text(SOURCE, negative, 7.5), Text(TARGET, negative, 7.5)
     assert len(maps(model, R, Q, NOISE[:n])) == n
@@ -230,8 +231,8 @@ def test_guidance_with_one_negative_only_scales_the_map(guidance: float) -> None
 
 
 def test_different_negatives_enter_the_map() -> None:
-    other, g = EMPTY - 2, 7.5
-    source, target, empty, far = (tanh(noisy(), 0, text[..., None]) for text in (SOURCE, TARGET, EMPTY, other))
+    other, g = Embedding(EMPTY.tokens - 2), 7.5
+    source, target, empty, far = (tanh(noisy(), 0, text.tokens[..., None]) for text in (SOURCE, TARGET, EMPTY, other))
     reference, query = empty + g * (source - empty), far + g * (target - far)
     ours = maps(nonlinear(), Text(SOURCE, EMPTY, g), Text(TARGET, other, g))
     close(ours, (query - reference).abs().mean(dim=1))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffedit_cli.engine.model import Predictor
+from diffedit_cli.engine.model import Embedding, Predictor
 from diffedit_cli.engine.process import Level, Prediction, add_noise, step
 
 MAPS_AT_ONCE = 4
@@ -34,10 +34,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Text:
-    """Embeddings (1, L, D) of a prompt and of what to steer away from; without `negative`, guidance is off."""
+    """A prompt and what to steer away from, one row each; without `negative`, guidance is off."""
 
-    prompt: Tensor
-    negative: Tensor | None = None
+    prompt: Embedding
+    negative: Embedding | None = None
     guidance: float = 1.0
 
 
@@ -50,7 +50,7 @@ def contrast(model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: 
     for some in torch.split(noise, MAPS_AT_ONCE):
         x_t = add_noise(x_0, some, at)
         if R.negative is None and Q.negative is None:
-            texts = torch.cat([_rows(R.prompt, some), _rows(Q.prompt, some)])
+            texts = R.prompt.rows(len(some)).followed_by(Q.prompt.rows(len(some)))
             reference, query = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
         else:
             reference, query = _guided(model, x_t, at, R), _guided(model, x_t, at, Q)
@@ -75,7 +75,7 @@ def binarise(
 
 
 def invert(model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text) -> Iterator[Tensor]:
-    """Step 2: DDIM inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
+    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
 
     The network is told the level it goes to, on the assumption that eps(x_t, t+1) is close to eps(x_t+1, t+1).
     """
@@ -101,10 +101,6 @@ def edit(model: Predictor, trajectory: Trajectory, M: Tensor, query: Text) -> It
 def _guided(model: Predictor, x_t: Tensor, at: Level, text: Text) -> Prediction:
     if text.negative is None or text.guidance == 1.0:
         return model.predict(x_t, at, text.prompt)
-    texts = torch.cat([_rows(text.negative, x_t), _rows(text.prompt, x_t)])
+    texts = text.negative.rows(len(x_t)).followed_by(text.prompt.rows(len(x_t)))
     negative, positive = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
     return negative.towards(positive, text.guidance)
-
-
-def _rows(text: Tensor, batch: Tensor) -> Tensor:
-    return text.expand(len(batch), -1, -1)

@@ -1,21 +1,51 @@
-"""What the algorithm asks of a diffusion model. A family (sd.py) fulfils it."""
+"""What the algorithm asks of a diffusion model. The families (sd.py, sdxl.py, sd3.py) fulfil it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from diffedit_cli.engine.process import Level, Prediction
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """What the network is told of B prompts: tokens (B, L, D) and, in some families, the whole prompt pooled (B, P)."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def rows(self, count: int) -> Embedding:
+        """One prompt for each of `count` pictures."""
+        return Embedding(
+            self.tokens.expand(count, -1, -1), None if self.pooled is None else self.pooled.expand(count, -1)
+        )
+
+    def followed_by(self, other: Embedding) -> Embedding:
+        """Both in one batch, of the same family."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return Embedding(torch.cat([self.tokens, other.tokens]), pooled)
+
+    def to(self, dtype: torch.dtype) -> Embedding:
+        return Embedding(self.tokens.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
+
+    def zeros(self) -> Embedding:
+        """Nothing, in the same shapes."""
+        return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
+
+
 class Predictor(Protocol):
     """A diffusion model in latent space: all that `diffedit.py` needs."""
 
-    def predict(self, x_t: Tensor, at: Level, text: Tensor) -> Prediction:
-        """For x_t (B, C, h, w) float32 at one level and prompt embeddings (B or 1, L, D)."""
+    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
+        """For x_t (B, C, h, w) float32 at one level and the embedding of B prompts or of one."""
         ...
 
 
@@ -25,13 +55,17 @@ class Model(Predictor, Protocol):
     native_size: int  # pixels: pictures of native_size ** 2 are what it was trained on
     multiple: int  # pixels: both sides of a picture must be multiples of this
     evaluations: int  # network evaluations so far, one for each picture in a batch
+    vae_overflowed: bool  # its VAE overflowed in half precision, and is float32 from then on
 
-    def levels(self, steps: int) -> Sequence[Level]:
-        """steps + 1 levels from clean to noisiest. Raises UsageError for more steps than the model has."""
+    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
+        """steps + 1 levels from clean to noisiest. Raises UsageError for more steps than the model has.
+
+        Some schedules depend on how many `cells`, h * w, the latents have; None: those of a picture of native size.
+        """
         ...
 
-    def embed(self, prompt: str) -> Tensor:
-        """Prompt embeddings (1, L, D). Raises ModelError for words the model does not know."""
+    def embed(self, prompt: str) -> Embedding:
+        """The embedding of one prompt. Raises ModelError for words the model does not know."""
         ...
 
     def prompt_warning(self, prompt: str) -> str | None:

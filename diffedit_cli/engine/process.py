@@ -7,14 +7,17 @@ from typing import Literal
 
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level: x_t = a * x_0 + b * eps. `timestep` is the label that the network is given."""
+    """One noise level: x_t = a * x_0 + b * eps. `timestep` is the label that the network is given.
 
-    timestep: int
+    Diffusion has a^2 + b^2 = 1 and whole labels; flow matching has a = 1 - t, b = t and labels in between.
+    """
+
+    timestep: int | float
     a: float
     b: float
 
@@ -37,11 +40,16 @@ class Prediction:
 
 
 def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: PredictionType) -> Prediction:
-    """A network's raw output for x_t as clean latents and noise (arXiv:2202.00512, appendix D, for v)."""
+    """A network's raw output for x_t as clean latents and noise.
+
+    arXiv:2202.00512, appendix D, for v; arXiv:2209.03003 Eq. 1 for a flow's velocity, eps - x_0, where a + b = 1.
+    """
     if prediction_type == "epsilon":
         return Prediction((x_t - at.b * output) / at.a, output)
     if prediction_type == "sample":
         return Prediction(output, (x_t - at.a * output) / at.b)
+    if prediction_type == "flow_prediction":
+        return Prediction(x_t - at.b * output, x_t + at.a * output)
     return Prediction(at.a * x_t - at.b * output, at.a * output + at.b * x_t)
 
 
@@ -51,5 +59,6 @@ def add_noise(x_0: Tensor, noise: Tensor, to: Level) -> Tensor:
 
 
 def step(prediction: Prediction, to: Level) -> Tensor:
-    """The deterministic DDIM step to another level, noisier or cleaner (arXiv:2010.02502 Eq. 12 with sigma = 0)."""
+    """The deterministic step to another level, noisier or cleaner: DDIM's (arXiv:2010.02502 Eq. 12 with sigma = 0),
+    and for a flow Euler's, since (1 - s) x_0 + s eps = x_t + (s - t) (eps - x_0)."""
     return to.a * prediction.x_0 + to.b * prediction.eps

@@ -1,0 +1,175 @@
+"""The `models` commands: which models there are, where they come from, and the one that is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffedit_cli import options as o
+from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
+from diffedit_cli.options import takes
+
+app = typer.Typer(no_args_is_help=True, help="Which models there are.")
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def kept(given: dict[str, Any]) -> Path:
+    """The cache folder of this command line."""
+    from diffedit_cli.cache import default_root
+
+    return Path(given["cache_dir"] or default_root())
+
+
+@app.command("list")
+@takes(o.JSON)
+def list_models(**given: Any) -> None:
+    """The models that have a name, and which of them are on this machine."""
+    from diffedit_cli import models, settings
+    from diffedit_cli.report import amount, write_table
+
+    default = settings.effective("model", models.BUILTIN)
+    here = {name: models.is_here(name) for name in models.NAMES}
+    if given["json"]:
+        facts = {name: dataclasses.asdict(known) for name, known in models.NAMES.items()}
+        print(
+            json.dumps(
+                [{"name": name, "here": here[name], "default": name == default, **facts[name]} for name in models.NAMES]
+            )
+        )
+        return
+    rows = [
+        (
+            name,
+            "yes" if here[name] else "no",
+            known.family,
+            amount(known.size),
+            known.licence,
+            known.source + (" (default)" if name == default else ""),
+        )
+        for name, known in models.NAMES.items()
+    ]
+    write_table(("NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"), rows)
+    if default not in models.NAMES:
+        print(f"The default is {default}")
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
+def pull(**given: Any) -> None:
+    """Download a model by name or hub id, after showing what that would be."""
+    from diffedit_cli import hub
+    from diffedit_cli.report import amount
+
+    name = given["name"]
+    if given["offline"]:
+        raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
+    offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
+    missing = offer.missing
+    for file in offer.files:
+        _tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
+    size = amount(sum(file.size for file in missing))
+    _tell(f"{len(missing)} files, {size} to download of {offer.repository}, licence {offer.licence}")
+    if not missing:
+        return
+    if not given["yes"]:
+        if not sys.stdin.isatty():
+            raise UsageError("There is no terminal to ask whether to download this; add --yes.")
+        if not typer.confirm("Download?", err=True):
+            raise typer.Exit(INTERRUPTED)
+    hub.download(offer, _tell)
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT, o.CONFIG, o.CACHE_DIR)
+def use(**given: Any) -> None:
+    """Make a model the default: write it into your settings."""
+    from diffedit_cli import models, settings
+
+    name, config = given["name"], given["model_config"]
+    models.find(name, kept=kept(given), config=config, say=_tell)
+    name = _anywhere(name)
+    path = settings.change("model", name)
+    if config:
+        settings.change("model-config", _anywhere(config))
+    print(f"model = {name} in {path}")
+    if (effective := settings.effective("model", models.BUILTIN)) != name:
+        _tell(f"warning: DIFFEDIT_MODEL or {settings.FILE_NAME} in this folder still says {effective}")
+
+
+def _anywhere(name: str) -> str:
+    """What names the same model from any working folder."""
+    from diffedit_cli import models
+
+    path = models.local(name)
+    return name if name in models.NAMES or path is None else str(path.absolute())
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.CACHE_DIR, o.JSON)
+def show(**given: Any) -> None:
+    """What a model on this machine is: family, prediction type, size, where it lies."""
+    from diffedit_cli import models, settings
+    from diffedit_cli.report import amount
+
+    name = given["name"] or settings.effective("model", models.BUILTIN)
+    model = models.find(name, kept=kept(given), config=given["model_config"], say=_tell)
+    sizes = model.sizes()
+    known = models.NAMES.get(name)
+    found = {
+        "name": name,
+        "family": model.family,
+        "prediction": model.prediction_type,
+        "native-size": model.native_size,
+        "licence": known.licence if known else None,
+        "path": str(model.path),
+        "variant": model.variant,
+        "digest": model.digest,
+        "parts": sizes,
+        "bytes": sum(sizes.values()),
+    }
+    if given["json"]:
+        print(json.dumps(found))
+        return
+    shown = found | {
+        "native-size": f"{found['native-size']} px",
+        "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
+        "bytes": amount(sum(sizes.values())),
+    }
+    for key, value in shown.items():
+        if value is not None:
+            print(f"{key}: {value}")
+
+
+@app.command()
+@takes({"folder": (o.argument(Path, "The folder to make."), o.REQUIRED)}, o.MODEL_NAME, o.CONFIG, o.CACHE_DIR, o.FORCE)
+def save(**given: Any) -> None:
+    """Write the chosen model as one folder in diffusers' format, which other programs read too."""
+    from diffedit_cli import models
+
+    folder: Path = given["folder"]
+    _check_folder(folder, given["force"])
+    model = models.find(given["model"], kept=kept(given), config=given["model_config"], say=_tell)
+    if folder.exists() and folder.samefile(model.path):
+        raise OutputError(f"{folder} is the model itself; name another folder.")
+    model.save(folder)
+    print(folder)
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    """Raises OutputError unless the folder is new or empty, or a model that may be replaced."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder} is a file or a link; name a new folder.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / "model_index.json").is_file():
+        raise OutputError(f"{folder} holds something other than a model; name a new folder.")
+    if not force:
+        raise OutputError(f"{folder} exists; name a new folder, or add --force.")

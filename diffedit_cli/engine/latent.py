@@ -1,0 +1,145 @@
+"""What the families share: parts read from a folder, a VAE, prompts embedded once, half precision and the way out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+
+from diffedit_cli.engine import parts
+from diffedit_cli.engine.model import Embedding
+from diffedit_cli.engine.process import Level, Prediction
+from diffedit_cli.engine.text import TextEncoder
+from diffedit_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class LatentDiffusion(ABC):
+    """A VAE, a network in its latents, and text encoders; latents stay float32, the networks run in their own dtype."""
+
+    READERS: ClassVar[Mapping[str, parts.Reader]]  # by the part's folder, which is also its argument of the class
+    OPTIONAL: ClassVar[Sequence[str]] = ()  # parts that model_index.json may leave out
+    SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
+
+    multiple: int
+
+    def __init__(self, *, vae: AutoencoderKL, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
+        """Raises ModelError when the parts do not fit each other."""
+        self.vae, self.network, self.encoders, self.name = vae, network, encoders, name
+        self._check_fit()
+        self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.native_size = int(network.config["sample_size"]) * self.factor
+        self.evaluations = 0
+        self.vae_overflowed = False
+        self._embeddings: dict[str, Embedding] = {}
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str, dtype: torch.dtype, name: str | None = None, variant: str | None = None
+    ) -> Self:
+        """Reads a diffusers folder. Only `.safetensors` weights are read, those of `variant` if it names one.
+
+        Raises ModelError, naming what is amiss.
+        """
+        name, index = name or str(folder), parts.index(folder)
+        absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
+        readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
+        settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
+        return cls(**parts.read(folder, readers, device, dtype, name, variant), **settings, name=name)
+
+    @abstractmethod
+    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]: ...
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction: ...
+
+    @abstractmethod
+    def _embedded(self, prompt: str) -> Embedding: ...
+
+    @abstractmethod
+    def _check_fit(self) -> None: ...
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.network.dtype).removeprefix("torch.")
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        dtypes = [tensor.dtype for tensor in self._tensors()]  # not all the same: a VAE or T5 may be float32 in part
+        for network in self._networks():
+            network.to(torch.float32)
+        self._embeddings.clear()
+        try:
+            yield
+        finally:
+            for tensor, dtype in zip(self._tensors(), dtypes, strict=True):
+                tensor.data = tensor.data.to(dtype)  # nothing is lost on the way back: every half is a float32
+            self._embeddings.clear()
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.vae, self.network, *(encoder.network for encoder in self.encoders)]
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for network in self._networks() for tensor in (*network.parameters(), *network.buffers())]
+
+    def embed(self, prompt: str) -> Embedding:
+        if prompt not in self._embeddings:
+            self._embeddings[prompt] = self._embedded(prompt).to(self.network.dtype)
+        return self._embeddings[prompt]
+
+    def prompt_warning(self, prompt: str) -> str | None:
+        return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        return self._spared(self._encoded, picture)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._spared(self._decoded, latents)
+
+    def _encoded(self, picture: Tensor) -> Tensor:
+        posterior = self.vae.encode(picture.to(self.vae.device, self.vae.dtype)).latent_dist
+        x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # no noise comes in
+        return x_0
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        scaled = latents / self.vae.config["scaling_factor"] + self._shift
+        picture: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+        return picture
+
+    @property
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    def _spared(self, compute: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        """The VAE alone goes to float32 when it alone overflows: the network stays as fast as it is."""
+        result = compute(given)
+        if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
+            self.vae.to(torch.float32)
+            self.vae_overflowed = True
+            result = compute(given)
+        return result
+
+    def _check_channels(self, network: str) -> None:
+        """Raises ModelError unless the network takes what the VAE gives, and gives what it takes."""
+        config, latents = self.network.config, self.vae.config["latent_channels"]
+        if config["in_channels"] != latents or (config["out_channels"] or config["in_channels"]) != latents:
+            raise ModelError(
+                f"The model {self.name} does not fit: its {network} takes {config['in_channels']} channels and its "
+                f"VAE gives {latents}; inpainting and instruction models are no DiffEdit models."
+            )
+
+    def _check_width(self, what: str, expected: int, given: int) -> None:
+        """Raises ModelError unless the network reads what the text encoders give."""
+        if expected != given:
+            raise ModelError(
+                f"The model {self.name} does not fit: its {what} of width {expected} and its text "
+                f"{'encoders give' if len(self.encoders) > 1 else 'encoder gives'} {given}."
+            )

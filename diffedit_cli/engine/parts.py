@@ -1,0 +1,85 @@
+"""Reading the parts of a diffusers folder: every failure names the part, and only `.safetensors` weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffedit_cli.errors import ModelError
+
+Reader = Callable[[Path, torch.dtype, str | None], Any]  # a part's folder, number format, variant of the weights
+
+_OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+
+
+def diffusers_network(kind: Any) -> Reader:
+    return lambda at, dtype, variant: _whole(kind.from_pretrained(at, torch_dtype=dtype, variant=variant, **_OPTIONS))
+
+
+def transformers_network(kind: Any) -> Reader:
+    return lambda at, dtype, variant: _whole(kind.from_pretrained(at, dtype=dtype, variant=variant, **_OPTIONS))
+
+
+def tokenizer(kind: Any) -> Reader:
+    return lambda at, *_: kind.from_pretrained(at, local_files_only=True)
+
+
+def scheduler(kind: Any) -> Reader:
+    """A scheduler made from the configuration of whichever the model ships, of the same noise process."""
+
+    def read(at: Path, *_: Any) -> Any:
+        config = json.loads((at / "scheduler_config.json").read_text())
+        shipped = config.get("_class_name", kind.__name__)
+        if shipped.startswith("EDM") or shipped.startswith("FlowMatch") != kind.__name__.startswith("FlowMatch"):
+            raise ValueError(f"{shipped} is of another noise process than {kind.__name__}")
+        return kind.from_config(config)
+
+    return read
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """The folder's `model_index.json`: its pipeline's class, parts and settings; empty if there is none."""
+    path = folder / "model_index.json"
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no object")
+    return content
+
+
+def read(
+    folder: Path, readers: Mapping[str, Reader], device: str, dtype: torch.dtype, name: str, variant: str | None
+) -> dict[str, Any]:
+    """The parts by name, networks on the device and ready to run. Raises ModelError, naming what is amiss."""
+    parts: dict[str, Any] = {}
+    for part, reader in readers.items():
+        if not (folder / part).is_dir():
+            raise ModelError(f"The model {name} has no {part}: {folder} is no complete Stable-Diffusion-format folder.")
+        try:
+            parts[part] = reader(folder / part, dtype, variant)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the readers raise all kinds, tokenizers even plain Exception
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            raise ModelError(
+                f"The model {name} cannot be loaded, its {part} is unreadable ({reason}); check that "
+                f"{folder} is a complete Stable-Diffusion-format folder with .safetensors weights."
+            ) from error
+    for part, network in parts.items():
+        if isinstance(network, nn.Module):
+            network.to(device).eval().requires_grad_(False)
+            if part in ("vae", "unet"):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
+    return parts
+
+
+def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:
+    """A network whose file gives all of its weights: missing ones would be random or empty."""
+    network, info = loaded
+    if info["missing_keys"]:
+        raise ValueError(f"{len(info['missing_keys'])} weights are missing, {min(info['missing_keys'])} first")
+    return network

@@ -1,0 +1,71 @@
+"""Prompts as text encoders read them: a tokenizer and a network, in transformers' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffedit_cli.engine.model import Embedding
+from diffedit_cli.errors import ModelError
+
+
+class TextEncoder:
+    """Reads at most `limit` tokens of a prompt, the special ones among them."""
+
+    def __init__(self, tokenizer: Any, network: Any, name: str, limit: int) -> None:
+        self.tokenizer, self.network, self.name, self.limit = tokenizer, network, name, limit
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states."""
+        return int(self.network.config.hidden_size)
+
+    def last(self, prompt: str) -> Embedding:
+        """The last hidden state (1, L, D)."""
+        return Embedding(self._run(prompt)[0])
+
+    def penultimate(self, prompt: str) -> Embedding:
+        """The hidden state before the last (1, L, D), and the projection (1, P) if the network has one."""
+        output = self._run(prompt, output_hidden_states=True)
+        return Embedding(output.hidden_states[-2], getattr(output, "text_embeds", None))
+
+    def warning(self, prompt: str) -> str | None:
+        """What of the prompt lies beyond the limit, if anything."""
+        places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+        if len(places) <= self.limit:
+            return None
+        unseen = prompt[places[self.limit - 1][0] :].strip()
+        room = self.limit - self.tokenizer.num_special_tokens_to_add()
+        return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{unseen}".'
+
+    def _check(self, prompt: str, ids: Sequence[int]) -> None:
+        """Raises ModelError for a prompt that cannot be read; a large vocabulary reads everything somehow."""
+
+    def _run(self, prompt: str, **options: Any) -> Any:
+        batch = self.tokenizer(
+            prompt, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt"
+        )
+        self._check(prompt, batch["input_ids"][0].tolist())
+        device = self.network.device
+        masked = getattr(self.network.config, "use_attention_mask", False)
+        attention_mask = batch["attention_mask"].to(device) if masked else None
+        return self.network(batch["input_ids"].to(device), attention_mask=attention_mask, **options)
+
+
+class Clip(TextEncoder):
+    """CLIP's text encoder, whose tokenizer states its own limit."""
+
+    def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
+        super().__init__(tokenizer, network, name, tokenizer.model_max_length)
+
+    def _check(self, prompt: str, ids: Sequence[int]) -> None:
+        """CLIP's own vocabulary spells anything; a small closed one has a token of its own for what it lacks."""
+        unknown_id = self.tokenizer.unk_token_id
+        if unknown_id == self.tokenizer.eos_token_id or unknown_id not in ids:
+            return
+        unknown = [word for word in prompt.split() if unknown_id in self.tokenizer(word)["input_ids"]]
+        known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+        raise ModelError(
+            f'The model {self.name} does not know "{" ".join(unknown)}"; it knows only these words: '
+            f"{', '.join(known)}. For other words use --model with a Stable Diffusion model."
+        )

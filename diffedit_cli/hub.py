@@ -1,0 +1,172 @@
+"""The hub: what a download would be, and the download. The only module that goes online, and only when called."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffedit_cli import weights
+from diffedit_cli.errors import ModelError, OutputError, UsageError
+from diffedit_cli.models import BUILTIN, FAMILIES, NAMES, family_with, hub_id
+from diffedit_cli.report import amount
+
+INDEX = "model_index.json"
+PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a repository, its size in bytes, and whether it is here already."""
+
+    name: str
+    size: int
+    here: bool
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What `download` would fetch."""
+
+    repository: str
+    revision: str
+    licence: str
+    files: tuple[File, ...]
+
+    @property
+    def missing(self) -> list[File]:
+        return [file for file in self.files if not file.here]
+
+
+def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -> Offer:
+    """Asks the hub for a model's files. Raises UsageError for what is no hub model, ModelError for the rest."""
+    repository = hub_id(name)
+    if name == BUILTIN:
+        raise UsageError("The model builtin is in the package; there is nothing to download.")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        known = ", ".join(one for one in NAMES if one != BUILTIN)
+        raise UsageError(f"{name} is no model of the hub; name one of {known}, or an id like owner/name.")
+    _go_online()
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    with _explained(repository):
+        info = HfApi().model_info(repository, files_metadata=True)
+    if pipeline := ((info.config or {}).get("diffusers") or {}).get("_class_name"):
+        family_with(pipeline, repository)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    chosen = _chosen(repository, list(sizes), variant, with_weights)
+    revision = str(info.sha)
+    files = []
+    for file in chosen:
+        place = try_to_load_from_cache(repository, file, revision=None if file == INDEX else revision)
+        files.append(File(file, sizes[file], isinstance(place, str) and revision in Path(place).parts))
+    licence = info.card_data and (info.card_data.get("license_name") or info.card_data.get("license"))
+    if not licence:
+        licence = NAMES[name].licence if name in NAMES else "unknown"
+    return Offer(repository, revision, str(licence), tuple(files))
+
+
+def download(offer: Offer, say: Callable[[str], None]) -> None:
+    """Fetches the files that are missing. Raises ModelError or OutputError.
+
+    Within a file the hub's library itself goes on after a broken connection.
+    """
+    from huggingface_hub import hf_hub_download
+
+    for file in offer.missing:
+        say(f"{file.name} ({amount(file.size)})")
+        # The index comes last and under the branch's name: only then the model counts as being here.
+        revision = None if file.name == INDEX else offer.revision
+        with _explained(offer.repository):
+            hf_hub_download(offer.repository, file.name, revision=revision)
+
+
+def _go_online() -> None:
+    """Lifts what the program sets at its start, before the hub's library reads it."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    if sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+
+
+def _chosen(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
+    """Of all files those that diffedit reads, the index last. Raises ModelError when something needed is not there."""
+    if INDEX not in names:
+        raise ModelError(f"{repository} is no diffusers model, it has no {INDEX}; name another.")
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        part, _, file = name.partition("/")
+        if part in PARTS and "/" not in file:
+            parts.setdefault(part, []).append(file)
+    chosen = [f"{part}/{file}" for part in parts for file in parts[part] if file.endswith((".json", ".txt"))]
+    if with_weights:
+        for part, files in parts.items():
+            chosen += [f"{part}/{file}" for file in _weights(repository, part, files, variant)]
+    return [*sorted(chosen), INDEX]
+
+
+def _weights(repository: str, part: str, files: list[str], variant: str | None) -> list[str]:
+    """A part's weights; none for a tokenizer or scheduler."""
+    found = [file for file in files if weights.is_weights(file)]
+    chosen = [file for file in found if weights.variant_of(file) == variant]
+    if chosen:
+        return chosen
+    if found:
+        others = ", ".join(sorted({weights.variant_of(file) or "the full one" for file in found}))
+        raise ModelError(
+            f"{repository} has no {variant or 'full'} variant of its {part}, only {others}; choose one with --variant."
+        )
+    if any(file.endswith((".bin", ".ckpt", ".pt")) for file in files):
+        raise ModelError(
+            f"{repository} has only pickled weights for its {part}, which can run code and are never read; "
+            "name a model with .safetensors weights."
+        )
+    return []
+
+
+@contextlib.contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Turns whatever the hub's library raises into one sentence."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        yield
+    except GatedRepoError:
+        raise ModelError(
+            f"{repository} is gated: accept its licence at {page}, then log in with hf auth login or set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"The hub shows no model {repository}; check the name, or log in with hf auth login if it is private."
+        ) from None
+    except HFValidationError:
+        raise UsageError(f"{repository} is no model of the hub; name an id like owner/name.") from None
+    except Exception as error:  # the transport's own, which change with the library's version
+        if _of_the_disk(error):
+            raise OutputError(
+                f"{repository} cannot be kept in {constants.HF_HUB_CACHE}: {error}; free some space, or set HF_HOME."
+            ) from error
+        cause = error.__cause__ or error  # the library wraps some
+        if getattr(getattr(cause, "response", None), "status_code", None) in (401, 403):
+            raise ModelError(
+                f"The hub does not let you read {repository}; see {page}, then log in with hf auth login or set "
+                "HF_TOKEN."
+            ) from error
+        reason = " ".join(str(cause).split())[:200].rstrip(".")
+        raise ModelError(
+            f"{repository} cannot be downloaded ({reason}); check the network and repeat the command: "
+            "it goes on with the files that are missing."
+        ) from error
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """The library's own errors and those of connections are also kinds of OSError."""
+    return (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, (ConnectionError, TimeoutError))
+    )

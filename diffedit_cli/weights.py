@@ -1,0 +1,61 @@
+"""Files of weights: what their names say, and what they really are by their first bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.errors import ModelError
+
+# diffusion_pytorch_model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
+_NAME = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
+)
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
+
+
+def is_weights(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def variant_of(name: str) -> str | None:
+    """`fp16` for `model.fp16.safetensors`, None for `model.safetensors`."""
+    found = _NAME.fullmatch(name)
+    return found and (found["variant"] or found["late"])
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises ModelError for a pickled file, whatever it is called."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    # A safetensors file starts with the length of its header, any eight bytes, and the header with a brace.
+    if start.startswith(_PICKLED) and start[8:] != b"{":
+        raise ModelError(
+            f"{path} is a pickled file, which can run code and is never read; get the model as .safetensors."
+        )
+
+
+def header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
+    refuse_pickle(path)
+    wrong = ModelError(f"{path} is no .safetensors checkpoint; name a diffusers folder or a .safetensors file.")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+                raise wrong
+            tensors = json.loads(file.read(length))
+        tensors.pop("__metadata__", None)
+        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError):
+        raise wrong from None
+    if 8 + length + max(ends, default=0) != size:
+        raise ModelError(f"{path} is cut off or damaged; get it again.")
+    return dict(tensors)

@@ -1,0 +1,371 @@
+"""Names, folders and checkpoint files -> models on this machine; the digest that stays; the default."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from command import FAST, WORDS, diffedit, finished, picture, started
+from huggingface_hub import constants
+from ldm import write_checkpoint
+from safetensors.torch import load_file, save_file
+from tiny import write_json
+
+from diffedit_cli import checkpoints, digests, models
+from diffedit_cli.errors import ModelError
+
+UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, tiny_epsilon: Path) -> Path:
+    """A model folder to spoil."""
+    return Path(shutil.copytree(tiny_epsilon, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: Path, tiny_sdxl: Path
+) -> dict[str, tuple[Path, Path]]:
+    """Checkpoint files and the folders that they were written from, by kind."""
+    place = tmp_path_factory.mktemp("checkpoints")
+    sources = {"sd15": tiny_epsilon, "sd21": tiny_v, "sdxl": tiny_sdxl}
+    return {
+        kind: (write_checkpoint(folder, place / f"{kind}.safetensors", kind), folder)
+        for kind, folder in sources.items()
+    }
+
+
+def says(name: object, **options: object) -> str:
+    """The sentence of a model that cannot be found."""
+    with pytest.raises(ModelError) as caught:
+        models.find(str(name), **options)
+    return str(caught.value)
+
+
+def halved(folder: Path, *, keep: bool = False) -> Path:
+    """Weights in half precision under the names of the fp16 variant, beside or instead of the full ones."""
+    for path in list(folder.rglob("*.safetensors")):
+        save_file(
+            {name: tensor.half() for name, tensor in load_file(path).items()}, path.with_suffix(".fp16.safetensors")
+        )
+        if not keep:
+            path.unlink()
+    return folder
+
+
+# folders
+
+
+@pytest.mark.parametrize(
+    ("fixture", "family", "prediction", "native_size"),
+    [
+        ("tiny_epsilon", "sd", "epsilon", 64),
+        ("tiny_v", "sd", "v_prediction", 64),
+        ("tiny_sdxl", "sdxl", "epsilon", 64),
+        ("tiny_sd3", "sd3", "flow", 64),
+    ],
+)
+def test_the_family_is_read_from_the_folder(
+    request: pytest.FixtureRequest, fixture: str, family: str, prediction: str, native_size: int
+) -> None:
+    model = models.find(str(request.getfixturevalue(fixture)))
+    assert (model.family, model.prediction_type, model.native_size) == (family, prediction, native_size)
+    assert set(models.FAMILIES[family].parts) <= set(model.sizes())
+
+
+@pytest.mark.parametrize("fixture", ["tiny_epsilon", "tiny_sdxl", "tiny_sd3"])
+def test_every_part_of_a_family_is_needed(request: pytest.FixtureRequest, tmp_path: Path, fixture: str) -> None:
+    source = request.getfixturevalue(fixture)
+    for part in models.FAMILIES[models.find(str(source)).family].parts:
+        folder = Path(shutil.copytree(source, tmp_path / part))
+        shutil.rmtree(folder / part)
+        assert f"{folder / part} is missing" in says(folder)
+
+
+def test_a_variant_is_found_and_counts_alone(copy: Path, tiny_epsilon: Path) -> None:
+    plain = models.find(str(tiny_epsilon)).digest
+    halved(copy, keep=True)
+    both = models.find(str(copy))
+    assert (both.variant, both.digest) == (None, plain)
+    for path in copy.rglob("*model.safetensors"):
+        path.unlink()
+    alone = models.find(str(copy))
+    assert alone.variant == "fp16"
+    assert alone.digest != plain
+    (copy / "vae" / "diffusion_pytorch_model.fp16.safetensors").rename(copy / "vae" / UNET.name)
+    assert "no variant of the weights in common" in says(copy)
+
+
+def test_a_variant_alone_makes_an_edit(copy: Path, tmp_path: Path) -> None:
+    ran = diffedit("edit", picture(tmp_path / "cat.png"), *WORDS, *FAST, "--model", halved(copy))
+    assert ran.code == 0, ran.err
+
+
+def test_a_missing_shard_is_noticed(copy: Path) -> None:
+    first, second = (f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    (copy / UNET).rename(copy / "unet" / first)
+    index = copy / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    write_json(index, {"weight_map": {"a": first, "b": second}})
+    assert f"{second} is missing" in says(copy)
+    shutil.copy(copy / "unet" / first, copy / "unet" / second)
+    assert models.find(str(copy)).variant is None
+    index.write_text("[]")
+    assert "index.json is unreadable" in says(copy)
+
+
+def test_the_digest_follows_names_and_contents(copy: Path, tiny_epsilon: Path) -> None:
+    digest = models.find(str(copy)).digest
+    assert digest == models.find(str(tiny_epsilon)).digest
+    (copy / "safety_checker").mkdir()
+    write_json(copy / "safety_checker" / "config.json", {})
+    assert models.find(str(copy)).digest == digest
+    (copy / "tokenizer" / "vocab.json").rename(copy / "tokenizer" / "words.json")
+    assert models.find(str(copy)).digest != digest
+
+
+def pickled(path: Path, zipped: bool) -> Path:
+    """What would run code where it is loaded: torch's own format, or a bare pickle."""
+    content = pickle.dumps(Trap(), protocol=2)
+    path.write_bytes(content)
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+    return path
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("sprung",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors", "MODEL.SafeTensors", "model.png"])
+def test_a_pickled_checkpoint_is_refused_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, zipped: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled(tmp_path / name, zipped)
+    ran = diffedit("edit", picture(tmp_path / "cat.png"), *WORDS, "--model", name)
+    assert ran.code == 4
+    assert f"{name} is a pickled file" in ran.lines[-1]
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_in_a_folder_are_refused_by_content(copy: Path, zipped: bool) -> None:
+    pickled(copy / UNET, zipped)
+    assert f"{copy / UNET} is a pickled file" in says(copy)
+
+
+# checkpoints
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+def test_a_checkpoint_becomes_the_folder_that_it_came_from(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, kind: str
+) -> None:
+    file, folder = files[kind]
+    assert checkpoints.kind_of(file) == kind
+    found = models.find(str(file), kept=tmp_path, config=str(folder))
+    expected = models.find(str(folder))
+    assert (found.family, found.prediction_type) == (expected.family, expected.prediction_type)
+    for part in models.FAMILIES[expected.family].networks:
+        mine, theirs = (load_file(next((at / part).glob("*.safetensors"))) for at in (found.path, folder))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [found.path.name]
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+def test_a_checkpoint_edits_as_its_folder_does(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "cat.png")
+    file, folder = files[kind]
+    for output, model in (("a.png", (folder,)), ("b.png", (file, "--model-config", folder))):
+        ran = diffedit("edit", "cat.png", *WORDS, *FAST, "--no-cache", "--no-metadata", "-o", output, "--model", *model)
+        assert ran.code == 0, ran.err
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_checkpoint_finds_its_configuration_in_the_hub_cache(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    file, folder = files["sd15"]
+    assert "diffedit models pull sd15 --no-weights" in says(file, kept=tmp_path)
+    assert "diffedit models pull some/where --no-weights" in says(file, kept=tmp_path, config="some/where")
+    cached = tmp_path / "hub" / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    shutil.copytree(folder, cached / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.safetensors"))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    assert "diffedit models pull sd15" in says("sd15")
+    found = models.find(str(file), kept=tmp_path)
+    shutil.rmtree(cached)
+    assert models.find(str(file), kept=tmp_path) == found
+
+
+def test_a_checkpoint_is_converted_once_and_anew_when_it_changes(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(files["sd15"][0], tmp_path / "model"))
+    told: list[str] = []
+    options = {"kept": tmp_path, "config": str(files["sd15"][1]), "say": told.append}
+    first = models.find(str(file), **options)
+    assert models.find(str(file), **options).digest == first.digest
+    assert told == [f"converting {file} (once)"]
+    tensors = load_file(file)
+    save_file({name: tensor.half() for name, tensor in tensors.items()} | {"v_pred": torch.empty(0)}, file)
+    second = models.find(str(file), **options)
+    assert len(told) == 2
+    assert second.digest != first.digest
+    assert {tensor.dtype for tensor in load_file(second.path / UNET).values()} == {torch.float16}
+    assert (first.prediction_type, second.prediction_type) == ("epsilon", "v_prediction")
+
+
+def test_many_may_convert_at_once(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    file, folder = files["sd15"]
+    words = ("models", "show", file, "--model-config", folder, "--cache-dir", tmp_path, "--json")
+    found = [finished(process) for process in [started(*words) for _ in range(3)]]
+    assert [ran.code for ran in found] == [0, 0, 0], [ran.err for ran in found]
+    assert len({ran.json["digest"] for ran in found}) == 1
+    assert len(list((tmp_path / "models").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda tensors: {name: t for name, t in tensors.items() if "time_embed" not in name}, "(weights are missing)"),
+        (lambda tensors: {name: t for name, t in tensors.items() if "layers.1" not in name}, "(weights are missing)"),
+        (lambda tensors: {name: t for name, t in tensors.items() if "first_stage" not in name}, "no whole Stable"),
+        (lambda tensors: {name: t[:1] for name, t in tensors.items()}, "cannot be converted"),
+        (lambda _: {"lora_unet.down": torch.zeros(2)}, "no whole Stable"),
+    ],
+    ids=["a weight is missing", "a layer is missing", "no VAE", "other shapes", "a LoRA"],
+)
+def test_a_checkpoint_that_is_not_whole_leaves_nothing(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, spoil: object, sentence: str
+) -> None:
+    file, folder = files["sd15"]
+    spoiled = tmp_path / "spoiled.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in spoil(load_file(file)).items()}, spoiled)
+    assert sentence in says(spoiled, kept=tmp_path / "kept", config=str(folder))
+    assert not list((tmp_path / "kept").glob("models/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is no .safetensors checkpoint"),
+        (b"These are words, and no model.", "is no .safetensors checkpoint"),
+        (b"\x02" + bytes(7) + b"[]", "is no .safetensors checkpoint"),
+        (b"\x04" + bytes(7) + b"{'a'", "is no .safetensors checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "file.safetensors").write_bytes(content)
+    assert sentence in says(tmp_path / "file.safetensors")
+
+
+def test_a_checkpoint_that_is_cut_off_is_refused(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(files["sd15"][0].read_bytes()[:-9])
+    assert "is cut off or damaged" in says(tmp_path / "cut")
+
+
+def test_a_configuration_of_another_family_does_not_fit(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    assert "does not fit" in says(files["sd15"][0], kept=tmp_path, config=str(files["sdxl"][1]))
+    assert "cannot be converted" in says(files["sd15"][0], kept=tmp_path, config="builtin")
+
+
+@pytest.mark.parametrize("part", ["scheduler/scheduler_config.json", "unet/config.json", "tokenizer"])
+def test_a_configuration_that_is_not_whole_is_said(
+    files: dict[str, tuple[Path, Path]], copy: Path, tmp_path: Path, part: str
+) -> None:
+    if (copy / part).is_dir():
+        shutil.rmtree(copy / part)
+    else:
+        (copy / part).unlink()
+    assert str(copy) in says(files["sd15"][0], kept=tmp_path, config=str(copy))
+    assert not list(tmp_path.glob("models/*"))
+
+
+def test_converted_models_are_listed_and_cleared_with_the_cache(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    file, folder = files["sd15"]
+    models.find(str(file), kept=tmp_path, config=str(folder))
+    assert "model" in diffedit("cache", "list", "--cache-dir", tmp_path).out.decode()
+    assert "removed 1 entries" in diffedit("cache", "clear", "--cache-dir", tmp_path).out.decode()
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+# digests
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose content was hashed."""
+    read: list[Path] = []
+    real = digests._read
+    monkeypatch.setattr(digests, "_read", lambda path: read.append(path) or real(path))
+    return read
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    path = tmp_path / "big"
+    path.write_bytes(bytes(digests.BIG))
+    return path
+
+
+def test_a_big_file_is_read_once(big: Path, tmp_path: Path, reads: list[Path]) -> None:
+    first = digests.of_file(big, tmp_path / "memo")
+    assert digests.of_file(big, tmp_path / "memo") == first
+    assert reads == [big]
+
+
+def test_a_changed_file_is_read_again(big: Path, tmp_path: Path, reads: list[Path]) -> None:
+    """Also one of the same size and time under the same name."""
+    first, status = digests.of_file(big, tmp_path / "memo"), big.stat()
+    other = tmp_path / "other"
+    other.write_bytes(b"\1" * digests.BIG)
+    other.replace(big)
+    os.utime(big, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digests.of_file(big, tmp_path / "memo") != first
+    with big.open("r+b") as file:
+        file.write(bytes(digests.BIG))
+    assert digests.of_file(big, tmp_path / "memo") == first
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda note: note[:0], lambda note: note[:-1], lambda note: note.replace(b"3", b"4"), lambda note: b"\xff" + note],
+)
+def test_a_damaged_note_only_costs_reading(big: Path, tmp_path: Path, reads: list[Path], damage: object) -> None:
+    first = digests.of_file(big, tmp_path / "memo")
+    (note,) = (tmp_path / "memo").iterdir()
+    note.write_bytes(damage(note.read_bytes()))
+    assert digests.of_file(big, tmp_path / "memo") == first
+    assert digests.of_file(big, tmp_path / "memo") == first
+    assert len(reads) == 2
+
+
+def test_notes_that_cannot_be_kept_only_cost_reading(big: Path, reads: list[Path]) -> None:
+    assert digests.of_file(big, Path("/proc/memo")) == digests.of_file(big, Path("/proc/memo"))
+    assert len(reads) == 2
+
+
+def test_many_may_note_at_once(big: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: digests.of_file(big, tmp_path / "memo"), range(32)))
+    assert len(found) == 1
+    assert len(list((tmp_path / "memo").iterdir())) == 1
