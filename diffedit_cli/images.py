@@ -23,7 +23,6 @@ from PIL import (
     PngImagePlugin,
     UnidentifiedImageError,
 )
-from scipy import ndimage
 
 from diffedit_cli import files
 from diffedit_cli.errors import InputError, OutputError, UsageError
@@ -154,6 +153,8 @@ def fade(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
     """1 inside the mask, 0 outside, rising over `feather` pixels behind its edge; thin regions still reach 1."""
     if mask.all():
         return np.ones(mask.shape, dtype=np.float32)
+    from scipy import ndimage  # a third of a second that only an edit need pay
+
     depth = ndimage.distance_transform_edt(mask)
     regions, count = ndimage.label(mask)
     thickness = np.append(1.0, ndimage.maximum(depth, regions, np.arange(1, count + 1)))
