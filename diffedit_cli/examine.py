@@ -47,7 +47,7 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 def _device(name: str) -> str:
     import torch
 
-    from diffedit_cli.stages import choose_device
+    from diffedit_cli.devices import choose_device
 
     chosen = choose_device(name)
     if chosen == "cpu":

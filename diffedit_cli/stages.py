@@ -20,16 +20,16 @@ from torch import Tensor
 from diffedit_cli import artefacts, images
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
+from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.model import Model
-from diffedit_cli.errors import DeviceError, DiffEditError, InputError, ModelError, NothingToEdit, UsageError
+from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
@@ -185,7 +185,7 @@ class Workbench:
             from diffedit_cli.engine import families
 
             folder = self.folder
-            with _device_errors(self.device):
+            with device_errors(self.device):
                 self._model = families.load(folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant)
             account.seconds["load"] = time.perf_counter() - started
         return self._model
@@ -247,7 +247,7 @@ class Workbench:
         """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
         model = self.model(account)
         before = model.evaluations
-        with _device_errors(self.device), torch.inference_mode():
+        with device_errors(self.device), torch.inference_mode():
             arrays = compute()
             if not _finite(arrays) and model.dtype_name != "float32":
                 account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
@@ -314,40 +314,6 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
-
-
-def choose_device(name: str) -> str:
-    """`auto` is the best device here. Raises DeviceError or UsageError."""
-    here = ["cpu"]
-    if torch.cuda.is_available():
-        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
-    if torch.backends.mps.is_available():
-        here = ["mps", *here]
-    if name == "auto":
-        return here[0]
-    if name.split(":")[0] not in ("cuda", "mps", "cpu"):
-        raise UsageError(f"--device {name} is unknown; use auto, {', '.join(here)}.")
-    if name not in here:
-        raise DeviceError(f"The device {name} is not available here; use --device {' or '.join(here)}.")
-    return name
-
-
-@contextlib.contextmanager
-def _device_errors(device: str) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
-        if "CUDA error" in str(error) or "MPS" in str(error):
-            reason = str(error).splitlines()[0]
-            raise DeviceError(f"The device {device} failed: {reason}; try --device cpu.") from error
-        raise
-
-
-_OUT_OF_MEMORY = "Out of memory on {}; use a smaller model, --dtype float16, or --device cpu."
 
 
 def _finite(arrays: Arrays) -> bool:

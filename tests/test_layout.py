@@ -19,7 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
     {"", "errors"},
-    {"params", "files", "report", "weights", "engine", "engine.process"},
+    {"devices", "params", "files", "report", "weights", "engine", "engine.process"},
     {"engine.model", "images", "cache", "digests", "options", "settings"},
     {"checkpoints"},
     {"models"},

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from diffedit_cli import images, models
 from diffedit_cli.cache import Cache
+from diffedit_cli.devices import choose_device
 from diffedit_cli.errors import DeviceError, ModelError, UsageError
 from diffedit_cli.params import Params
-from diffedit_cli.stages import Account, Workbench, cache_key, choose_device, generator
+from diffedit_cli.stages import Account, Workbench, cache_key, generator
 
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
 NOTHING_SPENT = {"mask": 0, "invert": 0, "edit": 8}
