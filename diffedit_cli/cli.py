@@ -99,14 +99,14 @@ def _start(
 
 
 @app.command()
-@takes(o.IMAGE, o.PROMPTS, o.MASK, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
 def mask(**given: Any) -> None:
     """Find what has to change, and write it as a mask: white is what an edit would repaint."""
     _execute(given, "mask", [given["image"]], needs=("from_", "to"))
 
 
 @app.command()
-@takes(o.IMAGE, o.INVERSION, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.TEXT, o.INVERSION, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
 def invert(**given: Any) -> None:
     """Walk a picture back into noise, and write the whole way as latents."""
     _execute(given, "invert", [given["image"]])
@@ -114,7 +114,7 @@ def invert(**given: Any) -> None:
 
 @app.command()
 @takes(
-    o.IMAGES, o.PROMPTS_FOR_EDIT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
     o.MODEL, o.OUTPUT, o.METADATA, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
@@ -126,7 +126,7 @@ def edit(**given: Any) -> None:
 
 @app.command(name="run")
 @takes(
-    o.SOURCES, o.PROMPTS, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
     o.MODEL, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run_batch(**given: Any) -> None:

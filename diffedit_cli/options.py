@@ -68,6 +68,7 @@ PROMPTS_FOR_EDIT = _group(
     from_=(str, "", "What is in the picture now (not needed with --mask)."),
     to=(str, REQUIRED, "What it should become."),
 )
+TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
 MASK = _params(
     "Mask",
     from_negative="What --from is not, while looking for the mask.",

@@ -33,6 +33,7 @@ class Params:
     steps: int = 50
     guidance: float = 7.5
     negative: str | None = None  # of the edit; None: the --from prompt
+    clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,6 +51,8 @@ class Params:
                     f"{option(name)} {getattr(self, name):g} of --steps {self.steps} is less than one step; "
                     f"raise {option(name)} or --steps."
                 )
+        if self.clip_skip < 0:
+            raise UsageError(f"--clip-skip must be 0 or more, not {self.clip_skip}.")
         if not 0 <= self.threshold < 1:
             raise UsageError(f"--threshold must be at least 0 and below 1, not {self.threshold:g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
@@ -78,7 +81,7 @@ class Params:
         names = ["from_", "to", "maps", "mask_strength", "steps", "seed"]
         if self.guided_mask:
             names += ["from_negative", "to_negative", "guidance"]
-        return self._record(names)
+        return self._record(names) | self.text_record()
 
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
@@ -87,11 +90,15 @@ class Params:
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
         record = self._record(["strength", "steps", "invert_guidance"])
-        return record | {"caption": self.inversion_caption}
+        return record | {"caption": self.inversion_caption} | self.text_record()
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        return self._record(["to", "guidance"]) | {"negative": self.edit_negative}
+        return self._record(["to", "guidance"]) | {"negative": self.edit_negative} | self.text_record()
+
+    def text_record(self) -> dict[str, Any]:
+        """What every embedding of a prompt depends on, where it is not the default."""
+        return self._record(["clip_skip"]) if self.clip_skip else {}
 
     def _record(self, names: list[str]) -> dict[str, Any]:
         return {name.rstrip("_").replace("_", "-"): getattr(self, name) for name in names}

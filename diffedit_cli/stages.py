@@ -136,10 +136,11 @@ class Workbench:
 
     def _contrast(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.model(account)
-        source, target = self._text(params.from_, account), self._text(params.to, account)
+        source, target = (self._text(prompt, params, account) for prompt in (params.from_, params.to))
         if params.guided_mask:
-            source = diffedit.Text(source.prompt, model.embed(params.from_negative), params.guidance)
-            target = diffedit.Text(target.prompt, model.embed(params.to_negative), params.guidance)
+            negatives = [model.embed(prompt, params.clip_skip) for prompt in (params.from_negative, params.to_negative)]
+            source = diffedit.Text(source.prompt, negatives[0], params.guidance)
+            target = diffedit.Text(target.prompt, negatives[1], params.guidance)
         x_0 = self._latents(picture, account)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
         noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
@@ -154,7 +155,9 @@ class Workbench:
         x_0 = self._latents(picture, account)
         levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
         caption = diffedit.Text(
-            self._text(params.inversion_caption, account).prompt, model.embed(""), params.invert_guidance
+            self._text(params.inversion_caption, params, account).prompt,
+            model.embed("", params.clip_skip),
+            params.invert_guidance,
         )
         steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption), len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
@@ -170,8 +173,8 @@ class Workbench:
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
-        negative = self._text(params.edit_negative, account).prompt
-        query = diffedit.Text(self._text(params.to, account).prompt, negative, params.guidance)
+        negative = self._text(params.edit_negative, params, account).prompt
+        query = diffedit.Text(self._text(params.to, params, account).prompt, negative, params.guidance)
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
@@ -190,11 +193,11 @@ class Workbench:
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
-    def _text(self, prompt: str, account: Account) -> diffedit.Text:
+    def _text(self, prompt: str, params: Params, account: Account) -> diffedit.Text:
         model = self.model(account)
         if warning := model.prompt_warning(prompt):
             account.warn(warning)
-        return diffedit.Text(model.embed(prompt))
+        return diffedit.Text(model.embed(prompt, params.clip_skip))
 
     def _latents(self, picture: Picture, account: Account) -> Tensor:
         """x_0, encoded once for mask and inversion."""
@@ -279,12 +282,17 @@ class Workbench:
                 f"{picture.size[0]} x {picture.size[1]}; make it again with diffedit mask, or draw it on the picture."
             )
         if mask.made is not None:
-            self._check_made("mask", mask.name, mask.made, self._about(picture) | {"steps": params.steps})
+            about = self._about(picture) | {"steps": params.steps, "clip-skip": params.clip_skip}
+            self._check_made("mask", mask.name, mask.made, about)
         if not mask.pixels.any():
             raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
     def _check_latents(self, latents: Latents, picture: Picture, params: Params) -> None:
-        about = self._about(picture) | {"steps": params.steps, "strength": params.strength}
+        about = self._about(picture) | {
+            "steps": params.steps,
+            "strength": params.strength,
+            "clip-skip": params.clip_skip,
+        }
         if params.caption is not None:
             about["caption"] = params.caption
         self._check_made("latents file", latents.name, latents.made, about)
@@ -295,7 +303,8 @@ class Workbench:
             )
 
     def _check_made(self, what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        for key in ("picture", "model", "steps", "strength", "caption"):
+        made = {"clip-skip": 0, **made}  # said only where it is not the default
+        for key in ("picture", "model", "steps", "strength", "caption", "clip-skip"):
             if key in about and made.get(key) != about[key]:
                 stated = made.get("model-name", "?") if key == "model" else made.get(key)
                 ours = about["model-name"] if key == "model" else about[key]

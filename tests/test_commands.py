@@ -104,6 +104,7 @@ def command_of(path: str, picture: str) -> list[str]:
         (("edit", *WORDS), "cat.edited.png"),
         (("edit", *WORDS, "--negative", "", "--caption", "grass", "--guidance", 5, "--strength", 1), "cat.edited.png"),
         (("edit", *WORDS, "--dtype", "bfloat16"), "cat.edited.png"),
+        (("edit", *WORDS, "--clip-skip", 1), "cat.edited.png"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
 )

@@ -39,7 +39,7 @@ class LatentDiffusion(ABC):
         self.native_size = int(network.config["sample_size"]) * self.factor
         self.evaluations = 0
         self.vae_overflowed = False
-        self._embeddings: dict[str, Embedding] = {}
+        self._embeddings: dict[tuple[str, int], Embedding] = {}
 
     @classmethod
     def load(
@@ -62,7 +62,7 @@ class LatentDiffusion(ABC):
     def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction: ...
 
     @abstractmethod
-    def _embedded(self, prompt: str) -> Embedding: ...
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding: ...
 
     @abstractmethod
     def _check_fit(self) -> None: ...
@@ -90,10 +90,11 @@ class LatentDiffusion(ABC):
     def _tensors(self) -> list[Tensor]:
         return [tensor for network in self._networks() for tensor in (*network.parameters(), *network.buffers())]
 
-    def embed(self, prompt: str) -> Embedding:
-        if prompt not in self._embeddings:
-            self._embeddings[prompt] = self._embedded(prompt).to(self.network.dtype)
-        return self._embeddings[prompt]
+    def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        key = prompt, clip_skip
+        if key not in self._embeddings:
+            self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
+        return self._embeddings[key]
 
     def prompt_warning(self, prompt: str) -> str | None:
         return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)

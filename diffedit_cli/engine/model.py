@@ -64,8 +64,11 @@ class Model(Predictor, Protocol):
         """
         ...
 
-    def embed(self, prompt: str) -> Embedding:
-        """The embedding of one prompt. Raises ModelError for words the model does not know."""
+    def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        """The embedding of one prompt, from so many layers of CLIP before the usual one.
+
+        Raises ModelError for words the model does not know, UsageError for more layers than there are.
+        """
         ...
 
     def prompt_warning(self, prompt: str) -> str | None:

@@ -100,5 +100,5 @@ class StableDiffusion(UNetDiffusion):
         self.clip = Clip(tokenizer, text_encoder, name)
         super().__init__(vae=vae, unet=unet, encoders=[self.clip], scheduler=scheduler, name=name)
 
-    def _embedded(self, prompt: str) -> Embedding:
-        return self.clip.last(prompt)
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
+        return self.clip.last(prompt, clip_skip)

@@ -98,9 +98,9 @@ class StableDiffusion3(LatentDiffusion):
             )
         return super().encode(picture)
 
-    def _embedded(self, prompt: str) -> Embedding:
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
         """CLIP's tokens side by side, widened with zeros to T5's width, then T5's: zeros where there is no T5."""
-        first, second = (clip.penultimate(prompt) for clip in self.clips)
+        first, second = (clip.penultimate(prompt, clip_skip) for clip in self.clips)
         tokens = torch.cat([first.tokens, second.tokens], dim=-1)
         width = int(self.transformer.config["joint_attention_dim"])
         tokens = F.pad(tokens, (0, width - tokens.shape[-1]))

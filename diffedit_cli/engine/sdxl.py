@@ -51,8 +51,8 @@ class StableDiffusionXL(UNetDiffusion):
         if vae.config["force_upcast"] and vae.dtype == torch.float16:
             vae.to(torch.float32)  # the original VAE overflows in float16, and says so
 
-    def _embedded(self, prompt: str) -> Embedding:
-        first, second = self.clip.penultimate(prompt), self.clip_2.penultimate(prompt)
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
+        first, second = (clip.penultimate(prompt, clip_skip) for clip in (self.clip, self.clip_2))
         embedding = Embedding(torch.cat([first.tokens, second.tokens], dim=-1), second.pooled)
         return embedding.zeros() if prompt == "" and self.force_zeros else embedding
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffedit_cli.engine.model import Embedding
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, UsageError
 
 
 class TextEncoder:
@@ -23,11 +23,6 @@ class TextEncoder:
     def last(self, prompt: str) -> Embedding:
         """The last hidden state (1, L, D)."""
         return Embedding(self._run(prompt)[0])
-
-    def penultimate(self, prompt: str) -> Embedding:
-        """The hidden state before the last (1, L, D), and the projection (1, P) if the network has one."""
-        output = self._run(prompt, output_hidden_states=True)
-        return Embedding(output.hidden_states[-2], getattr(output, "text_embeds", None))
 
     def warning(self, prompt: str) -> str | None:
         """What of the prompt lies beyond the limit, if anything."""
@@ -57,6 +52,32 @@ class Clip(TextEncoder):
 
     def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
         super().__init__(tokenizer, network, name, tokenizer.model_max_length)
+
+    def last(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        """The last hidden state (1, L, D), or an earlier one, normed as the last is. Raises UsageError."""
+        if clip_skip == 0:
+            return super().last(prompt)
+        hidden = self._hidden(self._run(prompt, output_hidden_states=True), clip_skip, 1)
+        body = getattr(self.network, "text_model", self.network)
+        return Embedding(body.final_layer_norm(hidden))
+
+    def penultimate(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        """The hidden state before the last (1, L, D), or an earlier one, and the projection (1, P) if there is one.
+
+        Raises UsageError.
+        """
+        output = self._run(prompt, output_hidden_states=True)
+        return Embedding(self._hidden(output, clip_skip, 2), getattr(output, "text_embeds", None))
+
+    def _hidden(self, output: Any, clip_skip: int, usual: int) -> Any:
+        """The hidden state `clip_skip` layers before the `usual` one, counted from the end."""
+        states = output.hidden_states
+        if clip_skip + usual > len(states):
+            raise UsageError(
+                f"--clip-skip {clip_skip} is more than the text encoder of the model {self.name} has layers for; "
+                f"use at most {len(states) - usual}."
+            )
+        return states[-(clip_skip + usual)]
 
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
         """CLIP's own vocabulary spells anything; a small closed one has a token of its own for what it lacks."""
