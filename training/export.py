@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,18 @@ MOST_MEGABYTES = 30
 CARD = Path(__file__).with_name("card.md")
 
 
-def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
-    """The text encoder with the embedding rows of the trained words only, in the exported tokenizer's order.
+def token_rows(words: Sequence[str]) -> list[int]:
+    """The rows of the trained embedding in the exported tokenizer's order: start, end, unknown, the words.
 
     The unknown token looks like the end of the caption: like nothing.
     """
     unknown = END
-    rows = [START, END, unknown, *(TOKEN[word] for word in trained_words())]
+    return [START, END, unknown, *(TOKEN[word] for word in words)]
+
+
+def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
+    """The text encoder with the embedding rows of the trained words only."""
+    rows = token_rows(trained_words())
     settings = trained.config.to_dict() | {"vocab_size": len(rows)}
     compact = CLIPTextModel(CLIPTextConfig.from_dict(settings))
     weights = trained.state_dict()
@@ -40,9 +45,10 @@ def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
     return compact
 
 
-def world() -> dict[str, Any]:
-    """What the model knows, for programs."""
+def world(pictures: int) -> dict[str, Any]:
+    """What the model knows and how long it learnt, for programs."""
     return {
+        "pictures": pictures,
         "words": trained_words(),
         "objects": list(OBJECTS),
         "places": {name: place.phrase for name, place in PLACES.items()},
@@ -77,7 +83,7 @@ def export(checkpoint: Path, folder: Path) -> int:
             config["dtype"] = "float32"  # what plain from_pretrained loads it as, like the other parts
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.copy(Path(__file__).with_name("LICENSE.fluent-emoji"), beside / "LICENSE")
-    (beside / "world.json").write_text(json.dumps(world(), indent=1) + "\n")
+    (beside / "world.json").write_text(json.dumps(world(int(saved["pictures"])), indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)

@@ -174,10 +174,11 @@ class UnetTrainer:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.pictures = saved["step"], saved["pictures"]
-        self.rng.setstate(saved["scenes_random"])
-        restore_random_state(saved["random"])
+        if "optimizer" in saved:  # not in what training.restart writes
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.rng.setstate(saved["scenes_random"])
+            restore_random_state(saved["random"])
 
     def save(self, path: Path) -> None:
         save_atomically(
