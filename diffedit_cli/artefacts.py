@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,14 @@ class Mask:
         """The fraction of the picture that it covers."""
         return float(self.pixels.mean())
 
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) of size and pixels."""
+        return hashlib.sha256(f"{self.pixels.shape}".encode() + np.packbits(self.pixels).tobytes()).hexdigest()
+
     def record(self) -> dict[str, Any]:
         """For the metadata of what is made with this mask."""
-        return dict(self.made) if self.made is not None else {"drawn": _pixels_digest(self.pixels)}
+        return dict(self.made) if self.made is not None else {"drawn": self.digest}
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,7 @@ def load_latents(path: Path) -> Latents:
 
 def pack_mask(mask: Mask) -> bytes:
     """An 8-bit greyscale PNG, white = repaint."""
-    info = images.png_record(
-        record("mask", {**mask.made, "pixels": _pixels_digest(mask.pixels)}) if mask.made else None
-    )
+    info = images.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
     buffer = io.BytesIO()
     Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -139,11 +142,11 @@ def load_mask(path: Path) -> Mask:
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     pixels = np.asarray(image.convert("L")) >= 128
-    about = images.read_record(path) if path != files.STANDARD_STREAM else None
+    drawn, about = Mask(pixels, name=str(path)), dict(picture.record or {})
     # painted over since: what it says of itself no longer holds
-    if about is None or about.get("kind") != "mask" or about.pop("pixels", None) != _pixels_digest(pixels):
-        return Mask(pixels, name=str(path))
-    return Mask(pixels, _body(about), str(path))
+    if about.get("kind") != "mask" or about.pop("pixels", None) != drawn.digest:
+        return drawn
+    return replace(drawn, made=_body(about))
 
 
 def _body(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,10 +155,6 @@ def _body(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _pixels_digest(pixels: NDArray[np.bool_]) -> str:
-    return hashlib.sha256(f"{pixels.shape}".encode() + np.packbits(pixels).tobytes()).hexdigest()
 
 
 def _checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import artefacts, files, images
+from diffedit_cli import artefacts, files, images, limits
 from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
@@ -30,22 +30,26 @@ class Job:
     params: Params
     force: bool = False
     metadata: bool = True
+    within: Path | None = None
+    exclude: Path | None = None
     mask: Path | None = None  # given, for an edit
     latents: Path | None = None  # given, for an edit
     mask_output: Path | None = None  # wanted beside an edit
 
     @property
     def inputs(self) -> list[Path]:
-        return [path for path in (self.input, self.mask, self.latents) if path is not None]
+        given = (self.input, self.mask, self.latents, self.within, self.exclude)
+        return [path for path in given if path is not None]
 
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
     picture = images.load(job.input)
+    allowed = limits.load(picture, job.within, job.exclude)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
     bench = workbench()
     account = bench.open_account()
-    found = bench.mask(picture, job.params, account)
+    found = bench.mask(picture, job.params, account, allowed)
     files.publish(output, artefacts.pack_mask(found))
     return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
 
@@ -66,6 +70,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     picture = images.load(job.input)
     given_mask = artefacts.load_mask(job.mask) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
+    allowed = limits.load(picture, job.within, job.exclude)
     extension = images.default_extension(picture)
     output = _target(job, job.output or _beside(job.input, f".edited{extension}"))
     chosen = images.output_format(output, picture)
@@ -73,7 +78,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
         _target(job, job.mask_output)
     bench = workbench()
     account = bench.open_account()
-    edited = bench.edit(picture, job.params, account, given_mask, given_latents)
+    edited = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
     data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
     if job.mask_output is not None:
         files.publish(job.mask_output, artefacts.pack_mask(edited.mask))
@@ -133,8 +138,8 @@ def pictures_in(sources: Iterable[Path]) -> list[Path]:
     return found
 
 
-def plan(sources: Iterable[Path], out: Path, params: Params, *, force: bool, metadata: bool) -> list[Job]:
-    """A job for each picture, its output and mask in `out` under the picture's own name.
+def plan(sources: Iterable[Path], out: Path, **shared: Any) -> list[Job]:
+    """A job for each picture, its output and mask in `out` under the picture's own name, all else `shared`.
 
     Raises UsageError when two pictures would get the same name, and OutputError for a folder that cannot be made.
     """
@@ -146,9 +151,7 @@ def plan(sources: Iterable[Path], out: Path, params: Params, *, force: bool, met
             input=path,
             output=out / (path.stem + _written_extension(path)),
             mask_output=out / f"{path.stem}.mask.png",
-            params=params,
-            force=force,
-            metadata=metadata,
+            **shared,
         )
         for path in pictures
     ]

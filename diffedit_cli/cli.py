@@ -136,22 +136,23 @@ def run_batch(**given: Any) -> None:
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
     """Checks what can be checked without the model, then does the jobs. Exits with the first failure's code, or 8."""
-    from diffedit_cli import batch
+    from diffedit_cli import batch, files
     from diffedit_cli.report import Reporter
 
     for name in needs:
         if not given[name].strip():
             raise UsageError(f"--{name.rstrip('_')} is empty; say in words what {_MEANING[name]}.")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    shared = {"params": params, "force": given["force"]}
+    options = ("force", "metadata", "within", "exclude", "mask", "latents")
+    shared = {"params": params} | {name: given[name] for name in options if name in given}
     if command == "run":
-        jobs = batch.plan(sources, given["out"], params, force=given["force"], metadata=given["metadata"])
-    elif command == "edit":
-        batch.check_distinct((source, batch.edited_beside(source)) for source in sources)
-        paths = {name: given[name] for name in ("output", "mask", "latents", "metadata")}
-        jobs = [batch.Job(input=source, **paths, **shared) for source in sources]
+        jobs = batch.plan(sources, given["out"], **shared)
     else:
+        if command == "edit":
+            batch.check_distinct((source, batch.edited_beside(source)) for source in sources)
         jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
+    if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
+        raise UsageError("Standard input holds one picture; name a file for each of the others.")
     if given["json"] and any(_writes_to_stdout(job) for job in jobs):
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
     work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)

@@ -47,13 +47,17 @@ MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather tha
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it came, upright. `image` is L, LA, RGB or RGBA, 8 bit; `name` its path, or `-`."""
+    """A picture as it came, upright. `image` is L, LA, RGB or RGBA, 8 bit; `name` its path, or `-`.
+
+    `record` says how diffedit made it, if it did.
+    """
 
     name: str
     image: Image.Image
     format: str
     save_options: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    record: Mapping[str, Any] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,7 +95,7 @@ def load(path: Path) -> Picture:
                 )
             notes = _notes(image, name)
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright, record = ImageOps.exif_transpose(image), _record_in(image)
             options = _save_options(image)
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
@@ -105,7 +109,7 @@ def load(path: Path) -> Picture:
     if mode is None:
         raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to 8-bit RGB.")
     written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
-    return Picture(str(path), upright.convert(mode), written_as, options, notes)
+    return Picture(str(path), upright.convert(mode), written_as, options, notes, record)
 
 
 def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
@@ -227,9 +231,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
-            return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
+            return _record_in(image)
     except Exception:  # a foreign or damaged file has no record
         return None
+
+
+def _record_in(image: Image.Image) -> dict[str, Any] | None:
+    return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
 
 
 def _parsed(text: Any) -> dict[str, Any] | None:

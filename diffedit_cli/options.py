@@ -78,6 +78,11 @@ MASK = _params(
     clamp="Cut differences at this multiple of their mean.",
     threshold="How different a place must be to be repainted, 0 to 1.",
 )
+MASK |= _group(
+    "Mask",
+    within=(Path | None, None, "Repaint only where this picture is white."),
+    exclude=(Path | None, None, "Repaint nothing where this picture is white."),
+)
 SEED = _params("Mask", seed="Another seed, another mask.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
 INVERSION = _params(

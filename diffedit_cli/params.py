@@ -113,6 +113,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     mask, edit = record.get("mask", {}), record.get("edit", {})
     if "drawn" in mask or any(edit.get(name, value) != value for name, value in mask.items()):
         words += ["--mask", "MASK.png"]  # drawn, or found for other words than those of the edit
+    for name in ("within", "exclude"):
+        words += [f"--{name}", f"{name.upper()}.png"] if name in found else []
     for field in dataclasses.fields(Params):
         name = option(field.name)
         value = found.get(name.removeprefix("--"))

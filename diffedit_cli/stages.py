@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import artefacts, images
+from diffedit_cli import artefacts, images, limits
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
@@ -25,6 +25,7 @@ from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.model import Model
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
+from diffedit_cli.limits import Limits
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
 
@@ -81,8 +82,8 @@ class Workbench:
         """For the costs of one picture."""
         return Account()
 
-    def mask(self, picture: Picture, params: Params, account: Account) -> Mask:
-        """Step 1 of the paper. Raises NothingToEdit for an empty mask."""
+    def mask(self, picture: Picture, params: Params, account: Account, allowed: Limits = limits.NONE) -> Mask:
+        """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask."""
         with self._stage("mask", account):
             about = self._about(picture) | params.contrast_record()
             arrays = self._remembered(
@@ -96,7 +97,7 @@ class Workbench:
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        return Mask(pixels, self._about(picture) | params.mask_record())
+        return allowed.applied(Mask(pixels, self._about(picture) | params.mask_record()), picture)
 
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
@@ -108,7 +109,13 @@ class Workbench:
         return Latents(arrays["trajectory"], arrays["timesteps"], about)
 
     def edit(
-        self, picture: Picture, params: Params, account: Account, mask: Mask | None, latents: Latents | None
+        self,
+        picture: Picture,
+        params: Params,
+        account: Account,
+        mask: Mask | None,
+        latents: Latents | None,
+        allowed: Limits = limits.NONE,
     ) -> Edited:
         """Step 3 of the paper, after whatever of mask and latents is not given.
 
@@ -119,7 +126,7 @@ class Workbench:
             self._check_mask(mask, picture, params)
         if latents is not None:
             self._check_latents(latents, picture, params)
-        mask = mask or self.mask(picture, params, account)
+        mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         latents = latents or self.invert(picture, params, account)
         with self._stage("edit", account):
             decoded = self._computed("edit", account, lambda: self._edited(params, mask, latents, account))
@@ -275,12 +282,7 @@ class Workbench:
         account.seconds[stage] = time.perf_counter() - started - loading
 
     def _check_mask(self, mask: Mask, picture: Picture, params: Params) -> None:
-        height, width = mask.pixels.shape
-        if (width, height) != picture.size:
-            raise InputError(
-                f"The mask {mask.name} is {width} x {height} pixels and {picture.name} is "
-                f"{picture.size[0]} x {picture.size[1]}; make it again with diffedit mask, or draw it on the picture."
-            )
+        limits.check_size(mask, picture)
         if mask.made is not None:
             about = self._about(picture) | {"steps": params.steps, "clip-skip": params.clip_skip}
             self._check_made("mask", mask.name, mask.made, about)

@@ -24,7 +24,7 @@ LAYERS = (
     {"checkpoints"},
     {"models"},
     {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},
-    {"engine.latent"},
+    {"engine.latent", "limits"},
     {"engine.sd", "engine.sd3"},
     {"engine.sdxl"},
     {"engine.families"},
