@@ -50,6 +50,8 @@ class UnetTraining:
     adam_lr: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.999
+    spread: float = 1.0
+    """Of the levels that are drawn, logit-normal around the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
     least_weight: float = 0.3
     """Of a noise level's loss: min-SNR-gamma alone would all but drop the highest levels, where content is decided."""
@@ -130,7 +132,7 @@ def loss_of(
     model: Denoiser, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
 ) -> tuple[Tensor, Tensor]:
     """The weighted loss, and the plain squared error of the velocity."""
-    t = torch.randint(0, len(levels), (len(x_0),), device=x_0.device)
+    t = (torch.sigmoid(settings.spread * torch.randn(len(x_0), device=x_0.device)) * len(levels)).long()
     signal = levels[t].view(-1, 1, 1, 1)
     noise = torch.randn_like(x_0)
     x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
