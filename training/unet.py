@@ -51,7 +51,7 @@ class UnetTraining:
     weight_decay: float = 0.01
     average: float = 0.999
     spread: float = 1.0
-    """Of the levels that are drawn, logit-normal around the middle (arXiv:2403.03206, 3.1), where content is decided."""
+    """Of the levels drawn, logit-normal around the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
     least_weight: float = 0.3
     """Of a noise level's loss: min-SNR-gamma alone would all but drop the highest levels, where content is decided."""
