@@ -83,7 +83,7 @@ MASK |= _group(
     within=(Path | None, None, "Repaint only where this picture is white."),
     exclude=(Path | None, None, "Repaint nothing where this picture is white."),
 )
-SEED = _params("Mask", seed="Another seed, another mask.")
+SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
 INVERSION = _params(
     "Inversion",
@@ -92,7 +92,11 @@ INVERSION = _params(
     strength="How far into noise the picture goes, 0 to 1.",
 )
 GUIDANCE = _params("Edit", guidance="How strongly to follow --to.")
-EDIT = GUIDANCE | _params("Edit", negative="What the edit steers away from (default: the --from prompt).")
+EDIT = GUIDANCE | _params(
+    "Edit",
+    negative="What the edit steers away from (default: the --from prompt).",
+    eta="How much fresh noise each step takes, 0 to 1; above 0 another --seed gives another result.",
+)
 STAGES = _group(
     "Edit",
     mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),

@@ -34,6 +34,7 @@ class Params:
     guidance: float = 7.5
     negative: str | None = None  # of the edit; None: the --from prompt
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
+    eta: float = 0.0  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class Params:
         for name in ("guidance", "invert_guidance"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
+        if not 0 <= self.eta <= 1:
+            raise UsageError(f"--eta must be between 0 and 1, not {self.eta:g}.")
         if not 0 <= self.seed < SEED_LIMIT:
             raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - 1}, not {self.seed}.")
 
@@ -94,7 +97,8 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        return self._record(["to", "guidance"]) | {"negative": self.edit_negative} | self.text_record()
+        record = self._record(["to", "guidance", *(["eta", "seed"] if self.eta else [])])
+        return record | {"negative": self.edit_negative} | self.text_record()
 
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""

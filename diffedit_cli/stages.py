@@ -23,6 +23,7 @@ from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.model import Model
+from diffedit_cli.engine.solvers import DDIM
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
@@ -129,7 +130,7 @@ class Workbench:
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         latents = latents or self.invert(picture, params, account)
         with self._stage("edit", account):
-            decoded = self._computed("edit", account, lambda: self._edited(params, mask, latents, account))
+            decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
             account.cache["edit"] = "miss"
             edited = ((decoded["picture"] + 1) * 127.5).round().astype(np.uint8)
         cell = max(picture.size) / max(latents.trajectory.shape[-2:])
@@ -173,7 +174,7 @@ class Workbench:
             "timesteps": np.array([level.timestep for level in levels]),
         }
 
-    def _edited(self, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
+    def _edited(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
         model = self.model(account)
         grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
@@ -182,7 +183,8 @@ class Workbench:
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
         negative = self._text(params.edit_negative, params, account).prompt
         query = diffedit.Text(self._text(params.to, params, account).prompt, negative, params.guidance)
-        steps = self._watched("edit", diffedit.edit(model, trajectory, M, query), len(levels) - 1)
+        solver = DDIM(params.eta, generator(params.seed, picture, "edit"))
+        steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 

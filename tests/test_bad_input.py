@@ -110,6 +110,8 @@ TABLE = [
     (f"mask good.png {PROMPTS} --threshold 1", 2, "--threshold"),
     (f"mask good.png {PROMPTS} --clamp 0", 2, "--clamp"),
     (f"edit good.png {PROMPTS} --guidance inf", 2, "--guidance"),
+    (f"edit good.png {PROMPTS} --eta 1.5", 2, "--eta must be between 0 and 1, not 1.5"),
+    (f"edit good.png {PROMPTS} --eta nan", 2, "--eta"),
     (f"mask good.png {PROMPTS} --seed -1", 2, "--seed"),
     (f"mask good.png {PROMPTS} --dtype int8", 2, "--dtype int8"),
     (f"mask good.png {PROMPTS} --device abacus", 2, "--device abacus"),

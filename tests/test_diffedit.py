@@ -12,6 +12,7 @@ from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
+from diffedit_cli.engine.solvers import DDIM
 from diffedit_cli.params import Params, levels_up_to
 
 SHAPE = (1, 3, 8, 6)
@@ -136,6 +137,19 @@ def test_the_background_is_that_of_the_same_level_at_every_level() -> None:
     for y_t, x_t in zip(levels, given.latents[:-1].flip(0), strict=True):
         assert torch.equal(y_t[0, :, ~inside], x_t[:, ~inside])
         assert (y_t[0, :, inside] - x_t[:, inside]).abs().min() > 1e-3
+
+
+def test_fresh_noise_changes_the_inside_only() -> None:
+    given, inside = trajectory(constant(), Text(SOURCE)), HALF.bool()
+    ends = []
+    for seed in (0, 0, 1):
+        solver = DDIM(1.0, torch.Generator().manual_seed(seed))
+        levels = list(edit(constant(), given, HALF, Text(TARGET, SOURCE, 7.5), solver))
+        for y_t, x_t in zip(levels, given.latents[:-1].flip(0), strict=True):
+            assert torch.equal(y_t[0, :, ~inside], x_t[:, ~inside])
+        ends.append(levels[-1][0, :, inside])
+    assert torch.equal(ends[0], ends[1])
+    assert (ends[0] - ends[2]).abs().min() > 1e-6
 
 
 def test_a_grey_mask_mixes() -> None:

@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 LAYERS = (
     {"", "errors"},
     {"devices", "params", "files", "report", "weights", "engine", "engine.process"},
-    {"engine.model", "images", "cache", "digests", "options", "settings"},
+    {"engine.model", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"checkpoints"},
     {"models"},
     {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},

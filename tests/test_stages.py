@@ -71,6 +71,7 @@ def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) 
         ({"clamp": 2.0}, 0, 0),
         ({"guidance": 5.0}, 0, 0),
         ({"negative": "grass"}, 0, 0),
+        ({"eta": 1.0}, 0, 0),
         ({"to": "grass"}, 4, 0),
         ({"maps": 3}, 6, 0),
         ({"mask_strength": 0.8}, 4, 0),
@@ -189,6 +190,18 @@ def test_the_same_command_gives_the_same_bytes(image: Path, tiny_epsilon: Path) 
     assert made(diffedit(*words), output) == first
     assert made(diffedit(*words), output) == first  # from the cache
     assert made(diffedit(*words, "--seed", 1, "--threshold", 0.1), output) != first
+
+
+def test_with_eta_the_seed_decides_the_result(image: Path, tiny_epsilon: Path, tiny_sd3: Path) -> None:
+    mask, output = image.with_name("mask.png"), image.with_name("scene.edited.png")
+    Image.new("L", Image.open(image).size, 255).save(mask)
+    for model in (tiny_epsilon, tiny_sd3):
+        words = ("edit", image, *WORDS, *FAST, "--mask", mask, "--model", model)
+        drawn = ((0, 1), (1, 1), (1, 1), (1, 2))
+        plain, *fresh = (made(diffedit(*words, "--eta", eta, "--seed", seed), output) for eta, seed in drawn)
+        assert plain == made(diffedit(*words, "--seed", 2), output)
+        assert fresh[0] == fresh[1]
+        assert len({plain, *fresh}) == 3
 
 
 def test_masks_and_latents_are_the_same_bytes_each_time(image: Path, tiny_epsilon: Path) -> None:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from diffedit_cli.engine.model import Embedding, Predictor
 from diffedit_cli.engine.process import Level, Prediction, add_noise, step
+from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 4
+DETERMINISTIC = DDIM()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def invert(model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text
         yield x_t
 
 
-def edit(model: Predictor, trajectory: Trajectory, M: Tensor, query: Text) -> Iterator[Tensor]:
+def edit(
+    model: Predictor, trajectory: Trajectory, M: Tensor, query: Text, solver: DDIM = DETERMINISTIC
+) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]. Both sides of each blend are at the same level, so at the end the background is exactly x_0.
@@ -93,7 +97,7 @@ def edit(model: Predictor, trajectory: Trajectory, M: Tensor, query: Text) -> It
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
     for (higher, lower), x_t in zip(pairwise(levels), latents, strict=True):
-        y_t = step(_guided(model, y_t, higher, query), to=lower)
+        y_t = solver.step(_guided(model, y_t, higher, query), at=higher, to=lower)
         y_t = M * y_t + (1 - M) * x_t
         yield y_t
 
