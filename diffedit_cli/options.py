@@ -85,7 +85,8 @@ MASK |= _group(
 )
 SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
-INVERSION = _params(
+SCHEDULER = _params("Noise levels", scheduler="ddim, or dpm++ that needs fewer steps.")
+INVERSION = SCHEDULER | _params(
     "Inversion",
     caption="What the inversion is told the picture shows (default: the --from prompt).",
     invert_guidance="How strongly the inversion follows the caption.",

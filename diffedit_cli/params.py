@@ -13,6 +13,7 @@ from typing import Any
 from diffedit_cli.errors import UsageError
 
 SEED_LIMIT = 2**63
+SCHEDULERS = ("ddim", "dpm++")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Params:
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
     steps: int = 50
+    scheduler: str = "ddim"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
     negative: str | None = None  # of the edit; None: the --from prompt
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
@@ -61,6 +63,8 @@ class Params:
         for name in ("guidance", "invert_guidance"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
+        if self.scheduler not in SCHEDULERS:
+            raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"--eta must be between 0 and 1, not {self.eta:g}.")
         if not 0 <= self.seed < SEED_LIMIT:
@@ -92,17 +96,22 @@ class Params:
 
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
-        record = self._record(["strength", "steps", "invert_guidance"])
+        record = self._record(["strength", "steps", "invert_guidance"]) | self._changed(["scheduler"])
         return record | {"caption": self.inversion_caption} | self.text_record()
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
         record = self._record(["to", "guidance", *(["eta", "seed"] if self.eta else [])])
+        record |= self._changed(["scheduler"])
         return record | {"negative": self.edit_negative} | self.text_record()
 
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""
-        return self._record(["clip_skip"]) if self.clip_skip else {}
+        return self._changed(["clip_skip"])
+
+    def _changed(self, names: list[str]) -> dict[str, Any]:
+        """Of these only what differs from its default: records without it stay what they were before it existed."""
+        return self._record([name for name in names if getattr(self, name) != _default(name)])
 
     def _record(self, names: list[str]) -> dict[str, Any]:
         return {name.rstrip("_").replace("_", "-"): getattr(self, name) for name in names}

@@ -23,7 +23,7 @@ from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.model import Model
-from diffedit_cli.engine.solvers import DDIM
+from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
@@ -167,7 +167,8 @@ class Workbench:
             model.embed("", params.clip_skip),
             params.invert_guidance,
         )
-        steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption), len(levels) - 1)
+        solver = SOLVERS[params.scheduler]()
+        steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption, solver), len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
         return {
             "trajectory": trajectory.cpu().numpy(),
@@ -183,7 +184,7 @@ class Workbench:
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
         negative = self._text(params.edit_negative, params, account).prompt
         query = diffedit.Text(self._text(params.to, params, account).prompt, negative, params.guidance)
-        solver = DDIM(params.eta, generator(params.seed, picture, "edit"))
+        solver = SOLVERS[params.scheduler](params.eta, generator(params.seed, picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
@@ -295,6 +296,7 @@ class Workbench:
         about = self._about(picture) | {
             "steps": params.steps,
             "strength": params.strength,
+            "scheduler": params.scheduler,
             "clip-skip": params.clip_skip,
         }
         if params.caption is not None:
@@ -307,8 +309,8 @@ class Workbench:
             )
 
     def _check_made(self, what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        made = {"clip-skip": 0, **made}  # said only where it is not the default
-        for key in ("picture", "model", "steps", "strength", "caption", "clip-skip"):
+        made = {"clip-skip": Params.clip_skip, "scheduler": Params.scheduler, **made}  # said only where not the default
+        for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "clip-skip"):
             if key in about and made.get(key) != about[key]:
                 stated = made.get("model-name", "?") if key == "model" else made.get(key)
                 ours = about["model-name"] if key == "model" else about[key]

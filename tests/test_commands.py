@@ -104,6 +104,7 @@ def command_of(path: str, picture: str) -> list[str]:
         (("edit", *WORDS), "cat.edited.png"),
         (("edit", *WORDS, "--negative", "", "--caption", "grass", "--guidance", 5, "--strength", 1), "cat.edited.png"),
         (("edit", *WORDS, "--eta", 0.5, "--seed", 4), "cat.edited.png"),
+        (("edit", *WORDS, "--scheduler", "dpm++"), "cat.edited.png"),
         (("edit", *WORDS, "--dtype", "bfloat16"), "cat.edited.png"),
         (("edit", *WORDS, "--clip-skip", 1), "cat.edited.png"),
     ],

@@ -79,6 +79,7 @@ def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) 
         ({"from_negative": "grass"}, 8, 0),
         ({"from_negative": "grass", "to_negative": "grass"}, 0, 0),
         ({"strength": 1.0}, 0, 5),
+        ({"scheduler": "dpm++"}, 0, 4),
         ({"caption": "a cat"}, 0, 4),
         ({"invert_guidance": 2.0}, 0, 8),
         ({"from_": "grass"}, 4, 4),

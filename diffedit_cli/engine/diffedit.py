@@ -7,7 +7,7 @@ M the mask, R the reference ("from") text, Q the query ("to") text. All latents 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffedit_cli.engine.model import Embedding, Predictor
-from diffedit_cli.engine.process import Level, Prediction, add_noise, step
+from diffedit_cli.engine.process import Level, Prediction, add_noise
 from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 4
-DETERMINISTIC = DDIM()
 
 
 @dataclass(frozen=True)
@@ -76,24 +75,26 @@ def binarise(
     return scaled > threshold
 
 
-def invert(model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text) -> Iterator[Tensor]:
-    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
-
-    The network is told the level it goes to, on the assumption that eps(x_t, t+1) is close to eps(x_t+1, t+1).
-    """
+def invert(
+    model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text, solver: DDIM | None = None
+) -> Iterator[Tensor]:
+    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first."""
+    solver = solver or DDIM()
     x_t = x_0
     for lower, higher in pairwise(levels):
-        x_t = step(_guided(model, x_t, replace(lower, timestep=higher.timestep), caption), to=higher)
+        prediction = _guided(model, x_t, solver.asks_at(lower, higher), caption)
+        x_t = solver.step(prediction, at=lower, to=higher)
         yield x_t
 
 
 def edit(
-    model: Predictor, trajectory: Trajectory, M: Tensor, query: Text, solver: DDIM = DETERMINISTIC
+    model: Predictor, trajectory: Trajectory, M: Tensor, query: Text, solver: DDIM | None = None
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]. Both sides of each blend are at the same level, so at the end the background is exactly x_0.
     """
+    solver = solver or DDIM()
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
     for (higher, lower), x_t in zip(pairwise(levels), latents, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,13 @@ class Level:
     timestep: int | float
     a: float
     b: float
+
+    @property
+    def log_snr(self) -> float:
+        """lambda = log(a / b), half the logarithm of the signal-to-noise ratio; inf where clean, -inf in mere noise."""
+        if self.a > 0 and self.b > 0:
+            return math.log(self.a / self.b)
+        return math.inf if self.a > 0 else -math.inf
 
 
 @dataclass(frozen=True)

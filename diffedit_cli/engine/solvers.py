@@ -1,6 +1,12 @@
-"""From what the network says at one level to the latents at the next: DDIM, with noise of its own if wanted."""
+"""From what the network says at one level to the latents at the next: DDIM and DPM-Solver++, noisier or cleaner.
+
+A solver serves one walk along the levels: it may remember what it was told before.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,12 +21,59 @@ class DDIM:
         """eta is 0 (deterministic) to 1 (as noisy as the forward process backwards, DDPM)."""
         self.eta, self.generator = eta, generator
 
+    def asks_at(self, lower: Level, higher: Level) -> Level:
+        """What an inversion at `lower` tells the network: the label that it goes to.
+
+        The edit comes back with the noise predicted there, and eps(x_t, t+1) is closer to it than eps(x_t, t).
+        """
+        return replace(lower, timestep=higher.timestep)
+
     def step(self, prediction: Prediction, at: Level, to: Level) -> Tensor:
         """The latents at level `to`, from the prediction for those at level `at`. All shaped alike."""
+        prediction = self._refined(prediction, at, to)
         if self.eta > 0:
             noise = torch.randn(prediction.eps.shape, generator=self.generator, dtype=prediction.eps.dtype)
             prediction = renew(prediction, at, to, self.eta, noise.to(prediction.eps.device))
         return step(prediction, to)
+
+    def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:  # noqa: ARG002
+        """What is taken for true over the whole step."""
+        return prediction
+
+
+class DPMSolver(DDIM):
+    """DPM-Solver++ (2M), second order (arXiv:2211.01095, algorithm 2); with eta = 1 its SDE form (section 5).
+
+    Its update, (b_s / b_t) x_t + a_s (1 - e^-h) D with D the clean latents extrapolated to the middle of the step, is
+    DDIM's with D in place of x_0, and the noise that x_t then holds: so it is written here. Steps that have the clean
+    level or mere noise at an end or behind them are of first order, for lambda is infinite there.
+
+    What is remembered is the last prediction of the clean latents, and nothing else: neither the latents that it was
+    made from nor those that the step gave. An edit predicts from blended latents only, so all that a step combines
+    comes from blended ones, and each cell only from its own: what was pasted reaches others through the network alone.
+    """
+
+    def __init__(self, eta: float = 0.0, generator: torch.Generator | None = None) -> None:
+        super().__init__(eta, generator)
+        self._last: tuple[Level, Tensor] | None = None
+
+    def asks_at(self, lower: Level, higher: Level) -> Level:
+        """Its own label, without which an inversion is of first order; no network knows wholly clean latents."""
+        return lower if lower.b > 0 else super().asks_at(lower, higher)
+
+    def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:
+        last, self._last = self._last, (at, prediction.x_0)
+        if last is None:
+            return prediction
+        before, x_0 = last
+        ahead = (to.log_snr - at.log_snr) / (at.log_snr - before.log_snr) / 2
+        if not math.isfinite(ahead):
+            return prediction
+        D = prediction.x_0 + ahead * (prediction.x_0 - x_0)
+        return Prediction(D, prediction.eps + at.a / at.b * (prediction.x_0 - D))
+
+
+SOLVERS = {"ddim": DDIM, "dpm++": DPMSolver}  # as params.SCHEDULERS
 
 
 def renew(prediction: Prediction, at: Level, to: Level, eta: float, noise: Tensor) -> Prediction:
