@@ -83,19 +83,30 @@ def _start(
     found = settings.read()
     commands: dict[str, Any] = getattr(context.command, "commands", {})
     inner = {name: getattr(command, "commands", {}) for name, command in commands.items()}
-    names = {
-        flag.removeprefix("--"): parameter.name
+    parameters = {
+        flag.removeprefix("--"): parameter
         for command in [*commands.values(), *(command for group in inner.values() for command in group.values())]
         for parameter in command.params
         for flag in parameter.opts
         if flag.startswith("--")
     }
-    if unknown := sorted(set(found) - set(names)):
+    if unknown := sorted(set(found) - set(parameters)):
         raise UsageError(
             f"{settings.FILE_NAME} sets {', '.join(unknown)}, which no command has; see diffedit edit --help."
         )
-    defaults = {names[name]: value for name, value in found.items()}
+    defaults = {
+        parameters[name].name: _setting(name, value, parameters[name].multiple) for name, value in found.items()
+    }
     context.default_map = {name: dict.fromkeys(group, defaults) or defaults for name, group in inner.items()}
+
+
+def _setting(name: str, value: Any, multiple: bool) -> Any:
+    """A value of the settings; an option that may be given several times takes one value or a list."""
+    if isinstance(value, list) and not multiple:
+        raise UsageError(
+            f"The setting {name} in {settings.FILE_NAME} must be a single value; see diffedit edit --help."
+        )
+    return [value] if multiple and not isinstance(value, list) else value
 
 
 @app.command()
@@ -199,15 +210,13 @@ def _writes_to_stdout(job: Job) -> bool:
 
 def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     """Finds the model now, and imports torch only when a picture is ready for it."""
-    from diffedit_cli import models
     from diffedit_cli.cache import Cache
 
     _check_dtype(given["dtype"])
     if given["offline"]:
         os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
-    root = cli_models.kept(given)
-    folder = models.find(given["model"], kept=root, config=given["model_config"], say=reporter.say)
-    cache = Cache(root) if given["cache"] else None
+    folder = cli_models.chosen(given, reporter.say)
+    cache = Cache(cli_models.kept(given)) if given["cache"] else None
 
     @functools.cache
     def open_workbench() -> Workbench:
@@ -250,7 +259,7 @@ def info(**given: Any) -> None:
     for name, value in record.items():
         rows = value.items() if isinstance(value, dict) else [(None, value)]
         for inner, item in rows:
-            shown = " x ".join(map(str, item)) if isinstance(item, list) else item
+            shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
             print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
     print(line)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
+
+if TYPE_CHECKING:
+    from diffedit_cli.models import ModelFolder
 
 app = typer.Typer(no_args_is_help=True, help="Which models there are.")
 
@@ -26,6 +30,20 @@ def kept(given: dict[str, Any]) -> Path:
     from diffedit_cli.cache import default_root
 
     return Path(given["cache_dir"] or default_root())
+
+
+def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
+    """The model of this command line, with what is added to it. Raises ModelError or UsageError."""
+    from diffedit_cli import additions, models
+
+    root = kept(given)
+    model = models.find(given["model"], kept=root, config=given["model_config"], say=say)
+    memo = root / "digests"
+    return dataclasses.replace(
+        model,
+        loras=additions.loras(given["lora"], memo),
+        embeddings=additions.embeddings(given["embedding"], memo),
+    )
 
 
 @app.command("list")
@@ -149,18 +167,26 @@ def show(**given: Any) -> None:
 
 
 @app.command()
-@takes({"folder": (o.argument(Path, "The folder to make."), o.REQUIRED)}, o.MODEL_NAME, o.CONFIG, o.CACHE_DIR, o.FORCE)
+@takes(
+    {"folder": (o.argument(Path, "The folder to make."), o.REQUIRED)},
+    o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
+)  # fmt: skip
 def save(**given: Any) -> None:
-    """Write the chosen model as one folder in diffusers' format, which other programs read too."""
-    from diffedit_cli import models
-
+    """Write the chosen model, LoRAs and embeddings in it, as one folder in diffusers' format."""
     folder: Path = given["folder"]
     _check_folder(folder, given["force"])
-    model = models.find(given["model"], kept=kept(given), config=given["model_config"], say=_tell)
+    model = chosen(given, _tell)
     if folder.exists() and folder.samefile(model.path):
         raise OutputError(f"{folder} is the model itself; name another folder.")
-    model.save(folder)
+    model.save(folder, lambda copy: _add(model, copy) if model.loras or model.embeddings else None)
     print(folder)
+
+
+def _add(model: ModelFolder, copy: Path) -> None:
+    """Changes the copy of a model's folder by what is added to the model. Raises ModelError."""
+    from diffedit_cli.engine import families
+
+    families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli import checkpoints, digests, weights
+from diffedit_cli.additions import Addition, Lora, TextualInversion
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.errors import ModelError
 from diffedit_cli.files import new_folder
@@ -97,17 +98,22 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names."""
+    """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names.
+
+    `loras` and `embeddings` are added to it when it is loaded.
+    """
 
     name: str
     path: Path
     family: str
     variant: str | None = None
     memo: Path = field(default_factory=lambda: default_root() / "digests", compare=False)
+    loras: tuple[Lora, ...] = ()
+    embeddings: tuple[TextualInversion, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 (hex) over the parts' files, names and contents."""
+        """Sha256 (hex) over the parts' files, names and contents, and what is added."""
         beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
         try:
@@ -117,7 +123,24 @@ class ModelFolder:
                     total.update(f"{path.relative_to(self.path).as_posix()} {content}\n".encode())
         except OSError as error:
             raise _unreadable(self.name, error) from error
+        added: tuple[Addition, ...] = (*self.loras, *self.embeddings)
+        for addition in added:
+            total.update(f"{addition.identity}\n".encode())
         return total.hexdigest()
+
+    @property
+    def additions(self) -> dict[str, Any]:
+        """For the engine: files with scales, files with tokens."""
+        return {
+            "loras": [(lora.file, lora.scale) for lora in self.loras],
+            "embeddings": [(embedding.file, embedding.token) for embedding in self.embeddings],
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What metadata say of the model, under the names of the options where they have one."""
+        added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
+        said = {option: [addition.words for addition in found] for option, found in added.items() if found}
+        return {"model": self.digest, "model-name": self.name, **said}
 
     def files(self) -> Iterator[Path]:
         """The files of all parts that are there, of the weights only those of the model's variant."""
@@ -150,13 +173,17 @@ class ModelFolder:
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
 
-    def save(self, folder: Path) -> None:
-        """Writes the model as one folder, whole or not at all, replacing what is there. Raises OutputError."""
+    def save(self, folder: Path, finish: Callable[[Path], None] = lambda _: None) -> None:
+        """Writes the model as one folder, whole or not at all, replacing what is there. Raises OutputError.
+
+        `finish` may change the copy before it takes its place.
+        """
         with new_folder(folder, replace=True) as fresh:
             for path in (self.path / "model_index.json", *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
+            finish(fresh)
 
     def _settings(self, part: str, name: str) -> dict[str, Any]:
         path = self.path / part / name

@@ -33,7 +33,7 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
         *flags,
         help=text,
         rich_help_panel=panel,
-        show_default=default not in ("", REQUIRED, None) and kind is not bool,
+        show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
     )
@@ -121,7 +121,12 @@ MODEL_ON_DEVICE = MODEL_NAME | _group(
     device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16."),
 )
-MODEL = MODEL_ON_DEVICE | CONFIG | OFFLINE
+ADDITIONS = _group(
+    "Model and device",
+    lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
+    embedding=(list[str], [], "A textual inversion, FILE or FILE:TOKEN; may be given several times."),
+)
+MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = {"name": (argument(str, f"{_MODEL_TEXT}."), REQUIRED)}
 MODEL_ARGUMENT_OR_DEFAULT: Group = {"name": (argument(str | None, f"{_MODEL_TEXT} (default: the one in use)."), None)}

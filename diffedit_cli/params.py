@@ -136,6 +136,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
             words += [name, str(value)]
     if found.get("model-name", "builtin") != "builtin":
         words += ["--model", found["model-name"]]
+    for name in ("lora", "embedding"):
+        words += [word for value in record.get(name, ()) for word in (f"--{name}", value)]
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
     return words

@@ -35,7 +35,7 @@ def read() -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
         for name, value in found.items():
-            if isinstance(value, (dict, list)):
+            if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
                 raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
         settings |= found
     return settings

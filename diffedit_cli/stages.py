@@ -199,7 +199,9 @@ class Workbench:
 
             folder = self.folder
             with device_errors(self.device):
-                self._model = families.load(folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant)
+                self._model = families.load(
+                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant, **folder.additions
+                )
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
@@ -227,8 +229,7 @@ class Workbench:
         return {
             "picture": picture.digest,
             "size": list(picture.size),
-            "model": self.folder.digest,
-            "model-name": self.folder.name,
+            **self.folder.record(),
             "dtype": self.dtype,
         }
 
@@ -312,16 +313,15 @@ class Workbench:
         made = {"clip-skip": Params.clip_skip, "scheduler": Params.scheduler, **made}  # said only where not the default
         for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "clip-skip"):
             if key in about and made.get(key) != about[key]:
-                stated = made.get("model-name", "?") if key == "model" else made.get(key)
-                ours = about["model-name"] if key == "model" else about[key]
+                stated, ours = (_model_of(said) if key == "model" else said.get(key) for said in (made, about))
                 detail = "another picture" if key == "picture" else f"{key} {stated}, not {ours}"
                 remedy = "diffedit mask" if what == "mask" else "diffedit invert"
                 raise InputError(f"The {what} {name} was made for {detail}; make it again with {remedy}.")
 
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
-    """What a cached stage depends on; the model counts by its digest, whatever it is called."""
-    relevant = {name: value for name, value in about.items() if name != "model-name"}
+    """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
+    relevant = {name: value for name, value in about.items() if name not in ("model-name", "lora", "embedding")}
     return digest({"schema": SCHEMA, "kind": kind, **relevant})
 
 
@@ -329,6 +329,11 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
+
+
+def _model_of(record: Mapping[str, Any]) -> str:
+    """A model and what is added to it, in words."""
+    return " + ".join([record.get("model-name", "?"), *record.get("lora", ()), *record.get("embedding", ())])
 
 
 def _finite(arrays: Arrays) -> bool:

@@ -41,10 +41,12 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def header(path: Path) -> dict[str, dict[str, Any]]:
+def header(
+    path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
+) -> dict[str, dict[str, Any]]:
     """Tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
     refuse_pickle(path)
-    wrong = ModelError(f"{path} is no .safetensors checkpoint; name a diffusers folder or a .safetensors file.")
+    wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

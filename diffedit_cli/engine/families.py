@@ -1,7 +1,10 @@
-"""Which family reads a diffusers folder: the one table of them."""
+"""Which family reads a diffusers folder, and what is added to it on the way: the one table of them."""
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,18 +22,59 @@ FAMILIES: dict[str, type[LatentDiffusion]] = {  # by the start of the pipeline's
     "StableDiffusionXL": StableDiffusionXL,
     "StableDiffusion": StableDiffusion,
 }
+Loras = Sequence[tuple[Path, float]]  # files with their scales
+Embeddings = Sequence[tuple[Path, str | None]]  # files with the tokens for their vectors; None: the file says it
 
 
-def load(folder: Path, device: str, dtype: torch.dtype, name: str | None = None, variant: str | None = None) -> Model:
-    """Reads a diffusers folder with the family that its `model_index.json` names. Raises ModelError."""
+def load(
+    folder: Path,
+    device: str,
+    dtype: torch.dtype,
+    name: str | None = None,
+    variant: str | None = None,
+    loras: Loras = (),
+    embeddings: Embeddings = (),
+) -> Model:
+    """Reads a diffusers folder with the family that its `model_index.json` names, and what is added to it.
+
+    Raises ModelError.
+    """
     name = name or str(folder)
+    return _family(folder, name).load(folder, device, dtype, name, variant, _change(name, loras, embeddings))
+
+
+def write_changed(
+    folder: Path, name: str, variant: str | None, loras: Loras, embeddings: Embeddings, target: Path
+) -> None:
+    """Replaces the networks and tokenizers in `target`, a copy of the folder, by changed ones. Raises ModelError."""
+    readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
+    found = parts.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
+    for part, changed in found.items():
+        shutil.rmtree(target / part)
+        options = {"variant": variant, "max_shard_size": "1000GB"} if part in parts.CHANGED else {}
+        changed.save_pretrained(target / part, **options)
+
+
+def _family(folder: Path, name: str) -> type[LatentDiffusion]:
     try:
         pipeline = str(parts.index(folder)["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{name} is no diffusers model: {folder / 'model_index.json'} names no pipeline.") from error
     for start, family in FAMILIES.items():
         if pipeline.startswith(start):
-            return family.load(folder, device, dtype, name, variant)
+            return family
     raise ModelError(
         f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
     )
+
+
+def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[parts.Parts], None] | None:
+    if not loras and not embeddings:
+        return None
+    from diffedit_cli.engine import additions  # peft and diffusers' loaders are slow to import
+
+    return functools.partial(additions.apply, name=name, loras=loras, embeddings=embeddings)
+
+
+def _is_changed(part: str) -> bool:
+    return part in parts.CHANGED or part.replace("tokenizer", "text_encoder") in parts.CHANGED

@@ -43,17 +43,23 @@ class LatentDiffusion(ABC):
 
     @classmethod
     def load(
-        cls, folder: Path, device: str, dtype: torch.dtype, name: str | None = None, variant: str | None = None
+        cls,
+        folder: Path,
+        device: str,
+        dtype: torch.dtype,
+        name: str | None = None,
+        variant: str | None = None,
+        change: Callable[[parts.Parts], None] | None = None,
     ) -> Self:
         """Reads a diffusers folder. Only `.safetensors` weights are read, those of `variant` if it names one.
 
-        Raises ModelError, naming what is amiss.
+        `change` changes its parts before they are used, by their names. Raises ModelError, naming what is amiss.
         """
         name, index = name or str(folder), parts.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        return cls(**parts.read(folder, readers, device, dtype, name, variant), **settings, name=name)
+        return cls(**parts.read(folder, readers, device, dtype, name, variant, change), **settings, name=name)
 
     @abstractmethod
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]: ...

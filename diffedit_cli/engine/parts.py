@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from diffedit_cli.errors import ModelError
 
-Reader = Callable[[Path, torch.dtype, str | None], Any]  # a part's folder, number format, variant of the weights
+Parts = dict[str, Any]
+Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
 
+CHANGED = ("unet", "transformer", "text_encoder", "text_encoder_2")  # the networks that can be changed when read
 _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
@@ -52,15 +55,26 @@ def index(folder: Path) -> dict[str, Any]:
 
 
 def read(
-    folder: Path, readers: Mapping[str, Reader], device: str, dtype: torch.dtype, name: str, variant: str | None
-) -> dict[str, Any]:
-    """The parts by name, networks on the device and ready to run. Raises ModelError, naming what is amiss."""
-    parts: dict[str, Any] = {}
+    folder: Path,
+    readers: Mapping[str, Reader],
+    device: str,
+    dtype: torch.dtype | None,
+    name: str,
+    variant: str | None,
+    change: Callable[[Parts], None] | None = None,
+) -> Parts:
+    """The parts by name, networks on the device and ready to run. Raises ModelError, naming what is amiss.
+
+    What `change` does is done in the number format that the weights are stored in, so that it can be stored again;
+    with `dtype` None they stay in it.
+    """
+    parts: Parts = {}
     for part, reader in readers.items():
         if not (folder / part).is_dir():
             raise ModelError(f"The model {name} has no {part}: {folder} is no complete Stable-Diffusion-format folder.")
         try:
-            parts[part] = reader(folder / part, dtype, variant)
+            stored = part in CHANGED and (change is not None or dtype is None)
+            parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the readers raise all kinds, tokenizers even plain Exception
@@ -69,12 +83,24 @@ def read(
                 f"The model {name} cannot be loaded, its {part} is unreadable ({reason}); check that "
                 f"{folder} is a complete Stable-Diffusion-format folder with .safetensors weights."
             ) from error
+    if change is not None:
+        change(parts)
     for part, network in parts.items():
+        if change is not None and part in CHANGED and dtype is not None:
+            network.to(dtype)
         if isinstance(network, nn.Module):
             network.to(device).eval().requires_grad_(False)
             if part in ("vae", "unet"):
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
+
+
+def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:
+    """The number format of a network's weights in its folder, by the first of them."""
+    files = sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
+    with safe_open(files[0], framework="pt") as file:
+        first = file.get_tensor(next(iter(file.keys())))
+    return first.dtype if first.dtype in (torch.float16, torch.bfloat16) else torch.float32
 
 
 def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:

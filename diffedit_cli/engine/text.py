@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,7 @@ class TextEncoder:
 
     def warning(self, prompt: str) -> str | None:
         """What of the prompt lies beyond the limit, if anything."""
+        prompt = self._written_out(prompt)
         places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
         if len(places) <= self.limit:
             return None
@@ -36,7 +39,18 @@ class TextEncoder:
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
         """Raises ModelError for a prompt that cannot be read; a large vocabulary reads everything somehow."""
 
+    def _written_out(self, prompt: str) -> str:
+        """A textual inversion of several vectors has a token for each, TOKEN, TOKEN_1, ...; prompts name the first."""
+        added = self.tokenizer.added_tokens_encoder
+        for token in added:
+            if f"{token}_1" in added:
+                rest = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
+                whole = " ".join([token, *rest])
+                prompt = re.sub(rf"{re.escape(token)}(?!_\d)", whole.replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
+        return prompt
+
     def _run(self, prompt: str, **options: Any) -> Any:
+        prompt = self._written_out(prompt)
         batch = self.tokenizer(
             prompt, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt"
         )

@@ -1,0 +1,103 @@
+"""LoRA and textual-inversion files as the command line names them: checked, identified, not yet read."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffedit_cli import digests, weights
+from diffedit_cli.errors import ModelError, UsageError
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA and its strength; 1 is as trained."""
+
+    file: Path
+    scale: float
+    digest: str
+
+    @property
+    def identity(self) -> str:
+        """What results depend on: not where the file lies."""
+        return f"lora {self.digest} {self.scale!r}"
+
+    @property
+    def words(self) -> str:
+        """As the command line says it."""
+        return str(self.file) if self.scale == 1 else f"{self.file}:{self.scale:g}"
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """Vectors for a token that prompts can use; without one the file says it, by its content or its name."""
+
+    file: Path
+    token: str | None
+    digest: str
+
+    @property
+    def identity(self) -> str:
+        """What results depend on; the file's name counts where it may be the token."""
+        return f"embedding {self.digest} {self.token or self.file.stem}"
+
+    @property
+    def words(self) -> str:
+        """As the command line says it."""
+        return str(self.file) if self.token is None else f"{self.file}:{self.token}"
+
+
+Addition = Lora | TextualInversion
+
+
+def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
+    """FILE or FILE:SCALE. Raises UsageError or ModelError."""
+    found = []
+    for words in given:
+        path, _, tail = words.rpartition(":")
+        scale = _number(tail) if path and not Path(words).exists() else None
+        file = Path(words if scale is None else path).expanduser()
+        if scale is not None and not math.isfinite(scale):
+            raise UsageError(f"--lora {words} has no scale; give a number, such as {path}:0.8.")
+        _check(file, "LoRA")
+        if not any("lora" in key for key in weights.header(file, "LoRA", _FILE)):
+            raise ModelError(
+                f"{file} is no LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
+            )
+        found.append(Lora(file, 1.0 if scale is None else scale, digests.of_file(file, memo)))
+    if found and importlib.util.find_spec("peft") is None:
+        raise ModelError("--lora needs the library peft; install it with: pip install 'diffedit-cli[lora]'.")
+    return tuple(found)
+
+
+def embeddings(given: Iterable[str], memo: Path) -> tuple[TextualInversion, ...]:
+    """FILE or FILE:TOKEN. Raises UsageError or ModelError."""
+    found = []
+    for words in given:
+        path, _, tail = words.rpartition(":")
+        named = bool(path) and not Path(words).exists()
+        file, token = Path(path if named else words).expanduser(), tail if named else None
+        if token is not None and (not token or token.split() != [token]):
+            raise UsageError(f"--embedding {words} has no token; give one word, such as {path}:<style>.")
+        _check(file, "embedding")
+        weights.header(file, "embedding", _FILE)
+        found.append(TextualInversion(file, token, digests.of_file(file, memo)))
+    return tuple(found)
+
+
+_FILE = "a .safetensors file"
+
+
+def _check(file: Path, what: str) -> None:
+    if not file.is_file():
+        raise ModelError(f"There is no {what} file {file}; check the name.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
