@@ -122,7 +122,7 @@ def load_latents(path: Path) -> Latents:
             raise ValueError("its trajectory is no series of finite latents")
     except UNREADABLE as error:
         raise InputError(
-            f"The latents file {path} cannot be used: {_reason(error)}; make it again with diffedit invert."
+            f"The latents file {path} cannot be used: {reason(error)}; make it again with diffedit invert."
         ) from error
     return latents
 
@@ -153,7 +153,8 @@ def _body(about: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in about.items() if key not in record("", {})}
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """An error's message on one line, for a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import artefacts, files, images, limits
-from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError
+from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
+from diffedit_cli.prompts import Embeds
 from diffedit_cli.report import Result
 
 if TYPE_CHECKING:
@@ -35,11 +36,19 @@ class Job:
     mask: Path | None = None  # given, for an edit
     latents: Path | None = None  # given, for an edit
     mask_output: Path | None = None  # wanted beside an edit
+    save_embeds: Path | None = None  # the folder that wants the embeddings
 
     @property
     def inputs(self) -> list[Path]:
         given = (self.input, self.mask, self.latents, self.within, self.exclude)
-        return [path for path in given if path is not None]
+        embeds = [prompt.path for prompt in vars(self.params).values() if isinstance(prompt, Embeds)]
+        return [path for path in given if path is not None] + embeds
+
+    @property
+    def stages(self) -> list[str]:
+        """Of an edit those that it has to do."""
+        given = {"mask": self.mask, "invert": self.latents, "edit": None}
+        return [stage for stage, file in given.items() if file is None]
 
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
@@ -47,9 +56,11 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
     picture = images.load(job.input)
     allowed = limits.load(picture, job.within, job.exclude)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
+    embeds = _embeds_targets(job, ["mask"])
     bench = workbench()
     account = bench.open_account()
     found = bench.mask(picture, job.params, account, allowed)
+    _save_embeds(embeds, job, bench, account)
     files.publish(output, artefacts.pack_mask(found))
     return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
 
@@ -58,9 +69,11 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     """Inverts the picture and writes its latents. Raises DiffEditError."""
     picture = images.load(job.input)
     output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
+    embeds = _embeds_targets(job, ["invert"])
     bench = workbench()
     account = bench.open_account()
     latents = bench.invert(picture, job.params, account)
+    _save_embeds(embeds, job, bench, account)
     files.publish(output, artefacts.pack_latents(latents))
     return _result(job, picture, bench, account, output=output)
 
@@ -76,10 +89,12 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     chosen = images.output_format(output, picture)
     if job.mask_output is not None:
         _target(job, job.mask_output)
+    embeds = _embeds_targets(job, job.stages)
     bench = workbench()
     account = bench.open_account()
     edited = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
     data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
+    _save_embeds(embeds, job, bench, account)
     if job.mask_output is not None:
         files.publish(job.mask_output, artefacts.pack_mask(edited.mask))
     files.publish(output, data)
@@ -156,10 +171,7 @@ def plan(sources: Iterable[Path], out: Path, **shared: Any) -> list[Job]:
         for path in pictures
     ]
     check_distinct((job.input, target) for job in jobs for target in (job.output, job.mask_output) if target)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {out} cannot be made: {error.strerror}; choose another with --out.") from error
+    files.make_folder(out, "--out")
     return jobs
 
 
@@ -187,6 +199,20 @@ def _beside(path: Path, ending: str) -> Path:
 def _target(job: Job, path: Path) -> Path:
     files.check_target(path, inputs=job.inputs, ours=made_by_us(path), force=job.force)
     return path
+
+
+def _embeds_targets(job: Job, stages: Iterable[str]) -> dict[str, Path]:
+    """Where the embeddings of these stages go, by prompt. Raises OutputError."""
+    folder = job.save_embeds
+    if folder is None:
+        return {}
+    files.make_folder(folder, "--save-embeds")
+    return {name: _target(job, folder / f"{name}.safetensors") for name in job.params.prompts_of(stages)}
+
+
+def _save_embeds(targets: Mapping[str, Path], job: Job, bench: Workbench, account: Account) -> None:
+    for name, path in targets.items():
+        files.publish(path, bench.embeds_file(name, job.params, account))
 
 
 def made_by_us(path: Path) -> bool:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_models, settings
+from diffedit_cli import __version__, cli_models, prompts, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError
 from diffedit_cli.options import takes
-from diffedit_cli.params import Params
+from diffedit_cli.params import PROMPTS, Params
 
 if TYPE_CHECKING:
     from diffedit_cli.batch import Job, OpenWorkbench
@@ -150,11 +150,13 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     from diffedit_cli import batch, files
     from diffedit_cli.report import Reporter
 
+    given |= prompts.chosen(given, PROMPTS)
     for name in needs:
-        if not given[name].strip():
-            raise UsageError(f"--{name.rstrip('_')} is empty; say in words what {_MEANING[name]}.")
+        if isinstance(given[name], str) and not given[name].strip():
+            flag = f"--{name.rstrip('_')}"
+            raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    options = ("force", "metadata", "within", "exclude", "mask", "latents")
+    options = ("force", "metadata", "within", "exclude", "mask", "latents", "save_embeds")
     shared = {"params": params} | {name: given[name] for name in options if name in given}
     if command == "run":
         jobs = batch.plan(sources, given["out"], **shared)
@@ -249,10 +251,11 @@ def info(**given: Any) -> None:
     record = batch.read_record(path)
     if record is None:
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
-    command = {"mask": "mask", "latents": "invert", "edit": "edit"}.get(record.get("kind", ""))
-    if command is None:
+    kind = record.get("kind", "")
+    command = {"mask": "mask", "latents": "invert", "edit": "edit"}.get(kind)
+    if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record)])
+    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record)]) if command else None
     if given["json"]:
         print(json.dumps({**record, "command": line}))
         return
@@ -261,7 +264,8 @@ def info(**given: Any) -> None:
         for inner, item in rows:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
             print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
-    print(line)
+    if line:
+        print(line)
 
 
 @app.command()

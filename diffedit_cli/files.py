@@ -57,6 +57,16 @@ def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool) -> 
         raise OutputError(f"{path} exists and was not made by diffedit; choose another with -o, or add --force.")
 
 
+def make_folder(path: Path, option: str) -> None:
+    """Raises OutputError, naming the option that chooses another."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path} cannot be made: {error.strerror}; choose another with {option}."
+        ) from error
+
+
 def publish(path: Path, data: bytes) -> None:
     """Writes the whole file beside its place, then moves it there. Raises OutputError."""
     if path == STANDARD_STREAM:

@@ -43,7 +43,7 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
 def _params(panel: str, **texts: str) -> Group:
     """Options for fields of Params, with their defaults there."""
     fields = Params.__dataclass_fields__
-    kinds = {"str": str, "int": int, "float": float, "str | None": str | None}
+    kinds = {"str": str, "Prompt": str, "int": int, "float": float, "Prompt | None": str | None}
     return _group(
         panel,
         **{name: (kinds[str(fields[name].type)], getattr(DEFAULTS, name), text) for name, text in texts.items()},
@@ -58,16 +58,20 @@ IMAGE: Group = {"image": (argument(Path, "A picture, or - for standard input."),
 IMAGES: Group = {"images": (argument(list[Path], "Pictures, or - for standard input."), REQUIRED)}
 SOURCES: Group = {"sources": (argument(list[Path], "Pictures and folders of pictures."), REQUIRED)}
 
-PROMPTS = _group(
-    "What to change",
-    from_=(str, REQUIRED, "What is in the picture now."),
-    to=(str, REQUIRED, "What it should become."),
-)
-PROMPTS_FOR_EDIT = _group(
-    "What to change",
-    from_=(str, "", "What is in the picture now (not needed with --mask)."),
-    to=(str, REQUIRED, "What it should become."),
-)
+
+def _embeds(panel: str, *names: str) -> Group:
+    """For each prompt the option that takes a file in its place."""
+    text = "A file of embeddings in place of --{}, as --save-embeds or other programs make them."
+    return _group(
+        panel, **{f"{name}_embeds": (Path | None, None, text.format(name.replace("_", "-"))) for name in names}
+    )
+
+
+PROMPTS = (
+    _params("What to change", from_="What is in the picture now.", to="What it should become.")
+    | _embeds("What to change", "from", "to")
+)  # fmt: skip
+PROMPTS_FOR_EDIT = PROMPTS | _params("What to change", from_="What is in the picture now (not needed with --mask).")
 TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
 MASK = _params(
     "Mask",
@@ -78,7 +82,7 @@ MASK = _params(
     clamp="Cut differences at this multiple of their mean.",
     threshold="How different a place must be to be repainted, 0 to 1.",
 )
-MASK |= _group(
+MASK |= _embeds("Mask", "from_negative", "to_negative") | _group(
     "Mask",
     within=(Path | None, None, "Repaint only where this picture is white."),
     exclude=(Path | None, None, "Repaint nothing where this picture is white."),
@@ -86,17 +90,25 @@ MASK |= _group(
 SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
 SCHEDULER = _params("Noise levels", scheduler="ddim, or dpm++ that needs fewer steps.")
-INVERSION = SCHEDULER | _params(
-    "Inversion",
-    caption="What the inversion is told the picture shows (default: the --from prompt).",
-    invert_guidance="How strongly the inversion follows the caption.",
-    strength="How far into noise the picture goes, 0 to 1.",
+INVERSION = (
+    SCHEDULER
+    | _params(
+        "Inversion",
+        caption="What the inversion is told the picture shows (default: the --from prompt).",
+        invert_guidance="How strongly the inversion follows the caption.",
+        strength="How far into noise the picture goes, 0 to 1.",
+    )
+    | _embeds("Inversion", "caption")
 )
 GUIDANCE = _params("Edit", guidance="How strongly to follow --to.")
-EDIT = GUIDANCE | _params(
-    "Edit",
-    negative="What the edit steers away from (default: the --from prompt).",
-    eta="How much fresh noise each step takes, 0 to 1; above 0 another --seed gives another result.",
+EDIT = (
+    GUIDANCE
+    | _params(
+        "Edit",
+        negative="What the edit steers away from (default: the --from prompt).",
+        eta="How much fresh noise each step takes, 0 to 1; above 0 another --seed gives another result.",
+    )
+    | _embeds("Edit", "negative")
 )
 STAGES = _group(
     "Edit",
@@ -143,8 +155,12 @@ CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inve
 FORCE = _group("Output", force=(bool, False, "Replace an existing file or model that diffedit did not make."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))
+SAVE_EMBEDS = _group(
+    "Output", save_embeds=(Path | None, None, "A folder for the embeddings that are used, one file a prompt.")
+)
 COMMON = (
     CACHE_DIR
+    | SAVE_EMBEDS
     | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
     | JSON
     | _group(

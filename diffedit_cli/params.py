@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffedit_cli import prompts
 from diffedit_cli.errors import UsageError
+from diffedit_cli.prompts import Prompt
 
+PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 SEED_LIMIT = 2**63
 SCHEDULERS = ("ddim", "dpm++")
 
@@ -20,21 +23,21 @@ SCHEDULERS = ("ddim", "dpm++")
 class Params:
     """Parameters of mask, inversion and edit. Raises UsageError for a value out of range."""
 
-    from_: str = ""
-    to: str = ""
-    from_negative: str = ""
-    to_negative: str = ""
+    from_: Prompt = ""
+    to: Prompt = ""
+    from_negative: Prompt = ""
+    to_negative: Prompt = ""
     maps: int = 10  # n, noise draws averaged into the contrast map
     mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
     threshold: float = 0.5  # of the clamped map, rescaled to [0, 1]
-    caption: str | None = None  # of the inversion; None: the --from prompt
+    caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
     steps: int = 50
     scheduler: str = "ddim"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
-    negative: str | None = None  # of the edit; None: the --from prompt
+    negative: Prompt | None = None  # of the edit; None: the --from prompt
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     eta: float = 0.0  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM
     seed: int = 0
@@ -71,17 +74,30 @@ class Params:
             raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - 1}, not {self.seed}.")
 
     @property
-    def inversion_caption(self) -> str:
+    def inversion_caption(self) -> Prompt:
         return self.from_ if self.caption is None else self.caption
 
     @property
-    def edit_negative(self) -> str:
+    def edit_negative(self) -> Prompt:
         return self.from_ if self.negative is None else self.negative
 
     @property
     def guided_mask(self) -> bool:
         """Only different negatives keep the guidance scale from cancelling out of the mask (see engine.contrast)."""
         return self.from_negative != self.to_negative
+
+    def prompts_of(self, stages: Iterable[str] = ("mask", "invert", "edit")) -> dict[str, Prompt]:
+        """What these stages are told, by the options' names."""
+        told: dict[str, Prompt] = {}
+        if "mask" in stages:
+            told |= {"from": self.from_, "to": self.to}
+            if self.guided_mask:
+                told |= {"from-negative": self.from_negative, "to-negative": self.to_negative}
+        if "invert" in stages:
+            told["caption"] = self.inversion_caption
+        if "edit" in stages:
+            told |= {"to": self.to, "negative": self.edit_negative}
+        return told
 
     def contrast_record(self) -> dict[str, Any]:
         """What the contrast map depends on, under the names of the options."""
@@ -97,13 +113,13 @@ class Params:
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
         record = self._record(["strength", "steps", "invert_guidance"]) | self._changed(["scheduler"])
-        return record | {"caption": self.inversion_caption} | self.text_record()
+        return record | prompts.record("caption", self.inversion_caption) | self.text_record()
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
         record = self._record(["to", "guidance", *(["eta", "seed"] if self.eta else [])])
         record |= self._changed(["scheduler"])
-        return record | {"negative": self.edit_negative} | self.text_record()
+        return record | prompts.record("negative", self.edit_negative) | self.text_record()
 
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""
@@ -114,26 +130,38 @@ class Params:
         return self._record([name for name in names if getattr(self, name) != _default(name)])
 
     def _record(self, names: list[str]) -> dict[str, Any]:
-        return {name.rstrip("_").replace("_", "-"): getattr(self, name) for name in names}
+        record: dict[str, Any] = {}
+        for name in names:
+            record |= prompts.record(option(name).removeprefix("--"), getattr(self, name))
+        return record
 
 
 def options_of(record: Mapping[str, Any]) -> list[str]:
     """The command-line options that repeat what a mask, latents or edit record says, defaults left out."""
     found: dict[str, Any] = {}
     for part in (record, record.get("mask", {}), record.get("latents", {}), record.get("edit", {})):
-        found |= {name: value for name, value in part.items() if not isinstance(value, (dict, list))}
+        for name, value in part.items():
+            if not isinstance(value, (dict, list)):
+                found.pop(prompts.counterpart(name), None)
+                found[name] = value
+    if "from-embeds" not in found:
+        found.setdefault("from", "")
     words: list[str] = []
     mask, edit = record.get("mask", {}), record.get("edit", {})
-    if "drawn" in mask or any(edit.get(name, value) != value for name, value in mask.items()):
+    if "drawn" in mask or any(edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()):
         words += ["--mask", "MASK.png"]  # drawn, or found for other words than those of the edit
     for name in ("within", "exclude"):
         words += [f"--{name}", f"{name.upper()}.png"] if name in found else []
     for field in dataclasses.fields(Params):
-        name = option(field.name)
-        value = found.get(name.removeprefix("--"))
-        same_as_from = field.name in ("caption", "negative") and value == found.get("from", "")
-        if value is not None and value != field.default and not same_as_from:
-            words += [name, str(value)]
+        name = option(field.name).removeprefix("--")
+        value, file = found.get(name), found.get(prompts.counterpart(name))
+        same_as_from = (value, file) == (found.get("from"), found.get("from-embeds"))
+        if same_as_from and field.name in ("caption", "negative"):
+            continue
+        if value is not None and value != field.default:
+            words += [f"--{name}", str(value)]
+        if file is not None:
+            words += [f"--{prompts.counterpart(name)}", f"{name.upper()}.safetensors"]
     if found.get("model-name", "builtin") != "builtin":
         words += ["--model", found["model-name"]]
     for name in ("lora", "embedding"):

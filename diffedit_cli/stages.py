@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import artefacts, images, limits
+from diffedit_cli import artefacts, embeds, images, limits, prompts
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit
-from diffedit_cli.engine.model import Model
+from diffedit_cli.engine.model import Embedding, Model
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
+from diffedit_cli.prompts import Embeds, Prompt
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
@@ -144,11 +145,10 @@ class Workbench:
 
     def _contrast(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.model(account)
-        source, target = (self._text(prompt, params, account) for prompt in (params.from_, params.to))
-        if params.guided_mask:
-            negatives = [model.embed(prompt, params.clip_skip) for prompt in (params.from_negative, params.to_negative)]
-            source = diffedit.Text(source.prompt, negatives[0], params.guidance)
-            target = diffedit.Text(target.prompt, negatives[1], params.guidance)
+        told = {name: self._embedding(prompt, params, account) for name, prompt in params.prompts_of(["mask"]).items()}
+        source, target = (
+            diffedit.Text(told[name], told.get(f"{name}-negative"), params.guidance) for name in ("from", "to")
+        )
         x_0 = self._latents(picture, account)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
         noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
@@ -163,7 +163,7 @@ class Workbench:
         x_0 = self._latents(picture, account)
         levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
         caption = diffedit.Text(
-            self._text(params.inversion_caption, params, account).prompt,
+            self._embedding(params.inversion_caption, params, account),
             model.embed("", params.clip_skip),
             params.invert_guidance,
         )
@@ -182,8 +182,8 @@ class Workbench:
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
-        negative = self._text(params.edit_negative, params, account).prompt
-        query = diffedit.Text(self._text(params.to, params, account).prompt, negative, params.guidance)
+        negative = self._embedding(params.edit_negative, params, account)
+        query = diffedit.Text(self._embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.eta, generator(params.seed, picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
@@ -205,11 +205,22 @@ class Workbench:
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
-    def _text(self, prompt: str, params: Params, account: Account) -> diffedit.Text:
+    def embeds_file(self, name: str, params: Params, account: Account) -> bytes:
+        """What the model is told for the prompt of this name, as a file that --NAME-embeds takes."""
+        prompt = params.prompts_of()[name]
+        with device_errors(self.device), torch.inference_mode():
+            embedding = self._embedding(prompt, params, account)
+        return embeds.pack(embedding, prompts.record("prompt", prompt) | params.text_record(), self.folder)
+
+    def _embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
         model = self.model(account)
-        if warning := model.prompt_warning(prompt):
+        if isinstance(prompt, Embeds):
+            embedding, warning = embeds.load(prompt, model.embed(""), self.folder)
+        else:
+            embedding, warning = model.embed(prompt, params.clip_skip), model.prompt_warning(prompt)
+        if warning:
             account.warn(warning)
-        return diffedit.Text(model.embed(prompt, params.clip_skip))
+        return embedding
 
     def _latents(self, picture: Picture, account: Account) -> Tensor:
         """x_0, encoded once for mask and inversion."""
@@ -301,7 +312,7 @@ class Workbench:
             "clip-skip": params.clip_skip,
         }
         if params.caption is not None:
-            about["caption"] = params.caption
+            about |= prompts.record("caption", params.caption)
         self._check_made("latents file", latents.name, latents.made, about)
         if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:
             raise InputError(
@@ -311,10 +322,11 @@ class Workbench:
 
     def _check_made(self, what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         made = {"clip-skip": Params.clip_skip, "scheduler": Params.scheduler, **made}  # said only where not the default
-        for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "clip-skip"):
+        for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "caption-embeds", "clip-skip"):
             if key in about and made.get(key) != about[key]:
                 stated, ours = (_model_of(said) if key == "model" else said.get(key) for said in (made, about))
-                detail = "another picture" if key == "picture" else f"{key} {stated}, not {ours}"
+                told = key != "picture" and key in made
+                detail = f"{key} {stated}, not {ours}" if told else f"another {key.removesuffix('-embeds')}"
                 remedy = "diffedit mask" if what == "mask" else "diffedit invert"
                 raise InputError(f"The {what} {name} was made for {detail}; make it again with {remedy}.")
 

@@ -36,9 +36,7 @@ def refuse_pickle(path: Path) -> None:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
     # A safetensors file starts with the length of its header, any eight bytes, and the header with a brace.
     if start.startswith(_PICKLED) and start[8:] != b"{":
-        raise ModelError(
-            f"{path} is a pickled file, which can run code and is never read; get the model as .safetensors."
-        )
+        raise ModelError(f"{path} is a pickled file, which can run code and is never read; get it as .safetensors.")
 
 
 def header(

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from command import diffedit
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import write_json, write_model
 
 TEXT = b"These are words, and no picture.\n"
@@ -44,6 +46,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
     (folder / "flipped.safetensors").write_bytes(flipped)
     (folder / "cut.safetensors").write_bytes(latents[:-9])
     (folder / "text.safetensors").write_bytes(TEXT)
+    torch.save({"tokens": torch.zeros(1, 77, 32)}, folder / "pickled.safetensors")
+    save_file({"tokens": torch.zeros(1, 77, 5)}, folder / "wide.safetensors")
     bad_models(folder, tiny_epsilon)
     shutil.copytree(tiny_v, folder / "elsewhere")
     return folder
@@ -99,6 +103,20 @@ TABLE = [
     ("edit good.png --from cat --to ' '", 2, "--to is empty"),
     ("mask good.png --from '' --to dog", 2, "--from is empty"),
     ("edit good.png --to dog", 2, "--from is empty"),
+    ("mask good.png --from cat", 2, "--to is empty; say in words what it should become, or give --to-embeds"),
+    ("edit good.png", 2, "--from is empty"),
+    # embeddings
+    ("edit good.png --from cat --to-embeds missing.safetensors", 3, "no embeddings file missing.safetensors"),
+    ("edit good.png --from cat --to-embeds empty", 3, "empty is a folder"),
+    ("edit good.png --from cat --to-embeds text.safetensors", 3, "text.safetensors is no whole .safetensors file"),
+    ("edit good.png --from cat --to-embeds cut.safetensors", 3, "cut.safetensors is no whole .safetensors file"),
+    ("edit good.png --from cat --to-embeds pickled.safetensors", 4, "pickled.safetensors is a pickled file"),
+    ("edit good.png --from cat --to-embeds good.latents.safetensors", 3, "holds timesteps, trajectory, and it is not"),
+    ("edit good.png --from cat --to-embeds wide.safetensors", 3, "they are 5 wide and it reads 32"),
+    ("invert good.png --caption-embeds wide.safetensors", 3, "they are 5 wide and it reads 32"),
+    ("edit good.png --from cat --to dog --to-embeds wide.safetensors", 2, "--to and --to-embeds both"),
+    ("edit good.png --from cat --to dog --save-embeds text.png", 6, "text.png cannot be made"),
+    (f"edit good.png {PROMPTS} {LATENTS} --caption-embeds wide.safetensors", 3, "was made for another caption"),
     (f"edit good.png {PROMPTS} --strength 0", 2, "--strength must be above 0 and at most 1, not 0"),
     (f"edit good.png {PROMPTS} --strength 1.5", 2, "--strength must be above 0 and at most 1, not 1.5"),
     (f"edit good.png {PROMPTS} --strength nan", 2, "--strength"),
@@ -225,7 +243,7 @@ def test_one_sentence_and_the_code(here: Path, line: str, code: int, says: str) 
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("line", ["edit good.png", "mask good.png --from cat", "edit good.png --tu dog", "nonsense"])
+@pytest.mark.parametrize("line", ["edit", "run good.png --from cat --to dog", "edit good.png --tu dog", "nonsense"])
 def test_a_wrong_command_line_is_wrong_usage(line: str) -> None:
     ran = diffedit(*shlex.split(line))
     assert (ran.code, ran.out) == (2, b"")

@@ -19,12 +19,14 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
     {"", "errors"},
-    {"devices", "params", "files", "report", "weights", "engine", "engine.process"},
+    {"devices", "files", "report", "weights", "engine", "engine.process"},
+    {"prompts"},
+    {"params"},
     {"engine.model", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"additions", "checkpoints"},
     {"models"},
     {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},
-    {"engine.latent", "engine.additions", "limits"},
+    {"engine.latent", "engine.additions", "limits", "embeds"},
     {"engine.sd", "engine.sd3"},
     {"engine.sdxl"},
     {"engine.families"},

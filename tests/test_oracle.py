@@ -15,6 +15,7 @@ from tiny import BUILTIN
 from torch import Tensor
 
 from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.sd import StableDiffusion
 from diffedit_cli.params import levels_up_to
 
@@ -176,6 +177,28 @@ def test_a_whole_edit_is_theirs(pair: Pair, given: Trajectory, ones: Tensor, gui
     ours = pair.edit(given, ones, guidance)
     assert (ours - pair.x_0).abs().max() > 0.01
     torch.testing.assert_close(ours, pair.their_edit(given, ones, guidance), rtol=0, atol=1e-4)
+
+
+def test_embeddings_in_place_of_words_are_theirs(pair: Pair, given: Trajectory, ones: Tensor) -> None:
+    """The mean of two prompts, as no words have it: *_prompt_embeds of their mask and their edit."""
+    said = [pair.model.embed(prompt).tokens for prompt in ("a cat", TARGET)]
+    target = Embedding(torch.cat(said).mean(0, keepdim=True))
+    source, nothing = pair.model.embed(SOURCE), pair.model.embed("")
+    M = pair.mask(Text(source), Text(target), clamp=2.0)
+    embeds = {"source_prompt_embeds": source.tokens, "target_prompt_embeds": target.tokens}
+    negatives = {f"{side}_negative_prompt_embeds": nothing.tokens for side in ("source", "target")}
+    prompts = {"source_prompt": None, "target_prompt": None}
+    assert torch.equal(M, pair.their_mask(2.0, **prompts, **embeds, **negatives))
+    *_, ours = edit(pair.model, given, ones, Text(target, source, 7.5))
+    theirs = pair.pipe(
+        mask_image=ones.clone(),
+        image_latents=given.latents[1:].flip(0)[None],
+        prompt_embeds=target.tokens,
+        negative_prompt_embeds=source.tokens,
+        num_inference_steps=STEPS,
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_the_background_is_ours_and_one_level_too_noisy_theirs(pair: Pair, given: Trajectory, ones: Tensor) -> None:

@@ -51,8 +51,7 @@ def contrast(model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: 
     for some in torch.split(noise, MAPS_AT_ONCE):
         x_t = add_noise(x_0, some, at)
         if R.negative is None and Q.negative is None:
-            texts = R.prompt.rows(len(some)).followed_by(Q.prompt.rows(len(some)))
-            reference, query = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
+            reference, query = _both(model, x_t, at, R.prompt, Q.prompt)
         else:
             reference, query = _guided(model, x_t, at, R), _guided(model, x_t, at, Q)
         yield from (query.eps - reference.eps).abs().mean(dim=1)
@@ -106,6 +105,13 @@ def edit(
 def _guided(model: Predictor, x_t: Tensor, at: Level, text: Text) -> Prediction:
     if text.negative is None or text.guidance == 1.0:
         return model.predict(x_t, at, text.prompt)
-    texts = text.negative.rows(len(x_t)).followed_by(text.prompt.rows(len(x_t)))
-    negative, positive = model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
+    negative, positive = _both(model, x_t, at, text.negative, text.prompt)
     return negative.towards(positive, text.guidance)
+
+
+def _both(model: Predictor, x_t: Tensor, at: Level, one: Embedding, other: Embedding) -> tuple[Prediction, Prediction]:
+    """In one batch, unless the prompts differ in length, as embeddings from files may."""
+    if one.tokens.shape[1] != other.tokens.shape[1]:
+        return model.predict(x_t, at, one), model.predict(x_t, at, other)
+    texts = one.rows(len(x_t)).followed_by(other.rows(len(x_t)))
+    return model.predict(torch.cat([x_t, x_t]), at, texts).chunk()
