@@ -117,7 +117,7 @@ def mask(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.IMAGE, o.TEXT, o.INVERSION, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.TEXT, o.INVERSION, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
 def invert(**given: Any) -> None:
     """Walk a picture back into noise, and write the whole way as latents."""
     _execute(given, "invert", [given["image"]])

@@ -97,6 +97,10 @@ INVERSION = (
         caption="What the inversion is told the picture shows (default: the --from prompt).",
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1.",
+        reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
+        lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
+        lambda_kl="How strongly towards mean 0 and variance 1.",
+        auto_corr_rolls="How many shifts are tried each time.",
     )
     | _embeds("Inversion", "caption")
 )

@@ -34,6 +34,10 @@ class Params:
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
+    reg_steps: int = 0  # of regularisation, for each step of the inversion
+    lambda_auto_corr: float = 20.0
+    lambda_kl: float = 20.0
+    auto_corr_rolls: int = 5  # random shifts for each regularisation step
     steps: int = 50
     scheduler: str = "ddim"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
@@ -43,9 +47,9 @@ class Params:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("maps", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{option(name)} must be at least 1, not {getattr(self, name)}.")
+        for name, least in (("maps", 1), ("steps", 1), ("reg_steps", 0), ("auto_corr_rolls", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{option(name)} must be at least {least}, not {getattr(self, name)}.")
         for name in ("mask_strength", "strength"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(
@@ -63,7 +67,7 @@ class Params:
             raise UsageError(f"--threshold must be at least 0 and below 1, not {self.threshold:g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
-        for name in ("guidance", "invert_guidance"):
+        for name in ("guidance", "invert_guidance", "lambda_auto_corr", "lambda_kl"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
@@ -112,7 +116,10 @@ class Params:
 
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
-        record = self._record(["strength", "steps", "invert_guidance"]) | self._changed(["scheduler"])
+        record = self._record(["strength", "steps", "invert_guidance"]) | self._changed(["scheduler", "reg_steps"])
+        if self.reg_steps:
+            record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
+            record |= self._record(["seed"] if self.lambda_auto_corr else [])
         return record | prompts.record("caption", self.inversion_caption) | self.text_record()
 
     def edit_record(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.model import Embedding, Model
+from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
@@ -168,7 +169,12 @@ class Workbench:
             params.invert_guidance,
         )
         solver = SOLVERS[params.scheduler]()
-        steps = self._watched("invert", diffedit.invert(model, x_0, levels, caption, solver), len(levels) - 1)
+        regularise = None
+        if params.reg_steps:
+            weights = (params.reg_steps, params.lambda_auto_corr, params.auto_corr_rolls, params.lambda_kl)
+            regularise = Regularisation(*weights, generator(params.seed, picture, "invert"))
+        inversion = diffedit.invert(model, x_0, levels, caption, solver, regularise)
+        steps = self._watched("invert", inversion, len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
         return {
             "trajectory": trajectory.cpu().numpy(),

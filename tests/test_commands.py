@@ -105,6 +105,8 @@ def command_of(path: str, picture: str) -> list[str]:
         (("edit", *WORDS, "--negative", "", "--caption", "grass", "--guidance", 5, "--strength", 1), "cat.edited.png"),
         (("edit", *WORDS, "--eta", 0.5, "--seed", 4), "cat.edited.png"),
         (("edit", *WORDS, "--scheduler", "dpm++"), "cat.edited.png"),
+        (("invert", "--caption", "cat", "--reg-steps", 1, "--lambda-kl", 3, "--seed", 2), "cat.latents.safetensors"),
+        (("edit", *WORDS, "--reg-steps", 1, "--auto-corr-rolls", 2, "--seed", 2), "cat.edited.png"),
         (("edit", *WORDS, "--dtype", "bfloat16"), "cat.edited.png"),
         (("edit", *WORDS, "--clip-skip", 1), "cat.edited.png"),
     ],

@@ -22,7 +22,7 @@ LAYERS = (
     {"devices", "files", "report", "weights", "engine", "engine.process"},
     {"prompts"},
     {"params"},
-    {"engine.model", "engine.solvers", "images", "cache", "digests", "options", "settings"},
+    {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"additions", "checkpoints"},
     {"models"},
     {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},

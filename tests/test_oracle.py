@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
 from diffedit_cli.engine.model import Embedding
+from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.sd import StableDiffusion
 from diffedit_cli.params import levels_up_to
 
@@ -61,10 +62,11 @@ class Pair:
         )
         return torch.from_numpy(masks[0]).bool()
 
-    def trajectory(self, guidance: float = 1.0) -> Trajectory:
+    def trajectory(self, guidance: float = 1.0, regularise: Regularisation | None = None) -> Trajectory:
         levels = self.model.levels(STEPS)[: R + 1]
         text = Text(self.model.embed(SOURCE), self.model.embed(""), guidance)
-        return Trajectory(torch.cat([self.x_0, *invert(self.model, self.x_0, levels, text)]), levels)
+        inverted = invert(self.model, self.x_0, levels, text, regularise=regularise)
+        return Trajectory(torch.cat([self.x_0, *inverted]), levels)
 
     def edit(self, trajectory: Trajectory, M: Tensor, guidance: float = 7.5) -> Tensor:
         query = Text(self.model.embed(TARGET), self.model.embed(SOURCE), guidance)
@@ -170,6 +172,34 @@ def test_the_inversion_is_theirs_at_every_level(pair: Pair, guidance: float) -> 
     assert (ours[-1] - ours[0]).abs().max() > 0.1
     torch.testing.assert_close(ours[1:].flip(0)[None], theirs, rtol=0, atol=1e-4)
     assert sum(rows) == (R if guidance == 1.0 else 2 * R)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"lambda_kl": 5.0}, {"lambda_kl": 0.0}, {"lambda_auto_corr": 5.0}, {"lambda_auto_corr": 0.0}, {"rolls": 2}],
+    ids=str,
+)
+def test_the_regularised_inversion_is_theirs_for_networks_that_predict_noise(
+    pair: Pair, given: Trajectory, changed: dict[str, Any]
+) -> None:
+    """With v theirs reads the network's output at one level for the losses and at another for the step."""
+    chosen = {"lambda_kl": 20.0, "lambda_auto_corr": 20.0, "rolls": 5} | changed
+    with torch.inference_mode():
+        regularise = Regularisation(2, chosen["lambda_auto_corr"], chosen["rolls"], chosen["lambda_kl"], seeded())
+        ours = pair.trajectory(regularise=regularise).latents
+    theirs = pair.pipe.invert(
+        prompt=SOURCE,
+        image=torch.zeros(1, 3, 64, 64),
+        num_inference_steps=STEPS,
+        guidance_scale=1.0,
+        num_reg_steps=2,
+        num_auto_corr_rolls=chosen.pop("rolls"),
+        generator=seeded(),
+        **chosen,
+    ).latents
+    difference = (ours[1:].flip(0)[None] - theirs).abs().max()
+    assert (ours - given.latents).abs().max() > 1e-3
+    assert difference < 1e-4 if pair.model.prediction_type == "epsilon" else difference > 1e-4
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])

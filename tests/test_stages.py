@@ -80,6 +80,8 @@ def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) 
         ({"from_negative": "grass", "to_negative": "grass"}, 0, 0),
         ({"strength": 1.0}, 0, 5),
         ({"scheduler": "dpm++"}, 0, 4),
+        ({"reg_steps": 2}, 0, 4),
+        ({"lambda_kl": 3.0, "lambda_auto_corr": 3.0, "auto_corr_rolls": 2}, 0, 0),
         ({"caption": "a cat"}, 0, 4),
         ({"invert_guidance": 2.0}, 0, 8),
         ({"from_": "grass"}, 4, 4),
@@ -99,6 +101,24 @@ def test_guidance_counts_for_the_mask_where_the_negatives_differ(bench: Workbenc
     edit(bench, image, to_negative="grass")
     assert edit(bench, image, to_negative="grass").evaluations["mask"] == 0
     assert edit(bench, image, to_negative="grass", guidance=5.0).evaluations["mask"] == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "invert"),
+    [
+        ({"lambda_kl": 3.0}, 4),
+        ({"lambda_auto_corr": 3.0}, 4),
+        ({"auto_corr_rolls": 2}, 4),
+        ({"seed": 1}, 4),
+        ({"threshold": 0.2}, 0),
+    ],
+    ids=str,
+)
+def test_the_options_of_a_regularised_inversion_recompute_it(
+    bench: Workbench, image: Path, changes: dict[str, object], invert: int
+) -> None:
+    edit(bench, image, reg_steps=1, threshold=0.1)
+    assert edit(bench, image, **{"reg_steps": 1, "threshold": 0.1} | changes).evaluations["invert"] == invert
 
 
 def test_another_picture_and_another_model_share_nothing(

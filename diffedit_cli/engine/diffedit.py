@@ -6,7 +6,7 @@ M the mask, R the reference ("from") text, Q the query ("to") text. All latents 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -75,13 +75,23 @@ def binarise(
 
 
 def invert(
-    model: Predictor, x_0: Tensor, levels: Sequence[Level], caption: Text, solver: DDIM | None = None
+    model: Predictor,
+    x_0: Tensor,
+    levels: Sequence[Level],
+    caption: Text,
+    solver: DDIM | None = None,
+    regularise: Callable[[Prediction, Level], Prediction] | None = None,
 ) -> Iterator[Tensor]:
-    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first."""
+    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
+
+    `regularise` may change each prediction for the latents at a level.
+    """
     solver = solver or DDIM()
     x_t = x_0
     for lower, higher in pairwise(levels):
         prediction = _guided(model, x_t, solver.asks_at(lower, higher), caption)
+        if regularise is not None:
+            prediction = regularise(prediction, lower)
         x_t = solver.step(prediction, at=lower, to=higher)
         yield x_t
 
