@@ -213,8 +213,10 @@ def _writes_to_stdout(job: Job) -> bool:
 def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     """Finds the model now, and imports torch only when a picture is ready for it."""
     from diffedit_cli.cache import Cache
+    from diffedit_cli.memory import Memory
 
     _check_dtype(given["dtype"])
+    memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
     if given["offline"]:
         os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
     folder = cli_models.chosen(given, reporter.say)
@@ -225,7 +227,8 @@ def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
         reporter.loading(folder.name)
         from diffedit_cli.stages import Workbench
 
-        return Workbench(folder, cache, device=given["device"], dtype=given["dtype"], progress=reporter.progress)
+        where = {"device": given["device"], "dtype": given["dtype"], "memory": memory}
+        return Workbench(folder, cache, progress=reporter.progress, **where)
 
     return open_workbench
 

@@ -142,7 +142,13 @@ ADDITIONS = _group(
     lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
     embedding=(list[str], [], "A textual inversion, FILE or FILE:TOKEN; may be given several times."),
 )
-MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | OFFLINE
+MEMORY = _group(
+    "Model and device",
+    offload=(str, "none", "Keep the model off the device until used: none, model (by network), sequential (by layer)."),
+    vae_slicing=(bool, False, "Decode several pictures one by one."),
+    vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
+)
+MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = {"name": (argument(str, f"{_MODEL_TEXT}."), REQUIRED)}
 MODEL_ARGUMENT_OR_DEFAULT: Group = {"name": (argument(str | None, f"{_MODEL_TEXT} (default: the one in use)."), None)}

@@ -173,6 +173,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words += ["--model", found["model-name"]]
     for name in ("lora", "embedding"):
         words += [word for value in record.get(name, ()) for word in (f"--{name}", value)]
+    if found.get("vae-tiling"):
+        words.append("--vae-tiling")
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
     return words

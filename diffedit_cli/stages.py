@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import time
@@ -28,6 +29,7 @@ from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
+from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
 from diffedit_cli.prompts import Embeds, Prompt
@@ -72,10 +74,11 @@ class Workbench:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        memory: Memory = Memory(),
         progress: Progress = lambda *_: None,
     ) -> None:
         """Raises DeviceError for a device that is not here."""
-        self.folder, self.cache, self.progress = folder, cache, progress
+        self.folder, self.cache, self.memory, self.progress = folder, cache, memory, progress
         self.device = choose_device(device)
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
         self._model: Model | None = None
@@ -206,8 +209,11 @@ class Workbench:
             folder = self.folder
             with device_errors(self.device):
                 self._model = families.load(
-                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant, **folder.additions
-                )
+                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
+                    **folder.additions, **dataclasses.asdict(self.memory),
+                )  # fmt: skip
+            if self.device == "cpu" and self.memory.offload != "none":
+                account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
@@ -248,6 +254,7 @@ class Workbench:
             "size": list(picture.size),
             **self.folder.record(),
             "dtype": self.dtype,
+            **self.memory.record(),
         }
 
     def _remembered(

@@ -141,6 +141,7 @@ TABLE = [
     (f"mask good.png {PROMPTS} --device abacus", 2, "--device abacus"),
     (f"mask good.png {PROMPTS} --clip-skip -1", 2, "--clip-skip must be 0 or more, not -1"),
     (f"edit good.png {PROMPTS} --clip-skip 9", 2, "--clip-skip 9 is more than the text encoder"),
+    (f"mask good.png {PROMPTS} --offload disk", 2, "--offload disk is unknown; use none, model, sequential"),
     ("doctor --dtype int8", 2, "--dtype int8"),
     ("cache prune --keep -1", 2, "--keep"),
     ("cache prune --keep nan", 2, "--keep"),

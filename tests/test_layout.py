@@ -19,7 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
     {"", "errors"},
-    {"devices", "files", "report", "weights", "engine", "engine.process"},
+    {"devices", "files", "memory", "report", "weights", "engine", "engine.offload", "engine.process"},
     {"prompts"},
     {"params"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},

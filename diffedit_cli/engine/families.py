@@ -34,13 +34,24 @@ def load(
     variant: str | None = None,
     loras: Loras = (),
     embeddings: Embeddings = (),
+    offload: str = "none",
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
 ) -> Model:
     """Reads a diffusers folder with the family that its `model_index.json` names, and what is added to it.
 
-    Raises ModelError.
+    What waits in the computer's memory until it is used: nothing, whole networks (`offload="model"`), or all of their
+    layers ("sequential"). Raises ModelError.
     """
-    name = name or str(folder)
-    return _family(folder, name).load(folder, device, dtype, name, variant, _change(name, loras, embeddings))
+    name, at = name or str(folder), device if offload == "none" else "cpu"
+    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    if vae_slicing:
+        model.vae.enable_slicing()
+    if vae_tiling:
+        model.vae.enable_tiling()
+    if offload != "none":
+        model.offload_to(device, offload)
+    return model
 
 
 def write_changed(

@@ -35,6 +35,7 @@ class LatentDiffusion(ABC):
         """Raises ModelError when the parts do not fit each other."""
         self.vae, self.network, self.encoders, self.name = vae, network, encoders, name
         self._check_fit()
+        self.device = vae.device  # where it computes, wherever its networks wait
         self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size = int(network.config["sample_size"]) * self.factor
         self.evaluations = 0
@@ -72,6 +73,18 @@ class LatentDiffusion(ABC):
 
     @abstractmethod
     def _check_fit(self) -> None: ...
+
+    def offload_to(self, device: str, offload: str) -> None:
+        """Computes on this device from now on; the networks, in the computer's memory, wait there until they are used.
+
+        `offload` says what moves at once: whole networks ("model") or their layers ("sequential").
+        """
+        from diffedit_cli.engine.offload import by_layer, by_model  # accelerate is slow to import
+
+        self.device = torch.device(device)
+        for encoder in self.encoders:
+            encoder.device = self.device
+        {"model": by_model, "sequential": by_layer}[offload](self._networks(), device)
 
     @property
     def dtype_name(self) -> str:
@@ -112,7 +125,7 @@ class LatentDiffusion(ABC):
         return self._spared(self._decoded, latents)
 
     def _encoded(self, picture: Tensor) -> Tensor:
-        posterior = self.vae.encode(picture.to(self.vae.device, self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(picture.to(self.device, self.vae.dtype)).latent_dist
         x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # no noise comes in
         return x_0
 

@@ -16,6 +16,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, network: Any, name: str, limit: int) -> None:
         self.tokenizer, self.network, self.name, self.limit = tokenizer, network, name, limit
+        self.device = network.device
 
     @property
     def width(self) -> int:
@@ -55,10 +56,9 @@ class TextEncoder:
             prompt, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt"
         )
         self._check(prompt, batch["input_ids"][0].tolist())
-        device = self.network.device
         masked = getattr(self.network.config, "use_attention_mask", False)
-        attention_mask = batch["attention_mask"].to(device) if masked else None
-        return self.network(batch["input_ids"].to(device), attention_mask=attention_mask, **options)
+        attention_mask = batch["attention_mask"].to(self.device) if masked else None
+        return self.network(batch["input_ids"].to(self.device), attention_mask=attention_mask, **options)
 
 
 class Clip(TextEncoder):

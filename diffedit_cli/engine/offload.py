@@ -1,0 +1,24 @@
+"""Networks that wait in the computer's memory until they are used, by accelerate's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from accelerate import cpu_offload, cpu_offload_with_hook
+from torch import nn
+
+
+def by_model(networks: Sequence[nn.Module], device: str) -> None:
+    """One network at a time is on the device: the one that was used last."""
+    hooks = [cpu_offload_with_hook(network, device)[1] for network in networks]
+    for network in networks:
+        for hook in hooks:
+            if hook.model is not network:
+                cpu_offload_with_hook(network, device, prev_module_hook=hook)
+
+
+def by_layer(networks: Sequence[nn.Module], device: str) -> None:
+    """One layer at a time is on the device: the least memory, and the slowest."""
+    for network in networks:
+        own = any(True for _ in network.parameters(recurse=False))  # such weights are no layer's
+        cpu_offload(network, device, offload_buffers=own)
