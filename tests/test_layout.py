@@ -19,14 +19,15 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
     {"", "errors"},
-    {"devices", "files", "memory", "report", "weights", "engine", "engine.offload", "engine.process"},
+    {"devices", "files", "memory", "report", "weights"},
+    {"engine", "engine.offload", "engine.process", "engine.weighting"},
     {"prompts"},
     {"params"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"additions", "checkpoints"},
     {"models"},
     {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},
-    {"engine.latent", "engine.additions", "limits", "embeds"},
+    {"engine.latent", "engine.additions", "limits", "embeds", "writers"},
     {"engine.sd", "engine.sd3"},
     {"engine.sdxl"},
     {"engine.families"},

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from diffedit_cli.engine import parts
+from diffedit_cli.engine import parts, weighting
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction
 from diffedit_cli.engine.text import TextEncoder
@@ -27,6 +27,7 @@ class LatentDiffusion(ABC):
 
     READERS: ClassVar[Mapping[str, parts.Reader]]  # by the part's folder, which is also its argument of the class
     OPTIONAL: ClassVar[Sequence[str]] = ()  # parts that model_index.json may leave out
+    WEIGHS_WORDS: ClassVar[bool] = False  # in prompts such as "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
 
     multiple: int
@@ -111,6 +112,11 @@ class LatentDiffusion(ABC):
 
     def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
         key = prompt, clip_skip
+        if not self.WEIGHS_WORDS and weighting.is_weighted(prompt):
+            raise ModelError(
+                f'The model {self.name} reads no weights, as in "{prompt}"; leave out the numbers, or use a '
+                "Stable Diffusion 1.x, 2.x or XL model."
+            )
         if key not in self._embeddings:
             self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
         return self._embeddings[key]

@@ -24,6 +24,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 class UNetDiffusion(LatentDiffusion):
     """DDIM's levels around a UNet that attends to CLIP's tokens."""
 
+    WEIGHS_WORDS = True
+
     def __init__(
         self,
         *,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from diffedit_cli.engine import weighting
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.errors import ModelError, UsageError
+
+_PUNCTUATION = re.compile(r"[.,;:!?\"'…()]+")
 
 
 class TextEncoder:
@@ -29,7 +32,7 @@ class TextEncoder:
 
     def warning(self, prompt: str) -> str | None:
         """What of the prompt lies beyond the limit, if anything."""
-        prompt = self._written_out(prompt)
+        prompt = self._written_out(weighting.plain(prompt))
         places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
         if len(places) <= self.limit:
             return None
@@ -67,21 +70,38 @@ class Clip(TextEncoder):
     def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
         super().__init__(tokenizer, network, name, tokenizer.model_max_length)
 
+    @property
+    def closed(self) -> bool:
+        """Whether its vocabulary has a token for what it lacks: CLIP's own spells anything."""
+        return bool(self.tokenizer.unk_token_id != self.tokenizer.eos_token_id)
+
     def last(self, prompt: str, clip_skip: int = 0) -> Embedding:
         """The last hidden state (1, L, D), or an earlier one, normed as the last is. Raises UsageError."""
-        if clip_skip == 0:
-            return super().last(prompt)
-        hidden = self._hidden(self._run(prompt, output_hidden_states=True), clip_skip, 1)
         body = getattr(self.network, "text_model", self.network)
-        return Embedding(body.final_layer_norm(hidden))
+
+        def choose(output: Any) -> Any:
+            return body.final_layer_norm(self._hidden(output, clip_skip, 1)) if clip_skip else output[0]
+
+        return Embedding(self._chosen(prompt, choose)[0])
 
     def penultimate(self, prompt: str, clip_skip: int = 0) -> Embedding:
         """The hidden state before the last (1, L, D), or an earlier one, and the projection (1, P) if there is one.
 
-        Raises UsageError.
+        The projection is that of the words alone, whatever their weights. Raises UsageError.
         """
-        output = self._run(prompt, output_hidden_states=True)
-        return Embedding(self._hidden(output, clip_skip, 2), getattr(output, "text_embeds", None))
+        tokens, output = self._chosen(prompt, lambda output: self._hidden(output, clip_skip, 2))
+        return Embedding(tokens, getattr(output, "text_embeds", None))
+
+    def _chosen(self, prompt: str, choose: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """What is chosen of the network's output, words weighted as the prompt says, and the output without weights."""
+        output = self._run(weighting.plain(prompt), output_hidden_states=True)
+        if not weighting.is_weighted(prompt):
+            return choose(output), output
+
+        def read(ids: Any, mask: Any) -> Any:
+            return choose(self.network(ids, attention_mask=mask, output_hidden_states=True))
+
+        return weighting.weighted(prompt, self.tokenizer, self._written_out, read, choose(output)), output
 
     def _hidden(self, output: Any, clip_skip: int, usual: int) -> Any:
         """The hidden state `clip_skip` layers before the `usual` one, counted from the end."""
@@ -94,13 +114,21 @@ class Clip(TextEncoder):
         return states[-(clip_skip + usual)]
 
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
-        """CLIP's own vocabulary spells anything; a small closed one has a token of its own for what it lacks."""
-        unknown_id = self.tokenizer.unk_token_id
-        if unknown_id == self.tokenizer.eos_token_id or unknown_id not in ids:
+        if not self.closed or self.tokenizer.unk_token_id not in ids:
             return
-        unknown = [word for word in prompt.split() if unknown_id in self.tokenizer(word)["input_ids"]]
+        unknown = [word for word in prompt.split() if self._lacks(word)]
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
         raise ModelError(
             f'The model {self.name} does not know "{" ".join(unknown)}"; it knows only these words: '
             f"{', '.join(known)}. For other words use --model with a Stable Diffusion model."
         )
+
+    def _written_out(self, prompt: str) -> str:
+        """A closed vocabulary lacks punctuation, which says nothing to it."""
+        prompt = super()._written_out(prompt)
+        if not self.closed or not self._lacks(prompt):
+            return prompt
+        return " ".join(_PUNCTUATION.sub(" ", word) if self._lacks(word) else word for word in prompt.split())
+
+    def _lacks(self, text: str) -> bool:
+        return self.tokenizer.unk_token_id in self.tokenizer(text)["input_ids"]

@@ -1,0 +1,73 @@
+"""Words that count more or less, `(word)1.3`: the syntax and the arithmetic of compel, which is imported if needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from diffedit_cli.errors import ModelError
+
+Read = Callable[[Tensor, Tensor | None], Tensor]  # token ids (1, L) and their mask -> hidden states (1, L, D)
+
+_GROUP = re.compile(r"(\(|\)(?:\d+(?:\.\d+)?)?)")
+
+
+def fragments(prompt: str) -> list[tuple[str, float]]:
+    """The prompt in pieces with their weights, which multiply inside each other. Parentheses without one are text."""
+    groups: list[list[tuple[str, float]]] = [[]]
+    for piece in _GROUP.split(prompt):
+        if piece == "(":
+            groups.append([])
+        elif piece.startswith(")") and len(groups) > 1:
+            inner, weight = groups.pop(), piece[1:]
+            whole = [(text, float(weight) * own) for text, own in inner] if weight else [("(", 1.0), *inner, (")", 1.0)]
+            groups[-1] += whole
+        elif piece:
+            groups[-1].append((piece, 1.0))
+    flat = groups[0] + [piece for group in groups[1:] for piece in (("(", 1.0), *group)]  # what was never closed
+    return [("".join(text for text, _ in same), weight) for weight, same in groupby(flat, key=lambda piece: piece[1])]
+
+
+def is_weighted(prompt: str) -> bool:
+    """Whether any word counts other than once."""
+    return ")" in prompt and any(weight != 1.0 for _, weight in fragments(prompt))
+
+
+def plain(prompt: str) -> str:
+    """The words alone."""
+    return "".join(text for text, _ in fragments(prompt)) if ")" in prompt else prompt
+
+
+def weighted(prompt: str, tokenizer: Any, write: Callable[[str], str], read: Read, like: Tensor) -> Tensor:
+    """Hidden states as `like` (1, L, D), those of each word its weight times as far from the empty prompt's.
+
+    Below 1 all move towards those of the prompt without the word. `write` spells words as the tokenizer knows them.
+    Raises ModelError where compel is missing.
+    """
+    try:
+        from compel.embeddings_provider import EmbeddingsProvider
+    except ImportError:
+        raise ModelError(
+            f'The weights in "{prompt}" need compel, which is not installed; get it with: '
+            "pip install 'diffedit-cli[weighting]'."
+        ) from None
+
+    class Encoder:
+        """As much of a text encoder as compel asks for."""
+
+        device, dtype = like.device, like.dtype
+
+        def __call__(self, ids: Tensor, mask: Tensor | None = None, **_: Any) -> Any:
+            return SimpleNamespace(last_hidden_state=read(ids, mask))
+
+    pieces = [(write(text), weight) for text, weight in fragments(prompt)]
+    pieces = [(text, weight) for text, weight in pieces if text.strip()]  # compel has no place for those without words
+    texts, weights = [text for text, _ in pieces], [weight for _, weight in pieces]
+    provider = EmbeddingsProvider(tokenizer, Encoder(), device=like.device)
+    states: Tensor = provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=like.device)
+    return states
