@@ -60,7 +60,7 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
     bench = workbench()
     account = bench.open_account()
     found = bench.mask(picture, job.params, account, allowed)
-    _save_embeds(embeds, job, bench, account)
+    _save_embeds(embeds, job, picture, bench, account)
     files.publish(output, artefacts.pack_mask(found))
     return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
 
@@ -73,7 +73,7 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     bench = workbench()
     account = bench.open_account()
     latents = bench.invert(picture, job.params, account)
-    _save_embeds(embeds, job, bench, account)
+    _save_embeds(embeds, job, picture, bench, account)
     files.publish(output, artefacts.pack_latents(latents))
     return _result(job, picture, bench, account, output=output)
 
@@ -94,7 +94,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     account = bench.open_account()
     edited = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
     data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
-    _save_embeds(embeds, job, bench, account)
+    _save_embeds(embeds, job, picture, bench, account)
     if job.mask_output is not None:
         files.publish(job.mask_output, artefacts.pack_mask(edited.mask))
     files.publish(output, data)
@@ -210,9 +210,9 @@ def _embeds_targets(job: Job, stages: Iterable[str]) -> dict[str, Path]:
     return {name: _target(job, folder / f"{name}.safetensors") for name in job.params.prompts_of(stages)}
 
 
-def _save_embeds(targets: Mapping[str, Path], job: Job, bench: Workbench, account: Account) -> None:
+def _save_embeds(targets: Mapping[str, Path], job: Job, picture: Picture, bench: Workbench, account: Account) -> None:
     for name, path in targets.items():
-        files.publish(path, bench.embeds_file(name, job.params, account))
+        files.publish(path, bench.embeds_file(name, picture, job.params, account))
 
 
 def made_by_us(path: Path) -> bool:

@@ -16,7 +16,7 @@ from diffedit_cli import __version__, cli_models, prompts, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError
 from diffedit_cli.options import takes
-from diffedit_cli.params import PROMPTS, Params
+from diffedit_cli.params import AUTO, PROMPTS, Params
 
 if TYPE_CHECKING:
     from diffedit_cli.batch import Job, OpenWorkbench
@@ -166,6 +166,8 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
+    if given["save_embeds"] and given.get("caption") == AUTO and len(jobs) > 1:
+        raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
     if given["json"] and any(_writes_to_stdout(job) for job in jobs):
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
     work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors
@@ -54,6 +54,18 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
     return Embedding(tokens.to(like.tokens), pooled), warning
 
 
+def averaged(embeddings: Sequence[Embedding]) -> Embedding:
+    """The mean of several prompts of one shape (1, L, D), computed in float32."""
+    first = embeddings[0]
+    tokens = torch.cat([one.tokens for one in embeddings])
+    pooled = [one.pooled for one in embeddings if one.pooled is not None]
+    return Embedding(_mean(tokens), _mean(torch.cat(pooled)) if pooled else None).to(first.tokens.dtype)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.to(torch.float32).mean(dim=0, keepdim=True)
+
+
 def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors, and the record of a file of ours."""
     path = file.path
@@ -78,7 +90,7 @@ def _averaged(file: Embeds, tensor: Tensor, rank: int) -> Tensor:
     tensor = tensor if tensor.ndim == rank else tensor[None]
     if 0 in tensor.shape or not tensor.isfinite().all():
         raise InputError(f"The embeddings file {file} holds values that are not finite, or none; make it again.")
-    return tensor if len(tensor) == 1 else tensor.to(torch.float32).mean(dim=0, keepdim=True)
+    return tensor if len(tensor) == 1 else _mean(tensor)
 
 
 def _unfit(file: Embeds, model: ModelFolder, why: str) -> InputError:

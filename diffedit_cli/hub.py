@@ -15,6 +15,8 @@ from diffedit_cli.models import BUILTIN, FAMILIES, NAMES, family_with, hub_id
 from diffedit_cli.report import amount
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
+WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # that write captions and sentences
 PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
 
 
@@ -54,14 +56,17 @@ def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -
 
     with _explained(repository):
         info = HfApi().model_info(repository, files_metadata=True)
-    if pipeline := ((info.config or {}).get("diffusers") or {}).get("_class_name"):
+    config = info.config or {}
+    if pipeline := (config.get("diffusers") or {}).get("_class_name"):
         family_with(pipeline, repository)
+    writes = WRITERS & set(config.get("architectures") or ())
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    chosen = _chosen(repository, list(sizes), variant, with_weights)
+    choose = _chosen_of_writer if writes else _chosen
+    chosen = choose(repository, list(sizes), variant, with_weights)
     revision = str(info.sha)
     files = []
     for file in chosen:
-        place = try_to_load_from_cache(repository, file, revision=None if file == INDEX else revision)
+        place = try_to_load_from_cache(repository, file, revision=None if file == chosen[-1] else revision)
         files.append(File(file, sizes[file], isinstance(place, str) and revision in Path(place).parts))
     licence = info.card_data and (info.card_data.get("license_name") or info.card_data.get("license"))
     if not licence:
@@ -78,8 +83,8 @@ def download(offer: Offer, say: Callable[[str], None]) -> None:
 
     for file in offer.missing:
         say(f"{file.name} ({amount(file.size)})")
-        # The index comes last and under the branch's name: only then the model counts as being here.
-        revision = None if file.name == INDEX else offer.revision
+        # What a model is known by comes last and under the branch's name: only then it counts as being here.
+        revision = None if file == offer.files[-1] else offer.revision
         with _explained(offer.repository):
             hf_hub_download(offer.repository, file.name, revision=revision)
 
@@ -105,6 +110,15 @@ def _chosen(repository: str, names: list[str], variant: str | None, with_weights
         for part, files in parts.items():
             chosen += [f"{part}/{file}" for file in _weights(repository, part, files, variant)]
     return [*sorted(chosen), INDEX]
+
+
+def _chosen_of_writer(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
+    """The same for a model that writes prompts, which has no parts. Raises ModelError."""
+    root = [name for name in names if "/" not in name]
+    chosen = [name for name in root if name.endswith((".json", ".txt", "spiece.model")) and name != CONFIG]
+    if with_weights:
+        chosen += _weights(repository, "network", root, variant)
+    return [*sorted(chosen), CONFIG]
 
 
 def _weights(repository: str, part: str, files: list[str], variant: str | None) -> list[str]:

@@ -70,13 +70,17 @@ class Picture:
         head = f"{self.image.mode} {self.image.width}x{self.image.height}\n".encode()
         return hashlib.sha256(head + self.image.tobytes()).hexdigest()
 
-    def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """What a model sees: (3, height, width) in [-1, 1], resized to `size` (width, height), alpha laid on white."""
+    def on_white(self) -> Image.Image:
+        """In RGB, alpha laid on white."""
         image = self.image
         if image.mode in ("LA", "RGBA"):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        return image.convert("RGB")
+
+    def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """What a model sees: (3, height, width) in [-1, 1], resized to `size` (width, height), alpha laid on white."""
+        image = self.on_white().resize(size, Image.Resampling.LANCZOS)
         return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
 
 

@@ -264,15 +264,15 @@ def hub_id(name: str) -> str:
     return NAMES[name].source if name in NAMES else name
 
 
-def in_hub_cache(repository: str) -> Path | None:
-    """The folder of the hub's cache that holds this repository, perhaps only in part."""
+def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None:
+    """The folder of the hub's cache that holds this repository with this file, perhaps only in part."""
     if repository.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        index = try_to_load_from_cache(repository, "model_index.json")
+        index = try_to_load_from_cache(repository, file)
     except (HFValidationError, OSError):
         return None
     return Path(index).parent if isinstance(index, str) else None

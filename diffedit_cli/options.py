@@ -70,7 +70,12 @@ def _embeds(panel: str, *names: str) -> Group:
 PROMPTS = (
     _params("What to change", from_="What is in the picture now.", to="What it should become.")
     | _embeds("What to change", "from", "to")
-)  # fmt: skip
+    | _params(
+        "What to change",
+        expand="So many sentences about each of --from and --to, written by --expand-model, are averaged.",
+        expand_model="A Flan-T5 model: a hub id or a folder.",
+    )
+)
 PROMPTS_FOR_EDIT = PROMPTS | _params("What to change", from_="What is in the picture now (not needed with --mask).")
 TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
 MASK = _params(
@@ -94,7 +99,8 @@ INVERSION = (
     SCHEDULER
     | _params(
         "Inversion",
-        caption="What the inversion is told the picture shows (default: the --from prompt).",
+        caption="What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
+        caption_model="A BLIP model: a hub id or a folder.",
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1.",
         reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",

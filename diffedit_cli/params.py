@@ -15,6 +15,8 @@ from diffedit_cli.errors import UsageError
 from diffedit_cli.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
+EXPAND_LIMIT = 64  # sentences at once
+AUTO = "auto"  # a caption that a model writes
 SEED_LIMIT = 2**63
 SCHEDULERS = ("ddim", "dpm++")
 
@@ -45,6 +47,9 @@ class Params:
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     eta: float = 0.0  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM
     seed: int = 0
+    caption_model: str = "Salesforce/blip-image-captioning-base"  # for the caption `auto`
+    expand: int = 0  # sentences that are written about each of --from and --to, and averaged
+    expand_model: str = "google/flan-t5-large"
 
     def __post_init__(self) -> None:
         for name, least in (("maps", 1), ("steps", 1), ("reg_steps", 0), ("auto_corr_rolls", 1)):
@@ -61,6 +66,8 @@ class Params:
                     f"{option(name)} {getattr(self, name):g} of --steps {self.steps} is less than one step; "
                     f"raise {option(name)} or --steps."
                 )
+        if not 0 <= self.expand <= EXPAND_LIMIT:
+            raise UsageError(f"--expand must be between 0 and {EXPAND_LIMIT}, not {self.expand}.")
         if self.clip_skip < 0:
             raise UsageError(f"--clip-skip must be 0 or more, not {self.clip_skip}.")
         if not 0 <= self.threshold < 1:
@@ -148,7 +155,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     found: dict[str, Any] = {}
     for part in (record, record.get("mask", {}), record.get("latents", {}), record.get("edit", {})):
         for name, value in part.items():
-            if not isinstance(value, (dict, list)):
+            if not isinstance(value, (dict, list)) or name.endswith(prompts.SENTENCES):
                 found.pop(prompts.counterpart(name), None)
                 found[name] = value
     if "from-embeds" not in found:
@@ -162,8 +169,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     for field in dataclasses.fields(Params):
         name = option(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))
-        same_as_from = (value, file) == (found.get("from"), found.get("from-embeds"))
-        if same_as_from and field.name in ("caption", "negative"):
+        if field.name in ("caption", "negative") and _said(found, name) == _said(found, "from"):
             continue
         if value is not None and value != field.default:
             words += [f"--{name}", str(value)]
@@ -178,6 +184,11 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
     return words
+
+
+def _said(found: Mapping[str, Any], name: str) -> list[Any]:
+    """All that a record says of a prompt."""
+    return [found.get(key) for key in (name, prompts.counterpart(name), name + prompts.SENTENCES)]
 
 
 def option(name: str) -> str:

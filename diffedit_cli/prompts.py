@@ -12,6 +12,7 @@ from diffedit_cli import files, weights
 from diffedit_cli.errors import InputError, ModelError, UsageError
 
 TOKENS, POOLED = "tokens", "pooled"
+SENTENCES = "-sentences"  # ends the key of what a record says of them
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -50,7 +51,19 @@ class Embeds:
         return cls(hashlib.sha256(data).hexdigest(), path, tokens, pooled)
 
 
-Prompt = str | Embeds
+@dataclass(frozen=True)
+class Sentences:
+    """What a model wrote about a concept, to be averaged in its place."""
+
+    concept: str
+    texts: tuple[str, ...]
+    model: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.concept
+
+
+Prompt = str | Embeds | Sentences
 
 
 def _names(path: Path, ranks: Mapping[str, int]) -> tuple[str, str | None]:
@@ -91,7 +104,12 @@ def chosen(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Prompt]:
 
 def record(key: str, prompt: Prompt) -> dict[str, Any]:
     """The entry of a record: words under the option's name, a file's digest under that of its own option."""
-    return {f"{key}-embeds": prompt.digest} if isinstance(prompt, Embeds) else {key: prompt}
+    if isinstance(prompt, Embeds):
+        return {f"{key}-embeds": prompt.digest}
+    if isinstance(prompt, Sentences):
+        made = {"expand": len(prompt.texts), "expand-model": prompt.model}
+        return {key: prompt.concept, f"{key}{SENTENCES}": list(prompt.texts), **made}
+    return {key: prompt}
 
 
 def counterpart(key: str) -> str:

@@ -31,8 +31,9 @@ from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import Params, digest, levels_up_to
-from diffedit_cli.prompts import Embeds, Prompt
+from diffedit_cli.params import AUTO, Params, digest, levels_up_to
+from diffedit_cli.prompts import Embeds, Prompt, Sentences
+from diffedit_cli.writers import Writers
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
@@ -91,6 +92,7 @@ class Workbench:
     def mask(self, picture: Picture, params: Params, account: Account, allowed: Limits = limits.NONE) -> Mask:
         """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask."""
         with self._stage("mask", account):
+            params = self._writers(account).expanded(params)
             about = self._about(picture) | params.contrast_record()
             arrays = self._remembered(
                 "mask", "contrast", about, account, lambda: self._contrast(picture, params, account)
@@ -108,6 +110,7 @@ class Workbench:
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
         with self._stage("invert", account):
+            params = self._writers(account).captioned(params, picture)
             about = self._about(picture) | params.inversion_record()
             arrays = self._remembered(
                 "invert", "inversion", about, account, lambda: self._trajectory(picture, params, account)
@@ -128,6 +131,7 @@ class Workbench:
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else.
         """
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
+        params = self._writers(account).expanded(params)
         if mask is not None:
             self._check_mask(mask, picture, params)
         if latents is not None:
@@ -217,8 +221,11 @@ class Workbench:
             account.seconds["load"] = time.perf_counter() - started
         return self._model
 
-    def embeds_file(self, name: str, params: Params, account: Account) -> bytes:
+    def embeds_file(self, name: str, picture: Picture, params: Params, account: Account) -> bytes:
         """What the model is told for the prompt of this name, as a file that --NAME-embeds takes."""
+        params = self._writers(account).expanded(params)
+        if name == "caption":
+            params = self._writers(account).captioned(params, picture)
         prompt = params.prompts_of()[name]
         with device_errors(self.device), torch.inference_mode():
             embedding = self._embedding(prompt, params, account)
@@ -226,6 +233,8 @@ class Workbench:
 
     def _embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
         model = self.model(account)
+        if isinstance(prompt, Sentences):
+            return embeds.averaged([self._embedding(text, params, account) for text in prompt.texts])
         if isinstance(prompt, Embeds):
             embedding, warning = embeds.load(prompt, model.embed(""), self.folder)
         else:
@@ -233,6 +242,9 @@ class Workbench:
         if warning:
             account.warn(warning)
         return embedding
+
+    def _writers(self, account: Account) -> Writers:
+        return Writers(self.cache, self.folder.memo, account.warn)
 
     def _latents(self, picture: Picture, account: Account) -> Tensor:
         """x_0, encoded once for mask and inversion."""
@@ -324,7 +336,7 @@ class Workbench:
             "scheduler": params.scheduler,
             "clip-skip": params.clip_skip,
         }
-        if params.caption is not None:
+        if params.caption not in (None, AUTO):
             about |= prompts.record("caption", params.caption)
         self._check_made("latents file", latents.name, latents.made, about)
         if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:

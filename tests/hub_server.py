@@ -22,6 +22,7 @@ class Hub:
         self.repositories = repositories
         self.card: dict[str, Any] = {"license": "openrail"}
         self.pipeline = "StableDiffusionPipeline"
+        self.architectures: list[str] = []  # of a model of transformers, which has no pipeline
         self.asked: list[str] = []  # METHOD PATH, and the range if one was asked for
         self.refuse: dict[str, tuple[int, str]] = {}  # id -> status and X-Error-Code, for its files
         self.cut_at: int | None = None  # a file longer than this breaks off there
@@ -81,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         siblings = [{"rfilename": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files]
         info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": self.served.card, "tags": []}
-        info["config"] = {"diffusers": {"_class_name": self.served.pipeline}}
+        architectures = self.served.architectures
+        diffusers = {"diffusers": {"_class_name": self.served.pipeline}}
+        info["config"] = {"architectures": architectures} if architectures else diffusers
         content = json.dumps(info).encode()
         self.send(200, {"Content-Type": "application/json"}, content)
 

@@ -16,6 +16,9 @@ from command import INSTALLED, Ran, diffedit, installed
 from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_writers import write_blip
+
+from diffedit_cli import writers
 
 ID = "some/model"
 FILES = {
@@ -299,3 +302,17 @@ def test_nothing_but_pull_asks_the_hub(hub: Hub, tmp_path: Path) -> None:
     assert diffedit("models", "save", "out", "--model", ID).code == 4
     assert diffedit("models", "list").code == 0
     assert hub.asked == []
+
+
+def test_a_model_that_writes_prompts_is_pulled(hub: Hub, tmp_path: Path) -> None:
+    folder = write_blip(tmp_path / "blip")
+    for name in ("pytorch_model.bin", "tf_model.h5", "README.md"):
+        (folder / name).write_bytes(b"not needed")
+    hub.repositories[ID], hub.architectures = folder, ["BlipForConditionalGeneration"]
+    ran = pull(ID, "--yes")
+    assert ran.code == 0, ran.err
+    needed = {path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors")}
+    assert here() == needed
+    assert writers.find(ID, "BlipForConditionalGeneration").joinpath("model.safetensors").is_file()
+    hub.architectures = ["BertModel"]
+    assert "no diffusers model" in pull(ID, "--yes").err
