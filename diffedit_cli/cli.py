@@ -230,7 +230,8 @@ def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
         from diffedit_cli.stages import Workbench
 
         where = {"device": given["device"], "dtype": given["dtype"], "memory": memory}
-        return Workbench(folder, cache, progress=reporter.progress, **where)
+        named = given["model"] is not None
+        return Workbench(folder, cache, progress=reporter.progress, any_picture=named, **where)
 
     return open_workbench
 
@@ -279,12 +280,13 @@ def doctor(**given: Any) -> None:
     """Say what works here and what does not: device, memory, versions, model, cache."""
     import json
 
-    from diffedit_cli import examine
+    from diffedit_cli import examine, models
     from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
     _check_dtype(given["dtype"])
-    findings = examine.everything(given["model"], given["device"], given["dtype"], Cache(cli_models.kept(given)))
+    model, cache = given["model"] or models.BUILTIN, Cache(cli_models.kept(given))
+    findings = examine.everything(model, given["device"], given["dtype"], cache)
     if given["json"]:
         print(json.dumps([finding.__dict__ for finding in findings]))
     else:

@@ -37,7 +37,7 @@ def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
     from diffedit_cli import additions, models
 
     root = kept(given)
-    model = models.find(given["model"], kept=root, config=given["model_config"], say=say)
+    model = models.find(given["model"] or models.BUILTIN, kept=root, config=given["model_config"], say=say)
     memo = root / "digests"
     return dataclasses.replace(
         model,

@@ -165,6 +165,23 @@ class ModelFolder:
         levels = self._settings("vae", "config.json").get("block_out_channels", [0])
         return int(network.get("sample_size", 0) * 2 ** (len(levels) - 1))
 
+    @property
+    def fitness(self) -> tuple[float, float] | None:
+        """Of a model of a small world: the noise to try a picture with, and the misfit (engine.fitness) it may have.
+
+        None for a model that takes any picture. Raises ModelError.
+        """
+        name = "fitness.json"
+        if not (self.path / name).is_file():
+            return None
+        said = self._settings("", name)
+        try:
+            return float(said["strength"]), float(said["limit"])
+        except (KeyError, TypeError, ValueError):
+            raise ModelError(
+                f"The model {self.name} is damaged: {self.path / name} lacks numbers; get it again."
+            ) from None
+
     def sizes(self) -> dict[str, int]:
         """Bytes by part."""
         sizes: dict[str, int] = {}
@@ -179,7 +196,8 @@ class ModelFolder:
         `finish` may change the copy before it takes its place.
         """
         with new_folder(folder, replace=True) as fresh:
-            for path in (self.path / "model_index.json", *self.files()):
+            at_top = [path for name in ("model_index.json", "fitness.json") if (path := self.path / name).is_file()]
+            for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)

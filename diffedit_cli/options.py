@@ -136,7 +136,11 @@ CONFIG = _group(
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
 MODEL_NAME = _group(
     "Model and device",
-    model=(str, "builtin", "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint."),
+    model=(
+        str | None,
+        None,
+        "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint (default: builtin).",
+    ),
 )
 MODEL_ON_DEVICE = MODEL_NAME | _group(
     "Model and device",

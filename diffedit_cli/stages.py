@@ -22,7 +22,7 @@ from diffedit_cli import artefacts, embeds, images, limits, prompts
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
-from diffedit_cli.engine import diffedit
+from diffedit_cli.engine import diffedit, fitness
 from diffedit_cli.engine.model import Embedding, Model
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
@@ -77,9 +77,14 @@ class Workbench:
         dtype: str = "auto",
         memory: Memory = Memory(),
         progress: Progress = lambda *_: None,
+        any_picture: bool = False,
     ) -> None:
-        """Raises DeviceError for a device that is not here."""
+        """With `any_picture` one that is unlike all that the model knows is only warned of.
+
+        Raises DeviceError for a device that is not here.
+        """
         self.folder, self.cache, self.memory, self.progress = folder, cache, memory, progress
+        self.any_picture = any_picture
         self.device = choose_device(device)
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
         self._model: Model | None = None
@@ -253,6 +258,7 @@ class Workbench:
             size = images.fitted_size(picture.size, model.native_size, model.multiple)
             fitted = torch.from_numpy(picture.fitted(size))[None]
             self._x_0 = picture.digest, model.encode(fitted)
+            self._check_fitness(picture, self._x_0[1], account)
         return self._x_0[1]
 
     def _watched(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
@@ -296,7 +302,7 @@ class Workbench:
     def _computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
         """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
         model = self.model(account)
-        before = model.evaluations
+        before = model.evaluations - account.evaluations.get("fitness", 0)
         with device_errors(self.device), torch.inference_mode():
             arrays = compute()
             if not _finite(arrays) and model.dtype_name != "float32":
@@ -311,7 +317,7 @@ class Workbench:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        account.evaluations[stage] = model.evaluations - before
+        account.evaluations[stage] = model.evaluations - account.evaluations.get("fitness", 0) - before
         return arrays
 
     @contextlib.contextmanager
@@ -320,6 +326,22 @@ class Workbench:
         yield
         loading = account.seconds.get("load", 0.0) - loading
         account.seconds[stage] = time.perf_counter() - started - loading
+
+    def _check_fitness(self, picture: Picture, x_0: Tensor, account: Account) -> None:
+        """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
+        if self.folder.fitness is None:
+            return
+        strength, limit = self.folder.fitness
+        misfit = fitness.misfit(self.model(account), x_0, strength, generator(0, picture, "fitness"))
+        account.evaluations["fitness"] = account.evaluations.get("fitness", 0) + fitness.DRAWS
+        if misfit > limit:
+            unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
+            if not self.any_picture:
+                raise ModelError(
+                    f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
+                    f"(or try this one nevertheless: --model {self.folder.name})."
+                )
+            account.warn(f"{unlike}; expect little.")
 
     def _check_mask(self, mask: Mask, picture: Picture, params: Params) -> None:
         limits.check_size(mask, picture)

@@ -26,7 +26,7 @@ LAYERS = (
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"additions", "checkpoints"},
     {"models"},
-    {"engine.diffedit", "engine.parts", "engine.text", "artefacts"},
+    {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "limits", "embeds", "writers"},
     {"engine.sd", "engine.sd3"},
     {"engine.sdxl"},

@@ -1,0 +1,85 @@
+"""How far a picture may be from what an exported model knows. ``python -m training.fitness FOLDER``
+
+Writes the folder's ``fitness.json`` from scenes of the training seeds; held-out scenes and photographs only judge it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffedit_cli.engine import fitness
+from diffedit_cli.engine.latent import LatentDiffusion
+from diffedit_cli.engine.sd import StableDiffusion
+from training.data import to_tensor
+from training.scenes import HELD_OUT, scene
+
+STRENGTH = 0.25
+TAKEN = 0.99
+"""The share of scenes that the limit lets pass; photographs begin right above the last of them."""
+
+
+@torch.inference_mode()
+def misfits(model: LatentDiffusion, pictures: Iterable[Image.Image]) -> list[float]:
+    """Each picture's misfit, its middle square at the model's size."""
+    found = []
+    for number, picture in enumerate(pictures):
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.convert("RGB").crop((left, top, left + side, top + side))
+        pixels = np.asarray(square.resize((model.native_size,) * 2, Image.Resampling.LANCZOS))
+        generator = torch.Generator().manual_seed(number)
+        found.append(fitness.misfit(model, model.encode(to_tensor(pixels[None])), STRENGTH, generator))
+    return found
+
+
+def scenes(first: int, count: int) -> Iterable[Image.Image]:
+    return (scene(seed).picture for seed in range(first, first + count))
+
+
+def calibrate(folder: Path, count: int = 200) -> float:
+    """Write the limit; gives it."""
+    model = StableDiffusion.load(folder, "cpu", torch.float32)
+    limit = float(torch.tensor(misfits(model, scenes(0, count))).quantile(TAKEN))
+    (folder / "fitness.json").write_text(json.dumps({"strength": STRENGTH, "limit": round(limit, 4)}) + "\n")
+    return limit
+
+
+def photographs() -> dict[str, Image.Image]:
+    """The photographs that scikit-image ships, by name; its diagrams, textures and depth maps left out."""
+    from skimage import data
+
+    names = (
+        "astronaut brick camera cat cell coffee coins grass gravel hubble_deep_field immunohistochemistry "
+        "microaneurysms moon retina rocket"
+    )
+    found = {name: getattr(data, name)() for name in names.split()}
+    left, right, _ = data.stereo_motorcycle()
+    return {name: Image.fromarray(pixels) for name, pixels in {**found, "left": left, "right": right}.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--judge", action="store_true", help="only judge the limit that is there")
+    options = parser.parse_args()
+    if not options.judge:
+        calibrate(options.folder)
+    limit = json.loads((options.folder / "fitness.json").read_text())["limit"]
+    model = StableDiffusion.load(options.folder, "cpu", torch.float32)
+    held_out = misfits(model, scenes(HELD_OUT + 3_000_000, 200))
+    taken = sum(value <= limit for value in held_out)
+    print(f"limit {limit}; held-out scenes taken: {taken} of {len(held_out)}, the worst at {max(held_out):.4f}")
+    photos = photographs()
+    for name, value in sorted(zip(photos, misfits(model, photos.values()), strict=True), key=lambda row: row[1]):
+        print(f"{'TAKEN' if value <= limit else 'refused':8} {value:.4f} {name}")
+
+
+if __name__ == "__main__":
+    main()
