@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import artefacts, embeds, images, limits, prompts
+from diffedit_cli import artefacts, embeds, given, images, limits, prompts
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
@@ -26,12 +26,12 @@ from diffedit_cli.engine import diffedit, fitness
 from diffedit_cli.engine.model import Embedding, Model
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
-from diffedit_cli.errors import DiffEditError, InputError, ModelError, NothingToEdit
+from diffedit_cli.errors import DiffEditError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import AUTO, Params, digest, levels_up_to
+from diffedit_cli.params import Params, digest, levels_up_to
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
 from diffedit_cli.writers import Writers
 
@@ -138,9 +138,9 @@ class Workbench:
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
         params = self._writers(account).expanded(params)
         if mask is not None:
-            self._check_mask(mask, picture, params)
+            given.check_mask(mask, picture, params, self._about(picture))
         if latents is not None:
-            self._check_latents(latents, picture, params)
+            given.check_latents(latents, params, self._about(picture))
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         latents = latents or self.invert(picture, params, account)
         with self._stage("edit", account):
@@ -343,40 +343,6 @@ class Workbench:
                 )
             account.warn(f"{unlike}; expect little.")
 
-    def _check_mask(self, mask: Mask, picture: Picture, params: Params) -> None:
-        limits.check_size(mask, picture)
-        if mask.made is not None:
-            about = self._about(picture) | {"steps": params.steps, "clip-skip": params.clip_skip}
-            self._check_made("mask", mask.name, mask.made, about)
-        if not mask.pixels.any():
-            raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
-
-    def _check_latents(self, latents: Latents, picture: Picture, params: Params) -> None:
-        about = self._about(picture) | {
-            "steps": params.steps,
-            "strength": params.strength,
-            "scheduler": params.scheduler,
-            "clip-skip": params.clip_skip,
-        }
-        if params.caption not in (None, AUTO):
-            about |= prompts.record("caption", params.caption)
-        self._check_made("latents file", latents.name, latents.made, about)
-        if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:
-            raise InputError(
-                f"The latents file {latents.name} holds another number of levels than it says; "
-                "make it again with diffedit invert."
-            )
-
-    def _check_made(self, what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        made = {"clip-skip": Params.clip_skip, "scheduler": Params.scheduler, **made}  # said only where not the default
-        for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "caption-embeds", "clip-skip"):
-            if key in about and made.get(key) != about[key]:
-                stated, ours = (_model_of(said) if key == "model" else said.get(key) for said in (made, about))
-                told = key != "picture" and key in made
-                detail = f"{key} {stated}, not {ours}" if told else f"another {key.removesuffix('-embeds')}"
-                remedy = "diffedit mask" if what == "mask" else "diffedit invert"
-                raise InputError(f"The {what} {name} was made for {detail}; make it again with {remedy}.")
-
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
@@ -388,11 +354,6 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
-
-
-def _model_of(record: Mapping[str, Any]) -> str:
-    """A model and what is added to it, in words."""
-    return " + ".join([record.get("model-name", "?"), *record.get("lora", ()), *record.get("embedding", ())])
 
 
 def _finite(arrays: Arrays) -> bool:

@@ -28,6 +28,7 @@ LAYERS = (
     {"models"},
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "limits", "embeds", "writers"},
+    {"given"},
     {"engine.sd", "engine.sd3"},
     {"engine.sdxl"},
     {"engine.families"},
