@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from diffedit_cli import artefacts, files, images, limits
 from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.images import Picture
-from diffedit_cli.params import Params
+from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.prompts import Embeds
 from diffedit_cli.report import Result
 
 if TYPE_CHECKING:
+    from diffedit_cli.artefacts import Latents
     from diffedit_cli.stages import Account, Workbench
 
 OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
@@ -36,6 +37,7 @@ class Job:
     mask: Path | None = None  # given, for an edit
     latents: Path | None = None  # given, for an edit
     mask_output: Path | None = None  # wanted beside an edit
+    frames: Path | None = None  # the folder that wants the inversion as pictures
     save_embeds: Path | None = None  # the folder that wants the embeddings
 
     @property
@@ -70,10 +72,12 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     picture = images.load(job.input)
     output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
     embeds = _embeds_targets(job, ["invert"])
+    frames = _frames_targets(job)
     bench = workbench()
     account = bench.open_account()
     latents = bench.invert(picture, job.params, account)
     _save_embeds(embeds, job, picture, bench, account)
+    _save_frames(frames, latents, bench, account)
     files.publish(output, artefacts.pack_latents(latents))
     return _result(job, picture, bench, account, output=output)
 
@@ -85,28 +89,35 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude)
     extension = images.default_extension(picture)
-    output = _target(job, job.output or _beside(job.input, f".edited{extension}"))
-    chosen = images.output_format(output, picture)
+    outputs = numbered(job.output or _beside(job.input, f".edited{extension}"), job.params)
+    for output in outputs:
+        _target(job, output)
+    chosen = images.output_format(outputs[0], picture)
     if job.mask_output is not None:
         _target(job, job.mask_output)
     embeds = _embeds_targets(job, job.stages)
+    frames = _frames_targets(job)
     bench = workbench()
     account = bench.open_account()
-    edited = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
-    data = images.encode(edited.image, picture, chosen, edited.record if job.metadata else None)
+    variants = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
+    first = variants[0]
+    data = [images.encode(one.image, picture, chosen, one.record if job.metadata else None) for one in variants]
     _save_embeds(embeds, job, picture, bench, account)
+    _save_frames(frames, first.latents, bench, account)
     if job.mask_output is not None:
-        files.publish(job.mask_output, artefacts.pack_mask(edited.mask))
-    files.publish(output, data)
+        files.publish(job.mask_output, artefacts.pack_mask(first.mask))
+    for output, picture_data in zip(outputs, data, strict=True):
+        files.publish(output, picture_data)
     shown = job.mask or job.mask_output
     return _result(
         job,
         picture,
         bench,
         account,
-        output=output,
+        output=outputs[0],
+        outputs=tuple(map(str, outputs)),
         mask=str(shown) if shown else None,
-        mask_area=edited.mask.share,
+        mask_area=first.mask.share,
     )
 
 
@@ -170,7 +181,12 @@ def plan(sources: Iterable[Path], out: Path, **shared: Any) -> list[Job]:
         )
         for path in pictures
     ]
-    check_distinct((job.input, target) for job in jobs for target in (job.output, job.mask_output) if target)
+    check_distinct(
+        (job.input, target)
+        for job in jobs
+        for target in (*numbered(job.output or job.input, job.params), job.mask_output)
+        if target
+    )
     files.make_folder(out, "--out")
     return jobs
 
@@ -186,6 +202,12 @@ def check_distinct(targets: Iterable[tuple[Path, Path]]) -> None:
 def edited_beside(path: Path) -> Path:
     """Where `edit` writes by default, as far as the name tells."""
     return _beside(path, f".edited{_written_extension(path)}")
+
+
+def numbered(output: Path, params: Params) -> list[Path]:
+    """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, params.variants + 1)]
+    return [output, *others]
 
 
 def _written_extension(path: Path) -> str:
@@ -215,6 +237,28 @@ def _save_embeds(targets: Mapping[str, Path], job: Job, picture: Picture, bench:
         files.publish(path, bench.embeds_file(name, picture, job.params, account))
 
 
+def frame_path(job: Job, level: int) -> Path:
+    """Where the picture of a level of the inversion goes, if they are wanted."""
+    stem = "picture" if job.input == files.STANDARD_STREAM else job.input.stem
+    return (job.frames or Path()) / f"{stem}-{level:03}.png"
+
+
+def _frames_targets(job: Job) -> list[Path]:
+    """Where the levels of the inversion go, the clean one first. Raises OutputError."""
+    if job.frames is None:
+        return []
+    files.make_folder(job.frames, "--frames")
+    levels = levels_up_to(job.params.strength, job.params.steps) + 1
+    return [_target(job, frame_path(job, level)) for level in range(levels)]
+
+
+def _save_frames(targets: list[Path], latents: Latents, bench: Workbench, account: Account) -> None:
+    if targets:
+        for level, (path, pixels) in enumerate(zip(targets, bench.frames(latents, account), strict=True)):
+            record = artefacts.record("frame", {**latents.made, "level": level})
+            files.publish(path, images.encode_png(pixels, record))
+
+
 def made_by_us(path: Path) -> bool:
     """Whether diffedit wrote the file, by what the file itself says."""
     return path.is_file() and read_record(path) is not None
@@ -229,6 +273,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
+    more = {"outputs": (str(output),)} | more
     return Result(
         status="done",
         input=str(job.input),

@@ -117,7 +117,7 @@ def mask(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.IMAGE, o.TEXT, o.INVERSION, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
 def invert(**given: Any) -> None:
     """Walk a picture back into noise, and write the whole way as latents."""
     _execute(given, "invert", [given["image"]])
@@ -125,7 +125,7 @@ def invert(**given: Any) -> None:
 
 @app.command()
 @takes(
-    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
     o.MODEL, o.OUTPUT, o.METADATA, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
@@ -137,7 +137,7 @@ def edit(**given: Any) -> None:
 
 @app.command(name="run")
 @takes(
-    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.STEPS,
+    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
     o.MODEL, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run_batch(**given: Any) -> None:
@@ -156,18 +156,24 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             flag = f"--{name.rstrip('_')}"
             raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    options = ("force", "metadata", "within", "exclude", "mask", "latents", "save_embeds")
+    options = ("force", "metadata", "within", "exclude", "mask", "latents", "frames", "save_embeds")
     shared = {"params": params} | {name: given[name] for name in options if name in given}
     if command == "run":
         jobs = batch.plan(sources, given["out"], **shared)
     else:
         if command == "edit":
-            batch.check_distinct((source, batch.edited_beside(source)) for source in sources)
+            batch.check_distinct(
+                (source, target) for source in sources for target in batch.numbered(batch.edited_beside(source), params)
+            )
         jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
     if given["save_embeds"] and given.get("caption") == AUTO and len(jobs) > 1:
         raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
+    if command in ("edit", "run") and given["frames"]:
+        batch.check_distinct((job.input, batch.frame_path(job, 0)) for job in jobs)
+    if params.variants > 1 and any(_writes_to_stdout(job) for job in jobs):
+        raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
     if given["json"] and any(_writes_to_stdout(job) for job in jobs):
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
     work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
@@ -250,7 +256,7 @@ def info(**given: Any) -> None:
 
     from diffedit_cli import batch, files
     from diffedit_cli.errors import InputError
-    from diffedit_cli.params import options_of
+    from diffedit_cli.params import options_of, preparations_of
 
     path: Path = given["file"]
     files.check_readable(path, "file")
@@ -258,10 +264,11 @@ def info(**given: Any) -> None:
     if record is None:
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
     kind = record.get("kind", "")
-    command = {"mask": "mask", "latents": "invert", "edit": "edit"}.get(kind)
+    command = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}.get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record)]) if command else None
+    frames = ["--frames", "FRAMES"] if kind == "frame" else []
+    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record), *frames]) if command else None
     if given["json"]:
         print(json.dumps({**record, "command": line}))
         return
@@ -271,6 +278,8 @@ def info(**given: Any) -> None:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
             print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
     if line:
+        for words in preparations_of(record):
+            print(shlex.join(["diffedit", *words]))
         print(line)
 
 

@@ -215,6 +215,13 @@ def encode(image: Image.Image, picture: Picture, chosen: str, record: Mapping[st
     return buffer.getvalue()
 
 
+def encode_png(pixels: NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
+    """A PNG file's bytes: pixels (h, w, 3) and how they were made."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=png_record(record))
+    return buffer.getvalue()
+
+
 RECORD_TAG = 0x9213  # ImageHistory
 # How the pixels lay in a TIFF that the picture came from: not how they lie in ours.
 LAYOUT_TAGS = (

@@ -43,7 +43,14 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
 def _params(panel: str, **texts: str) -> Group:
     """Options for fields of Params, with their defaults there."""
     fields = Params.__dataclass_fields__
-    kinds = {"str": str, "Prompt": str, "int": int, "float": float, "Prompt | None": str | None}
+    kinds = {
+        "str": str,
+        "Prompt": str,
+        "int": int,
+        "float": float,
+        "float | None": float | None,
+        "Prompt | None": str | None,
+    }
     return _group(
         panel,
         **{name: (kinds[str(fields[name].type)], getattr(DEFAULTS, name), text) for name, text in texts.items()},
@@ -110,13 +117,17 @@ INVERSION = (
     )
     | _embeds("Inversion", "caption")
 )
+FRAMES = _group(
+    "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
+)
 GUIDANCE = _params("Edit", guidance="How strongly to follow --to.")
 EDIT = (
     GUIDANCE
     | _params(
         "Edit",
         negative="What the edit steers away from (default: the --from prompt).",
-        eta="How much fresh noise each step takes, 0 to 1; above 0 another --seed gives another result.",
+        eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",
+        variants="How many results; each has the next --seed.",
     )
     | _embeds("Edit", "negative")
 )

@@ -45,14 +45,15 @@ class Params:
     guidance: float = 7.5
     negative: Prompt | None = None  # of the edit; None: the --from prompt
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
-    eta: float = 0.0  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM
+    eta: float | None = None  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM; None: as edit_eta
+    variants: int = 1
     seed: int = 0
     caption_model: str = "Salesforce/blip-image-captioning-base"  # for the caption `auto`
     expand: int = 0  # sentences that are written about each of --from and --to, and averaged
     expand_model: str = "google/flan-t5-large"
 
     def __post_init__(self) -> None:
-        for name, least in (("maps", 1), ("steps", 1), ("reg_steps", 0), ("auto_corr_rolls", 1)):
+        for name, least in (("maps", 1), ("steps", 1), ("reg_steps", 0), ("auto_corr_rolls", 1), ("variants", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{option(name)} must be at least {least}, not {getattr(self, name)}.")
         for name in ("mask_strength", "strength"):
@@ -79,10 +80,15 @@ class Params:
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"--eta must be between 0 and 1, not {self.eta:g}.")
-        if not 0 <= self.seed < SEED_LIMIT:
-            raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - 1}, not {self.seed}.")
+        if not 0 <= self.edit_eta <= 1:
+            raise UsageError(f"--eta must be between 0 and 1, not {self.edit_eta:g}.")
+        if self.variants > 1 and self.edit_eta == 0:
+            raise UsageError(
+                f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
+                "leave --eta out, or raise it."
+            )
+        if not 0 <= self.seed <= SEED_LIMIT - self.variants:
+            raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - self.variants}, not {self.seed}.")
 
     @property
     def inversion_caption(self) -> Prompt:
@@ -91,6 +97,17 @@ class Params:
     @property
     def edit_negative(self) -> Prompt:
         return self.from_ if self.negative is None else self.negative
+
+    @property
+    def edit_eta(self) -> float:
+        """Where it is not given: 0, but 1 for several variants, which would else be the same."""
+        if self.eta is not None:
+            return self.eta
+        return 0.0 if self.variants == 1 else 1.0
+
+    def variant(self, number: int) -> Params:
+        """What makes one of the variants alone, from 0; its mask and inversion stay those of the first."""
+        return dataclasses.replace(self, seed=self.seed + number, eta=self.edit_eta, variants=1)
 
     @property
     def guided_mask(self) -> bool:
@@ -131,8 +148,8 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        record = self._record(["to", "guidance", *(["eta", "seed"] if self.eta else [])])
-        record |= self._changed(["scheduler"])
+        record = self._record(["to", "guidance"]) | self._changed(["scheduler"])
+        record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.edit_negative) | self.text_record()
 
     def text_record(self) -> dict[str, Any]:
@@ -153,7 +170,8 @@ class Params:
 def options_of(record: Mapping[str, Any]) -> list[str]:
     """The command-line options that repeat what a mask, latents or edit record says, defaults left out."""
     found: dict[str, Any] = {}
-    for part in (record, record.get("mask", {}), record.get("latents", {}), record.get("edit", {})):
+    mask, latents, edit = (record.get(part, {}) for part in ("mask", "latents", "edit"))
+    for part in (record, latents, mask, edit):
         for name, value in part.items():
             if not isinstance(value, (dict, list)) or name.endswith(prompts.SENTENCES):
                 found.pop(prompts.counterpart(name), None)
@@ -161,9 +179,10 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if "from-embeds" not in found:
         found.setdefault("from", "")
     words: list[str] = []
-    mask, edit = record.get("mask", {}), record.get("edit", {})
     if "drawn" in mask or any(edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()):
-        words += ["--mask", "MASK.png"]  # drawn, or found for other words than those of the edit
+        words += ["--mask", "MASK.png"]  # drawn, or found for other words or another seed than those of the edit
+    if any(found.get(name, value) != value for name, value in latents.items()):
+        words += ["--latents", "LATENTS.safetensors"]
     for name in ("within", "exclude"):
         words += [f"--{name}", f"{name.upper()}.png"] if name in found else []
     for field in dataclasses.fields(Params):
@@ -184,6 +203,16 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
     return words
+
+
+def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
+    """The commands that make the files which `options_of` of an edit asks for, where a command can: no drawn mask."""
+    words, found = options_of(record), []
+    for part, command, file in (("mask", "mask", "MASK.png"), ("latents", "invert", "LATENTS.safetensors")):
+        if file in words and "drawn" not in record[part]:
+            stage = {name: value for name, value in record.items() if not isinstance(value, dict)} | record[part]
+            found.append([command, "PICTURE", *options_of(stage), "-o", file])
+    return found
 
 
 def _said(found: Mapping[str, Any], name: str) -> list[Any]:

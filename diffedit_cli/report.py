@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 LOADING = "load"
-STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting"}
+STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Result:
     error: Mapping[str, Any] | None = None
     input: str
     output: str | None = None
+    outputs: tuple[str, ...] = ()
     mask: str | None = None
     mask_area: float | None = None
     model: str | None = None
@@ -115,7 +116,7 @@ class Reporter:
 
 def result_line(result: Result) -> str:
     """Where the file is, the masked share, the time and the model."""
-    parts = ["standard output" if result.output == "-" else str(result.output)]
+    parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.mask_area is not None:
         parts.append(f"{share(result.mask_area)} masked")
     cached = [stage for stage, state in result.cache.items() if state == "hit"]

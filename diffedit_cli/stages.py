@@ -57,11 +57,12 @@ class Account:
 
 @dataclass(frozen=True)
 class Edited:
-    """The finished picture, what the model painted before it was composed (h, w, 3), the mask, and the record."""
+    """The finished picture, what the model painted before it was composed (h, w, 3), what from, and the record."""
 
     image: Image.Image
     decoded: NDArray[np.uint8]
     mask: Mask
+    latents: Latents
     record: Mapping[str, Any]
 
 
@@ -130,8 +131,11 @@ class Workbench:
         mask: Mask | None,
         latents: Latents | None,
         allowed: Limits = limits.NONE,
-    ) -> Edited:
-        """Step 3 of the paper, after whatever of mask and latents is not given.
+    ) -> list[Edited]:
+        """Step 3 of the paper, once for each variant, after whatever of mask and latents is not given.
+
+        The variants go through the network one after the other: in a batch the last bits of each would depend on
+        how many there are, and one that is repeated alone must come out the same.
 
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else.
         """
@@ -144,15 +148,33 @@ class Workbench:
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         latents = latents or self.invert(picture, params, account)
         with self._stage("edit", account):
-            decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
             account.cache["edit"] = "miss"
-            edited = ((decoded["picture"] + 1) * 127.5).round().astype(np.uint8)
+            variants = [params.variant(number) for number in range(params.variants)]
+            return [self._variant(picture, one, mask, latents, account) for one in variants]
+
+    def _variant(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Edited:
+        decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
+        edited = _pixels(decoded["picture"])
         cell = max(picture.size) / max(latents.trajectory.shape[-2:])
         image = images.compose(picture, edited, mask.pixels, FEATHER_CELLS * cell)
         about = self._about(picture)
         made = {"mask": mask.record(), "latents": latents.made, "edit": params.edit_record()}
         inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-        return Edited(image, edited, mask, artefacts.record("edit", about | inner))
+        return Edited(image, edited, mask, latents, artefacts.record("edit", about | inner))
+
+    def frames(self, latents: Latents, account: Account) -> list[NDArray[np.uint8]]:
+        """Every level of the inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
+        trajectory = torch.split(torch.from_numpy(latents.trajectory), 1)
+
+        def decoded() -> Arrays:
+            model = self.model(account)
+            pictures = (model.decode(x_t.to(self.device))[0].permute(1, 2, 0) for x_t in trajectory)
+            return {"pictures": torch.stack(list(self._watched("frames", pictures, len(trajectory)))).cpu().numpy()}
+
+        with self._stage("frames", account):
+            pictures = self._computed("frames", account, decoded)["pictures"]
+        del account.evaluations["frames"]
+        return list(_pixels(pictures))
 
     # What each stage computes: tensors in and out of the engine.
 
@@ -202,7 +224,7 @@ class Workbench:
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
         negative = self._embedding(params.edit_negative, params, account)
         query = diffedit.Text(self._embedding(params.to, params, account), negative, params.guidance)
-        solver = SOLVERS[params.scheduler](params.eta, generator(params.seed, picture, "edit"))
+        solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
@@ -317,7 +339,8 @@ class Workbench:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        account.evaluations[stage] = model.evaluations - account.evaluations.get("fitness", 0) - before
+        spent = model.evaluations - account.evaluations.get("fitness", 0) - before
+        account.evaluations[stage] = account.evaluations.get(stage, 0) + spent
         return arrays
 
     @contextlib.contextmanager
@@ -354,6 +377,11 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
+
+
+def _pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """From [-1, 1]."""
+    return ((pictures + 1) * 127.5).round().astype(np.uint8)
 
 
 def _finite(arrays: Arrays) -> bool:

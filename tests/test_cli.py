@@ -17,8 +17,8 @@ from PIL import Image
 from diffedit_cli import __version__
 
 KEYS = [
-    "status", "error", "input", "output", "mask", "mask_area", "model", "device", "seed", "evaluations", "cache",
-    "seconds", "warnings",
+    "status", "error", "input", "output", "outputs", "mask", "mask_area", "model", "device", "seed", "evaluations",
+    "cache", "seconds", "warnings",
 ]  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def test_json_holds_the_contracts_keys_and_nothing_else_is_on_standard_output(al
     assert list(found) == KEYS
     assert (found["status"], found["error"], found["warnings"]) == ("done", None, [])
     assert (found["input"], found["output"]) == (str(folder / "cat.png"), str(folder / "0.png"))
+    assert found["outputs"] == [found["output"]]
     assert (found["device"], found["seed"]) == ("cpu", 0)
     assert 0 < found["mask_area"] < 1
     assert set(found["evaluations"]) == set(found["cache"]) == {"mask", "invert", "edit"}

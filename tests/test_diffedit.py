@@ -82,7 +82,8 @@ def test_inversion_with_a_constant_noise_is_exact(guidance: float) -> None:
     close(y_0, draw(0))
 
 
-def test_inversion_follows_the_probability_flow() -> None:
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+def test_inversion_follows_the_probability_flow(prediction_type: PredictionType) -> None:
     """For Gaussian data, mean m and deviation s, it is x_t = a m + sqrt(a^2 s^2 + b^2) / s (x_0 - m)."""
     s = 0.5
 
@@ -94,7 +95,7 @@ def test_inversion_follows_the_probability_flow() -> None:
             a, b = at[timestep].a, at[timestep].b
             return b * (x_t - a * m) / (a * a * s * s + b * b)
 
-        given = trajectory(Known(eps), Text(SOURCE), levels)
+        given = trajectory(Known(eps, prediction_type), Text(SOURCE), levels)
         a, b, m = levels[-1].a, levels[-1].b, float(SOURCE.tokens)
         exact = a * m + (a * a * s * s + b * b) ** 0.5 / s * (draw(0) - m)
         return float((given.latents[-1] - exact).abs().max())

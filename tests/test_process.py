@@ -62,6 +62,13 @@ def test_every_prediction_type_tells_the_same_picture_and_noise(prediction_type:
     torch.testing.assert_close(seen.eps, eps, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+def test_a_clean_level_holds_the_picture_and_nothing_becomes_infinite(prediction_type: PredictionType) -> None:
+    seen = interpret(draw(1), draw(0), Level(0, 1.0, 0.0), prediction_type)
+    assert torch.equal(seen.x_0, draw(0))
+    assert seen.eps.isfinite().all()
+
+
 def test_step_goes_to_the_forward_process_at_the_other_level() -> None:
     x_0, eps = draw(0), draw(1)
     seen = interpret(eps, HIGH.a * x_0 + HIGH.b * eps, HIGH, "epsilon")

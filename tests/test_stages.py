@@ -72,6 +72,7 @@ def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) 
         ({"guidance": 5.0}, 0, 0),
         ({"negative": "grass"}, 0, 0),
         ({"eta": 1.0}, 0, 0),
+        ({"variants": 2}, 0, 0),
         ({"to": "grass"}, 4, 0),
         ({"maps": 3}, 6, 0),
         ({"mask_strength": 0.8}, 4, 0),
@@ -296,7 +297,7 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
     for dtype in ("float16", "float32"):
         account = Account()
         bench = Workbench(folder, None, device="cpu", dtype=dtype)
-        results[dtype] = bench.edit(images.load(image), PARAMS, account, None, None)
+        (results[dtype],) = bench.edit(images.load(image), PARAMS, account, None, None)
         assert any("repeated in float32" in warning for warning in account.warnings) == (dtype == "float16")
     assert results["float16"].record["dtype"] == "float16"
     assert (results["float16"].mask.pixels == results["float32"].mask.pixels).all()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
@@ -54,6 +55,8 @@ def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: Predictio
     """
     if prediction_type == "epsilon":
         return Prediction((x_t - at.b * output) / at.a, output)
+    if prediction_type == "sample" and at.b == 0:
+        return Prediction(x_t / at.a, torch.zeros_like(x_t))  # E[eps | x_t] where b goes to 0: clean latents hold none
     if prediction_type == "sample":
         return Prediction(output, (x_t - at.a * output) / at.b)
     if prediction_type == "flow_prediction":
