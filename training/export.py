@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.evaluate import evaluate
+from training.fitness import calibrate
 from training.scenes import FRUIT, MIXED_FRUIT, OBJECTS, PLACES
 from training.unet import Denoiser, UnetTraining, build_scheduler, unet_folder
 from training.vae import finished_vae
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes behind the card's figures")
     options = parser.parse_args()
     pictures = export(options.checkpoint or best_checkpoint(), options.output)
+    calibrate(options.output)
     write_card(options.output, pictures, evaluate(options.output, options.scenes))
     print(f"{options.output}: trained on {pictures:,} pictures")
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from training.workspace import (
     save_atomically,
     workspace,
 )
+
+READY = Path(__file__).with_name("ready_vae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +230,16 @@ def finish(folder: Path) -> None:
     beside.rename(folder / "finished")
 
 
+def take_ready(folder: Path) -> None:
+    """Put the VAE that this recipe made before, kept in the repository, where a trained one would be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(READY, folder / "finished.tmp", dirs_exist_ok=True)
+    (folder / "finished.tmp").rename(folder / "finished")
+
+
 def finished_vae() -> AutoencoderKL:
     """The VAE that the UNet builds on; from now on its encoder must not change."""
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(vae_folder() / "finished")
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(vae_folder() / "finished", torch_dtype=torch.float32)
     return vae.eval().requires_grad_(False).to(device()).to(memory_format=torch.channels_last)
 
 
@@ -243,10 +253,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
     parser.add_argument("--folder", type=Path, default=vae_folder(), help="where checkpoint and curve are kept")
+    parser.add_argument("--ready", action="store_true", help="train nothing, take the repository's finished VAE")
     add_settings(parser, VaeTraining)
     options = parser.parse_args()
     if (options.folder / "finished").exists():
         raise SystemExit(f"{options.folder / 'finished'} is there already; move it away to train on")
+    if options.ready:
+        take_ready(options.folder)
+        return
     torch.manual_seed(0)
     np.random.seed(0)
     VaeTrainer(options.folder, read_settings(options, VaeTraining), options.compile).train()
