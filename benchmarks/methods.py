@@ -57,7 +57,7 @@ class Ours:
         params = replace(self.params, from_=case.source, to=case.target, seed=case.number)
         whole = None if self.masked else Mask(np.ones(case.picture.shape[:2], dtype=bool))
         account = Account()
-        edited = self.bench.edit(picture_of(case), params, account, whole, None)
+        (edited,) = self.bench.edit(picture_of(case), params, account, whole, None)
         return Outcome(
             final=np.asarray(edited.image),
             decoded=at_canvas(Image.fromarray(edited.decoded), case),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import artefacts, files, images, limits
-from diffedit_cli.errors import DiffEditError, InputError, UsageError
+from diffedit_cli.errors import DiffEditError, InputError, UsageError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.prompts import Embeds
@@ -83,7 +83,10 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
 
 
 def edit(job: Job, workbench: OpenWorkbench) -> Result:
-    """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError."""
+    """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
+
+    Of an edit that is withheld nothing is written, not even its mask.
+    """
     picture = images.load(job.input)
     given_mask = artefacts.load_mask(job.mask) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
@@ -103,7 +106,8 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     first = variants[0]
     data = [images.encode(one.image, picture, chosen, one.record if job.metadata else None) for one in variants]
     _save_embeds(embeds, job, picture, bench, account)
-    _save_frames(frames, first.latents, bench, account)
+    if first.latents is not None:
+        _save_frames(frames, first.latents, bench, account)
     if job.mask_output is not None:
         files.publish(job.mask_output, artefacts.pack_mask(first.mask))
     for output, picture_data in zip(outputs, data, strict=True):
@@ -133,7 +137,8 @@ def each(
         try:
             yield command(job, workbench)
         except DiffEditError as error:
-            yield _failed(job, error.code, str(error))
+            failed = _failed(job, error.code, str(error))
+            yield replace(failed, status="withheld") if isinstance(error, Withheld) else failed
         except Exception as error:
             on_bug(traceback.format_exc())
             yield _failed(job, DiffEditError.code, bug_message(error))

@@ -14,7 +14,7 @@ import typer
 
 from diffedit_cli import __version__, cli_models, prompts, settings
 from diffedit_cli import options as o
-from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError
+from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError, Withheld
 from diffedit_cli.options import takes
 from diffedit_cli.params import AUTO, PROMPTS, Params
 
@@ -132,6 +132,8 @@ def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
     if len(given["images"]) > 1 and (given["output"] or given["mask"] or given["latents"]):
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
+    if given["inpainter"] and (given["latents"] or given["frames"]):
+        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
     _execute(given, "edit", given["images"], needs=("to",) if given["mask"] else ("from_", "to"))
 
 
@@ -146,7 +148,10 @@ def run_batch(**given: Any) -> None:
 
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
-    """Checks what can be checked without the model, then does the jobs. Exits with the first failure's code, or 8."""
+    """Checks what can be checked without the model, then does the jobs.
+
+    Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
+    """
     from diffedit_cli import batch, files
     from diffedit_cli.report import Reporter
 
@@ -179,9 +184,9 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
     with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
         codes = _work(jobs, work, _opener(given, reporter), reporter, given)
-    failures = [code for code in codes if code]
-    if failures:
-        raise typer.Exit(failures[0] if len(jobs) == 1 else SOME_FAILED)
+    if failures := {code for code in codes if code}:
+        alone = len(jobs) == 1 or failures == {Withheld.code}
+        raise typer.Exit(failures.pop() if alone else SOME_FAILED)
 
 
 _MEANING = {"from_": "is in the picture now", "to": "it should become"}
@@ -220,6 +225,7 @@ def _writes_to_stdout(job: Job) -> bool:
 
 def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     """Finds the model now, and imports torch only when a picture is ready for it."""
+    from diffedit_cli import models
     from diffedit_cli.cache import Cache
     from diffedit_cli.memory import Memory
 
@@ -228,7 +234,9 @@ def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
     if given["offline"]:
         os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
     folder = cli_models.chosen(given, reporter.say)
-    cache = Cache(cli_models.kept(given)) if given["cache"] else None
+    root, painter = cli_models.kept(given), given.get("inpainter")
+    inpainter = models.find(painter, kept=root, say=reporter.say) if painter else None
+    cache = Cache(root) if given["cache"] else None
 
     @functools.cache
     def open_workbench() -> Workbench:
@@ -236,8 +244,8 @@ def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
         from diffedit_cli.stages import Workbench
 
         where = {"device": given["device"], "dtype": given["dtype"], "memory": memory}
-        named = given["model"] is not None
-        return Workbench(folder, cache, progress=reporter.progress, any_picture=named, **where)
+        how = {"any_picture": given["model"] is not None, "safety": given.get("safety", True), "inpainter": inpainter}
+        return Workbench(folder, cache, progress=reporter.progress, **where, **how)
 
     return open_workbench
 

@@ -147,6 +147,7 @@ def show(**given: Any) -> None:
         "prediction": model.prediction_type,
         "native-size": model.native_size,
         "licence": known.licence if known else None,
+        "safety-checker": model.has_safety_checker,
         "path": str(model.path),
         "variant": model.variant,
         "digest": model.digest,
@@ -158,6 +159,7 @@ def show(**given: Any) -> None:
         return
     shown = found | {
         "native-size": f"{found['native-size']} px",
+        "safety-checker": "yes" if found["safety-checker"] else "no",
         "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
         "bytes": amount(sum(sizes.values())),
     }

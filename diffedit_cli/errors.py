@@ -45,5 +45,11 @@ class DeviceError(DiffEditError):
     code = 7
 
 
+class Withheld(DiffEditError):
+    """The safety checker flags the result."""
+
+    code = 9
+
+
 SOME_FAILED = 8
 INTERRUPTED = 130

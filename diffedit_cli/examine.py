@@ -76,7 +76,8 @@ def _model(name: str, device: str, dtype: str) -> str:
     with torch.inference_mode():
         x_0 = model.encode(torch.zeros(1, 3, size, size))
         model.predict(x_0, model.levels(1)[1], model.embed(""))
-    return f"{name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated"
+    checked = "with a safety checker" if bench.guard.on and bench.guard.checker() else "no safety checker"
+    return f"{name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated; {checked}"
 
 
 def _cache(cache: Cache) -> str:

@@ -12,12 +12,15 @@ from diffedit_cli.images import Picture
 from diffedit_cli.params import AUTO, Params, levels_up_to
 
 
-def check_mask(mask: Mask, picture: Picture, params: Params, about: Mapping[str, Any]) -> None:
-    """Raises InputError for a mask of another picture, model or number of steps, NothingToEdit for an empty one."""
+def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:
+    """Raises InputError for a mask of another picture, model or number of steps, NothingToEdit for an empty one.
+
+    Without `params` the steps may differ: an inpainting model has its own.
+    """
     limits.check_size(mask, picture)
     if mask.made is not None:
-        ours = {**about, "steps": params.steps, "clip-skip": params.clip_skip}
-        _check_made("mask", mask.name, mask.made, ours)
+        levels = {} if params is None else {"steps": params.steps, "clip-skip": params.clip_skip}
+        _check_made("mask", mask.name, mask.made, {**about, **levels})
     if not mask.pixels.any():
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 

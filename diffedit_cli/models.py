@@ -78,17 +78,17 @@ def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
 
 FAMILIES = {
     "sd": Family(
-        pipelines=_pipelines("StableDiffusion", "DiffEdit"),
+        pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
     ),
     "sdxl": Family(
-        pipelines=_pipelines("StableDiffusionXL"),
+        pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
     ),
     "sd3": Family(
-        pipelines=_pipelines("StableDiffusion3"),
+        pipelines=_pipelines("StableDiffusion3", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
@@ -150,6 +150,10 @@ class ModelFolder:
                     own = weights.is_weights(path.name) and weights.variant_of(path.name) == self.variant
                     if own or path.suffix in (".json", ".txt"):
                         yield path
+
+    @property
+    def has_safety_checker(self) -> bool:
+        return all((self.path / part).is_dir() for part in FAMILIES[self.family].beside)
 
     @property
     def prediction_type(self) -> str:

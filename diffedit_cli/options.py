@@ -130,6 +130,11 @@ EDIT = (
         variants="How many results; each has the next --seed.",
     )
     | _embeds("Edit", "negative")
+    | _group(
+        "Edit",
+        inpainter=(str | None, None, "Let this inpainting model repaint, in place of the inversion and the edit."),
+        safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
+    )
 )
 STAGES = _group(
     "Edit",

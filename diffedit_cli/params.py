@@ -188,12 +188,17 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     for field in dataclasses.fields(Params):
         name = option(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))
-        if field.name in ("caption", "negative") and _said(found, name) == _said(found, "from"):
+        same_as_from = "inpainter" not in edit and _said(found, name) == _said(found, "from")
+        if same_as_from and field.name in ("caption", "negative"):  # an inpainting model has no negative by default
             continue
         if value is not None and value != field.default:
             words += [f"--{name}", str(value)]
         if file is not None:
             words += [f"--{prompts.counterpart(name)}", f"{name.upper()}.safetensors"]
+    if "inpainter" in edit:
+        words += ["--inpainter", edit["inpainter-name"]]
+    if not found.get("safety", True):
+        words.append("--no-safety")
     if found.get("model-name", "builtin") != "builtin":
         words += ["--model", found["model-name"]]
     for name in ("lora", "embedding"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import time
@@ -15,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import artefacts, embeds, given, images, limits, prompts
+from diffedit_cli import artefacts, composition, embeds, given, images, limits, prompts
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
+from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import diffedit, fitness
 from diffedit_cli.engine.model import Embedding, Model
@@ -28,15 +29,16 @@ from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, ModelError, NothingToEdit
 from diffedit_cli.images import Picture
+from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
+from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
-FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
@@ -55,17 +57,6 @@ class Account:
             self.warnings.append(message)
 
 
-@dataclass(frozen=True)
-class Edited:
-    """The finished picture, what the model painted before it was composed (h, w, 3), what from, and the record."""
-
-    image: Image.Image
-    decoded: NDArray[np.uint8]
-    mask: Mask
-    latents: Latents
-    record: Mapping[str, Any]
-
-
 class Workbench:
     """One model and one cache, for any number of pictures; the model is loaded when first needed, and once."""
 
@@ -79,15 +70,19 @@ class Workbench:
         memory: Memory = Memory(),
         progress: Progress = lambda *_: None,
         any_picture: bool = False,
+        safety: bool = True,
+        inpainter: ModelFolder | None = None,
     ) -> None:
         """With `any_picture` one that is unlike all that the model knows is only warned of.
 
-        Raises DeviceError for a device that is not here.
+        An `inpainter` paints in place of inversion and edit. Raises DeviceError for a device that is not here.
         """
         self.folder, self.cache, self.memory, self.progress = folder, cache, memory, progress
         self.any_picture = any_picture
         self.device = choose_device(device)
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self.inpainting = Inpainting(inpainter, self.device, self.dtype) if inpainter else None
+        self.guard = Guard(inpainter or folder, self.device, safety)
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
 
@@ -137,30 +132,27 @@ class Workbench:
         The variants go through the network one after the other: in a batch the last bits of each would depend on
         how many there are, and one that is repeated alone must come out the same.
 
-        Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else.
+        Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else, and Withheld.
         """
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
         params = self._writers(account).expanded(params)
         if mask is not None:
-            given.check_mask(mask, picture, params, self._about(picture))
+            given.check_mask(mask, picture, None if self.inpainting else params, self._about(picture))
         if latents is not None:
             given.check_latents(latents, params, self._about(picture))
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
-        latents = latents or self.invert(picture, params, account)
+        variants = [params.variant(number) for number in range(params.variants)]
+        if self.inpainting is None:
+            latents = latents or self.invert(picture, params, account)
         with self._stage("edit", account):
             account.cache["edit"] = "miss"
-            variants = [params.variant(number) for number in range(params.variants)]
-            return [self._variant(picture, one, mask, latents, account) for one in variants]
-
-    def _variant(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Edited:
-        decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
-        edited = _pixels(decoded["picture"])
-        cell = max(picture.size) / max(latents.trajectory.shape[-2:])
-        image = images.compose(picture, edited, mask.pixels, FEATHER_CELLS * cell)
-        about = self._about(picture)
-        made = {"mask": mask.record(), "latents": latents.made, "edit": params.edit_record()}
-        inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-        return Edited(image, edited, mask, latents, artefacts.record("edit", about | inner))
+            painted = [self._painted(picture, one, mask, latents, account) for one in variants]
+        results = [composition.finished(picture, mask, latents, one, self._about(picture)) for one in painted]
+        if self.guard.on:
+            with self._stage("safety", account):
+                for result in results:
+                    self.guard.check(result.image, picture)
+        return results
 
     def frames(self, latents: Latents, account: Account) -> list[NDArray[np.uint8]]:
         """Every level of the inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
@@ -174,7 +166,7 @@ class Workbench:
         with self._stage("frames", account):
             pictures = self._computed("frames", account, decoded)["pictures"]
         del account.evaluations["frames"]
-        return list(_pixels(pictures))
+        return list(composition.pixels(pictures))
 
     # What each stage computes: tensors in and out of the engine.
 
@@ -214,6 +206,24 @@ class Workbench:
             "trajectory": trajectory.cpu().numpy(),
             "timesteps": np.array([level.timestep for level in levels]),
         }
+
+    def _painted(
+        self, picture: Picture, params: Params, mask: Mask, latents: Latents | None, account: Account
+    ) -> Painted:
+        if latents is None:
+            return self._inpainted(picture, params, mask, account)
+        decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
+        cells = max(latents.trajectory.shape[-2:])
+        return Painted(decoded["picture"], cells, params.edit_record() | self.guard.record)
+
+    def _inpainted(self, picture: Picture, params: Params, mask: Mask, account: Account) -> Painted:
+        assert self.inpainting is not None
+        noise = generator(params.seed, picture, "inpaint")
+        made = self.inpainting.paint(picture, mask, params, noise, functools.partial(self.progress, "edit"))
+        account.evaluations["edit"] = account.evaluations.get("edit", 0) + made.evaluations
+        if made.overflowed:
+            account.warn(f"The inpainting model overflowed in {self.dtype}; the stage was repeated in float32.")
+        return Painted(made.picture, max(made.grid), self.inpainting.record(params) | self.guard.record)
 
     def _edited(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
         model = self.model(account)
@@ -377,11 +387,6 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
-
-
-def _pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """From [-1, 1]."""
-    return ((pictures + 1) * 127.5).round().astype(np.uint8)
 
 
 def _finite(arrays: Arrays) -> bool:

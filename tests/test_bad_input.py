@@ -55,6 +55,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
 
 def bad_models(folder: Path, good: Path) -> None:
     write_model(folder / "inpainting", channels=9)
+    write_model(folder / "instructed", channels=8)
     for name in ("pickled", "cut", "partless", "xl", "flux"):
         shutil.copytree(good, folder / name)
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
@@ -182,6 +183,15 @@ TABLE = [
     ("mask good.png --from cat --to zebra --model builtin", 4, '"zebra"; it knows only these words: '),
     (f"edit good.png {PROMPTS} --model text.safetensors", 4, "text.safetensors is no .safetensors checkpoint"),
     (f"edit good.png {PROMPTS} --model elsewhere/unet/diffusion_pytorch_model.safetensors", 4, "is no whole Stable"),
+    (f"edit good.png {PROMPTS} --inpainter nonesuch", 4, "nonesuch"),
+    (f"edit good.png {PROMPTS} --inpainter a/b", 4, "diffedit models pull a/b"),
+    (f"edit good.png {PROMPTS} --inpainter pickled", 4, "pickled weights can run code"),
+    (f"edit good.png {PROMPTS} --inpainter partless", 4, "text_encoder is missing"),
+    (f"edit good.png {PROMPTS} --inpainter flux", 4, "flux is a FluxPipeline, which diffedit cannot use"),
+    (f"edit good.png {PROMPTS} --threshold 0.2 --inpainter cut", 4, "The inpainting model cut cannot be loaded"),
+    (f"edit good.png {PROMPTS} --threshold 0.2 --inpainter instructed", 4, "instructed is no inpainting model"),
+    (f"edit good.png {PROMPTS} --inpainter elsewhere {LATENTS}", 2, "leave out --latents"),
+    (f"edit good.png {PROMPTS} --inpainter elsewhere --frames frames", 2, "leave out --latents and --frames"),
     ("models show nonesuch", 4, "nonesuch"),
     ("models show ~nobody/x/y", 4, "~nobody/x/y"),
     (f"models show {'x' * 300}", 4, "There is no model"),

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -103,9 +106,29 @@ def write_sd3(folder: Path, t5: bool = True) -> Path:
     return folder
 
 
+def write_safety(folder: Path, threshold: float) -> Path:
+    """Adds a safety checker to a model: it flags any picture (-1), none (1), or what is near enough to its concepts."""
+    torch.manual_seed(40)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=8))
+    with torch.no_grad():
+        checker.concept_embeds.normal_()
+        checker.special_care_embeds.normal_()
+        checker.concept_embeds_weights.fill_(threshold)
+        checker.special_care_embeds_weights.fill_(1.0)
+    checker.save_pretrained(folder / "safety_checker")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    write_json(folder / "model_index.json", index)
+    return folder
+
+
 def write_index(folder: Path, pipeline: str, **more: Any) -> None:
     """model_index.json, each part with the class that its own files name."""
-    parts: dict[str, Any] = {"_class_name": pipeline, **more}
+    parts: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.6.0", **more}
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         (config,) = [path for path in part.glob("*config.json") if path.name != "special_tokens_map.json"][:1]
         said = json.loads(config.read_text())
