@@ -1,3 +1,48 @@
-"""Change a picture by words: DiffEdit as a command-line program."""
+"""Change a picture by words: DiffEdit as a command-line program, and as a library: see `DiffEdit`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.errors import (
+    DeviceError,
+    DiffEditError,
+    InputError,
+    ModelError,
+    NothingToEdit,
+    OutputError,
+    UsageError,
+    Withheld,
+)
+
+if TYPE_CHECKING:
+    from diffedit_cli.api import DiffEdit, EditResult, InversionResult, MaskResult
+    from diffedit_cli.params import Params
+    from diffedit_cli.prompts import Embeds
 
 __version__ = "0.1.0"
+__all__ = [
+    "DeviceError",
+    "DiffEdit",
+    "DiffEditError",
+    "EditResult",
+    "Embeds",
+    "InputError",
+    "InversionResult",
+    "MaskResult",
+    "ModelError",
+    "NothingToEdit",
+    "OutputError",
+    "Params",
+    "UsageError",
+    "Withheld",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is first used."""
+    if name in __all__:
+        place = {"Embeds": "prompts", "Params": "params"}.get(name, "api")
+        return getattr(importlib.import_module(f"diffedit_cli.{place}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffedit_cli import __version__, files, images
 from diffedit_cli.errors import InputError
+from diffedit_cli.images import Picture
 from diffedit_cli.params import digest
 
 FORMAT_VERSION = 1
@@ -137,12 +138,16 @@ def pack_mask(mask: Mask) -> bytes:
 
 def load_mask(path: Path) -> Mask:
     """A mask file, ours or drawn: at least half bright means repaint. Raises InputError."""
-    picture = images.load(path)
+    return as_mask(images.load(path))
+
+
+def as_mask(picture: Picture) -> Mask:
+    """A picture as a mask: at least half bright means repaint, transparent means not."""
     image = picture.image
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     pixels = np.asarray(image.convert("L")) >= 128
-    drawn, about = Mask(pixels, name=str(path)), dict(picture.record or {})
+    drawn, about = Mask(pixels, name=picture.name), dict(picture.record or {})
     # painted over since: what it says of itself no longer holds
     if about.get("kind") != "mask" or about.pop("pixels", None) != drawn.digest:
         return drawn

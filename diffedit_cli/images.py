@@ -8,7 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,30 +90,57 @@ def load(path: Path) -> Picture:
     name = "standard input" if path == files.STANDARD_STREAM else str(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not the user's business
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
-                    "make it smaller first."
-                )
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
+    except Exception as error:  # decoders raise anything on damaged data
+        raise _damaged(name, error) from error
+    return replace(from_image(image, name), name=str(path))
+
+
+def from_image(image: Image.Image, name: str = "the picture") -> Picture:
+    """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
+            "make it smaller first."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not the user's business
             notes = _notes(image, name)
             image.load()
             upright, record = ImageOps.exif_transpose(image), _record_in(image)
             options = _save_options(image)
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
-    except InputError:
-        raise
     except Exception as error:  # decoders raise anything on damaged data
-        raise InputError(f"The picture {name} is damaged ({error}); use an intact copy.") from error
+        raise _damaged(name, error) from error
     mode = MODES.get(image.mode)
     if mode in ("L", "RGB") and "transparency" in image.info:
         mode += "A"
     if mode is None:
         raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to 8-bit RGB.")
     written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
-    return Picture(str(path), upright.convert(mode), written_as, options, notes, record)
+    return Picture(name, upright.convert(mode), written_as, options, notes, record)
+
+
+def from_array(array: NDArray[Any], name: str = "the picture") -> Picture:
+    """Grey (H, W), or (H, W, C) with 1 to 4 channels; bool, uint8, or float in [0, 1]. Raises InputError."""
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)) or not array.size:
+        raise InputError(f"{name} is an array of shape {array.shape}; give one of (H, W) or (H, W, C), C up to 4.")
+    if array.dtype != np.uint8:
+        if array.dtype != np.bool_ and array.dtype.kind != "f":
+            raise InputError(f"{name} is an array of {array.dtype}; give one of uint8, or of float from 0 to 1.")
+        array = array.astype(np.float64)
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise InputError(f"{name} is an array of float that are not all from 0 to 1; scale them.")
+        array = (array * 255).round().astype(np.uint8)
+    return from_image(Image.fromarray(np.ascontiguousarray(array)), name)
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    return InputError(f"The picture {name} is damaged ({error}); use an intact copy.")
 
 
 def _notes(image: Image.Image, name: str) -> tuple[str, ...]:

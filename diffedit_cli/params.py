@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from diffedit_cli import prompts
 from diffedit_cli.errors import UsageError
@@ -165,6 +165,37 @@ class Params:
         for name in names:
             record |= prompts.record(option(name).removeprefix("--"), getattr(self, name))
         return record
+
+
+class GivenParams(TypedDict, total=False):
+    """The fields of Params, as keyword arguments of functions that make one."""
+
+    from_: Prompt
+    to: Prompt
+    from_negative: Prompt
+    to_negative: Prompt
+    maps: int
+    mask_strength: float
+    clamp: float
+    threshold: float
+    caption: Prompt | None
+    invert_guidance: float
+    strength: float
+    reg_steps: int
+    lambda_auto_corr: float
+    lambda_kl: float
+    auto_corr_rolls: int
+    steps: int
+    scheduler: str
+    guidance: float
+    negative: Prompt | None
+    clip_skip: int
+    eta: float | None
+    variants: int
+    seed: int
+    caption_model: str
+    expand: int
+    expand_model: str
 
 
 def options_of(record: Mapping[str, Any]) -> list[str]:

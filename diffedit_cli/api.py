@@ -1,0 +1,289 @@
+"""The stages for notebooks and programs: pictures in, results out, nothing printed, every failure a DiffEditError."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffedit_cli import additions, artefacts, files, images, limits, models
+from diffedit_cli.artefacts import Latents, Mask
+from diffedit_cli.cache import Cache, default_root
+from diffedit_cli.composition import Edited
+from diffedit_cli.devices import DTYPES
+from diffedit_cli.errors import UsageError
+from diffedit_cli.images import Picture
+from diffedit_cli.limits import Limits
+from diffedit_cli.memory import Memory
+from diffedit_cli.params import GivenParams, Params
+from diffedit_cli.stages import Account, Workbench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+PictureLike = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
+MaskLike = Union[PictureLike, "MaskResult"]
+LatentsLike = Union[str, Path, "InversionResult"]
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """A mask, and what finding it cost."""
+
+    mask: Mask
+    account: Account
+
+    @property
+    def pixels(self) -> NDArray[np.bool_]:
+        """(H, W) of the picture's size, true where an edit repaints."""
+        return self.mask.pixels
+
+    @property
+    def image(self) -> Image.Image:
+        """The mask as greyscale, white where an edit repaints."""
+        return Image.fromarray(self.pixels.astype(np.uint8) * 255)
+
+    @property
+    def share(self) -> float:
+        """The fraction of the picture that it covers."""
+        return self.mask.share
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file that `diffedit mask` writes. Raises OutputError."""
+        files.publish(Path(path), artefacts.pack_mask(self.mask))
+
+
+@dataclass(frozen=True)
+class InversionResult:
+    """A picture's way into noise, and what it cost."""
+
+    latents: Latents
+    account: Account
+
+    @property
+    def trajectory(self) -> NDArray[np.float32]:
+        """(T+1, C, h, w), the picture's own latents first."""
+        return self.latents.trajectory
+
+    @property
+    def timesteps(self) -> NDArray[np.int64 | np.float64]:
+        """(T+1,)"""
+        return self.latents.timesteps
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file that `diffedit invert` writes. Raises OutputError."""
+        files.publish(Path(path), artefacts.pack_latents(self.latents))
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited picture, the mask that it was edited in, and what both cost; the first of its variants."""
+
+    edited: Edited
+    picture: Picture
+    account: Account
+    others: tuple[Edited, ...] = ()
+
+    @property
+    def image(self) -> Image.Image:
+        """Of the picture's size and mode; unmasked pixels are the picture's own."""
+        return self.edited.image
+
+    @property
+    def mask(self) -> MaskResult:
+        return MaskResult(self.edited.mask, self.account)
+
+    @property
+    def variants(self) -> list[EditResult]:
+        """All results, this one first."""
+        return [replace(self, edited=one, others=()) for one in (self.edited, *self.others)]
+
+    def save(self, path: str | Path, *, metadata: bool = True) -> None:
+        """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
+        chosen = images.output_format(Path(path), self.picture)
+        record = self.edited.record if metadata else None
+        files.publish(Path(path), images.encode(self.image, self.picture, chosen, record))
+
+
+class DiffEdit:
+    """One model, loaded when first needed and once, for any number of pictures.
+
+    Arguments are named like the options of the command line, and mean the same; without a `model` it is the built-in
+    one, which then refuses pictures that are unlike all it knows. `cache` is a folder in which masks'
+    comparisons and inversions are kept, or None. `on_step` is told of each step: its stage, steps done, steps in all.
+
+    A picture is a path, a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W); both uint8, or float in
+    [0, 1]. So is a drawn mask, of the picture's size and white, or true, where the edit may repaint.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache: str | Path | None = None,
+        model_config: str | None = None,
+        inpainter: str | Path | None = None,
+        offload: str = "none",
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
+        lora: Iterable[str] = (),
+        embedding: Iterable[str] = (),
+        safety: bool = True,
+        on_step: Callable[[str, int, int], object] | None = None,
+    ) -> None:
+        """Raises ModelError for a model that is not on this machine, DeviceError for a device that is not here."""
+        if dtype not in ("auto", *DTYPES):
+            raise UsageError(f"The dtype {dtype} is unknown; use auto, {', '.join(DTYPES)}.")
+        kept = None if cache is None else Path(cache)
+        memo = (kept or default_root()) / "digests"
+        folder = replace(
+            models.find(str(model or models.BUILTIN), kept=kept, config=model_config),
+            loras=additions.loras(lora, memo),
+            embeddings=additions.embeddings(embedding, memo),
+        )
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if on_step is not None:
+                on_step(stage, done, total)
+
+        self._bench = Workbench(
+            folder,
+            None if kept is None else Cache(kept),
+            device=device,
+            dtype=dtype,
+            memory=Memory(offload, vae_slicing, vae_tiling),
+            progress=progress,
+            any_picture=model is not None,
+            safety=safety,
+            inpainter=None if inpainter is None else models.find(str(inpainter), kept=kept),
+        )
+
+    def mask(
+        self,
+        picture: PictureLike,
+        *,
+        within: MaskLike | None = None,
+        exclude: MaskLike | None = None,
+        **params: Unpack[GivenParams],
+    ) -> MaskResult:
+        """Finds what has to change for `from_` to become `to`. Raises NothingToEdit where that is nothing."""
+        given, account = self._begun(picture)
+        allowed = self._limits(given, within, exclude)
+        with _quietly():
+            return MaskResult(self._bench.mask(given, _checked(params, "from_", "to"), account, allowed), account)
+
+    def invert(self, picture: PictureLike, **params: Unpack[GivenParams]) -> InversionResult:
+        """Walks the picture back into noise, told that it shows `caption`."""
+        given, account = self._begun(picture)
+        with _quietly():
+            return InversionResult(self._bench.invert(given, _checked(params), account), account)
+
+    def edit(
+        self,
+        picture: PictureLike,
+        *,
+        mask: MaskLike | None = None,
+        latents: LatentsLike | None = None,
+        within: MaskLike | None = None,
+        exclude: MaskLike | None = None,
+        **params: Unpack[GivenParams],
+    ) -> EditResult:
+        """Changes what `from_` names into what `to` names, computing what of mask and latents is not given.
+
+        Raises NothingToEdit for an empty mask, InputError for a mask or latents of another picture or model, and
+        Withheld for a result that the model's safety checker flags.
+        """
+        given, account = self._begun(picture)
+        drawn, allowed = _mask(mask), self._limits(given, within, exclude)
+        if latents is not None and self._bench.inpainting is not None:
+            raise UsageError("An inpainting model paints without an inversion; leave out latents.")
+        inversion = latents.latents if isinstance(latents, InversionResult) else None
+        if isinstance(latents, (str, Path)):
+            inversion = artefacts.load_latents(Path(latents))
+        checked = _checked(params, *(("to",) if mask is not None else ("from_", "to")))
+        with _quietly():
+            edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
+        return EditResult(edited, given, account, tuple(others))
+
+    def frames(self, inversion: InversionResult) -> list[Image.Image]:
+        """Every level of an inversion as a picture, the clean one first."""
+        with _quietly():
+            return [Image.fromarray(frame) for frame in self._bench.frames(inversion.latents, inversion.account)]
+
+    def _begun(self, picture: PictureLike) -> tuple[Picture, Account]:
+        given, account = _picture(picture), self._bench.open_account()
+        for warning in given.warnings:
+            account.warn(warning)
+        return given, account
+
+    def _limits(self, picture: Picture, within: MaskLike | None, exclude: MaskLike | None) -> Limits:
+        allowed = Limits(_mask(within), _mask(exclude))
+        for mask in (allowed.within, allowed.exclude):
+            if mask is not None:
+                limits.check_size(mask, picture)
+        return allowed
+
+
+def _checked(params: GivenParams, *needed: str) -> Params:
+    """Raises UsageError for a parameter that there is not, is out of range, or is needed and empty."""
+    if unknown := sorted(params.keys() - Params.__dataclass_fields__.keys()):
+        raise UsageError(f"There is no parameter {', '.join(unknown)}; see help(diffedit_cli.Params).")
+    checked = Params(**params)
+    for name in needed:
+        if isinstance(prompt := getattr(checked, name), str) and not prompt.strip():
+            raise UsageError(f"The parameter {name} is empty; say it in words.")
+    return checked
+
+
+def _picture(given: PictureLike, name: str = "the picture") -> Picture:
+    if isinstance(given, (str, Path)):
+        return images.load(Path(given))
+    return images.from_image(given, name) if isinstance(given, Image.Image) else images.from_array(_array(given), name)
+
+
+def _mask(given: MaskLike | None) -> Mask | None:
+    if given is None:
+        return None
+    if isinstance(given, MaskResult):
+        return given.mask
+    mask = artefacts.as_mask(_picture(given, "the mask"))
+    return mask if isinstance(given, (str, Path)) else replace(mask, name="given")
+
+
+def _array(given: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """An array as it is; a tensor, (B, C, H, W) or less, as an array with its channels last."""
+    if isinstance(given, np.ndarray):
+        return given
+    tensor = given.detach().cpu()
+    array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    array = array[0] if array.ndim == 4 and len(array) == 1 else array
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The libraries say nothing meanwhile."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    levels = [(library, library.get_verbosity()) for library in (of_diffusers, of_transformers)]
+    bars = of_transformers.is_progress_bar_enabled()
+    for library, _ in levels:
+        library.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+        if bars:
+            of_transformers.enable_progress_bar()
