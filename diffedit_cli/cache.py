@@ -17,11 +17,16 @@ from diffedit_cli.errors import OutputError
 
 SUFFIX = ".safetensors"
 MODELS = "models"  # folders, converted from checkpoints
+UNFINISHED = "unfinished"
+ABANDONED = 3600.0  # seconds after which an unfinished file or folder has no writer any more
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept: its kind (`contrast`, `inversion`, `model`), size in bytes, and time of last use in seconds."""
+    """What is kept: its kind, size in bytes, and time of last use in seconds.
+
+    Kinds are `contrast`, `inversion`, `model`, and `unfinished` for what a writer that was killed has left.
+    """
 
     path: Path
     kind: str
@@ -65,11 +70,14 @@ class Cache:
         return sorted(self._scan(), key=lambda entry: entry.used)
 
     def prune(self, keep_bytes: int) -> list[Entry]:
-        """Removes the least recently used entries until at most `keep_bytes` are left; returns what it removed."""
-        entries = self.entries()
+        """Removes what is unfinished, then the least recently used entries until at most `keep_bytes` are left.
+
+        Returns what it removed.
+        """
+        entries = sorted(self.entries(), key=lambda entry: entry.kind != UNFINISHED)
         total, removed = sum(entry.size for entry in entries), []
         for entry in entries:
-            if total <= keep_bytes:
+            if total <= keep_bytes and entry.kind != UNFINISHED:
                 break
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
                 _remove(entry.path)
@@ -85,17 +93,26 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 yield Entry(path, path.parts[-3], status.st_size, max(status.st_atime, status.st_mtime))
-        for path in self.root.glob(f"{MODELS}/*/"):  # also what is left of one that was interrupted
+        for path in self.root.glob(f"{MODELS}/*/"):
+            if not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Entry(path, "model", _size(path), path.stat().st_mtime)
+        for path in (*self.root.glob("*/.*"), *self.root.glob("*/*/.*")):
             with contextlib.suppress(FileNotFoundError):
-                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                yield Entry(path, "model", size, path.stat().st_mtime)
+                if (used := path.stat().st_mtime) < time.time() - ABANDONED:
+                    yield Entry(path, UNFINISHED, _size(path), used)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink()
         return
-    doomed = path.with_name(f".{path.name}.removed")
+    doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
     path.rename(doomed)  # at once: nobody finds half of it
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -130,10 +130,6 @@ def invert(**given: Any) -> None:
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
-    if len(given["images"]) > 1 and (given["output"] or given["mask"] or given["latents"]):
-        raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
-    if given["inpainter"] and (given["latents"] or given["frames"]):
-        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
     _execute(given, "edit", given["images"], needs=("to",) if given["mask"] else ("from_", "to"))
 
 
@@ -152,9 +148,37 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
     Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
     """
-    from diffedit_cli import batch, files
-    from diffedit_cli.report import Reporter
+    from diffedit_cli import batch
+    from diffedit_cli.report import Reporter, Result
 
+    pictures = sources
+    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
+        try:
+            jobs = _planned(given, command, sources, needs)
+            pictures = [job.input for job in jobs]
+            workbench = _opener(given, reporter)
+        except DiffEditError as error:
+            if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
+                said = {"code": error.code, "message": str(error)}
+                for picture in pictures:
+                    failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
+                    sys.stdout.write(failed.json() + "\n")
+            raise
+        work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
+        codes = _work(jobs, work, workbench, reporter, given)
+    if failures := {code for code in codes if code}:
+        alone = len(jobs) == 1 or failures == {Withheld.code}
+        raise typer.Exit(failures.pop() if alone else SOME_FAILED)
+
+
+def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
+    """A job for each picture. Raises UsageError for options that do not go together or are out of range."""
+    from diffedit_cli import batch, files
+
+    if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
+        raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
+    if given.get("inpainter") and (given.get("latents") or given.get("frames")):
+        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
     given |= prompts.chosen(given, PROMPTS)
     for name in needs:
         if isinstance(given[name], str) and not given[name].strip():
@@ -177,16 +201,11 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
     if command in ("edit", "run") and given["frames"]:
         batch.check_distinct((job.input, batch.frame_path(job, 0)) for job in jobs)
-    if params.variants > 1 and any(_writes_to_stdout(job) for job in jobs):
+    if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in jobs):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
-    if given["json"] and any(_writes_to_stdout(job) for job in jobs):
+    if given["json"] and any(_goes_to_stdout(job.output, job.input) for job in jobs):
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
-    work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
-    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
-        codes = _work(jobs, work, _opener(given, reporter), reporter, given)
-    if failures := {code for code in codes if code}:
-        alone = len(jobs) == 1 or failures == {Withheld.code}
-        raise typer.Exit(failures.pop() if alone else SOME_FAILED)
+    return jobs
 
 
 _MEANING = {"from_": "is in the picture now", "to": "it should become"}
@@ -219,8 +238,8 @@ def _append(path: Path, line: str) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
 
 
-def _writes_to_stdout(job: Job) -> bool:
-    return str(job.output or job.input) == "-"
+def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
+    return str(output or picture) == "-"
 
 
 def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:

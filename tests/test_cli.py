@@ -255,3 +255,30 @@ def test_run_into_the_source_folder_changes_nothing(here: Path) -> None:
     before = (here / "cat.png").read_bytes()
     assert diffedit("run", ".", *WORDS, "--out", ".", "--force").code == 6
     assert (here / "cat.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "inputs"),
+    [
+        (("edit", "cat.png", *WORDS, "--model", "nonesuch"), 4, ["cat.png"]),
+        (("mask", "cat.png", *WORDS, "--steps", 0), 2, ["cat.png"]),
+        (("edit", "cat.png", "dog.png", *WORDS, "-o", "x.png"), 2, ["cat.png", "dog.png"]),
+        (("invert", "cat.png", "--dtype", "int8"), 2, ["cat.png"]),
+        (("run", ".", *WORDS, "--model", "nonesuch", "--out", "out"), 4, ["cat.png", "dog.png"]),
+        (("edit", "cat.png", *WORDS, "--inpainter", "nonesuch"), 4, ["cat.png"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_what_fails_before_the_first_picture_is_json_too(
+    here: Path, words: tuple[object, ...], code: int, inputs: list[str]
+) -> None:
+    """One object a picture, and the sentence on standard error once."""
+    picture(here / "dog.png")
+    ran = diffedit(*words, "--json")
+    results = [json.loads(line) for line in ran.out.splitlines()]
+    assert ran.code == code
+    assert [result["input"] for result in results] == inputs
+    assert {result["status"] for result in results} == {"failed"}
+    assert all(list(result) == KEYS for result in results)
+    assert [f"diffedit: {result['error']['message']}" for result in results] == ran.lines * len(inputs)
+    assert {result["error"]["code"] for result in results} == {code}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -257,6 +259,34 @@ def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.
     assert "removed 1 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
     assert "removed 1 entries" in diffedit("cache", "clear").out.decode()
     assert "0 entries" in diffedit("cache", "list").out.decode()
+
+
+def test_what_a_killed_writer_left_is_pruned_but_not_what_is_being_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diffedit("invert", "cat.png", "--cache-dir", "kept")
+    monkeypatch.setenv("DIFFEDIT_CACHE_DIR", "kept")
+    (entry,) = (here / "kept").rglob("*.safetensors")
+    left = [entry.with_name(f".{entry.name}.x1.part"), here / "kept" / "digests" / ".abc.x2.part"]
+    folders = [here / "kept" / "models" / name for name in (".abc.x3.part", ".abc.removed")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1000))
+    for path in folders:
+        path.mkdir(parents=True)
+        (path / "weights").write_bytes(bytes(1000))
+    everything = [*left, *folders]
+    assert "removed 0 entries" in diffedit("cache", "prune").out.decode()
+    assert "1 entries" in diffedit("cache", "list").out.decode()
+    for path in everything[::2]:
+        os.utime(path, (0, time.time() - 7200))
+    assert diffedit("cache", "list").out.decode().count("unfinished") == 2
+    assert "removed 2 entries, 0.0 MB" in diffedit("cache", "prune").out.decode()
+    assert [path.exists() for path in everything] == [False, True, False, True]
+    for path in everything[1::2]:
+        os.utime(path, (0, time.time() - 7200))
+    assert "removed 3 entries" in diffedit("cache", "clear").out.decode()
+    assert not [path for path in (here / "kept").rglob("*") if path.is_file()]
 
 
 @pytest.mark.usefixtures("here")
