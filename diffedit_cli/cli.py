@@ -311,18 +311,18 @@ def info(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.MODEL_ON_DEVICE, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ON_DEVICE, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.JSON)
 def doctor(**given: Any) -> None:
     """Say what works here and what does not: device, memory, versions, model, cache."""
     import json
 
-    from diffedit_cli import examine, models
+    from diffedit_cli import examine
     from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
     _check_dtype(given["dtype"])
-    model, cache = given["model"] or models.BUILTIN, Cache(cli_models.kept(given))
-    findings = examine.everything(model, given["device"], given["dtype"], cache)
+    model = functools.partial(cli_models.chosen, given, say=lambda _: None)
+    findings = examine.everything(model, given["device"], given["dtype"], Cache(cli_models.kept(given)))
     if given["json"]:
         print(json.dumps([finding.__dict__ for finding in findings]))
     else:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from diffedit_cli import __version__, models
+from diffedit_cli import __version__
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError, OutputError
+from diffedit_cli.models import ModelFolder
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "numpy", "typer", "rich")
 
@@ -25,14 +26,14 @@ class Finding:
     detail: str
 
 
-def everything(model: str, device: str, dtype: str, cache: Cache) -> list[Finding]:
-    """Tries every part; one that fails does not stop the others."""
+def everything(find: Callable[[], ModelFolder], device: str, dtype: str, cache: Cache) -> list[Finding]:
+    """Tries every part, the model that `find` gives among them; one that fails does not stop the others."""
     return [
         Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),
         Finding("libraries", 0, ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
         _tried("device", lambda: _device(device)),
         Finding("memory", 0, _memory()),
-        _tried("model", lambda: _model(model, device, dtype)),
+        _tried("model", lambda: _model(find(), device, dtype)),
         _tried("cache", lambda: _cache(cache)),
     ]
 
@@ -63,13 +64,13 @@ def _memory() -> str:
     return f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
 
 
-def _model(name: str, device: str, dtype: str) -> str:
+def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     """Loads the model and evaluates it once."""
     import torch
 
     from diffedit_cli.stages import Account, Workbench
 
-    bench = Workbench(models.find(name), None, device=device, dtype=dtype)
+    bench = Workbench(folder, None, device=device, dtype=dtype)
     account = Account()
     model = bench.model(account)
     size = model.native_size
@@ -77,7 +78,9 @@ def _model(name: str, device: str, dtype: str) -> str:
         x_0 = model.encode(torch.zeros(1, 3, size, size))
         model.predict(x_0, model.levels(1)[1], model.embed(""))
     checked = "with a safety checker" if bench.guard.on and bench.guard.checker() else "no safety checker"
-    return f"{name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated; {checked}"
+    return (
+        f"{folder.name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated; {checked}"
+    )
 
 
 def _cache(cache: Cache) -> str:

@@ -231,6 +231,15 @@ def test_a_checkpoint_is_converted_once_and_anew_when_it_changes(
     assert (first.prediction_type, second.prediction_type) == ("epsilon", "v_prediction")
 
 
+def test_doctor_looks_at_a_checkpoint_where_edits_keep_it(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    file, folder = files["sd15"]
+    words = ("doctor", "--model", file, "--cache-dir", tmp_path, "--json")
+    ran = diffedit(*words, "--model-config", folder)
+    assert ran.code == 0, ran.out
+    assert len(list((tmp_path / "models").iterdir())) == 1
+    assert diffedit(*words, "--model-config", tmp_path / "nowhere").code == 4
+
+
 def test_many_may_convert_at_once(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     file, folder = files["sd15"]
     words = ("models", "show", file, "--model-config", folder, "--cache-dir", tmp_path, "--json")
