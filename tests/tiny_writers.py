@@ -33,7 +33,7 @@ def write_blip(folder: Path) -> Path:
     )
     BlipForConditionalGeneration(config).save_pretrained(folder)
     images = BlipImageProcessor(size={"height": 32, "width": 32})
-    BlipProcessor(images, BertTokenizer(vocab=tokens)).save_pretrained(folder)
+    BlipProcessor(images, BertTokenizer(vocab=tokens, bos_token="[DEC]")).save_pretrained(folder)
     return folder
 
 
