@@ -48,7 +48,7 @@ class Params:
     eta: float | None = None  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM; None: as edit_eta
     variants: int = 1
     seed: int = 0
-    caption_model: str = "Salesforce/blip-image-captioning-base"  # for the caption `auto`
+    caption_model: str = "Salesforce/blip-image-captioning-large"  # for the caption `auto`
     expand: int = 0  # sentences that are written about each of --from and --to, and averaged
     expand_model: str = "google/flan-t5-large"
 

@@ -169,8 +169,8 @@ def test_a_damaged_entry_is_written_again() -> None:
 
 
 BAD = [
-    (("--caption", "auto"), 4, "diffedit models pull Salesforce/blip-image-captioning-base"),
-    (("--caption", "auto", "--offline"), 4, "diffedit models pull Salesforce/blip-image-captioning-base"),
+    (("--caption", "auto"), 4, "diffedit models pull Salesforce/blip-image-captioning-large"),
+    (("--caption", "auto", "--offline"), 4, "diffedit models pull Salesforce/blip-image-captioning-large"),
     (("--caption", "auto", "--caption-model", "nonesuch"), 4, "no model nonesuch on this machine"),
     (("--caption", "auto", "--caption-model", "t5"), 4, "t5 is no BlipForConditionalGeneration"),
     (("--caption", "auto", "--caption-model", "pickled"), 4, "pickled has no .safetensors weights"),
