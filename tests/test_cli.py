@@ -95,7 +95,11 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_torn(here: Path) -> No
     for name in ("a.png", "b.png"):
         picture(here / name)
     words = ("run", "a.png", "b.png", *WORDS, "--steps", 30, "--maps", 8, "--no-cache", "--out", "out")
-    running = started(*words, folder=here)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs hand on that they ignore it
+    try:
+        running = started(*words, folder=here)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert running.stderr is not None
     said = b""
     while said.count(b"inverting") < 2:
