@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -44,7 +45,7 @@ class UnetTraining:
     channels: tuple[int, ...] = (64, 96, 192)
     text_width: int = 128
     text_layers: int = 3
-    batch: int = 16
+    batch: int = 32
     warmup: int = 200
     muon_lr: float = 0.01
     adam_lr: float = 1e-3
@@ -53,8 +54,6 @@ class UnetTraining:
     spread: float = 1.0
     """Of the levels drawn, logit-normal around the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
-    least_weight: float = 0.3
-    """Of a noise level's loss: min-SNR-gamma alone would all but drop the highest levels, where content is decided."""
     one_object_pictures: int = 40_000
     two_share: float = 0.3
     first_shards: int = 1
@@ -93,6 +92,8 @@ def build_unet(settings: UnetTraining, latent_channels: int) -> UNet2DConditionM
         attention_head_dim=4,  # the number of heads, by an old mistake of diffusers
         norm_num_groups=8,
     )
+    if device().type == "cpu":  # whole matrices: the fused attention's way back is slower on processors
+        unet.set_attn_processor(AttnProcessor())
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -123,9 +124,10 @@ class Denoiser(nn.Module):
 
 
 def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
-    """min-SNR-gamma for v-prediction (arXiv:2303.09556), not below the least weight. ``signal`` is alpha_bar."""
+    """Of the velocity's error at alpha_bar ``signal``: 1, but at almost clean levels, where only texture is left to
+    learn, what min-SNR-gamma gives (arXiv:2303.09556). On noisy levels that would give next to nothing."""
     ratio = signal / (1 - signal)
-    return (ratio.clamp(max=settings.gamma) / (ratio + 1)).clamp(min=settings.least_weight)
+    return (settings.gamma / (ratio + 1)).clamp(max=1)
 
 
 def loss_of(
