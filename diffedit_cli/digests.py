@@ -13,6 +13,15 @@ BIG = 4 * 2**20  # below this reading the file costs no more than looking it up
 CHUNK = 2**20
 
 
+def of_content(path: Path) -> str:
+    """Sha256 (hex) of a file's content, read now."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            total.update(chunk)
+    return total.hexdigest()
+
+
 def of_file(path: Path, memo: Path) -> str:
     """Sha256 (hex) of a file's content, from `memo` where the file has not changed since it was read.
 
@@ -21,11 +30,11 @@ def of_file(path: Path, memo: Path) -> str:
     """
     before = _identity(path)
     if path.stat().st_size < BIG:
-        return _read(path)
+        return of_content(path)
     note = memo / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
     if known := _recall(note, before):
         return known
-    digest = _read(path)
+    digest = of_content(path)
     if _identity(path) == before:  # it did not change while it was read
         with contextlib.suppress(OSError, OutputError):  # what is not remembered is read again
             memo.mkdir(parents=True, exist_ok=True)
@@ -36,14 +45,6 @@ def of_file(path: Path, memo: Path) -> str:
 def _identity(path: Path) -> str:
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
-
-
-def _read(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            total.update(chunk)
-    return total.hexdigest()
 
 
 def _recall(note: Path, identity: str) -> str | None:

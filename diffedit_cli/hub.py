@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_cli import weights
+from diffedit_cli import digests, weights
 from diffedit_cli.errors import ModelError, OutputError, UsageError
 from diffedit_cli.models import BUILTIN, FAMILIES, NAMES, family_with, hub_id
 from diffedit_cli.report import amount
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
+SHA256_DIGITS = 64  # of the name of a large file's content; that of a small one is another hash
 WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # that write captions and sentences
 PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
 
@@ -75,10 +76,8 @@ def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -
 
 
 def download(offer: Offer, say: Callable[[str], None]) -> None:
-    """Fetches the files that are missing. Raises ModelError or OutputError.
-
-    Within a file the hub's library itself goes on after a broken connection.
-    """
+    """Fetches the files that are missing, each from where an earlier download of it ended. Raises ModelError or
+    OutputError."""
     from huggingface_hub import hf_hub_download
 
     for file in offer.missing:
@@ -86,7 +85,37 @@ def download(offer: Offer, say: Callable[[str], None]) -> None:
         # What a model is known by comes last and under the branch's name: only then it counts as being here.
         revision = None if file == offer.files[-1] else offer.revision
         with _explained(offer.repository):
+            if weights.is_weights(Path(file.name).name):
+                _fetch_content(offer, file)
             hf_hub_download(offer.repository, file.name, revision=revision)
+
+
+def _fetch_content(offer: Offer, file: File) -> None:
+    """A file's content to where the hub's library keeps it, and finds it: its own download starts over when killed."""
+    from filelock import FileLock
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(offer.repository, file.name, revision=offer.revision)
+    told = get_hf_file_metadata(url)
+    if not told.etag or "/" in told.etag:
+        return  # no name for its content; the library will say why
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=offer.repository, repo_type="model") / "blobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    content, part = folder / told.etag, folder / f"{told.etag}.part"
+    with FileLock(f"{part}.lock"):
+        if content.exists():
+            return
+        with part.open("ab") as half:
+            http_get(
+                url, half, resume_size=half.tell(), expected_size=told.size, displayed_filename=file.name,
+                headers=build_hf_headers(),
+            )  # fmt: skip
+        if len(told.etag) == SHA256_DIGITS and digests.of_content(part) != told.etag:
+            part.unlink()
+            raise ValueError(f"{file.name} came with another content than the hub says")
+        part.replace(content)
 
 
 def _go_online() -> None:

@@ -170,6 +170,33 @@ def test_a_failed_download_goes_on_with_the_missing_files(hub: Hub) -> None:
     assert here() == FILES | WEIGHTS
 
 
+def test_a_half_finished_file_goes_on_where_it_was(hub: Hub, weights: Path) -> None:
+    hub.gone_after_cut = True
+    assert pull(ID, "--yes").code == 4
+    hub.cut_at = None
+    del hub.asked[:]
+    ran = pull(ID, "--yes")
+    assert ran.code == 0, ran.err
+    (asked,) = hub.got(f"unet/{weights.name}")
+    assert 10_000_000 <= int(asked.removeprefix("bytes=").rstrip("-")) <= 15_000_000
+    path = Path(diffedit("models", "show", ID, "--json").json["path"])
+    assert (path / "unet" / weights.name).read_bytes() == weights.read_bytes()
+
+
+def test_a_half_finished_file_of_another_content_is_not_used(hub: Hub, weights: Path) -> None:
+    hub.gone_after_cut = True
+    assert pull(ID, "--yes").code == 4
+    (part,) = (Path(constants.HF_HUB_CACHE) / "models--some--model" / "blobs").glob("*.part")
+    part.write_bytes(b"x" * part.stat().st_size)
+    hub.cut_at = None
+    ran = pull(ID, "--yes")
+    assert ran.code == 4
+    assert "came with another content" in ran.lines[-1]
+    assert pull(ID, "--yes").code == 0
+    path = Path(diffedit("models", "show", ID, "--json").json["path"])
+    assert (path / "unet" / weights.name).read_bytes() == weights.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [
