@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli import digests, weights
+from diffedit_cli.engine.formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError
-from diffedit_cli.models import BUILTIN, FAMILIES, NAMES, family_with, hub_id
+from diffedit_cli.models import BUILTIN, NAMES, hub_id
 from diffedit_cli.report import amount
 
 INDEX = "model_index.json"

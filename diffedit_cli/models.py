@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from typing import Any
 from diffedit_cli import checkpoints, digests, weights
 from diffedit_cli.additions import Addition, Lora, TextualInversion
 from diffedit_cli.cache import Cache, default_root
+from diffedit_cli.engine.formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
 from diffedit_cli.files import new_folder
 
 BUILTIN = "builtin"
+SPELLINGS = ("model-name", "model-config", "lora", "embedding")
+"""Of a model's record what says how it was called; the digest says which it is."""
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
@@ -53,54 +56,12 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A format of models: the pipelines that have it and the parts of a folder, the networks apart."""
-
-    pipelines: tuple[str, ...]
-    networks: tuple[str, ...]
-    others: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")  # no mask or latents depend on them
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return self.networks + self.others
-
-    @property
-    def all_parts(self) -> tuple[str, ...]:
-        return (*self.parts, *self.optional, *self.beside)
-
-
-def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
-    return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
-
-
-FAMILIES = {
-    "sd": Family(
-        pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
-        networks=("vae", "unet", "text_encoder"),
-        others=("tokenizer", "scheduler"),
-    ),
-    "sdxl": Family(
-        pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
-        networks=("vae", "unet", "text_encoder", "text_encoder_2"),
-        others=("tokenizer", "tokenizer_2", "scheduler"),
-    ),
-    "sd3": Family(
-        pipelines=_pipelines("StableDiffusion3", "Inpaint"),
-        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
-        others=("tokenizer", "tokenizer_2", "scheduler"),
-        optional=("text_encoder_3", "tokenizer_3"),
-    ),
-}
-
-
 @dataclass(frozen=True)
 class ModelFolder:
     """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names.
 
-    `loras` and `embeddings` are added to it when it is loaded.
+    `loras` and `embeddings` are added to it when it is loaded. `config` is the model, if one was named, that a
+    checkpoint's configuration comes from.
     """
 
     name: str
@@ -110,6 +71,7 @@ class ModelFolder:
     memo: Path = field(default_factory=lambda: default_root() / "digests", compare=False)
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
+    config: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -140,7 +102,8 @@ class ModelFolder:
         """What metadata say of the model, under the names of the options where they have one."""
         added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
         said = {option: [addition.words for addition in found] for option, found in added.items() if found}
-        return {"model": self.digest, "model-name": self.name, **said}
+        config = {"model-config": self.config} if self.config else {}
+        return {"model": self.digest, "model-name": self.name, **config, **said}
 
     def files(self) -> Iterator[Path]:
         """The files of all parts that are there, of the weights only those of the model's variant."""
@@ -232,9 +195,10 @@ def find(
         if path is None:
             raise ModelError(f"There is no model {name} on this machine; {again}.")
     try:
-        if path.is_file():
-            path = _converted(path, kept, config, say)
-        return _checked(name, path, kept / "digests", again)
+        if not path.is_file():
+            return _checked(name, path, kept / "digests", again)
+        folder = _converted(path, kept, config, say)
+        return replace(_checked(name, folder, kept / "digests", again), config=config)
     except OSError as error:
         raise _unreadable(name, error) from error
 
@@ -325,16 +289,6 @@ def family_of(folder: Path, name: str) -> str:
             f"{name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
         ) from None
     return family_with(pipeline, name)
-
-
-def family_with(pipeline: object, name: str) -> str:
-    """The format of a pipeline. Raises ModelError for one that diffedit cannot use."""
-    for family, known in FAMILIES.items():
-        if pipeline in known.pipelines:
-            return family
-    raise ModelError(
-        f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
-    )
 
 
 def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, images, limits, prompts
+from diffedit_cli import artefacts, composition, embeds, given, images, limits, models, prompts
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
@@ -379,7 +379,7 @@ class Workbench:
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
-    relevant = {name: value for name, value in about.items() if name not in ("model-name", "lora", "embedding")}
+    relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
     return digest({"schema": SCHEMA, "kind": kind, **relevant})
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {""},
     {"devices", "files", "memory", "report", "weights"},
-    {"engine", "engine.offload", "engine.process", "engine.weighting"},
+    {"engine", "engine.formats", "engine.offload", "engine.process", "engine.weighting"},
     {"prompts"},
     {"params"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},

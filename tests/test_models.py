@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import write_json
 
 from diffedit_cli import checkpoints, digests, models
+from diffedit_cli.engine.formats import FAMILIES
 from diffedit_cli.errors import ModelError
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
@@ -77,13 +78,13 @@ def test_the_family_is_read_from_the_folder(
 ) -> None:
     model = models.find(str(request.getfixturevalue(fixture)))
     assert (model.family, model.prediction_type, model.native_size) == (family, prediction, native_size)
-    assert set(models.FAMILIES[family].parts) <= set(model.sizes())
+    assert set(FAMILIES[family].parts) <= set(model.sizes())
 
 
 @pytest.mark.parametrize("fixture", ["tiny_epsilon", "tiny_sdxl", "tiny_sd3"])
 def test_every_part_of_a_family_is_needed(request: pytest.FixtureRequest, tmp_path: Path, fixture: str) -> None:
     source = request.getfixturevalue(fixture)
-    for part in models.FAMILIES[models.find(str(source)).family].parts:
+    for part in FAMILIES[models.find(str(source)).family].parts:
         folder = Path(shutil.copytree(source, tmp_path / part))
         shutil.rmtree(folder / part)
         assert f"{folder / part} is missing" in says(folder)
@@ -176,7 +177,7 @@ def test_a_checkpoint_becomes_the_folder_that_it_came_from(
     found = models.find(str(file), kept=tmp_path, config=str(folder))
     expected = models.find(str(folder))
     assert (found.family, found.prediction_type) == (expected.family, expected.prediction_type)
-    for part in models.FAMILIES[expected.family].networks:
+    for part in FAMILIES[expected.family].networks:
         mine, theirs = (load_file(next((at / part).glob("*.safetensors"))) for at in (found.path, folder))
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -194,6 +195,18 @@ def test_a_checkpoint_edits_as_its_folder_does(
         ran = diffedit("edit", "cat.png", *WORDS, *FAST, "--no-cache", "--no-metadata", "-o", output, "--model", *model)
         assert ran.code == 0, ran.err
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_info_says_where_a_checkpoint_got_its_configuration(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "cat.png")
+    file, folder = files["sd15"]
+    model = ("--model", file, "--model-config", folder)
+    assert diffedit("edit", "cat.png", *WORDS, *FAST, "--no-cache", *model, "-o", "a.png").code == 0
+    told = diffedit("info", "a.png").out.decode()
+    assert f"--model {file} --model-config {folder}" in told
 
 
 def test_a_checkpoint_finds_its_configuration_in_the_hub_cache(
@@ -323,8 +336,8 @@ def test_converted_models_are_listed_and_cleared_with_the_cache(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose content was hashed."""
     read: list[Path] = []
-    real = digests._read
-    monkeypatch.setattr(digests, "_read", lambda path: read.append(path) or real(path))
+    real = digests.of_content
+    monkeypatch.setattr(digests, "of_content", lambda path: read.append(path) or real(path))
     return read
 
 

@@ -12,6 +12,7 @@ import tiny
 import torch
 
 from diffedit_cli.engine import families
+from diffedit_cli.engine.formats import FAMILIES
 from diffedit_cli.engine.sd3 import StableDiffusion3
 from diffedit_cli.engine.sdxl import StableDiffusionXL
 from diffedit_cli.errors import ModelError
@@ -105,3 +106,11 @@ def test_a_picture_longer_than_the_transformer_reaches_is_refused(tiny_sd3: Path
     assert model.encode(torch.zeros(1, 3, 192, 16)).shape == (1, 16, 48, 4)
     with pytest.raises(ModelError, match="tiny paints at most 192 pixels a side"):
         model.encode(torch.zeros(1, 3, 200, 16))
+
+
+def test_each_family_reads_the_parts_that_its_format_has() -> None:
+    assert families.CLASSES.keys() == FAMILIES.keys()
+    for family, reads in families.CLASSES.items():
+        told = FAMILIES[family]
+        assert set(reads.READERS) == {*told.parts, *told.optional}
+        assert set(reads.OPTIONAL) == set(told.optional)

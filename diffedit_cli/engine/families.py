@@ -1,4 +1,4 @@
-"""Which family reads a diffusers folder, and what is added to it on the way: the one table of them."""
+"""Which family's class reads a diffusers folder, and what is added to it on the way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from diffedit_cli.engine import parts
+from diffedit_cli.engine.formats import family_with
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.model import Model
 from diffedit_cli.engine.sd import StableDiffusion
@@ -17,10 +18,10 @@ from diffedit_cli.engine.sd3 import StableDiffusion3
 from diffedit_cli.engine.sdxl import StableDiffusionXL
 from diffedit_cli.errors import ModelError
 
-FAMILIES: dict[str, type[LatentDiffusion]] = {  # by the start of the pipeline's name: the longer ones first
-    "StableDiffusion3": StableDiffusion3,
-    "StableDiffusionXL": StableDiffusionXL,
-    "StableDiffusion": StableDiffusion,
+CLASSES: dict[str, type[LatentDiffusion]] = {
+    "sd": StableDiffusion,
+    "sdxl": StableDiffusionXL,
+    "sd3": StableDiffusion3,
 }
 Loras = Sequence[tuple[Path, float]]  # files with their scales
 Embeddings = Sequence[tuple[Path, str | None]]  # files with the tokens for their vectors; None: the file says it
@@ -71,12 +72,7 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
         pipeline = str(parts.index(folder)["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{name} is no diffusers model: {folder / 'model_index.json'} names no pipeline.") from error
-    for start, family in FAMILIES.items():
-        if pipeline.startswith(start):
-            return family
-    raise ModelError(
-        f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
-    )
+    return CLASSES[family_with(pipeline, name)]
 
 
 def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[parts.Parts], None] | None:

@@ -1,0 +1,61 @@
+"""The formats of models in diffusers' folders, one family each: which pipelines have it and what parts. Imports nothing
+heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffedit_cli.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A format of models: the pipelines that have it and the parts of a folder, the networks apart."""
+
+    pipelines: tuple[str, ...]
+    networks: tuple[str, ...]
+    others: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")  # no mask or latents depend on them
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.networks + self.others
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        return (*self.parts, *self.optional, *self.beside)
+
+
+def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
+    return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
+
+
+FAMILIES = {
+    "sd": Family(
+        pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
+        networks=("vae", "unet", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+    ),
+    "sdxl": Family(
+        pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
+        networks=("vae", "unet", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+    ),
+    "sd3": Family(
+        pipelines=_pipelines("StableDiffusion3", "Inpaint"),
+        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+        optional=("text_encoder_3", "tokenizer_3"),
+    ),
+}
+
+
+def family_with(pipeline: object, name: str) -> str:
+    """The format of a pipeline. Raises ModelError for one that diffedit cannot use."""
+    for family, known in FAMILIES.items():
+        if pipeline in known.pipelines:
+            return family
+    raise ModelError(
+        f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
+    )
