@@ -51,11 +51,12 @@ class UnetTraining:
     adam_lr: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.999
+    centre: float = 0.4
     spread: float = 1.0
-    """Of the levels drawn, logit-normal around the middle (arXiv:2403.03206, 3.1), where content is decided."""
+    """Of the levels drawn, logit-normal a little above the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
     one_object_pictures: int = 40_000
-    two_share: float = 0.3
+    two_share: float = 0.45
     first_shards: int = 1
     pictures_per_shard: int = 8_000
     most_shards: int = 30
@@ -134,7 +135,8 @@ def loss_of(
     model: Denoiser, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
 ) -> tuple[Tensor, Tensor]:
     """The weighted loss, and the plain squared error of the velocity."""
-    t = (torch.sigmoid(settings.spread * torch.randn(len(x_0), device=x_0.device)) * len(levels)).long()
+    logits = settings.centre + settings.spread * torch.randn(len(x_0), device=x_0.device)
+    t = (torch.sigmoid(logits) * len(levels)).long()
     signal = levels[t].view(-1, 1, 1, 1)
     noise = torch.randn_like(x_0)
     x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
