@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
+from oracle import Oracle, load_oracle
 from tiny import BUILTIN
 from torch import Tensor
 
@@ -23,16 +23,6 @@ from diffedit_cli.params import levels_up_to
 STEPS, MAPS = 10, 5
 SOURCE, TARGET = "a cat on grass", "a dog on grass"
 R = levels_up_to(0.8, STEPS)
-
-
-class Oracle(StableDiffusionDiffEditPipeline):
-    """The pipeline on given latents: it would sample the posterior, and takes four channels only."""
-
-    x_0: Tensor
-
-    def prepare_image_latents(self, image: Tensor, batch_size: int, *_: Any) -> Tensor:
-        assert len(image) == batch_size
-        return self.x_0.expand(batch_size, -1, -1, -1)
 
 
 @dataclass
@@ -112,10 +102,7 @@ def pair(request: pytest.FixtureRequest, tiny_epsilon: Path, tiny_v: Path) -> Pa
     folder = {"epsilon": tiny_epsilon, "v_prediction": tiny_v, "builtin": BUILTIN}[request.param]
     model = StableDiffusion.load(folder, "cpu", torch.float32)
     assert request.param in ("builtin", model.prediction_type)
-    pipe = Oracle.from_pretrained(folder, inverse_scheduler=None, local_files_only=True).to(torch.float32)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.inverse_scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_oracle(folder)
     pipe.x_0 = model.encode(picture(model.native_size // 2 if request.param == "builtin" else model.native_size))
     return Pair(model, pipe, pipe.x_0)
 
