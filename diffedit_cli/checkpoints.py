@@ -6,21 +6,25 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from diffedit_cli import files, weights
+from diffedit_cli.engine.formats import Family
 from diffedit_cli.errors import ModelError
 
 # What starts the names of a part's tensors; diffusers' converters go by the same.
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+NETWORK, VAE, T5 = "model.diffusion_model.", "first_stage_model.", "text_encoders.t5xxl.transformer."
 TEXT_ENCODERS = {
     "sd15": {"text_encoder": "cond_stage_model.transformer."},
     "sd21": {"text_encoder": "cond_stage_model.model."},
     "sdxl": {
         "text_encoder": "conditioner.embedders.0.transformer.",
         "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sd3": {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
     },
 }
 ONE_FILE = "1000GB"  # no shards
@@ -30,11 +34,11 @@ def kind_of(file: Path) -> str:
     """The named model that a checkpoint is built like. Raises ModelError for all that is no such checkpoint."""
     names = weights.header(file)
     for kind, prefixes in TEXT_ENCODERS.items():
-        if all(any(name.startswith(prefix) for name in names) for prefix in (UNET, VAE, *prefixes.values())):
+        if all(any(name.startswith(prefix) for name in names) for prefix in (NETWORK, VAE, *prefixes.values())):
             return kind
     raise ModelError(
-        f"{file} is no whole Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout (a LoRA, an embedding "
-        "or a part of a model is none); name a diffusers folder."
+        f"{file} is no whole Stable Diffusion 1.x, 2.x, XL or 3 checkpoint in the original layout (a LoRA, an "
+        "embedding, or a model without its text encoders is none); name a diffusers folder."
     )
 
 
@@ -47,19 +51,21 @@ def configuration_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def convert(file: Path, configuration: Path, target: Path, parts: Iterable[str]) -> None:
-    """Makes the folder `target`, whole or not at all, of `parts`: weights from the file, all else from `configuration`.
+def convert(file: Path, configuration: Path, target: Path, family: Family) -> None:
+    """Makes the folder `target`, whole or not at all: weights from the file, all else from `configuration`.
 
     Raises ModelError for files that do not fit each other, OutputError where the folder cannot be made.
     """
     kind = kind_of(file)
+    with_t5 = any(name.startswith(T5) for name in weights.header(file))
+    parts = [*family.parts, *(family.optional if with_t5 else ())]
     with files.new_folder(target) as folder:
         for part in parts:
             _copy_settings(configuration / part, folder / part, part)
         try:
             _write_index(configuration, folder, set(parts))
             _mark_v_prediction(file, folder)
-            _write_networks(file, configuration, folder, TEXT_ENCODERS[kind])
+            _write_networks(file, configuration, folder, kind, with_t5)
         except OSError as error:
             if error.errno not in (None, errno.ENOENT):  # the disk's, not the readers' own
                 raise
@@ -109,23 +115,37 @@ def _mark_v_prediction(file: Path, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _write_networks(file: Path, configuration: Path, folder: Path, text_encoders: dict[str, str]) -> None:
-    from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+def _write_networks(file: Path, configuration: Path, folder: Path, kind: str, with_t5: bool) -> None:
+    import torch
+    from diffusers.loaders.single_file_utils import (
+        create_diffusers_clip_model_from_ldm,
+        create_diffusers_t5_model_from_checkpoint,
+    )
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from safetensors.torch import load_file
     from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     tensors = load_file(file)
 
     def options(part: str, prefix: str) -> dict[str, Any]:
         dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith(prefix))
+        dtype = torch.bfloat16 if dtype.itemsize == 1 else dtype  # float8 is for keeping weights, not for computing
         return {"config": str(configuration), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
 
-    for part, prefix, network in (("vae", VAE, AutoencoderKL), ("unet", UNET, UNet2DConditionModel)):
-        model = network.from_single_file(dict(tensors), **options(part, prefix))
+    def save(model: Any, part: str) -> None:
         model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
-    for part, prefix in text_encoders.items():
-        encoder = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
-        model = create_diffusers_clip_model_from_ldm(encoder, checkpoint=dict(tensors), **options(part, prefix))
-        model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+
+    of_sd3 = kind == "sd3"
+    network = ("transformer", NETWORK, SD3Transformer2DModel) if of_sd3 else ("unet", NETWORK, UNet2DConditionModel)
+    for part, prefix, reader in (("vae", VAE, AutoencoderKL), network):
+        save(reader.from_single_file(dict(tensors), **options(part, prefix)), part)
+    for part, prefix in TEXT_ENCODERS[kind].items():
+        encoder = CLIPTextModelWithProjection if of_sd3 or part == "text_encoder_2" else CLIPTextModel
+        save(create_diffusers_clip_model_from_ldm(encoder, checkpoint=dict(tensors), **options(part, prefix)), part)
+    if with_t5:
+        t5 = create_diffusers_t5_model_from_checkpoint(T5EncoderModel, tensors, **options("text_encoder_3", T5))
+        t5.tie_weights()  # its words stand in the file under one of their two names
+        save(t5, "text_encoder_3")

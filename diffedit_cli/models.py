@@ -227,7 +227,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
     if not target.is_dir():
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
-        checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family].parts)
+        checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
     return target
 
 

@@ -9,7 +9,9 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ldm_sd3
 import pytest
+import tiny
 import torch
 from command import FAST, WORDS, diffedit, finished, picture, started
 from huggingface_hub import constants
@@ -21,6 +23,7 @@ from diffedit_cli import checkpoints, digests, models
 from diffedit_cli.engine.formats import FAMILIES
 from diffedit_cli.errors import ModelError
 
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3-without-t5")
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
 
@@ -37,10 +40,15 @@ def files(
     """Checkpoint files and the folders that they were written from, by kind."""
     place = tmp_path_factory.mktemp("checkpoints")
     sources = {"sd15": tiny_epsilon, "sd21": tiny_v, "sdxl": tiny_sdxl}
-    return {
+    written = {
         kind: (write_checkpoint(folder, place / f"{kind}.safetensors", kind), folder)
         for kind, folder in sources.items()
     }
+    for kind, t5 in (("sd3", True), ("sd3-without-t5", False)):
+        folder = tiny.write_sd3(place / kind, t5, first_projection=tiny.TEXT_WIDTH)
+        ldm_sd3.set_no_projection(folder / "text_encoder")
+        written[kind] = ldm_sd3.write_checkpoint(folder, place / f"{kind}.safetensors"), folder
+    return written
 
 
 def says(name: object, **options: object) -> str:
@@ -168,23 +176,24 @@ def test_pickled_weights_in_a_folder_are_refused_by_content(copy: Path, zipped: 
 # checkpoints
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_becomes_the_folder_that_it_came_from(
     files: dict[str, tuple[Path, Path]], tmp_path: Path, kind: str
 ) -> None:
     file, folder = files[kind]
-    assert checkpoints.kind_of(file) == kind
+    assert checkpoints.kind_of(file) == kind.removesuffix("-without-t5")
     found = models.find(str(file), kept=tmp_path, config=str(folder))
     expected = models.find(str(folder))
     assert (found.family, found.prediction_type) == (expected.family, expected.prediction_type)
-    for part in FAMILIES[expected.family].networks:
+    family = FAMILIES[expected.family]
+    for part in (part for part in (*family.networks, "text_encoder_3") if (folder / part).is_dir()):
         mine, theirs = (load_file(next((at / part).glob("*.safetensors"))) for at in (found.path, folder))
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [found.path.name]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_edits_as_its_folder_does(
     files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -195,6 +204,19 @@ def test_a_checkpoint_edits_as_its_folder_does(
         ran = diffedit("edit", "cat.png", *WORDS, *FAST, "--no-cache", "--no-metadata", "-o", output, "--model", *model)
         assert ran.code == 0, ran.err
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_float8_text_encoder_is_kept_in_bfloat16(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    file, folder = files["sd3"]
+    tensors = load_file(file)
+    for name in [name for name in tensors if name.startswith(checkpoints.T5)]:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "small.safetensors")
+    found = models.find(str(tmp_path / "small.safetensors"), kept=tmp_path, config=str(folder))
+    t5 = load_file(next((found.path / "text_encoder_3").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in t5.values()} == {torch.bfloat16}
+    name = "shared.weight"
+    assert torch.equal(t5[name], tensors[checkpoints.T5 + name].bfloat16())
 
 
 def test_info_says_where_a_checkpoint_got_its_configuration(

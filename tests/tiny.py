@@ -88,12 +88,12 @@ def write_sdxl(folder: Path) -> Path:
     return folder
 
 
-def write_sd3(folder: Path, t5: bool = True) -> Path:
+def write_sd3(folder: Path, t5: bool = True, first_projection: int = POOLED) -> Path:
     """A whole model folder of 64 px and factor 4, with 16 channels of latents in patches of 2 x 2."""
     torch.manual_seed(30)
     vae(folder / "vae", latent_channels=16, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
-    transformer(folder / "transformer")
-    text_encoder(folder / "text_encoder", TEXT_WIDTH, POOLED)
+    transformer(folder / "transformer", first_projection + POOLED_2)
+    text_encoder(folder / "text_encoder", TEXT_WIDTH, first_projection)
     text_encoder(folder / "text_encoder_2", TEXT_WIDTH_2, POOLED_2)
     tokenizer(folder / "tokenizer", fast=False)
     tokenizer(folder / "tokenizer_2", fast=False, pad_token="!")
