@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model that predicts noise, in the format of Stable Diffusion 1.5."""
     return write_model(tmp_path_factory.mktemp("tiny") / "epsilon")
+
+
+@pytest.fixture
+def copy(tmp_path: Path, tiny_epsilon: Path) -> Path:
+    """A copy of the tiny model to spoil."""
+    return Path(shutil.copytree(tiny_epsilon, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")

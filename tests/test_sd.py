@@ -38,12 +38,6 @@ def tiny(tiny_epsilon: Path) -> StableDiffusion:
     return load(tiny_epsilon)
 
 
-@pytest.fixture
-def copy(tiny_epsilon: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model to damage."""
-    return Path(shutil.copytree(tiny_epsilon, tmp_path / "model"))
-
-
 # Loading
 
 
