@@ -92,18 +92,18 @@ def markdown(table: Mapping[str, Mapping[str, tuple[float, float, float]]], head
     """The table that people read."""
     lines = [head, "", "| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for method, figures in table.items():
-        cells = [_cell(name, figures.get(name)) for name in MEASURES]
+        cells = [cell(name, figures.get(name)) for name in MEASURES]
         lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(name: str, figure: tuple[float, float, float] | None) -> str:
+def cell(name: str, figure: tuple[float, float, float] | None) -> str:
     if figure is None:
         return "-"
     if name in ("success", "kept"):
         mean, low, high = (100 * value for value in figure)
         return f"{mean:.0f} % ({low:.0f} to {high:.0f})"
-    digits = {"iou": 3, "distance": 3, "background": 1, "evaluations": 0, "seconds": 2}[name]
+    digits = {"background": 1, "evaluations": 0, "seconds": 2}.get(name, 3)
     mean, low, high = (f"{value:.{digits}f}" for value in figure)
     return mean if name == "evaluations" else f"{mean} ({low} to {high})"
 
