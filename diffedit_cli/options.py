@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffedit_cli.params import Params, option
+from diffedit_cli.params import AUTO, Params, option
 
 Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
@@ -29,15 +29,27 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
         flags = [f"{flags[0]}/--no-{name}"]
     if name in _SWITCHES:
         flags.append(_SWITCHES[name])
-    declaration = typer.Option(
+    number_or_auto = kind == float | str
+    declaration: Any = typer.Option(
         *flags,
+        parser=_number_or_auto if number_or_auto else None,
+        metavar="FLOAT|auto" if number_or_auto else None,
         help=text,
         rich_help_panel=panel,
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
     )
-    return Annotated[kind, declaration]
+    return Annotated[Any if number_or_auto else kind, declaration]
+
+
+def _number_or_auto(text: Any) -> float | str:
+    if text == AUTO:
+        return AUTO
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor {AUTO}.") from None
 
 
 def _params(panel: str, **texts: str) -> Group:
@@ -49,6 +61,8 @@ def _params(panel: str, **texts: str) -> Group:
         "int": int,
         "float": float,
         "float | None": float | None,
+        "float | str": float | str,
+        "bool": bool,
         "Prompt | None": str | None,
     }
     return _group(
@@ -92,7 +106,11 @@ MASK = _params(
     maps="Noise draws averaged into the mask.",
     mask_strength="How much noise the prompts are compared in, 0 to 1.",
     clamp="Cut differences at this multiple of their mean.",
-    threshold="How different a place must be to be repainted, 0 to 1.",
+    threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
+    smooth="Blur the differences by so many latent cells before.",
+    fill_holes="Fill the mask's holes.",
+    islands="Leave out regions smaller than this share of the largest.",
+    grow="Grow the mask by so many latent cells.",
 )
 MASK |= _embeds("Mask", "from_negative", "to_negative") | _group(
     "Mask",

@@ -16,9 +16,11 @@ from diffedit_cli.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 EXPAND_LIMIT = 64  # sentences at once
-AUTO = "auto"  # a caption that a model writes
+AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own
+MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
 SCHEDULERS = ("ddim", "dpm++")
+REFINEMENTS = ("smooth", "fill_holes", "islands", "grow")  # of the mask, beyond the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,11 @@ class Params:
     maps: int = 10  # n, noise draws averaged into the contrast map
     mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
-    threshold: float = 0.5  # of the clamped map, rescaled to [0, 1]
+    threshold: float | str = 0.5  # of the clamped map, rescaled to [0, 1]; AUTO: the map's own
+    smooth: float = 0.0  # of the map before it: deviation of a Gaussian in latent cells
+    fill_holes: bool = False  # of the mask
+    islands: float = 0.0  # regions smaller than this share of the largest are left out
+    grow: float = 0.0  # of the mask at its end, in latent cells
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
@@ -71,8 +77,13 @@ class Params:
             raise UsageError(f"--expand must be between 0 and {EXPAND_LIMIT}, not {self.expand}.")
         if self.clip_skip < 0:
             raise UsageError(f"--clip-skip must be 0 or more, not {self.clip_skip}.")
-        if not 0 <= self.threshold < 1:
-            raise UsageError(f"--threshold must be at least 0 and below 1, not {self.threshold:g}.")
+        if self.threshold != AUTO and not (isinstance(self.threshold, (int, float)) and 0 <= self.threshold < 1):
+            raise UsageError(f"--threshold must be at least 0 and below 1, or {AUTO}, not {self.threshold}.")
+        if not 0 <= self.islands <= 1:
+            raise UsageError(f"--islands must be between 0 and 1, not {self.islands:g}.")
+        for name in ("smooth", "grow"):
+            if not 0 <= getattr(self, name) <= MOST_CELLS:
+                raise UsageError(f"{option(name)} must be between 0 and {MOST_CELLS}, not {getattr(self, name):g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
         for name in ("guidance", "invert_guidance", "lambda_auto_corr", "lambda_kl"):
@@ -136,7 +147,13 @@ class Params:
 
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
-        return self.contrast_record() | self._record(["clamp", "threshold"])
+        return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(list(REFINEMENTS))
+
+    @property
+    def binarisation(self) -> dict[str, Any]:
+        """The keyword arguments of engine.refine.mask."""
+        threshold = None if self.threshold == AUTO else self.threshold
+        return {"clamp": self.clamp, "threshold": threshold} | {name: getattr(self, name) for name in REFINEMENTS}
 
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
@@ -177,7 +194,11 @@ class GivenParams(TypedDict, total=False):
     maps: int
     mask_strength: float
     clamp: float
-    threshold: float
+    threshold: float | str
+    smooth: float
+    fill_holes: bool
+    islands: float
+    grow: float
     caption: Prompt | None
     invert_guidance: float
     strength: float
@@ -223,7 +244,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         if same_as_from and field.name in ("caption", "negative"):  # an inpainting model has no negative by default
             continue
         if value is not None and value != field.default:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         if file is not None:
             words += [f"--{prompts.counterpart(name)}", f"{name.upper()}.safetensors"]
     if "inpainter" in edit:

@@ -23,7 +23,7 @@ from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
-from diffedit_cli.engine import diffedit, fitness
+from diffedit_cli.engine import diffedit, fitness, refine
 from diffedit_cli.engine.model import Embedding, Model
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
@@ -100,7 +100,7 @@ class Workbench:
             )
             width, height = picture.size
             contrast = torch.from_numpy(arrays["contrast"])
-            pixels = diffedit.binarise(contrast, params.clamp, params.threshold, (height, width)).numpy()
+            pixels = refine.mask(contrast, (height, width), **params.binarisation).numpy()
         if not pixels.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
