@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import FAST, WORDS, diffedit, picture
+from command import FAST, WORDS, diffedit
 from PIL import Image
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from diffedit_cli.engine.diffedit import binarise
 from diffedit_cli.engine.refine import mask, otsu
+
+CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 
 
 def square(side: int = 16) -> Tensor:
@@ -80,7 +83,7 @@ def test_it_grows_by_cells_of_the_latents(cells: float) -> None:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "cat.png")
+    shutil.copy(CAT, "cat.png")
     return tmp_path
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffedit_cli import DiffEdit
+
 PROJECT = Path(__file__).parent.parent
 TRUTH = PROJECT / "tests" / "samples"
 EDITS = json.loads((TRUTH / "edits.json").read_text(encoding="utf-8"))
@@ -24,3 +26,15 @@ def test_every_sample_has_its_edit_and_its_true_mask() -> None:
         ):
             assert picture.size == mask.size
             assert 0.02 < (np.asarray(mask) > 127).mean() < 0.5
+
+
+def test_the_masks_of_the_samples_are_where_the_objects_are() -> None:
+    edit = DiffEdit()
+    overlaps = []
+    for sample in EDITS:
+        path = PROJECT / "sample_images" / f"{sample['name']}.png"
+        found = edit.mask(path, from_=sample["from"], to=sample["to"]).pixels
+        with Image.open(TRUTH / f"{sample['name']}.mask.png") as mask:
+            true = np.asarray(mask) > 127
+        overlaps.append((found & true).sum() / (found | true).sum())
+    assert np.mean(overlaps) >= 0.5
