@@ -24,7 +24,7 @@ from benchmarks import judge
 from benchmarks.cases import Case, draw_case
 from benchmarks.methods import METHODS, Method, Outcome, build, reconstruction
 from diffedit_cli import models
-from diffedit_cli.errors import NothingToEdit
+from diffedit_cli.errors import ModelError, NothingToEdit
 from diffedit_cli.params import Params
 
 MEASURES = {
@@ -65,7 +65,7 @@ def measure(case: Case, outcome: Outcome) -> dict[str, float | None]:
 
 
 def failed_case() -> dict[str, float | None]:
-    """An edit that found nothing to do: it counts as no overlap and no success."""
+    """An edit that found nothing to do, or whose picture was refused: it counts as no overlap and no success."""
     return {name: 0.0 if name in ("iou", "success") else None for name in MEASURES}
 
 
@@ -121,7 +121,7 @@ def strip(case: Case, outcomes: Sequence[Outcome | None]) -> Image.Image:
 def run(case: Case, method: Method) -> Outcome | None:
     try:
         return method(case)
-    except NothingToEdit:
+    except (NothingToEdit, ModelError):
         return None
 
 
