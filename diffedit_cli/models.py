@@ -36,7 +36,7 @@ class Known:
 
 
 NAMES = {
-    BUILTIN: Known(source="in the package", family="sd", licence="MIT", size=26_000_000),
+    BUILTIN: Known(source="in the package", family="sd", licence="MIT", size=27_000_000),
     "sd15": Known(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         family="sd",
