@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -149,16 +149,22 @@ class Worker:
         return rows, np.asarray(strip(case, list(outcomes.values())))
 
 
-_worker: Worker
+_call: Callable[[int], Any]
 
 
-def _start(worker: Worker) -> None:
-    global _worker
-    _worker = worker
+def _start(call: Callable[[int], Any]) -> None:
+    global _call
+    _call = call
 
 
-def _work(number: int) -> tuple[list[dict[str, Any]], NDArray[np.uint8]]:
-    return _worker(number)
+def _ask(number: int) -> Any:
+    return _call(number)
+
+
+def each(call: Callable[[int], Any], numbers: Sequence[int], jobs: int) -> Iterator[Any]:
+    """What `call` says of every case, in order, so many at a time."""
+    with get_context("spawn").Pool(jobs, _start, (call,)) as pool:
+        yield from pool.imap(_ask, numbers)
 
 
 def main() -> None:
@@ -184,14 +190,13 @@ def main() -> None:
     ]
     worker = Worker(options.model, options.methods, params, 1 if options.jobs > 1 else None)
     strips = []
-    with get_context("spawn").Pool(options.jobs, _start, (worker,)) as pool:
-        for number, (found, pictures) in zip(wanted, pool.imap(_work, wanted), strict=True):
-            fresh = [row for row in found if (number, row["method"]) not in done]
-            rows += fresh
-            with log.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in fresh)
-            if number < SHEET_CASES:
-                strips.append(pictures)
+    for number, (found, pictures) in zip(wanted, each(worker, wanted, options.jobs), strict=True):
+        fresh = [row for row in found if (number, row["method"]) not in done]
+        rows += fresh
+        with log.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in fresh)
+        if number < SHEET_CASES:
+            strips.append(pictures)
     report(options.out, models.find(options.model), rows, strips, options.cases)
 
 

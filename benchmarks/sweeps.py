@@ -8,69 +8,37 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
+from torch import Tensor
 
-from benchmarks.cases import draw_case
+from benchmarks.cases import Case, draw_case
 from benchmarks.methods import picture_of
-from benchmarks.scenebench import MEASURES, Worker, cell, interval
+from benchmarks.scenebench import MEASURES, Worker, cell, each, interval
 from diffedit_cli import models
-from diffedit_cli.engine import families
-from diffedit_cli.engine.diffedit import Text, binarise, contrast
+from diffedit_cli.engine import families, refine
+from diffedit_cli.engine.diffedit import Text, contrast
 from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.stages import generator
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MOST_MAPS = 20
-Maps = NDArray[np.float32]  # (n, h, w)
 
 
-class Binarise:
-    """A way from contrast maps to a mask; what is not given is as by default."""
-
-    def __init__(
-        self, *, maps: int = 10, clamp: float = 3.0, threshold: float = 0.5, smooth: float = 0.0, grow: int = 0,
-        otsu: bool = False,
-    ) -> None:  # fmt: skip
-        """`smooth` is a Gaussian's deviation in latent cells, `grow` a number of them."""
-        self.maps, self.clamp, self.threshold, self.smooth, self.grow = maps, clamp, threshold, smooth, grow
-        self.otsu = otsu
-
-    def __call__(self, found: Maps, side: int) -> NDArray[np.bool_]:
-        from skimage.filters import threshold_otsu
-
-        mean = found[: self.maps].mean(axis=0)
-        if self.smooth:
-            mean = ndimage.gaussian_filter(mean, self.smooth)
-        threshold = self.threshold
-        if self.otsu:
-            limit = self.clamp * float(mean.mean())
-            threshold = float(threshold_otsu(np.minimum(mean, limit) / limit))
-        mask = binarise(torch.from_numpy(mean), self.clamp, threshold, (side, side)).numpy()
-        if self.grow:
-            reach = self.grow * side // mean.shape[-1]
-            mask = ndimage.binary_dilation(mask, np.ones((2 * reach + 1,) * 2))
-        return mask
-
-
-MASKS: dict[str, tuple[float, Binarise]] = {
-    "defaults": (0.5, Binarise()),
-    **{f"--mask-strength {strength}": (strength, Binarise()) for strength in STRENGTHS},
-    **{f"--maps {count}": (0.5, Binarise(maps=count)) for count in (1, 2, 5, 20)},
-    **{f"--clamp {clamp:g}": (0.5, Binarise(clamp=clamp)) for clamp in (2, 4, 5, 8)},
-    **{f"--threshold {threshold}": (0.5, Binarise(threshold=threshold)) for threshold in (0.3, 0.4, 0.6, 0.7)},
-    "threshold by Otsu": (0.5, Binarise(otsu=True)),
-    **{f"smoothed by {cells} cells": (0.5, Binarise(smooth=cells)) for cells in (0.5, 1.0)},
-    "smoothed by 0.5 cells, Otsu": (0.5, Binarise(smooth=0.5, otsu=True)),
-    "grown by one cell": (0.5, Binarise(grow=1)),
+MASKS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    **{f"--mask-strength {strength}": {"mask_strength": strength} for strength in STRENGTHS},
+    **{f"--maps {count}": {"maps": count} for count in (1, 2, 5, MOST_MAPS)},
+    **{f"--clamp {clamp:g}": {"clamp": clamp} for clamp in (2.0, 4.0, 5.0, 8.0)},
+    **{f"--threshold {threshold}": {"threshold": threshold} for threshold in (0.3, 0.4, 0.6, 0.7, "auto")},
+    **{f"--smooth {cells}": {"smooth": cells} for cells in (0.5, 1.0)},
+    "--smooth 0.5 --threshold auto": {"smooth": 0.5, "threshold": "auto"},
+    "--fill-holes --islands 0.1": {"fill_holes": True, "islands": 0.1},
+    "--grow 1": {"grow": 1.0},
 }
 EDITS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -98,10 +66,12 @@ class Mapper:
             folder = models.find(self.model)
             self.loaded = families.load(folder.path, "cpu", torch.float32, folder.name)
         case = draw_case(number)
-        found = {strength: self.maps(number, strength) for strength in STRENGTHS}
+        found = self.maps(case)
         rows = {}
-        for name, (strength, way) in MASKS.items():
-            mask = way(found[strength], len(case.mask))
+        for name, changes in MASKS.items():
+            params = replace(Params(), **changes)
+            mean = found[params.mask_strength][: params.maps].mean(dim=0)
+            mask = refine.mask(mean, case.mask.shape, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
             rows[name] = {
                 "iou": both / float((mask | case.mask).sum()),
@@ -111,32 +81,17 @@ class Mapper:
         return rows
 
     @torch.inference_mode()
-    def maps(self, number: int, strength: float) -> Maps:
-        case, model, params = draw_case(number), self.loaded, Params()
-        picture = picture_of(case)
+    def maps(self, case: Case) -> dict[float, Tensor]:
+        """By strength, (MOST_MAPS, h, w)."""
+        model, params, picture = self.loaded, Params(), picture_of(case)
         x_0 = model.encode(torch.from_numpy(picture.fitted((model.native_size,) * 2))[None])
-        noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(number, picture, "mask"))
-        at = model.levels(params.steps)[levels_up_to(strength, params.steps)]
+        noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(case.number, picture, "mask"))
         source, target = Text(model.embed(case.source)), Text(model.embed(case.target))
-        return torch.stack(list(contrast(model, x_0, at, source, target, noise))).numpy()
-
-
-_call: Callable[[int], Any]
-
-
-def _start(call: Callable[[int], Any]) -> None:
-    global _call
-    _call = call
-
-
-def _ask(number: int) -> Any:
-    return _call(number)
-
-
-def each(call: Callable[[int], Any], cases: int, jobs: int) -> list[Any]:
-    """What it says of every case, several at a time."""
-    with get_context("spawn").Pool(jobs, _start, (call,)) as pool:
-        return pool.map(_ask, range(cases), chunksize=1)
+        levels = {strength: model.levels(params.steps)[levels_up_to(strength, params.steps)] for strength in STRENGTHS}
+        return {
+            strength: torch.stack(list(contrast(model, x_0, at, source, target, noise)))
+            for strength, at in levels.items()
+        }
 
 
 def table(rows: Mapping[str, Mapping[str, Sequence[float]]], measures: Mapping[str, str]) -> str:
@@ -154,7 +109,7 @@ def gathered(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> 
 def sweep_masks(options: argparse.Namespace) -> None:
     path = options.out / "masks.json"
     if not path.exists():
-        path.write_text(json.dumps(each(Mapper(options.model), options.mask_cases, options.jobs)))
+        path.write_text(json.dumps(list(each(Mapper(options.model), range(options.mask_cases), options.jobs))))
     found = json.loads(path.read_text())
     measures = {"iou": "mask IoU", "recall": "recall", "precision": "precision"}
     rows = {name: gathered([case[name] for case in found], measures) for name in MASKS}
@@ -168,7 +123,7 @@ def sweep_edits(options: argparse.Namespace) -> None:
     for name, changes in EDITS.items():
         if name not in found:
             worker = Worker(options.model, ["ours"], replace(Params(), **changes), 1)
-            found[name] = [rows[0] for rows, _ in each(worker, options.cases, options.jobs)]
+            found[name] = [rows[0] for rows, _ in each(worker, range(options.cases), options.jobs)]
             path.write_text(json.dumps(found))
     rows = {name: gathered(made, MEASURES) for name, made in found.items()}
     (options.out / "edits.md").write_text(f"{options.cases} cases\n\n" + table(rows, MEASURES))
