@@ -16,11 +16,12 @@ from PIL import Image
 
 from benchmarks.cases import Case
 from diffedit_cli import models
+from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import families
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
-from diffedit_cli.stages import Account, Workbench
+from diffedit_cli.stages import Workbench
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Ours:
 
     def __init__(self, folder: models.ModelFolder, params: Params, *, masked: bool = True) -> None:
         self.bench, self.params, self.masked = Workbench(folder, None), params, masked
-        self.bench.model(Account())
+        self.bench.runtime.model(Account())
 
     def __call__(self, case: Case) -> Outcome:
         params = replace(self.params, from_=case.source, to=case.target, seed=case.number)

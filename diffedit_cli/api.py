@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffedit_cli import additions, artefacts, files, images, limits, models
+from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.composition import Edited
@@ -22,7 +23,7 @@ from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.params import GivenParams, Params
-from diffedit_cli.stages import Account, Workbench
+from diffedit_cli.stages import Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,9 @@ from diffedit_cli.prompts import Embeds
 from diffedit_cli.report import Result
 
 if TYPE_CHECKING:
+    from diffedit_cli.account import Account
     from diffedit_cli.artefacts import Latents
-    from diffedit_cli.stages import Account, Workbench
+    from diffedit_cli.stages import Workbench
 
 OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
 READ_EXTENSIONS = (*images.EXTENSIONS, ".gif")

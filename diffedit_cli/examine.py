@@ -68,11 +68,12 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     """Loads the model and evaluates it once."""
     import torch
 
-    from diffedit_cli.stages import Account, Workbench
+    from diffedit_cli.account import Account
+    from diffedit_cli.stages import Workbench
 
     bench = Workbench(folder, None, device=device, dtype=dtype)
     account = Account()
-    model = bench.model(account)
+    model = bench.runtime.model(account)
     size = model.native_size
     with torch.inference_mode():
         x_0 = model.encode(torch.zeros(1, 3, size, size))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
-import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,43 +13,29 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, images, limits, models, prompts
+from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts
+from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
-from diffedit_cli.devices import DTYPES, choose_device, device_errors
-from diffedit_cli.engine import diffedit, fitness, refine
-from diffedit_cli.engine.model import Embedding, Model
+from diffedit_cli.devices import device_errors
+from diffedit_cli.engine import diffedit, refine
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
-from diffedit_cli.errors import DiffEditError, ModelError, NothingToEdit
+from diffedit_cli.errors import DiffEditError, NothingToEdit
 from diffedit_cli.images import Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, digest, levels_up_to
-from diffedit_cli.prompts import Embeds, Prompt, Sentences
+from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
-
-
-@dataclass
-class Account:
-    """What one picture cost, by stage."""
-
-    evaluations: dict[str, int] = field(default_factory=dict)
-    cache: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def warn(self, message: str) -> None:
-        if message not in self.warnings:
-            self.warnings.append(message)
 
 
 class Workbench:
@@ -77,14 +58,11 @@ class Workbench:
 
         An `inpainter` paints in place of inversion and edit. Raises DeviceError for a device that is not here.
         """
-        self.folder, self.cache, self.memory, self.progress = folder, cache, memory, progress
-        self.any_picture = any_picture
-        self.device = choose_device(device)
-        self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self.folder, self.cache, self.progress = folder, cache, progress
+        self.runtime = Runtime(folder, device, dtype, memory, any_picture)
+        self.device, self.dtype = self.runtime.device, self.runtime.dtype
         self.inpainting = Inpainting(inpainter, self.device, self.dtype) if inpainter else None
         self.guard = Guard(inpainter or folder, self.device, safety)
-        self._model: Model | None = None
-        self._x_0: tuple[str, Tensor] | None = None
 
     def open_account(self) -> Account:
         """For the costs of one picture."""
@@ -92,7 +70,7 @@ class Workbench:
 
     def mask(self, picture: Picture, params: Params, account: Account, allowed: Limits = limits.NONE) -> Mask:
         """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask."""
-        with self._stage("mask", account):
+        with account.clock("mask"):
             params = self._writers(account).expanded(params)
             about = self._about(picture) | params.contrast_record()
             arrays = self._remembered(
@@ -110,7 +88,7 @@ class Workbench:
 
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
-        with self._stage("invert", account):
+        with account.clock("invert"):
             params = self._writers(account).captioned(params, picture)
             about = self._about(picture) | params.inversion_record()
             arrays = self._remembered(
@@ -144,12 +122,12 @@ class Workbench:
         variants = [params.variant(number) for number in range(params.variants)]
         if self.inpainting is None:
             latents = latents or self.invert(picture, params, account)
-        with self._stage("edit", account):
+        with account.clock("edit"):
             account.cache["edit"] = "miss"
             painted = [self._painted(picture, one, mask, latents, account) for one in variants]
         results = [composition.finished(picture, mask, latents, one, self._about(picture)) for one in painted]
         if self.guard.on:
-            with self._stage("safety", account):
+            with account.clock("safety"):
                 for result in results:
                     self.guard.check(result.image, picture)
         return results
@@ -159,24 +137,27 @@ class Workbench:
         trajectory = torch.split(torch.from_numpy(latents.trajectory), 1)
 
         def decoded() -> Arrays:
-            model = self.model(account)
+            model = self.runtime.model(account)
             pictures = (model.decode(x_t.to(self.device))[0].permute(1, 2, 0) for x_t in trajectory)
             return {"pictures": torch.stack(list(self._watched("frames", pictures, len(trajectory)))).cpu().numpy()}
 
-        with self._stage("frames", account):
-            pictures = self._computed("frames", account, decoded)["pictures"]
+        with account.clock("frames"):
+            pictures = self.runtime.computed("frames", account, decoded)["pictures"]
         del account.evaluations["frames"]
         return list(composition.pixels(pictures))
 
     # What each stage computes: tensors in and out of the engine.
 
     def _contrast(self, picture: Picture, params: Params, account: Account) -> Arrays:
-        model = self.model(account)
-        told = {name: self._embedding(prompt, params, account) for name, prompt in params.prompts_of(["mask"]).items()}
+        model = self.runtime.model(account)
+        told = {
+            name: self.runtime.embedding(prompt, params, account)
+            for name, prompt in params.prompts_of(["mask"]).items()
+        }
         source, target = (
             diffedit.Text(told[name], told.get(f"{name}-negative"), params.guidance) for name in ("from", "to")
         )
-        x_0 = self._latents(picture, account)
+        x_0 = self.runtime.latents(picture, account)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
         noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
@@ -186,11 +167,11 @@ class Workbench:
         return {"contrast": contrast.cpu().numpy()}
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
-        model = self.model(account)
-        x_0 = self._latents(picture, account)
+        model = self.runtime.model(account)
+        x_0 = self.runtime.latents(picture, account)
         levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
         caption = diffedit.Text(
-            self._embedding(params.inversion_caption, params, account),
+            self.runtime.embedding(params.inversion_caption, params, account),
             model.embed("", params.clip_skip),
             params.invert_guidance,
         )
@@ -212,7 +193,7 @@ class Workbench:
     ) -> Painted:
         if latents is None:
             return self._inpainted(picture, params, mask, account)
-        decoded = self._computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
+        decoded = self.runtime.computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
         cells = max(latents.trajectory.shape[-2:])
         return Painted(decoded["picture"], cells, params.edit_record() | self.guard.record)
 
@@ -220,43 +201,26 @@ class Workbench:
         assert self.inpainting is not None
         noise = generator(params.seed, picture, "inpaint")
         made = self.inpainting.paint(picture, mask, params, noise, functools.partial(self.progress, "edit"))
-        account.evaluations["edit"] = account.evaluations.get("edit", 0) + made.evaluations
+        account.spent("edit", made.evaluations)
         if made.overflowed:
             account.warn(f"The inpainting model overflowed in {self.dtype}; the stage was repeated in float32.")
         return Painted(made.picture, max(made.grid), self.inpainting.record(params) | self.guard.record)
 
     def _edited(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
-        model = self.model(account)
+        model = self.runtime.model(account)
         grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
-        negative = self._embedding(params.edit_negative, params, account)
-        query = diffedit.Text(self._embedding(params.to, params, account), negative, params.guidance)
+        negative = self.runtime.embedding(params.edit_negative, params, account)
+        query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 
     # How: the model, the cache, the clock, and what can fail.
-
-    def model(self, account: Account) -> Model:
-        """The model, loaded at the first call."""
-        if self._model is None:
-            started = time.perf_counter()
-            from diffedit_cli.engine import families
-
-            folder = self.folder
-            with device_errors(self.device):
-                self._model = families.load(
-                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
-                    **folder.additions, **dataclasses.asdict(self.memory),
-                )  # fmt: skip
-            if self.device == "cpu" and self.memory.offload != "none":
-                account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
-            account.seconds["load"] = time.perf_counter() - started
-        return self._model
 
     def embeds_file(self, name: str, picture: Picture, params: Params, account: Account) -> bytes:
         """What the model is told for the prompt of this name, as a file that --NAME-embeds takes."""
@@ -265,33 +229,11 @@ class Workbench:
             params = self._writers(account).captioned(params, picture)
         prompt = params.prompts_of()[name]
         with device_errors(self.device), torch.inference_mode():
-            embedding = self._embedding(prompt, params, account)
+            embedding = self.runtime.embedding(prompt, params, account)
         return embeds.pack(embedding, prompts.record("prompt", prompt) | params.text_record(), self.folder)
-
-    def _embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
-        model = self.model(account)
-        if isinstance(prompt, Sentences):
-            return embeds.averaged([self._embedding(text, params, account) for text in prompt.texts])
-        if isinstance(prompt, Embeds):
-            embedding, warning = embeds.load(prompt, model.embed(""), self.folder)
-        else:
-            embedding, warning = model.embed(prompt, params.clip_skip), model.prompt_warning(prompt)
-        if warning:
-            account.warn(warning)
-        return embedding
 
     def _writers(self, account: Account) -> Writers:
         return Writers(self.cache, self.folder.memo, account.warn)
-
-    def _latents(self, picture: Picture, account: Account) -> Tensor:
-        """x_0, encoded once for mask and inversion."""
-        if self._x_0 is None or self._x_0[0] != picture.digest:
-            model = self.model(account)
-            size = images.fitted_size(picture.size, model.native_size, model.multiple)
-            fitted = torch.from_numpy(picture.fitted(size))[None]
-            self._x_0 = picture.digest, model.encode(fitted)
-            self._check_fitness(picture, self._x_0[1], account)
-        return self._x_0[1]
 
     def _watched(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
         for done, latents in enumerate(steps, start=1):
@@ -304,7 +246,7 @@ class Workbench:
             "size": list(picture.size),
             **self.folder.record(),
             "dtype": self.dtype,
-            **self.memory.record(),
+            **self.runtime.memory.record(),
         }
 
     def _remembered(
@@ -320,9 +262,10 @@ class Workbench:
             except artefacts.UNREADABLE:
                 account.warn(f"The cache entry {entry} is damaged; it is made again.")
             else:
-                account.cache[stage], account.evaluations[stage] = "hit", 0
+                account.cache[stage] = "hit"
+                account.spent(stage, 0)
                 return arrays
-        arrays = self._computed(stage, account, compute)
+        arrays = self.runtime.computed(stage, account, compute)
         account.cache[stage] = "miss"
         if self.cache:
             try:
@@ -331,63 +274,8 @@ class Workbench:
                 account.warn(f"Nothing is kept in the cache: {error}")
         return arrays
 
-    def _computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
-        """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
-        model = self.model(account)
-        before = model.evaluations - account.evaluations.get("fitness", 0)
-        with device_errors(self.device), torch.inference_mode():
-            arrays = compute()
-            if not _finite(arrays) and model.dtype_name != "float32":
-                account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
-                self._x_0 = None
-                with model.in_float32():
-                    arrays = compute()
-                self._x_0 = None
-        if model.vae_overflowed:
-            account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
-        if not _finite(arrays):
-            raise ModelError(
-                f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
-            )
-        spent = model.evaluations - account.evaluations.get("fitness", 0) - before
-        account.evaluations[stage] = account.evaluations.get(stage, 0) + spent
-        return arrays
-
-    @contextlib.contextmanager
-    def _stage(self, stage: str, account: Account) -> Iterator[None]:
-        started, loading = time.perf_counter(), account.seconds.get("load", 0.0)
-        yield
-        loading = account.seconds.get("load", 0.0) - loading
-        account.seconds[stage] = time.perf_counter() - started - loading
-
-    def _check_fitness(self, picture: Picture, x_0: Tensor, account: Account) -> None:
-        """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
-        if self.folder.fitness is None:
-            return
-        strength, limit = self.folder.fitness
-        misfit = fitness.misfit(self.model(account), x_0, strength, generator(0, picture, "fitness"))
-        account.evaluations["fitness"] = account.evaluations.get("fitness", 0) + fitness.DRAWS
-        if misfit > limit:
-            unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
-            if not self.any_picture:
-                raise ModelError(
-                    f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
-                    f"(or try this one nevertheless: --model {self.folder.name})."
-                )
-            account.warn(f"{unlike}; expect little.")
-
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
     relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
     return digest({"schema": SCHEMA, "kind": kind, **relevant})
-
-
-def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
-    """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
-    entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
-
-
-def _finite(arrays: Arrays) -> bool:
-    return all(np.isfinite(array).all() for array in arrays.values())

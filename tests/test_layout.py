@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 LAYERS = (
     {"errors"},
     {""},
-    {"devices", "files", "memory", "report", "weights"},
+    {"account", "devices", "files", "memory", "report", "weights"},
     {"engine", "engine.formats", "engine.offload", "engine.process", "engine.weighting"},
     {"prompts"},
     {"params"},
@@ -33,6 +33,7 @@ LAYERS = (
     {"engine.sd", "engine.sd3", "composition", "inpainting", "safety"},
     {"engine.sdxl"},
     {"engine.families"},
+    {"runtime"},
     {"stages", "hub"},
     {"api", "batch", "examine"},
     {"cli_models"},

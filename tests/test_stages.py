@@ -12,11 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffedit_cli import images, models
+from diffedit_cli.account import Account
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import choose_device
 from diffedit_cli.errors import DeviceError, ModelError, UsageError
 from diffedit_cli.params import Params
-from diffedit_cli.stages import Account, Workbench, cache_key, generator
+from diffedit_cli.runtime import generator
+from diffedit_cli.stages import Workbench, cache_key
 
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
 NOTHING_SPENT = {"mask": 0, "invert": 0, "edit": 8}
@@ -307,7 +309,7 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
 def test_half_precision_that_suffices_stays_half(image: Path, tiny_epsilon: Path) -> None:
     bench = Workbench(models.find(str(tiny_epsilon)), None, device="cpu", dtype="float16")
     assert edit(bench, image).warnings == []
-    assert bench.model(Account()).dtype_name == "float16"
+    assert bench.runtime.model(Account()).dtype_name == "float16"
 
 
 def test_a_model_of_infinities_is_blamed(image: Path, tiny_epsilon: Path, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""One model on one device: loaded when first needed, what it makes of prompts and pictures, and what can fail there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffedit_cli import embeds, images
+from diffedit_cli.account import LOAD, Account
+from diffedit_cli.artefacts import Arrays
+from diffedit_cli.devices import DTYPES, choose_device, device_errors
+from diffedit_cli.engine import fitness
+from diffedit_cli.engine.model import Embedding, Model
+from diffedit_cli.errors import ModelError
+from diffedit_cli.images import Picture
+from diffedit_cli.memory import Memory
+from diffedit_cli.models import ModelFolder
+from diffedit_cli.params import Params
+from diffedit_cli.prompts import Embeds, Prompt, Sentences
+
+
+class Runtime:
+    """Keeps the model, and the latents of the picture at hand."""
+
+    def __init__(self, folder: ModelFolder, device: str, dtype: str, memory: Memory, any_picture: bool) -> None:
+        """With `any_picture` one that is unlike all that the model knows is only warned of.
+
+        Raises DeviceError for a device that is not here.
+        """
+        self.folder, self.memory, self.any_picture = folder, memory, any_picture
+        self.device = choose_device(device)
+        self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self._model: Model | None = None
+        self._x_0: tuple[str, Tensor] | None = None
+
+    def model(self, account: Account) -> Model:
+        """The model, loaded at the first call."""
+        if self._model is None:
+            started = time.perf_counter()
+            from diffedit_cli.engine import families
+
+            folder = self.folder
+            with device_errors(self.device):
+                self._model = families.load(
+                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
+                    **folder.additions, **dataclasses.asdict(self.memory),
+                )  # fmt: skip
+            if self.device == "cpu" and self.memory.offload != "none":
+                account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
+            account.seconds[LOAD] = time.perf_counter() - started
+        return self._model
+
+    def embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
+        """What the model is told by a prompt: words, sentences to average, or a file."""
+        model = self.model(account)
+        if isinstance(prompt, Sentences):
+            return embeds.averaged([self.embedding(text, params, account) for text in prompt.texts])
+        if isinstance(prompt, Embeds):
+            embedding, warning = embeds.load(prompt, model.embed(""), self.folder)
+        else:
+            embedding, warning = model.embed(prompt, params.clip_skip), model.prompt_warning(prompt)
+        if warning:
+            account.warn(warning)
+        return embedding
+
+    def latents(self, picture: Picture, account: Account) -> Tensor:
+        """x_0 (1, C, h, w), encoded once for mask and inversion. Raises ModelError for a picture that does not fit."""
+        if self._x_0 is None or self._x_0[0] != picture.digest:
+            model = self.model(account)
+            size = images.fitted_size(picture.size, model.native_size, model.multiple)
+            fitted = torch.from_numpy(picture.fitted(size))[None]
+            self._x_0 = picture.digest, model.encode(fitted)
+            self._check_fitness(picture, self._x_0[1], account)
+        return self._x_0[1]
+
+    def computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
+        """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
+        model = self.model(account)
+        before = model.evaluations - account.evaluations.get("fitness", 0)
+        with device_errors(self.device), torch.inference_mode():
+            arrays = compute()
+            if not _finite(arrays) and model.dtype_name != "float32":
+                account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
+                self._x_0 = None
+                with model.in_float32():
+                    arrays = compute()
+                self._x_0 = None
+        if model.vae_overflowed:
+            account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
+        if not _finite(arrays):
+            raise ModelError(
+                f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
+            )
+        account.spent(stage, model.evaluations - account.evaluations.get("fitness", 0) - before)
+        return arrays
+
+    def _check_fitness(self, picture: Picture, x_0: Tensor, account: Account) -> None:
+        """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
+        if self.folder.fitness is None:
+            return
+        strength, limit = self.folder.fitness
+        misfit = fitness.misfit(self.model(account), x_0, strength, generator(0, picture, "fitness"))
+        account.spent("fitness", fitness.DRAWS)
+        if misfit > limit:
+            unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
+            if not self.any_picture:
+                raise ModelError(
+                    f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
+                    f"(or try this one nevertheless: --model {self.folder.name})."
+                )
+            account.warn(f"{unlike}; expect little.")
+
+
+def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
+    """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
+    entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
+
+
+def _finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
