@@ -18,6 +18,7 @@ from benchmarks.cases import Case
 from diffedit_cli import models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Mask
+from diffedit_cli.composition import pixels
 from diffedit_cli.engine import families
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
@@ -61,7 +62,7 @@ class Ours:
         (edited,) = self.bench.edit(picture_of(case), params, account, whole, None)
         return Outcome(
             final=np.asarray(edited.image),
-            decoded=at_canvas(Image.fromarray(edited.decoded), case),
+            decoded=at_canvas(Image.fromarray(pixels(edited.painted[0].picture)), case),
             mask=edited.mask.pixels if self.masked else None,
             evaluations=sum(account.evaluations.values()),
             seconds=sum(account.seconds.values()),

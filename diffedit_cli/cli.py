@@ -110,7 +110,7 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
 
 
 @app.command()
-@takes(o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
 def mask(**given: Any) -> None:
     """Find what has to change, and write it as a mask: white is what an edit would repaint."""
     _execute(given, "mask", [given["image"]], needs=("from_", "to"))
@@ -125,7 +125,7 @@ def invert(**given: Any) -> None:
 
 @app.command()
 @takes(
-    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
     o.MODEL, o.OUTPUT, o.METADATA, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
@@ -135,7 +135,7 @@ def edit(**given: Any) -> None:
 
 @app.command(name="run")
 @takes(
-    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
+    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
     o.MODEL, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run_batch(**given: Any) -> None:
@@ -184,6 +184,10 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         if isinstance(given[name], str) and not given[name].strip():
             flag = f"--{name.rstrip('_')}"
             raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
+    if command != "invert" and given.get("frames"):
+        if given["zoom"] not in (AUTO, 1):
+            raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
+        given["zoom"] = 1.0
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
     options = ("force", "metadata", "within", "exclude", "mask", "latents", "frames", "save_embeds")
     shared = {"params": params} | {name: given[name] for name in options if name in given}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,43 +12,51 @@ from PIL import Image
 
 from diffedit_cli import artefacts, images
 from diffedit_cli.artefacts import Latents, Mask
-from diffedit_cli.images import Picture
+from diffedit_cli.images import Box, Picture
 
 FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
 
 
 @dataclass(frozen=True)
 class Painted:
-    """What a model painted under a mask, (h, w, 3) in [-1, 1], `cells` latents long, and from what parameters."""
+    """What a model painted of a part of a picture, (h, w, 3) in [-1, 1], `cells` latents long, and what from."""
 
     picture: NDArray[np.float32]
     cells: int
+    box: Box
     record: Mapping[str, Any]
+    latents: Mapping[str, Any] | None = None  # how its inversion was made; an inpainting model has none
 
 
 @dataclass(frozen=True)
 class Edited:
-    """The finished picture, what the model painted before it was composed (h, w, 3), what from, and the record.
+    """The finished picture, what the model painted of it before it was composed, what from, and the record.
 
-    An inpainting model paints without latents.
+    `latents` are those of the whole picture, if it was painted as a whole and not by an inpainting model.
     """
 
     image: Image.Image
-    decoded: NDArray[np.uint8]
+    painted: Sequence[Painted]
     mask: Mask
     latents: Latents | None
     record: Mapping[str, Any]
 
 
 def finished(
-    picture: Picture, mask: Mask, latents: Latents | None, painted: Painted, about: Mapping[str, Any]
+    picture: Picture, mask: Mask, latents: Latents | None, painted: Sequence[Painted], about: Mapping[str, Any]
 ) -> Edited:
     """The picture with what was painted in place of what the mask covers; `about` says of what and by which model."""
-    decoded = pixels(painted.picture)
-    image = images.compose(picture, decoded, mask.pixels, FEATHER_CELLS * max(picture.size) / painted.cells)
-    made = {"mask": mask.record(), "edit": painted.record} | ({"latents": latents.made} if latents else {})
+    composed = picture
+    for part in painted:
+        left, top, right, bottom = part.box
+        feather = FEATHER_CELLS * max(right - left, bottom - top) / part.cells
+        composed = replace(
+            composed, image=images.compose(composed, pixels(part.picture), mask.pixels, feather, part.box)
+        )
+    first = painted[0]
+    made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-    return Edited(image, decoded, mask, latents, artefacts.record("edit", {**about, **inner}))
+    return Edited(composed.image, painted, mask, latents, artefacts.record("edit", {**about, **inner}))
 
 
 def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffedit_cli import limits, prompts
 from diffedit_cli.artefacts import Latents, Mask
-from diffedit_cli.errors import InputError, NothingToEdit
+from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import AUTO, Params, levels_up_to
 
@@ -26,7 +26,14 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
 
 
 def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) -> None:
-    """Raises InputError for latents of another picture, model, caption or way through the levels."""
+    """Raises InputError for latents of another picture, model, caption or way through the levels.
+
+    And UsageError for a zoom: the latents are those of the whole picture.
+    """
+    if params.zoom not in (AUTO, 1):
+        raise UsageError(
+            f"--zoom {params.zoom} paints parts of the picture, the latents are of all of it; leave one out."
+        )
     ours = {
         **about,
         "steps": params.steps,

@@ -42,6 +42,7 @@ EXTENSIONS = {
     ".bmp": "BMP",
 }
 WITHOUT_ALPHA = ("JPEG", "BMP")
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two outside, as Pillow has them
 MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather than cut into a sliver
 
 
@@ -49,7 +50,7 @@ MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather tha
 class Picture:
     """A picture as it came, upright. `image` is L, LA, RGB or RGBA, 8 bit; `name` its path, or `-`.
 
-    `record` says how diffedit made it, if it did.
+    `record` says how diffedit made it, if it did; `part` that it was cut out of another.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Picture:
     save_options: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     record: Mapping[str, Any] | None = None
+    part: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,6 +71,10 @@ class Picture:
         """Sha256 (hex) of mode, size and pixels: the same for the same picture in another file."""
         head = f"{self.image.mode} {self.image.width}x{self.image.height}\n".encode()
         return hashlib.sha256(head + self.image.tobytes()).hexdigest()
+
+    def cropped(self, box: Box) -> Picture:
+        """A part of it."""
+        return replace(self, image=self.image.crop(box), part=True)
 
     def on_white(self) -> Image.Image:
         """In RGB, alpha laid on white."""
@@ -169,18 +175,25 @@ def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int,
     return tuple(max(multiple, round(side / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
 
 
-def compose(picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_], feather: float) -> Image.Image:
+def compose(
+    picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_], feather: float, box: Box | None = None
+) -> Image.Image:
     """The picture with `edited` (h, w, 3) in place of its masked pixels (H, W); all others, and alpha, stay.
 
-    `feather` is the width in pixels, inside the mask, over which the edit fades in.
+    `edited` is stretched over `box`, else over the whole picture, and nothing outside of it changes. `feather` is the
+    width in pixels, inside the mask, over which the edit fades in.
     """
-    original = picture.image
+    box = box or (0, 0, *picture.size)
+    left, top, right, bottom = box
+    original = picture.image.crop(box)
     patch = Image.fromarray(edited).resize(original.size, Image.Resampling.BICUBIC)
-    weights = (fade(mask, feather) * 255).round().astype(np.uint8)
+    weights = (fade(mask[top:bottom, left:right], feather) * 255).round().astype(np.uint8)
     colours = "RGB" if original.mode.startswith("RGB") else "L"
-    result = Image.composite(patch.convert(colours), original.convert(colours), Image.fromarray(weights))
+    part = Image.composite(patch.convert(colours), original.convert(colours), Image.fromarray(weights))
     if original.mode != colours:
-        result.putalpha(original.getchannel("A"))
+        part.putalpha(original.getchannel("A"))
+    result = picture.image.copy()
+    result.paste(part, box)
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffedit_cli.params import AUTO, Params, option
+from diffedit_cli.params import AUTO, OFF, Params, option
 
 Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
@@ -30,10 +30,11 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
     if name in _SWITCHES:
         flags.append(_SWITCHES[name])
     number_or_auto = kind == float | str
+    words = "FLOAT|auto|off" if name == "zoom" else "FLOAT|auto"
     declaration: Any = typer.Option(
         *flags,
         parser=_number_or_auto if number_or_auto else None,
-        metavar="FLOAT|auto" if number_or_auto else None,
+        metavar=words if number_or_auto else None,
         help=text,
         rich_help_panel=panel,
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
@@ -44,8 +45,8 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
 
 
 def _number_or_auto(text: Any) -> float | str:
-    if text == AUTO:
-        return AUTO
+    if text in (AUTO, OFF):
+        return AUTO if text == AUTO else 1.0
     try:
         return float(text)
     except ValueError:
@@ -116,6 +117,9 @@ MASK |= _embeds("Mask", "from_negative", "to_negative") | _group(
     "Mask",
     within=(Path | None, None, "Repaint only where this picture is white."),
     exclude=(Path | None, None, "Repaint nothing where this picture is white."),
+)
+ZOOM = _params(
+    "Mask", zoom="Look closer at what is masked, so many times; auto: where the picture is larger than the model's."
 )
 SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")

@@ -17,6 +17,7 @@ from diffedit_cli.prompts import Prompt
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 EXPAND_LIMIT = 64  # sentences at once
 AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own
+OFF = "off"  # on the command line, a zoom of 1
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
 SCHEDULERS = ("ddim", "dpm++")
@@ -39,6 +40,7 @@ class Params:
     fill_holes: bool = False  # of the mask
     islands: float = 0.0  # regions smaller than this share of the largest are left out
     grow: float = 0.0  # of the mask at its end, in latent cells
+    zoom: float | str = AUTO  # on what the mask covers, so many times; 1 not at all; AUTO: as far as it pays
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
@@ -79,6 +81,8 @@ class Params:
             raise UsageError(f"--clip-skip must be 0 or more, not {self.clip_skip}.")
         if self.threshold != AUTO and not (isinstance(self.threshold, (int, float)) and 0 <= self.threshold < 1):
             raise UsageError(f"--threshold must be at least 0 and below 1, or {AUTO}, not {self.threshold}.")
+        if self.zoom != AUTO and not (isinstance(self.zoom, (int, float)) and 1 <= self.zoom < math.inf):
+            raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
         if not 0 <= self.islands <= 1:
             raise UsageError(f"--islands must be between 0 and 1, not {self.islands:g}.")
         for name in ("smooth", "grow"):
@@ -147,7 +151,12 @@ class Params:
 
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
-        return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(list(REFINEMENTS))
+        return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed([*REFINEMENTS, "zoom"])
+
+    @property
+    def zoom_factor(self) -> float | None:
+        """None: as far as it pays."""
+        return None if isinstance(self.zoom, str) else self.zoom
 
     @property
     def binarisation(self) -> dict[str, Any]:
@@ -165,7 +174,7 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        record = self._record(["to", "guidance"]) | self._changed(["scheduler"])
+        record = self._record(["to", "guidance"]) | self._changed(["scheduler", "zoom"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.edit_negative) | self.text_record()
 
@@ -199,6 +208,7 @@ class GivenParams(TypedDict, total=False):
     fill_holes: bool
     islands: float
     grow: float
+    zoom: float | str
     caption: Prompt | None
     invert_guidance: float
     strength: float

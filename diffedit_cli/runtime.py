@@ -76,8 +76,15 @@ class Runtime:
             size = images.fitted_size(picture.size, model.native_size, model.multiple)
             fitted = torch.from_numpy(picture.fitted(size))[None]
             self._x_0 = picture.digest, model.encode(fitted)
-            self._check_fitness(picture, self._x_0[1], account)
+            if not picture.part:
+                self._check_fitness(picture, self._x_0[1], account)
         return self._x_0[1]
+
+    def check(self, picture: Picture, account: Account) -> None:
+        """Raises ModelError for a picture that does not fit, where only parts of it will be looked at."""
+        if self.folder.fitness is not None and "fitness" not in account.evaluations:
+            with device_errors(self.device), torch.inference_mode():
+                self.latents(picture, account)
 
     def computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
         """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts
+from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts, zoom
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
@@ -23,15 +24,16 @@ from diffedit_cli.engine import diffedit, refine
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, NothingToEdit
-from diffedit_cli.images import Picture
+from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import Params, digest, levels_up_to
+from diffedit_cli.params import AUTO, Params, digest, levels_up_to
 from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
+from diffedit_cli.zoom import Part
 
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 
@@ -69,16 +71,13 @@ class Workbench:
         return Account()
 
     def mask(self, picture: Picture, params: Params, account: Account, allowed: Limits = limits.NONE) -> Mask:
-        """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask."""
+        """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask.
+
+        What it finds in a large picture is sought again in each part of it, closer.
+        """
         with account.clock("mask"):
             params = self._writers(account).expanded(params)
-            about = self._about(picture) | params.contrast_record()
-            arrays = self._remembered(
-                "mask", "contrast", about, account, lambda: self._contrast(picture, params, account)
-            )
-            width, height = picture.size
-            contrast = torch.from_numpy(arrays["contrast"])
-            pixels = refine.mask(contrast, (height, width), **params.binarisation).numpy()
+            pixels = self._sought(picture, params, account)
         if not pixels.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
@@ -119,13 +118,22 @@ class Workbench:
         if latents is not None:
             given.check_latents(latents, params, self._about(picture))
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
-        variants = [params.variant(number) for number in range(params.variants)]
-        if self.inpainting is None:
-            latents = latents or self.invert(picture, params, account)
+        boxes = [] if latents else self._boxes(mask.pixels, params)
+        parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]
+        if boxes:
+            self.runtime.check(picture, account)
+            params = self._writers(account).captioned(params, picture)
+        inversions = [
+            None if self.inpainting else latents or self.invert(part.picture, params, account) for part in parts
+        ]
         with account.clock("edit"):
             account.cache["edit"] = "miss"
-            painted = [self._painted(picture, one, mask, latents, account) for one in variants]
-        results = [composition.finished(picture, mask, latents, one, self._about(picture)) for one in painted]
+            variants = [
+                [self._painted(*one, params.variant(number), account) for one in zip(parts, inversions, strict=True)]
+                for number in range(params.variants)
+            ]
+        whole = None if boxes else inversions[0]
+        results = [composition.finished(picture, mask, whole, painted, self._about(picture)) for painted in variants]
         if self.guard.on:
             with account.clock("safety"):
                 for result in results:
@@ -145,6 +153,26 @@ class Workbench:
             pictures = self.runtime.computed("frames", account, decoded)["pictures"]
         del account.evaluations["frames"]
         return list(composition.pixels(pictures))
+
+    def _boxes(self, M: NDArray[np.bool_], params: Params, specks: bool = True) -> list[Box]:
+        """Where to look closer."""
+        model = self.inpainting.folder if self.inpainting else self.folder
+        return zoom.boxes(M, params.zoom_factor, model.native_size, specks)
+
+    def _sought(self, picture: Picture, params: Params, account: Account) -> NDArray[np.bool_]:
+        """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays."""
+        pixels = self._found(picture, params, account)
+        boxes = self._boxes(pixels, params, specks=False)
+        once = params if params.zoom == AUTO else replace(params, zoom=1)
+        closer = {box: self._sought(picture.cropped(box), once, account) for box in boxes}
+        return zoom.sharpened(pixels, closer) if closer else pixels
+
+    def _found(self, picture: Picture, params: Params, account: Account) -> NDArray[np.bool_]:
+        """The mask of a picture, or of a part of it, at once."""
+        about = self._about(picture) | params.contrast_record()
+        arrays = self._remembered("mask", "contrast", about, account, lambda: self._contrast(picture, params, account))
+        width, height = picture.size
+        return refine.mask(torch.from_numpy(arrays["contrast"]), (height, width), **params.binarisation).numpy()
 
     # What each stage computes: tensors in and out of the engine.
 
@@ -188,34 +216,32 @@ class Workbench:
             "timesteps": np.array([level.timestep for level in levels]),
         }
 
-    def _painted(
-        self, picture: Picture, params: Params, mask: Mask, latents: Latents | None, account: Account
-    ) -> Painted:
+    def _painted(self, part: Part, latents: Latents | None, params: Params, account: Account) -> Painted:
         if latents is None:
-            return self._inpainted(picture, params, mask, account)
-        decoded = self.runtime.computed("edit", account, lambda: self._edited(picture, params, mask, latents, account))
+            return self._inpainted(part, params, account)
+        decoded = self.runtime.computed("edit", account, lambda: self._edited(part, params, latents, account))
         cells = max(latents.trajectory.shape[-2:])
-        return Painted(decoded["picture"], cells, params.edit_record() | self.guard.record)
+        return Painted(decoded["picture"], cells, part.box, params.edit_record() | self.guard.record, latents.made)
 
-    def _inpainted(self, picture: Picture, params: Params, mask: Mask, account: Account) -> Painted:
+    def _inpainted(self, part: Part, params: Params, account: Account) -> Painted:
         assert self.inpainting is not None
-        noise = generator(params.seed, picture, "inpaint")
-        made = self.inpainting.paint(picture, mask, params, noise, functools.partial(self.progress, "edit"))
+        noise = generator(params.seed, part.picture, "inpaint")
+        made = self.inpainting.paint(part.picture, part.mask, params, noise, functools.partial(self.progress, "edit"))
         account.spent("edit", made.evaluations)
         if made.overflowed:
             account.warn(f"The inpainting model overflowed in {self.dtype}; the stage was repeated in float32.")
-        return Painted(made.picture, max(made.grid), self.inpainting.record(params) | self.guard.record)
+        return Painted(made.picture, max(made.grid), part.box, self.inpainting.record(params) | self.guard.record)
 
-    def _edited(self, picture: Picture, params: Params, mask: Mask, latents: Latents, account: Account) -> Arrays:
+    def _edited(self, part: Part, params: Params, latents: Latents, account: Account) -> Arrays:
         model = self.runtime.model(account)
         grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
-        M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0].to(self.device)
+        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.pixels).float()[None], grid)[0].to(self.device)
         negative = self.runtime.embedding(params.edit_negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
-        solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, picture, "edit"))
+        solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
@@ -262,7 +288,7 @@ class Workbench:
             except artefacts.UNREADABLE:
                 account.warn(f"The cache entry {entry} is damaged; it is made again.")
             else:
-                account.cache[stage] = "hit"
+                account.cache.setdefault(stage, "hit")
                 account.spent(stage, 0)
                 return arrays
         arrays = self.runtime.computed(stage, account, compute)

@@ -30,7 +30,7 @@ LAYERS = (
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting", "limits", "embeds", "writers"},
     {"engine.refine", "given"},
-    {"engine.sd", "engine.sd3", "composition", "inpainting", "safety"},
+    {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety"},
     {"engine.sdxl"},
     {"engine.families"},
     {"runtime"},

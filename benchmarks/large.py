@@ -1,0 +1,140 @@
+"""Edits of large pictures with known truth: scenes of the built-in world at 12 megapixels, the object a small part.
+
+``python -m benchmarks.large --cases 20 --out DIR`` edits each with zoom and without, and once more the same scene at
+256 pixels, by the command, each in a process of its own. Writes DIR/large.jsonl, DIR/large.md and pictures to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from benchmarks.cases import FIRST_SEED, Case
+from benchmarks.scenebench import interval
+from training.scenes import OBJECTS, scene, sprite, with_article
+
+SIZE = (4000, 3000)
+SHARE = 0.03  # of the picture that the object covers
+MEASURES = {
+    "iou": "mask IoU (old object)",
+    "changed_iou": "mask IoU (both objects)",
+    "sharpness": "gradient energy / true",
+    "seconds": "seconds",
+    "memory": "peak GB",
+}
+WAYS = {
+    "zoom": ("12 megapixels, --zoom auto", ()),
+    "off": ("12 megapixels, --zoom off", ("--zoom", "off")),
+    "small": ("the scene at 256 px", ()),
+}
+
+
+def draw_case(number: int, size: tuple[int, int] = SIZE, share: float = SHARE) -> Case:
+    """One object on an empty place, and another in its stead; the same number at any size is the same scene."""
+    rng = random.Random(number)
+    old, new = rng.sample(list(OBJECTS), 2)
+    width, height = size
+    longer = max(size)
+    place = scene(FIRST_SEED + number, kind="empty").picture.resize((longer, longer), Image.Resampling.BICUBIC)
+    left, top = (longer - width) // 2, (longer - height) // 2
+    place = place.crop((left, top, left + width, top + height))
+    centre, bottom, flipped = width * rng.uniform(0.2, 0.8), height * rng.uniform(0.6, 0.95), rng.random() < 0.5
+    (picture, mask), (result, new_mask) = (
+        _stood(place, name, centre, bottom, share * width * height, flipped) for name in (old, new)
+    )
+    return Case(
+        number=number, kind="one", source=with_article(old), target=with_article(new), old=old, new=new,
+        picture=np.asarray(picture), result=np.asarray(result), mask=mask, new_mask=new_mask, kept={},
+    )  # fmt: skip
+
+
+def _stood(
+    place: Image.Image, name: str, centre: float, bottom: float, area: float, flipped: bool
+) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """The place with an object of so many pixels, and where it is."""
+    image = sprite(OBJECTS[name])
+    opaque = (np.asarray(image.getchannel("A")) > 100).mean() * image.width * image.height
+    scale = (area / opaque) ** 0.5
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    if flipped:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    x, y = round(centre - image.width / 2), round(bottom - image.height)
+    shadow, rim = Image.new("L", place.size, 0), image.width * 0.07
+    ImageDraw.Draw(shadow).ellipse((x, bottom - rim, x + image.width, bottom + rim), fill=80)
+    picture = place.copy()
+    picture.paste((20, 20, 30), (0, 0), shadow.filter(ImageFilter.GaussianBlur(max(place.size) / 64)))
+    picture.paste(image, (x, y), image)
+    mask = Image.new("L", place.size, 0)
+    mask.paste(image.getchannel("A"), (x, y))
+    return picture, np.asarray(mask) > 100
+
+
+def gradient_energy(picture: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
+    """Mean squared difference between neighbours, in grey levels, over the pixels `where`."""
+    grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=float)
+    down, across = np.gradient(grey)
+    return float((down**2 + across**2)[where].mean())
+
+
+def edited(case: Case, folder: Path, words: Sequence[str]) -> dict[str, float]:
+    """Every figure of one edit, by the command, in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / f"{case.number:03}.jpg"
+    Image.fromarray(case.picture).save(picture, quality=95)
+    command = [sys.executable, "-m", "diffedit_cli", "run", str(picture), "--from", case.source, "--to", case.target]
+    command += ["--out", str(folder / "out"), "--model", "builtin", "--no-cache", "--quiet", "--force", *words]
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        return {"iou": 0.0, "changed_iou": 0.0, "seconds": seconds, "memory": usage.ru_maxrss / 2**20}
+    result = np.asarray(Image.open(folder / "out" / picture.name))
+    mask = np.asarray(Image.open(folder / "out" / f"{picture.stem}.mask.png")) > 127
+    truths = {"iou": case.mask, "changed_iou": case.mask | case.new_mask}
+    return {
+        **{name: float((mask & true).sum() / (mask | true).sum()) for name, true in truths.items()},
+        "sharpness": gradient_energy(result, case.new_mask) / gradient_energy(case.result, case.new_mask),
+        "seconds": seconds,
+        "memory": usage.ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for number in range(options.cases):
+        for way, (_, words) in WAYS.items():
+            case = draw_case(number, (256, 192), SHARE) if way == "small" else draw_case(number)
+            row = edited(case, options.out / way, words)
+            found[way].append(row)
+            with (options.out / "large.jsonl").open("a") as file:
+                file.write(json.dumps({"case": number, "way": way, **row}) + "\n")
+    lines = ["| way | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    for way, rows in found.items():
+        cells = []
+        for name in MEASURES:
+            mean, low, high = interval([row[name] for row in rows if name in row])
+            cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"| {WAYS[way][0]} | " + " | ".join(cells) + " |")
+    (options.out / "large.md").write_text("\n".join(lines) + "\n")
+    print((options.out / "large.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
