@@ -33,11 +33,16 @@ class Edited:
     An inpainting model paints without latents.
     """
 
-    image: Image.Image
+    picture: Picture
     decoded: NDArray[np.uint8]
     mask: Mask
     latents: Latents | None
     record: Mapping[str, Any]
+
+    @property
+    def image(self) -> Image.Image:
+        """The finished picture in its own mode, of 8 bits."""
+        return self.picture.image
 
 
 def finished(
@@ -45,10 +50,10 @@ def finished(
 ) -> Edited:
     """The picture with what was painted in place of what the mask covers; `about` says of what and by which model."""
     decoded = pixels(painted.picture)
-    image = images.compose(picture, decoded, mask.pixels, FEATHER_CELLS * max(picture.size) / painted.cells)
+    composed = images.compose(picture, decoded, mask.pixels, FEATHER_CELLS * max(picture.size) / painted.cells)
     made = {"mask": mask.record(), "edit": painted.record} | ({"latents": latents.made} if latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-    return Edited(image, decoded, mask, latents, artefacts.record("edit", {**about, **inner}))
+    return Edited(composed, decoded, mask, latents, artefacts.record("edit", {**about, **inner}))
 
 
 def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:

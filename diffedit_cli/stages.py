@@ -151,7 +151,7 @@ class Workbench:
         if self.guard.on:
             with self._stage("safety", account):
                 for result in results:
-                    self.guard.check(result.image, picture)
+                    self.guard.check(result.picture)
         return results
 
     def frames(self, latents: Latents, account: Account) -> list[NDArray[np.uint8]]:
