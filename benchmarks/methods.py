@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.cases import Case
-from diffedit_cli import models
+from diffedit_cli import formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.composition import pixels
@@ -40,7 +40,7 @@ Method = Callable[[Case], Outcome]
 
 
 def picture_of(case: Case) -> Picture:
-    return Picture(f"case {case.number}", Image.fromarray(case.picture), "PNG", {})
+    return formats.from_array(case.picture, f"case {case.number}")
 
 
 def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import additions, artefacts, files, images, limits, models
+from diffedit_cli import additions, artefacts, files, formats, limits, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
@@ -94,7 +94,7 @@ class EditResult:
 
     @property
     def image(self) -> Image.Image:
-        """Of the picture's size and mode; unmasked pixels are the picture's own."""
+        """Of the picture's size and mode; unmasked pixels are the picture's own. Of 16 bits, which `save` keeps, 8."""
         return self.edited.image
 
     @property
@@ -108,9 +108,9 @@ class EditResult:
 
     def save(self, path: str | Path, *, metadata: bool = True) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
-        chosen = images.output_format(Path(path), self.picture)
+        chosen = formats.output_format(Path(path), self.picture)
         record = self.edited.record if metadata else None
-        files.publish(Path(path), images.encode(self.image, self.picture, chosen, record))
+        files.publish(Path(path), formats.encode(self.edited.picture, chosen, record))
 
 
 class DiffEdit:
@@ -120,8 +120,8 @@ class DiffEdit:
     one, which then refuses pictures that are unlike all it knows. `cache` is a folder in which masks'
     comparisons and inversions are kept, or None. `on_step` is told of each step: its stage, steps done, steps in all.
 
-    A picture is a path, a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W); both uint8, or float in
-    [0, 1]. So is a drawn mask, of the picture's size and white, or true, where the edit may repaint.
+    A picture is a path, a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W); of uint8, uint16, or
+    float in [0, 1]. So is a drawn mask, of the picture's size and white, or true, where the edit may repaint.
     """
 
     def __init__(
@@ -247,8 +247,10 @@ def _checked(params: GivenParams, *needed: str) -> Params:
 
 def _picture(given: PictureLike, name: str = "the picture") -> Picture:
     if isinstance(given, (str, Path)):
-        return images.load(Path(given))
-    return images.from_image(given, name) if isinstance(given, Image.Image) else images.from_array(_array(given), name)
+        return formats.load(Path(given))
+    return (
+        formats.from_image(given, name) if isinstance(given, Image.Image) else formats.from_array(_array(given), name)
+    )
 
 
 def _mask(given: MaskLike | None) -> Mask | None:

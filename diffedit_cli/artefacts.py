@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, images
+from diffedit_cli import __version__, files, formats, metadata
 from diffedit_cli.errors import InputError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import digest
@@ -130,7 +130,7 @@ def load_latents(path: Path) -> Latents:
 
 def pack_mask(mask: Mask) -> bytes:
     """An 8-bit greyscale PNG, white = repaint."""
-    info = images.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
+    info = metadata.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
     buffer = io.BytesIO()
     Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -138,7 +138,7 @@ def pack_mask(mask: Mask) -> bytes:
 
 def load_mask(path: Path) -> Mask:
     """A mask file, ours or drawn: at least half bright means repaint. Raises InputError."""
-    return as_mask(images.load(path))
+    return as_mask(formats.load(path))
 
 
 def as_mask(picture: Picture) -> Mask:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import artefacts, files, images, limits
+from diffedit_cli import artefacts, files, formats, limits
 from diffedit_cli.errors import DiffEditError, InputError, UsageError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params, levels_up_to
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffedit_cli.stages import Workbench
 
 OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
-READ_EXTENSIONS = (*images.EXTENSIONS, ".gif")
+READ_EXTENSIONS = (*formats.EXTENSIONS, ".gif")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Job:
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
-    picture = images.load(job.input)
+    picture = formats.load(job.input)
     allowed = limits.load(picture, job.within, job.exclude)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
     embeds = _embeds_targets(job, ["mask"])
@@ -70,7 +70,7 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
 
 def invert(job: Job, workbench: OpenWorkbench) -> Result:
     """Inverts the picture and writes its latents. Raises DiffEditError."""
-    picture = images.load(job.input)
+    picture = formats.load(job.input)
     output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
     embeds = _embeds_targets(job, ["invert"])
     frames = _frames_targets(job)
@@ -88,15 +88,15 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
 
     Of an edit that is withheld nothing is written, not even its mask.
     """
-    picture = images.load(job.input)
+    picture = formats.load(job.input)
     given_mask = artefacts.load_mask(job.mask) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude)
-    extension = images.default_extension(picture)
+    extension = formats.default_extension(picture)
     outputs = numbered(job.output or _beside(job.input, f".edited{extension}"), job.params)
     for output in outputs:
         _target(job, output)
-    chosen = images.output_format(outputs[0], picture)
+    chosen = formats.output_format(outputs[0], picture)
     if job.mask_output is not None:
         _target(job, job.mask_output)
     embeds = _embeds_targets(job, job.stages)
@@ -105,7 +105,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     account = bench.open_account()
     variants = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
     first = variants[0]
-    data = [images.encode(one.image, picture, chosen, one.record if job.metadata else None) for one in variants]
+    data = [formats.encode(one.picture, chosen, one.record if job.metadata else None) for one in variants]
     _save_embeds(embeds, job, picture, bench, account)
     if first.latents is not None:
         _save_frames(frames, first.latents, bench, account)
@@ -217,7 +217,7 @@ def numbered(output: Path, params: Params) -> list[Path]:
 
 
 def _written_extension(path: Path) -> str:
-    return path.suffix if path.suffix.lower() in images.EXTENSIONS else ".png"
+    return path.suffix if path.suffix.lower() in formats.EXTENSIONS else ".png"
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -262,7 +262,7 @@ def _save_frames(targets: list[Path], latents: Latents, bench: Workbench, accoun
     if targets:
         for level, (path, pixels) in enumerate(zip(targets, bench.frames(latents, account), strict=True)):
             record = artefacts.record("frame", {**latents.made, "level": level})
-            files.publish(path, images.encode_png(pixels, record))
+            files.publish(path, formats.encode_png(pixels, record))
 
 
 def made_by_us(path: Path) -> bool:
@@ -275,7 +275,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         return artefacts.read_packed_record(path)
     except artefacts.UNREADABLE:
-        return images.read_record(path)
+        return formats.read_record(path)
 
 
 def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:

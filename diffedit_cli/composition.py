@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,16 @@ class Edited:
     `latents` are those of the whole picture, if it was painted as a whole and not by an inpainting model.
     """
 
-    image: Image.Image
+    picture: Picture
     painted: Sequence[Painted]
     mask: Mask
     latents: Latents | None
     record: Mapping[str, Any]
+
+    @property
+    def image(self) -> Image.Image:
+        """The finished picture in its own mode, of 8 bits."""
+        return self.picture.image
 
 
 def finished(
@@ -50,13 +55,11 @@ def finished(
     for part in painted:
         left, top, right, bottom = part.box
         feather = FEATHER_CELLS * max(right - left, bottom - top) / part.cells
-        composed = replace(
-            composed, image=images.compose(composed, pixels(part.picture), mask.pixels, feather, part.box)
-        )
+        composed = images.compose(composed, pixels(part.picture), mask.pixels, feather, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-    return Edited(composed.image, painted, mask, latents, artefacts.record("edit", {**about, **inner}))
+    return Edited(composed, painted, mask, latents, artefacts.record("edit", {**about, **inner}))
 
 
 def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:

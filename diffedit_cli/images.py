@@ -1,62 +1,39 @@
-"""Pictures: read, turned upright, fitted to a model, composed with an edit, and written as they came."""
+"""Pictures: what a model sees of them, and how what it painted is composed in."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import math
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    ExifTags,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-)
+from PIL import Image
 
-from diffedit_cli import files
-from diffedit_cli.errors import InputError, OutputError, UsageError
+from diffedit_cli.colour import SRGB, Colours
+from diffedit_cli.metadata import Metadata
 
-MAX_PIXELS = 200_000_000
-Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, before any pixel is read
-
-RECORD_KEY = "diffedit"  # of the PNG text chunk; other formats carry the record in EXIF's ImageHistory
-MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
-EXTENSIONS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-WITHOUT_ALPHA = ("JPEG", "BMP")
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two outside, as Pillow has them
+Pixels = NDArray[np.uint8 | np.uint16]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in upright pixels, the last two outside
 MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather than cut into a sliver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as it came, upright. `image` is L, LA, RGB or RGBA, 8 bit; `name` its path, or `-`.
+    """A picture as it came, upright: `pixels` (H, W, C) of 8 or 16 bits, `mode` L, LA, RGB, RGBA or CMYK.
 
-    `record` says how diffedit made it, if it did; `part` that it was cut out of another.
+    `name` is its path, or `-`; `record` says how diffedit made it, if it did; `part` that it was cut out of another.
     """
 
     name: str
-    image: Image.Image
+    pixels: Pixels
+    mode: str
     format: str
-    save_options: Mapping[str, Any]
+    metadata: Metadata = field(default_factory=Metadata)
+    colours: Colours = SRGB
     warnings: tuple[str, ...] = ()
     record: Mapping[str, Any] | None = None
     part: bool = False
@@ -64,108 +41,52 @@ class Picture:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self.image.size
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it has 16 bits a channel."""
+        return self.pixels.dtype == np.uint16
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.mode in ("LA", "RGBA")
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """In its own mode and colours; of 16 bits the upper eight, rounded."""
+        pixels = (self.pixels.astype(np.uint32) + 128) // 257 if self.is_deep else self.pixels
+        return Image.frombytes(self.mode, self.size, pixels.astype(np.uint8, copy=False).tobytes())
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 (hex) of mode, size and pixels: the same for the same picture in another file."""
-        head = f"{self.image.mode} {self.image.width}x{self.image.height}\n".encode()
-        return hashlib.sha256(head + self.image.tobytes()).hexdigest()
-
-    def cropped(self, box: Box) -> Picture:
-        """A part of it."""
-        return replace(self, image=self.image.crop(box), part=True)
+        """Sha256 (hex) of mode, size, pixels and what they mean: the same for the same picture in another file."""
+        depth = ";16" if self.is_deep else ""
+        digest = hashlib.sha256(f"{self.mode}{depth} {self.size[0]}x{self.size[1]}\n".encode())
+        digest.update(self.pixels.astype(self.pixels.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(self.colours.digest.encode())
+        return digest.hexdigest()
 
     def on_white(self) -> Image.Image:
-        """In RGB, alpha laid on white."""
+        """In sRGB, alpha laid on white."""
         image = self.image
-        if image.mode in ("LA", "RGBA"):
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        if not self.has_alpha:
+            return self.colours.to_srgb(image)
+        colours = self.colours.to_srgb(image.convert(self.mode.removesuffix("A")))
+        colours.putalpha(image.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
 
     def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """What a model sees: (3, height, width) in [-1, 1], resized to `size` (width, height), alpha laid on white."""
         image = self.on_white().resize(size, Image.Resampling.LANCZOS)
         return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
 
-
-def load(path: Path) -> Picture:
-    """Reads a picture, or standard input for `-`. Raises InputError."""
-    data = files.read(path, "picture")
-    name = "standard input" if path == files.STANDARD_STREAM else str(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.") from None
-    except Exception as error:  # decoders raise anything on damaged data
-        raise _damaged(name, error) from error
-    return replace(from_image(image, name), name=str(path))
-
-
-def from_image(image: Image.Image, name: str = "the picture") -> Picture:
-    """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
-            "make it smaller first."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not the user's business
-            notes = _notes(image, name)
-            image.load()
-            upright, record = ImageOps.exif_transpose(image), _record_in(image)
-            options = _save_options(image)
-    except Exception as error:  # decoders raise anything on damaged data
-        raise _damaged(name, error) from error
-    mode = MODES.get(image.mode)
-    if mode in ("L", "RGB") and "transparency" in image.info:
-        mode += "A"
-    if mode is None:
-        raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to 8-bit RGB.")
-    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
-    return Picture(name, upright.convert(mode), written_as, options, notes, record)
-
-
-def from_array(array: NDArray[Any], name: str = "the picture") -> Picture:
-    """Grey (H, W), or (H, W, C) with 1 to 4 channels; bool, uint8, or float in [0, 1]. Raises InputError."""
-    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)) or not array.size:
-        raise InputError(f"{name} is an array of shape {array.shape}; give one of (H, W) or (H, W, C), C up to 4.")
-    if array.dtype != np.uint8:
-        if array.dtype != np.bool_ and array.dtype.kind != "f":
-            raise InputError(f"{name} is an array of {array.dtype}; give one of uint8, or of float from 0 to 1.")
-        array = array.astype(np.float64)
-        if not (array.min() >= 0 and array.max() <= 1):
-            raise InputError(f"{name} is an array of float that are not all from 0 to 1; scale them.")
-        array = (array * 255).round().astype(np.uint8)
-    return from_image(Image.fromarray(np.ascontiguousarray(array)), name)
-
-
-def _damaged(name: str, error: Exception) -> InputError:
-    return InputError(f"The picture {name} is damaged ({error}); use an intact copy.")
-
-
-def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
-    frames = getattr(image, "n_frames", 1)
-    return (f"{name} has {frames} frames; only the first is used.",) if frames > 1 else ()
-
-
-def _save_options(image: Image.Image) -> dict[str, Any]:
-    """What goes back into the file beside the pixels. Orientation is applied to the pixels, so it is dropped."""
-    exif = image.getexif()
-    for tag in (ExifTags.Base.Orientation, *LAYOUT_TAGS):
-        exif.pop(tag, None)
-    if _parsed(exif.get(RECORD_TAG)):  # of an earlier edit: it does not tell how this one is made
-        del exif[RECORD_TAG]
-    options: dict[str, Any] = {"exif": exif}
-    options |= {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        options |= {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
-    return options
+    def cropped(self, box: Box) -> Picture:
+        """The part inside `box`, which lies in the picture, as a picture of its own."""
+        left, top, right, bottom = box
+        if not (0 <= left < right <= self.size[0] and 0 <= top < bottom <= self.size[1]):
+            raise ValueError(f"the box {box} is not inside a picture of {self.size[0]} x {self.size[1]} pixels")
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[top:bottom, left:right]), record=None, part=True)
 
 
 def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
@@ -177,24 +98,55 @@ def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int,
 
 def compose(
     picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_], feather: float, box: Box | None = None
-) -> Image.Image:
+) -> Picture:
     """The picture with `edited` (h, w, 3) in place of its masked pixels (H, W); all others, and alpha, stay.
 
-    `edited` is stretched over `box`, else over the whole picture, and nothing outside of it changes. `feather` is the
-    width in pixels, inside the mask, over which the edit fades in.
+    `edited` is sRGB and covers `box`, by default the whole picture; what of the mask lies outside stays, too.
+    `feather` is the width in pixels, inside the mask, over which the edit fades in.
     """
-    box = box or (0, 0, *picture.size)
+    covered = box or (0, 0, *picture.size)
+    region = _bounds(mask, covered)
+    pixels = picture.pixels.copy()
+    if region is not None:
+        left, top, right, bottom = region
+        inside = pixels[top:bottom, left:right]
+        patch = _patch(picture, edited, region, covered)
+        weights = _weights(mask, region, feather)
+        for channel in range(patch.shape[2]):  # one by one, for memory; alpha is not among them
+            mixed = inside[..., channel] * (255 - weights) + patch[..., channel] * weights
+            inside[..., channel] = (mixed + 127) // 255
+    return replace(picture, pixels=pixels, record=None)
+
+
+def _bounds(mask: NDArray[np.bool_], box: Box) -> Box | None:
+    """The smallest box around what of the mask lies in `box`, if anything does."""
     left, top, right, bottom = box
-    original = picture.image.crop(box)
-    patch = Image.fromarray(edited).resize(original.size, Image.Resampling.BICUBIC)
-    weights = (fade(mask[top:bottom, left:right], feather) * 255).round().astype(np.uint8)
-    colours = "RGB" if original.mode.startswith("RGB") else "L"
-    part = Image.composite(patch.convert(colours), original.convert(colours), Image.fromarray(weights))
-    if original.mode != colours:
-        part.putalpha(original.getchannel("A"))
-    result = picture.image.copy()
-    result.paste(part, box)
-    return result
+    part = mask[top:bottom, left:right]
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    if not len(rows):
+        return None
+    return left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1
+
+
+def _patch(picture: Picture, edited: NDArray[np.uint8], region: Box, covered: Box) -> NDArray[np.uint32]:
+    """What `edited`, stretched over `covered`, shows in `region`, in the picture's colours and depth, (H, W, C)."""
+    height, width = edited.shape[:2]
+    scale = width / (covered[2] - covered[0]), height / (covered[3] - covered[1])
+    source = [(side - covered[axis % 2]) * scale[axis % 2] for axis, side in enumerate(region)]
+    source[2:] = min(source[2], width), min(source[3], height)  # against rounding
+    size = region[2] - region[0], region[3] - region[1]
+    patch = Image.fromarray(edited).resize(size, Image.Resampling.BICUBIC, tuple(source))
+    colours = np.asarray(picture.colours.from_srgb(patch, picture.mode.removesuffix("A")))
+    return colours.reshape(*colours.shape[:2], -1).astype(np.uint32) * (257 if picture.is_deep else 1)
+
+
+def _weights(mask: NDArray[np.bool_], region: Box, feather: float) -> NDArray[np.uint32]:
+    """How much of the edit shows in `region`, of 255. Beyond it there is no mask, unless it ends with the picture."""
+    left, top, right, bottom = region
+    rows, columns = (int(top > 0), int(bottom < mask.shape[0])), (int(left > 0), int(right < mask.shape[1]))
+    weights = fade(np.pad(mask[top:bottom, left:right], (rows, columns)), feather)
+    inside = weights[rows[0] :, columns[0] :][: bottom - top, : right - left]
+    return (inside * 255).round().astype(np.uint32)
 
 
 def fade(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
@@ -209,91 +161,3 @@ def fade(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
     reach = np.clip(thickness, 1.0, max(1.0, feather))
     weights: NDArray[np.float32] = np.minimum(depth / reach[regions], 1).astype(np.float32)
     return weights
-
-
-def output_format(path: Path, picture: Picture) -> str:
-    """The format to write `path` in: by its extension, else the picture's own. Raises UsageError."""
-    chosen = EXTENSIONS.get(path.suffix.lower())
-    if chosen is None and path.suffix and path != files.STANDARD_STREAM:
-        raise UsageError(f"{path} has no extension that can be written; use one of {', '.join(EXTENSIONS)}.")
-    chosen = chosen or (picture.format if picture.format in EXTENSIONS.values() else "PNG")
-    if chosen in WITHOUT_ALPHA and picture.image.mode in ("LA", "RGBA"):
-        raise UsageError(f"{picture.name} has transparency, which {chosen} cannot hold; use -o with a .png name.")
-    return chosen
-
-
-def default_extension(picture: Picture) -> str:
-    """The input's own extension where its format can be written, else `.png`."""
-    suffix = Path(picture.name).suffix
-    return suffix if EXTENSIONS.get(suffix.lower()) == picture.format else ".png"
-
-
-def encode(image: Image.Image, picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
-    """The file's bytes in format `chosen`, with the picture's metadata and the record, if there is one."""
-    options = dict(picture.save_options)
-    exif = Image.Exif()
-    exif.load(options.pop("exif").tobytes())
-    if chosen == "PNG":
-        options["pnginfo"] = png_record(record)
-    elif record is not None:
-        exif[RECORD_TAG] = json.dumps(record, sort_keys=True)
-    if chosen == "WEBP":
-        options |= {"lossless": True, "exact": True}
-    elif chosen == "TIFF" and not any(exif.get_ifd(inner) for inner in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)):
-        options["compression"] = "tiff_lzw"  # its encoder would lose the inner tables
-    elif chosen == "JPEG" and "qtables" not in options:
-        options |= {"quality": 95, "subsampling": 0}
-    if chosen != "JPEG":
-        options = {key: value for key, value in options.items() if key not in ("qtables", "subsampling")}
-    if len(exif) and chosen != "BMP":
-        options["exif"] = exif
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, chosen, **options)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"The result cannot be written as {chosen} ({error}); choose .png with -o.") from error
-    return buffer.getvalue()
-
-
-def encode_png(pixels: NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
-    """A PNG file's bytes: pixels (h, w, 3) and how they were made."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=png_record(record))
-    return buffer.getvalue()
-
-
-RECORD_TAG = 0x9213  # ImageHistory
-# How the pixels lay in a TIFF that the picture came from: not how they lie in ours.
-LAYOUT_TAGS = (
-    *range(254, 267), 273, 277, 278, 279, 284, *range(290, 294), 317, *range(320, 342), 347, *range(512, 533),
-)  # fmt: skip
-
-
-def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
-    """A PNG text chunk that holds the record, or nothing."""
-    info = PngImagePlugin.PngInfo()
-    if record is not None:
-        info.add_text(RECORD_KEY, json.dumps(record, sort_keys=True))
-    return info
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a mask or an edited picture, or None where there is none that can be read."""
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            return _record_in(image)
-    except Exception:  # a foreign or damaged file has no record
-        return None
-
-
-def _record_in(image: Image.Image) -> dict[str, Any] | None:
-    return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
-
-
-def _parsed(text: Any) -> dict[str, Any] | None:
-    try:
-        record = json.loads(text)
-    except (ValueError, TypeError):
-        return None
-    return record if isinstance(record, dict) and record.get("tool") == RECORD_KEY else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from diffedit_cli.devices import device_errors
 from diffedit_cli.errors import Withheld
 from diffedit_cli.images import Picture
@@ -33,12 +31,12 @@ class Guard:
             self._checker = SafetyChecker.load(folder.path, self.device, folder.name, folder.variant)
         return self._checker
 
-    def check(self, result: Image.Image, picture: Picture) -> None:
+    def check(self, result: Picture) -> None:
         """Raises Withheld for a result that the checker flags."""
         with device_errors(self.device):
-            flagged = self.checker().flags(result.convert("RGB"))
+            flagged = self.checker().flags(result.on_white())
         if flagged:
             raise Withheld(
-                f"The edit of {picture.name} is withheld: the safety checker of {self.folder.name} flags it. It may be "
+                f"The edit of {result.name} is withheld: the safety checker of {self.folder.name} flags it. It may be "
                 "wrong: try another --seed or other words, or leave it out with --no-safety and judge for yourself."
             )

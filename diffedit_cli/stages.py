@@ -137,7 +137,7 @@ class Workbench:
         if self.guard.on:
             with account.clock("safety"):
                 for result in results:
-                    self.guard.check(result.image, picture)
+                    self.guard.check(result.picture)
         return results
 
     def frames(self, latents: Latents, account: Account) -> list[NDArray[np.uint8]]:

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffedit_cli import images, models
+from diffedit_cli import formats, models
 from diffedit_cli.engine import families
 from diffedit_cli.engine.model import Embedding
 
@@ -270,7 +270,7 @@ def test_a_model_saved_with_them_is_the_same_as_with_them(
         assert ran.code == 0, ran.err
     first, second = (np.asarray(Image.open(name)) for name in ("one.png", "two.png"))
     assert (first == second).all()
-    assert (first != np.asarray(images.load(Path("cat.png")).image)).any()
+    assert (first != np.asarray(formats.load(Path("cat.png")).image)).any()
 
 
 def models_tensors(path: Path) -> dict[str, Tensor]:

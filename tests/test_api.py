@@ -185,7 +185,7 @@ def test_what_a_callback_raises_stops_the_stage(image: Path, tiny_epsilon: Path)
         ({"picture": np.full((40, 60, 3), 255.0)}, InputError, "from 0 to 1"),
         ({"picture": np.full((40, 60, 3), np.nan)}, InputError, "from 0 to 1"),
         ({"picture": np.zeros((40, 60, 3), dtype=np.int64)}, InputError, "int64"),
-        ({"picture": Image.new("CMYK", (60, 40))}, InputError, "CMYK"),
+        ({"picture": Image.new("LAB", (60, 40))}, InputError, "LAB"),
     ],
     ids=lambda value: str(next(iter(value.items())))[:60] if isinstance(value, dict) else "",
 )

@@ -31,8 +31,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
     (folder / "cut.png").write_bytes(good[: len(good) // 2])
     (folder / "nothing.png").write_bytes(b"")
     Image.new("RGBA", (20, 20)).save(folder / "clear.png")
-    Image.new("CMYK", (20, 20)).save(folder / "cmyk.jpg")
-    Image.new("I;16", (20, 20)).save(folder / "deep.png")
+    Image.new("LAB", (20, 20)).save(folder / "lab.tif")
+    Image.new("F", (20, 20)).save(folder / "float.tif")
     Image.new("1", (20_000, 10_001)).save(folder / "huge.png")
     Image.new("L", (60, 40)).save(folder / "black.png")
     (folder / "empty").mkdir()
@@ -89,8 +89,8 @@ TABLE = [
     (f"edit text.png {PROMPTS}", 3, "text.png"),
     (f"edit cut.png {PROMPTS}", 3, "cut.png is damaged"),
     (f"edit nothing.png {PROMPTS}", 3, "nothing.png"),
-    (f"edit cmyk.jpg {PROMPTS}", 3, "cmyk.jpg has colour mode CMYK"),
-    (f"edit deep.png {PROMPTS}", 3, "deep.png has colour mode I;16"),
+    (f"edit lab.tif {PROMPTS}", 3, "lab.tif has colour mode LAB"),
+    (f"edit float.tif {PROMPTS}", 3, "float.tif has colour mode F"),
     (f"edit huge.png {PROMPTS}", 3, "huge.png has 20000 x 10001 pixels"),
     (f"edit - {PROMPTS} -o x.png", 3, "standard input"),
     (f"mask missing.png {PROMPTS}", 3, "missing.png"),

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from command import FAST, WORDS, diffedit
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 
-from diffedit_cli import artefacts, batch, images, models
+from diffedit_cli import artefacts, batch, formats, images, models
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -63,9 +64,9 @@ def mask_of(job: batch.Job) -> NDArray[np.bool_]:
     return pixels(job.mask_output, "L") > 0
 
 
-@pytest.mark.parametrize(("mode", "result"), images.MODES.items())
+@pytest.mark.parametrize(("mode", "result"), formats.MODES.items())
 def test_only_masked_pixels_change_in_every_mode(bench: Workbench, tmp_path: Path, mode: str, result: str) -> None:
-    suffix = ".tif" if mode == "PA" else ".png"
+    suffix = ".tif" if mode in ("PA", "CMYK") else ".png"
     scene((61, 37), mode).save(tmp_path / f"scene{suffix}")
     job = edited(bench, tmp_path / f"scene{suffix}")
     assert changed(job, result).any()
@@ -98,11 +99,11 @@ def test_most_of_the_mask_is_repainted(bench: Workbench, tmp_path: Path) -> None
 
 
 def test_the_feather_lies_inside_the_mask() -> None:
-    picture = images.Picture("white", Image.new("RGB", (60, 40), "white"), "PNG", {})
+    picture = formats.from_image(Image.new("RGB", (60, 40), "white"))
     mask = np.zeros((40, 60), bool)
     mask[10:30, 10:50] = True
     black = np.zeros((8, 8, 3), np.uint8)
-    composed = np.asarray(images.compose(picture, black, mask, feather=6))[..., 0]
+    composed = images.compose(picture, black, mask, feather=6).pixels[..., 0]
     assert (composed[~mask] == 255).all()
     assert composed[20, 30] == 0
     assert 0 < composed[20, 11] < 255
@@ -199,6 +200,25 @@ def test_a_tiff_becomes_any_format(bench: Workbench, tmp_path: Path, compression
     job = edited(bench, tmp_path / "scene.tif", output=tmp_path / f"out{suffix}")
     if suffix != ".jpg":
         assert not (changed(job, "RGB") & ~mask_of(job)).any()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".avif", ".heic"])
+def test_deep_and_modern_files_are_edited_and_known_as_ours(bench: Workbench, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scene{suffix}"
+    if suffix in (".png", ".tif"):
+        Image.fromarray(np.asarray(scene((61, 37), "L")).astype(np.uint16) * 250).save(path)
+    else:
+        pillow_heif.register_heif_opener()
+        scene((61, 37)).save(path)
+    job = edited(bench, path)
+    assert job.output is not None
+    before, after = formats.load(path), formats.load(job.output)
+    assert (after.mode, after.is_deep, after.format) == (before.mode, suffix in (".png", ".tif"), before.format)
+    assert batch.made_by_us(job.output)
+    if after.is_deep:
+        different = (before.pixels != after.pixels).any(axis=-1)
+        assert different.any()
+        assert not (different & ~mask_of(job)).any()
 
 
 def test_a_gif_becomes_a_png(bench: Workbench, tmp_path: Path) -> None:

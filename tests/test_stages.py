@@ -11,7 +11,7 @@ from command import FAST, WORDS, Ran, diffedit, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffedit_cli import images, models
+from diffedit_cli import formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import choose_device
@@ -45,7 +45,7 @@ def bench(loaded: Workbench, tmp_path: Path) -> Workbench:
 def edit(bench: Workbench, path: Path, params: Params = PARAMS, **changes: object) -> Account:
     """What one edit cost."""
     account = Account()
-    bench.edit(images.load(path), dataclasses.replace(params, **changes), account, None, None)
+    bench.edit(formats.load(path), dataclasses.replace(params, **changes), account, None, None)
     return account
 
 
@@ -267,8 +267,8 @@ def test_a_picture_of_a_batch_is_what_it_is_alone(tmp_path: Path, tiny_v: Path) 
 
 
 def test_noise_depends_on_seed_picture_and_purpose_only(image: Path, tmp_path: Path) -> None:
-    one, same = images.load(image), images.load(image)
-    other = images.load(picture(tmp_path / "other.png", (40, 60)))
+    one, same = formats.load(image), formats.load(image)
+    other = formats.load(picture(tmp_path / "other.png", (40, 60)))
     drawn = generator(0, one, "mask").initial_seed()
     assert generator(0, same, "mask").initial_seed() == drawn
     others = [generator(1, one, "mask"), generator(0, other, "mask"), generator(0, one, "edit")]
@@ -299,7 +299,7 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
     for dtype in ("float16", "float32"):
         account = Account()
         bench = Workbench(folder, None, device="cpu", dtype=dtype)
-        (results[dtype],) = bench.edit(images.load(image), PARAMS, account, None, None)
+        (results[dtype],) = bench.edit(formats.load(image), PARAMS, account, None, None)
         assert any("repeated in float32" in warning for warning in account.warnings) == (dtype == "float16")
     assert results["float16"].record["dtype"] == "float16"
     assert (results["float16"].mask.pixels == results["float32"].mask.pixels).all()
