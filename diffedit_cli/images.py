@@ -30,7 +30,7 @@ from diffedit_cli.errors import InputError, OutputError, UsageError
 MAX_PIXELS = 200_000_000
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, before any pixel is read
 
-RECORD_KEY = "diffedit"  # of the PNG text chunk; other formats carry the record in EXIF's ImageHistory
+RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 EXTENSIONS = {
     ".png": "PNG",
@@ -275,7 +275,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _record_in(image: Image.Image) -> dict[str, Any] | None:
-    return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
+    texts = (image.info.get(RECORD_KEY), image.getexif().get(RECORD_TAG), image.info.get("comment"))
+    return next(filter(None, map(_parsed, texts)), None)
 
 
 def _parsed(text: Any) -> dict[str, Any] | None:

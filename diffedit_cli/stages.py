@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts
+from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts, review
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
@@ -84,7 +84,11 @@ class Workbench:
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        return allowed.applied(Mask(pixels, self._about(picture) | params.mask_record()), picture)
+        found = Mask(pixels, self._about(picture) | params.mask_record(), contrast=arrays["contrast"])
+        mask = allowed.applied(found, picture)
+        if hint := review.hint(mask, picture, params):
+            account.warn(hint)
+        return mask
 
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
