@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import additions, artefacts, files, formats, limits, models
+from diffedit_cli import additions, artefacts, files, formats, limits, models, review
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
@@ -36,10 +36,11 @@ LatentsLike = Union[str, Path, "InversionResult"]
 
 @dataclass(frozen=True)
 class MaskResult:
-    """A mask, and what finding it cost."""
+    """A mask, what finding it cost, and the picture it is of."""
 
     mask: Mask
     account: Account
+    picture: Picture
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
@@ -55,6 +56,14 @@ class MaskResult:
     def share(self) -> float:
         """The fraction of the picture that it covers."""
         return self.mask.share
+
+    def preview(self) -> Image.Image:
+        """What `diffedit mask --preview` writes: picture, contrast and mask side by side."""
+        return review.preview(self.picture, self.mask)
+
+    def overlay(self) -> Image.Image:
+        """What `diffedit mask --overlay` writes: the mask over the picture."""
+        return review.overlay(self.picture, self.mask)
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit mask` writes. Raises OutputError."""
@@ -91,6 +100,7 @@ class EditResult:
     picture: Picture
     account: Account
     others: tuple[Edited, ...] = ()
+    seed: int = Params.seed
 
     @property
     def image(self) -> Image.Image:
@@ -99,12 +109,27 @@ class EditResult:
 
     @property
     def mask(self) -> MaskResult:
-        return MaskResult(self.edited.mask, self.account)
+        return MaskResult(self.edited.mask, self.account, self.picture)
 
     @property
     def variants(self) -> list[EditResult]:
         """All results, this one first."""
-        return [replace(self, edited=one, others=()) for one in (self.edited, *self.others)]
+        every = enumerate((self.edited, *self.others))
+        return [replace(self, edited=one, others=(), seed=self.seed + number) for number, one in every]
+
+    def preview(self) -> Image.Image:
+        """What `diffedit edit --preview` writes: picture, contrast, mask and result side by side."""
+        return review.preview(self.picture, self.edited.mask, self.edited.picture)
+
+    def sheet(self) -> Image.Image:
+        """What `diffedit edit --sheet` writes: all variants, each with its seed."""
+        return review.sheet([one.edited.picture for one in self.variants], review.seeds(self.seed, len(self.variants)))
+
+    def compare(self, path: str | Path) -> None:
+        """Writes what `diffedit edit --compare path` writes, a .gif or .webp. Raises UsageError or OutputError."""
+        target = review.place("compare", Path(path), "")
+        record = {**self.edited.record, **artefacts.record("compare", {})}
+        files.publish(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record))
 
     def save(self, path: str | Path, *, metadata: bool = True) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
@@ -180,7 +205,8 @@ class DiffEdit:
         given, account = self._begun(picture)
         allowed = self._limits(given, within, exclude)
         with _quietly():
-            return MaskResult(self._bench.mask(given, _checked(params, "from_", "to"), account, allowed), account)
+            found = self._bench.mask(given, _checked(params, "from_", "to"), account, allowed)
+        return MaskResult(found, account, given)
 
     def invert(self, picture: PictureLike, **params: Unpack[GivenParams]) -> InversionResult:
         """Walks the picture back into noise, told that it shows `caption`."""
@@ -213,7 +239,7 @@ class DiffEdit:
         checked = _checked(params, *(("to",) if mask is not None else ("from_", "to")))
         with _quietly():
             edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
-        return EditResult(edited, given, account, tuple(others))
+        return EditResult(edited, given, account, tuple(others), checked.seed)
 
     def frames(self, inversion: InversionResult) -> list[Image.Image]:
         """Every level of an inversion as a picture, the clean one first."""

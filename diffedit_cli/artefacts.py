@@ -36,6 +36,7 @@ class Mask:
     pixels: NDArray[np.bool_]
     made: Mapping[str, Any] | None = None
     name: str = ""  # of the file it was read from
+    contrast: NDArray[np.float32] | None = None  # (h, w), of the whole picture: what it was found in, for people to see
 
     @property
     def share(self) -> float:

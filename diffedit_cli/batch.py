@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import artefacts, files, formats, limits
-from diffedit_cli.errors import DiffEditError, InputError, UsageError, Withheld
+from diffedit_cli import artefacts, files, formats, limits, review
+from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.prompts import Embeds
@@ -17,7 +17,8 @@ from diffedit_cli.report import Result
 
 if TYPE_CHECKING:
     from diffedit_cli.account import Account
-    from diffedit_cli.artefacts import Latents
+    from diffedit_cli.artefacts import Latents, Mask
+    from diffedit_cli.composition import Edited
     from diffedit_cli.stages import Workbench
 
 OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
@@ -40,6 +41,10 @@ class Job:
     mask_output: Path | None = None  # wanted beside an edit
     frames: Path | None = None  # the folder that wants the inversion as pictures
     save_embeds: Path | None = None  # the folder that wants the embeddings
+    preview: Path | None = None  # the file that wants to show it, or the folder of such files
+    overlay: Path | None = None
+    compare: Path | None = None
+    sheet: Path | None = None
 
     @property
     def inputs(self) -> list[Path]:
@@ -53,18 +58,33 @@ class Job:
         given = {"mask": self.mask, "invert": self.latents, "edit": None}
         return [stage for stage, file in given.items() if file is None]
 
+    @property
+    def written(self) -> list[Path]:
+        """The results and the mask, as far as their names are given."""
+        results = numbered(self.output, self.params) if self.output else []
+        return results + ([self.mask_output] if self.mask_output else [])
+
+    @property
+    def shows(self) -> dict[str, Path]:
+        """Where what people want to look at goes, by its kind in review. Raises UsageError."""
+        given = {kind: getattr(self, kind) for kind in review.KINDS}
+        return {kind: review.place(kind, path, _stem(self)) for kind, path in given.items() if path is not None}
+
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
     picture = formats.load(job.input)
     allowed = limits.load(picture, job.within, job.exclude)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
+    shows = _shows_targets(job, [output])
     embeds = _embeds_targets(job, ["mask"])
     bench = workbench()
     account = bench.open_account()
     found = bench.mask(picture, job.params, account, allowed)
+    shown = _shown(shows, job, picture, found)
     _save_embeds(embeds, job, picture, bench, account)
     files.publish(output, artefacts.pack_mask(found))
+    _publish(shown)
     return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
 
 
@@ -99,6 +119,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     chosen = formats.output_format(outputs[0], picture)
     if job.mask_output is not None:
         _target(job, job.mask_output)
+    shows = _shows_targets(job, [*outputs, *job.written])
     embeds = _embeds_targets(job, job.stages)
     frames = _frames_targets(job)
     bench = workbench()
@@ -106,6 +127,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     variants = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
     first = variants[0]
     data = [formats.encode(one.picture, chosen, one.record if job.metadata else None) for one in variants]
+    shown = _shown(shows, job, picture, first.mask, variants)
     _save_embeds(embeds, job, picture, bench, account)
     if first.latents is not None:
         _save_frames(frames, first.latents, bench, account)
@@ -113,7 +135,8 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
         files.publish(job.mask_output, artefacts.pack_mask(first.mask))
     for output, picture_data in zip(outputs, data, strict=True):
         files.publish(output, picture_data)
-    shown = job.mask or job.mask_output
+    _publish(shown)
+    mask_file = job.mask or job.mask_output
     return _result(
         job,
         picture,
@@ -121,7 +144,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
         account,
         output=outputs[0],
         outputs=tuple(map(str, outputs)),
-        mask=str(shown) if shown else None,
+        mask=str(mask_file) if mask_file else None,
         mask_area=first.mask.share,
     )
 
@@ -187,22 +210,32 @@ def plan(sources: Iterable[Path], out: Path, **shared: Any) -> list[Job]:
         )
         for path in pictures
     ]
-    check_distinct(
-        (job.input, target)
-        for job in jobs
-        for target in (*numbered(job.output or job.input, job.params), job.mask_output)
-        if target
-    )
+    check_distinct((job.input, target) for job in jobs for target in job.written)
     files.make_folder(out, "--out")
     return jobs
 
 
-def check_distinct(targets: Iterable[tuple[Path, Path]]) -> None:
+def check_distinct(targets: Iterable[tuple[Path, Path]], remedy: str = "do them one by one, with -o or --out") -> None:
     """Raises UsageError when two of the (input, output) pairs have the same output."""
     taken: dict[Path, Path] = {}
     for source, target in targets:
         if (other := taken.setdefault(target, source)) is not source:
-            raise UsageError(f"{other} and {source} would both write {target}; do them one by one, with -o or --out.")
+            raise UsageError(f"{other} and {source} would both write {target}; {remedy}.")
+
+
+def check_shows(jobs: Sequence[Job]) -> None:
+    """Raises for files to look at that are misnamed, wanted for several pictures at once, or one of the pictures."""
+    inputs = {path.resolve() for job in jobs for path in job.inputs if path != files.STANDARD_STREAM}
+    for job in jobs:
+        if job.sheet is not None and job.params.variants < 2:
+            raise UsageError("--sheet shows several results side by side; ask for them with --variants.")
+        for kind, path in job.shows.items():
+            if path.resolve() in inputs:
+                raise OutputError(f"--{kind} {path} is also an input; inputs are never replaced: choose another name.")
+    for kind in review.KINDS:
+        shown = [(job.input, job.shows[kind]) for job in jobs if kind in job.shows]
+        check_distinct(shown, "name a folder with --preview" if kind == "preview" else "do them one by one")
+    check_distinct((job.input, path) for job in jobs for path in (*job.shows.values(), *job.written))
 
 
 def edited_beside(path: Path) -> Path:
@@ -224,9 +257,44 @@ def _beside(path: Path, ending: str) -> Path:
     return files.STANDARD_STREAM if path == files.STANDARD_STREAM else path.with_name(path.stem + ending)
 
 
-def _target(job: Job, path: Path) -> Path:
-    files.check_target(path, inputs=job.inputs, ours=made_by_us(path), force=job.force)
+def _stem(job: Job) -> str:
+    return "picture" if job.input == files.STANDARD_STREAM else job.input.stem
+
+
+def _target(job: Job, path: Path, option: str = "-o") -> Path:
+    files.check_target(path, inputs=job.inputs, ours=made_by_us(path), force=job.force, option=option)
     return path
+
+
+def _shows_targets(job: Job, others: Iterable[Path]) -> dict[str, Path]:
+    """Where what people want to look at goes, by kind, apart from the other outputs. Raises UsageError, OutputError."""
+    shows, taken = job.shows, dict.fromkeys((path.resolve() for path in others), "another output")
+    for kind, path in shows.items():
+        if path != getattr(job, kind):
+            files.make_folder(path.parent, f"--{kind}")
+        _target(job, path, f"--{kind}")
+        if (other := taken.setdefault(path.resolve(), f"--{kind}")) != f"--{kind}":
+            raise UsageError(f"--{kind} and {other} would both write {path}; give each its own name.")
+    return shows
+
+
+def _shown(
+    shows: Mapping[str, Path], job: Job, picture: Picture, mask: Mask, variants: Sequence[Edited] = ()
+) -> list[tuple[Path, bytes]]:
+    """What people want to look at, as files. Without metadata they say no more than that they are ours."""
+    made: Mapping[str, Any] = variants[0].record if variants else mask.record()
+    results = [one.picture for one in variants]
+    files_to_be = []
+    for kind, path in shows.items():
+        about = {**made, "variants": job.params.variants} if kind == "sheet" else made
+        record = {**(about if job.metadata else {}), **artefacts.record(kind, {})}
+        files_to_be.append((path, review.encoded(kind, path, picture, mask, results, job.params.seed, record)))
+    return files_to_be
+
+
+def _publish(shown: Iterable[tuple[Path, bytes]]) -> None:
+    for path, data in shown:
+        files.publish(path, data)
 
 
 def _embeds_targets(job: Job, stages: Iterable[str]) -> dict[str, Path]:
@@ -245,8 +313,7 @@ def _save_embeds(targets: Mapping[str, Path], job: Job, picture: Picture, bench:
 
 def frame_path(job: Job, level: int) -> Path:
     """Where the picture of a level of the inversion goes, if they are wanted."""
-    stem = "picture" if job.input == files.STANDARD_STREAM else job.input.stem
-    return (job.frames or Path()) / f"{stem}-{level:03}.png"
+    return (job.frames or Path()) / f"{_stem(job)}-{level:03}.png"
 
 
 def _frames_targets(job: Job) -> list[Path]:
@@ -287,6 +354,7 @@ def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, o
         model=bench.folder.name,
         device=bench.device,
         seed=job.params.seed,
+        preview=str(job.shows["preview"]) if job.preview else None,
         evaluations=account.evaluations,
         cache=account.cache,
         seconds=account.seconds,

@@ -110,7 +110,10 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
 
 
 @app.command()
-@takes(o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(
+    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.PREVIEW, o.OVERLAY,
+    o.COMMON,
+)  # fmt: skip
 def mask(**given: Any) -> None:
     """Find what has to change, and write it as a mask: white is what an edit would repaint."""
     _execute(given, "mask", [given["image"]], needs=("from_", "to"))
@@ -126,7 +129,7 @@ def invert(**given: Any) -> None:
 @app.command()
 @takes(
     o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
-    o.MODEL, o.OUTPUT, o.METADATA, o.COMMON,
+    o.MODEL, o.OUTPUT, o.SHOWS, o.METADATA, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
@@ -136,7 +139,7 @@ def edit(**given: Any) -> None:
 @app.command(name="run")
 @takes(
     o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
-    o.MODEL, o.METADATA, o.COMMON,
+    o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run_batch(**given: Any) -> None:
     """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl."""
@@ -189,7 +192,7 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
             raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
         given["zoom"] = 1.0
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    options = ("force", "metadata", "within", "exclude", "mask", "latents", "frames", "save_embeds")
+    options = ("force", "metadata", "within", "exclude", "mask", "latents", "frames", "save_embeds", *o.SHOWN)
     shared = {"params": params} | {name: given[name] for name in options if name in given}
     if command == "run":
         jobs = batch.plan(sources, given["out"], **shared)
@@ -205,9 +208,11 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
     if command in ("edit", "run") and given["frames"]:
         batch.check_distinct((job.input, batch.frame_path(job, 0)) for job in jobs)
+    batch.check_shows(jobs)
     if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in jobs):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
-    if given["json"] and any(_goes_to_stdout(job.output, job.input) for job in jobs):
+    shown = [path for job in jobs for path in (job.output or job.input, *job.shows.values())]
+    if given["json"] and files.STANDARD_STREAM in shown:
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
     return jobs
 
@@ -279,7 +284,7 @@ def _check_dtype(name: str) -> None:
 
 
 @app.command()
-@takes({"file": (o.argument(Path, "A mask, a latents file or an edited picture."), o.REQUIRED)}, o.JSON)
+@takes({"file": (o.argument(Path, "A mask, a latents file, an edited picture or a preview."), o.REQUIRED)}, o.JSON)
 def info(**given: Any) -> None:
     """Show how a file was made, and the command that makes it again."""
     import json
@@ -292,14 +297,16 @@ def info(**given: Any) -> None:
     path: Path = given["file"]
     files.check_readable(path, "file")
     record = batch.read_record(path)
-    if record is None:
+    kind = (record or {}).get("kind", "")
+    if record is None or (kind in o.SHOWN and "picture" not in record):
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
-    kind = record.get("kind", "")
-    command = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}.get(kind)
+    commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
+    command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    frames = ["--frames", "FRAMES"] if kind == "frame" else []
-    line = shlex.join(["diffedit", command, "PICTURE", *options_of(record), *frames]) if command else None
+    asked = {"frame": ["--frames", "FRAMES"]} | {name: [f"--{name}", path.name] for name in o.SHOWN}
+    words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+    line = shlex.join(words) if command else None
     if given["json"]:
         print(json.dumps({**record, "command": line}))
         return
@@ -309,8 +316,8 @@ def info(**given: Any) -> None:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
             print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
     if line:
-        for words in preparations_of(record):
-            print(shlex.join(["diffedit", *words]))
+        for before in preparations_of(record):
+            print(shlex.join(["diffedit", *before]))
         print(line)
 
 

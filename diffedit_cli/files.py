@@ -34,27 +34,31 @@ def check_readable(path: Path, what: str) -> None:
         raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.") from None
 
 
-def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool) -> None:
-    """Raises before any work is done if `path` may not be written: `ours` says that diffedit wrote what is there."""
+def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool, option: str = "-o") -> None:
+    """Raises before any work is done if `path` may not be written: `ours` says that diffedit wrote what is there.
+
+    `option` is the one that chooses another path.
+    """
+    another = f"choose another with {option}"
     if path == STANDARD_STREAM:
         if sys.stdout.isatty():
-            raise UsageError("A picture cannot be shown on a terminal; send it to a file with -o or >.")
+            raise UsageError(f"A picture cannot be shown on a terminal; send it to a file with {option} or >.")
         return
     if path.is_dir():
         raise OutputError(f"The output {path} is a folder; name a file.")
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError(f"The folder {folder} for the output does not exist; create it or choose another with -o.")
+        raise OutputError(f"The folder {folder} for the output does not exist; create it or {another}.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {folder} cannot be written to; choose another with -o.")
+        raise OutputError(f"The folder {folder} cannot be written to; {another}.")
     if not path.exists():
         return
     if not path.is_file():
         raise OutputError(f"The output {path} is a device or a pipe, not a file; name a file.")
     if any(source.exists() and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
-        raise OutputError(f"The output {path} is also an input; inputs are never replaced: choose another with -o.")
+        raise OutputError(f"The output {path} is also an input; inputs are never replaced: {another}.")
     if not (ours or force):
-        raise OutputError(f"{path} exists and was not made by diffedit; choose another with -o, or add --force.")
+        raise OutputError(f"{path} exists and was not made by diffedit; {another}, or add --force.")
 
 
 def make_folder(path: Path, option: str) -> None:

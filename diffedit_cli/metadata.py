@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
-RECORD_KEY = "diffedit"  # of the PNG text chunk; other formats carry the record in EXIF's ImageHistory
+RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
 RECORD_TAG = 0x9213  # ImageHistory
 XMP_TAG, PROFILE_TAG = 700, 34675
 ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["']))[0-9]""")
@@ -102,7 +102,8 @@ def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
 
 def record_in(image: Image.Image) -> dict[str, Any] | None:
     """How diffedit made the picture, or None."""
-    return _parsed(image.info.get(RECORD_KEY) or image.getexif().get(RECORD_TAG))
+    texts = (image.info.get(RECORD_KEY), image.getexif().get(RECORD_TAG), image.info.get("comment"))
+    return next(filter(None, map(_parsed, texts)), None)
 
 
 def _parsed(text: Any) -> dict[str, Any] | None:

@@ -207,6 +207,21 @@ PULL = _group(
     yes=(bool, False, "Do not ask."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
+PREVIEW = _group(
+    "Output",
+    preview=(
+        Path | None,
+        None,
+        "Show picture, contrast, mask and result side by side in this .png file; for several pictures in this folder.",
+    ),
+)
+OVERLAY = _group("Output", overlay=(Path | None, None, "Show the mask over the picture in this .png file."))
+SHOWS = PREVIEW | _group(
+    "Output",
+    compare=(Path | None, None, "Fade from the picture to the result and back in this .gif or .webp file."),
+    sheet=(Path | None, None, "Show all --variants with their seeds in this .png file."),
+)
+SHOWN = (*SHOWS, *OVERLAY)
 OUTPUT_FOLDER = _group("Output", out=(Path, REQUIRED, "The folder to write into."))
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))

@@ -28,6 +28,7 @@ class Result:
     outputs: tuple[str, ...] = ()
     mask: str | None = None
     mask_area: float | None = None
+    preview: str | None = None
     model: str | None = None
     device: str | None = None
     seed: int | None = None
@@ -100,6 +101,15 @@ class Reporter:
             self.error(result.error["message"])
         else:
             self.say(result_line(result))
+            if result.preview not in (None, "-") and not self._quiet:
+                self._show(str(result.preview))
+
+    def _show(self, path: str) -> None:
+        """A picture, where the terminal has colours and letters for it."""
+        if self._console.is_terminal and self._console.color_system and not self._console.options.ascii_only:
+            from diffedit_cli import terminal
+
+            self._console.print(terminal.strip(path, self._console.width), soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self._quiet:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts, zoom
+from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts, review, zoom
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
@@ -38,6 +38,7 @@ from diffedit_cli.zoom import Part
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
+Found = tuple[NDArray[np.bool_], NDArray[np.float32]]  # a mask (H, W), and the contrast map (h, w) it was found in
 
 
 class Workbench:
@@ -77,13 +78,17 @@ class Workbench:
         """
         with account.clock("mask"):
             params = self._writers(account).expanded(params)
-            pixels = self._sought(picture, params, account)
+            pixels, contrast = self._sought(picture, params, account)
         if not pixels.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        return allowed.applied(Mask(pixels, self._about(picture) | params.mask_record()), picture)
+        found = Mask(pixels, self._about(picture) | params.mask_record(), contrast=contrast)
+        mask = allowed.applied(found, picture)
+        if hint := review.hint(mask, picture, params):
+            account.warn(hint)
+        return mask
 
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
@@ -159,20 +164,20 @@ class Workbench:
         model = self.inpainting.folder if self.inpainting else self.folder
         return zoom.boxes(M, params.zoom_factor, model.native_size, specks)
 
-    def _sought(self, picture: Picture, params: Params, account: Account) -> NDArray[np.bool_]:
+    def _sought(self, picture: Picture, params: Params, account: Account) -> Found:
         """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays."""
-        pixels = self._found(picture, params, account)
+        pixels, contrast = self._found(picture, params, account)
         boxes = self._boxes(pixels, params, specks=False)
         once = params if params.zoom == AUTO else replace(params, zoom=1)
-        closer = {box: self._sought(picture.cropped(box), once, account) for box in boxes}
-        return zoom.sharpened(pixels, closer) if closer else pixels
+        closer = {box: self._sought(picture.cropped(box), once, account)[0] for box in boxes}
+        return zoom.sharpened(pixels, closer) if closer else pixels, contrast
 
-    def _found(self, picture: Picture, params: Params, account: Account) -> NDArray[np.bool_]:
+    def _found(self, picture: Picture, params: Params, account: Account) -> Found:
         """The mask of a picture, or of a part of it, at once."""
         about = self._about(picture) | params.contrast_record()
         arrays = self._remembered("mask", "contrast", about, account, lambda: self._contrast(picture, params, account))
-        width, height = picture.size
-        return refine.mask(torch.from_numpy(arrays["contrast"]), (height, width), **params.binarisation).numpy()
+        (width, height), contrast = picture.size, arrays["contrast"]
+        return refine.mask(torch.from_numpy(contrast), (height, width), **params.binarisation).numpy(), contrast
 
     # What each stage computes: tensors in and out of the engine.
 

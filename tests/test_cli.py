@@ -17,8 +17,8 @@ from PIL import Image
 from diffedit_cli import __version__
 
 KEYS = [
-    "status", "error", "input", "output", "outputs", "mask", "mask_area", "model", "device", "seed", "evaluations",
-    "cache", "seconds", "warnings",
+    "status", "error", "input", "output", "outputs", "mask", "mask_area", "preview", "model", "device", "seed",
+    "evaluations", "cache", "seconds", "warnings",
 ]  # fmt: skip
 
 

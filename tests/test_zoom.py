@@ -136,12 +136,12 @@ def test_a_part_is_painted_as_if_it_were_the_picture(bench: Workbench) -> None:
 def test_the_mask_of_a_large_picture_is_sought_again_closer(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def found(_: Workbench, picture: Picture, *__: object) -> NDArray[np.bool_]:
+    def found(_: Workbench, picture: Picture, *__: object) -> tuple[NDArray[np.bool_], None]:
         size = picture.size
         sizes.append(size)
         quarter = tuple(side // 8 for side in size)
         middle = tuple(side // 2 for side in size)
-        return masked(size, (middle[0], middle[1], middle[0] + quarter[0], middle[1] + quarter[1]))
+        return masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1])), None
 
     monkeypatch.setattr(Workbench, "_found", found)
     mask = bench.mask(from_image(picture((800, 800))), PARAMS, Account())
