@@ -48,8 +48,8 @@ class MaskResult:
 
     @property
     def image(self) -> Image.Image:
-        """The mask as greyscale, white where an edit repaints."""
-        return Image.fromarray(self.pixels.astype(np.uint8) * 255)
+        """The mask as greyscale, white where an edit repaints, grey where it does in part."""
+        return Image.fromarray(self.mask.shown)
 
     @property
     def share(self) -> float:
@@ -204,7 +204,7 @@ class DiffEdit:
         Withheld for a result that the model's safety checker flags.
         """
         given, account = self._begun(picture)
-        drawn, allowed = _mask(mask), self._limits(given, within, exclude)
+        drawn, allowed = _mask(mask, params.get("soft", False)), self._limits(given, within, exclude)
         if latents is not None and self._bench.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
         inversion = latents.latents if isinstance(latents, InversionResult) else None
@@ -251,12 +251,12 @@ def _picture(given: PictureLike, name: str = "the picture") -> Picture:
     return images.from_image(given, name) if isinstance(given, Image.Image) else images.from_array(_array(given), name)
 
 
-def _mask(given: MaskLike | None) -> Mask | None:
+def _mask(given: MaskLike | None, soft: bool = False) -> Mask | None:
     if given is None:
         return None
     if isinstance(given, MaskResult):
         return given.mask
-    mask = artefacts.as_mask(_picture(given, "the mask"))
+    mask = artefacts.as_mask(_picture(given, "the mask"), soft)
     return mask if isinstance(given, (str, Path)) else replace(mask, name="given")
 
 

@@ -89,7 +89,7 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     Of an edit that is withheld nothing is written, not even its mask.
     """
     picture = images.load(job.input)
-    given_mask = artefacts.load_mask(job.mask) if job.mask else None
+    given_mask = artefacts.load_mask(job.mask, job.params.soft) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude)
     extension = images.default_extension(picture)

@@ -14,8 +14,6 @@ from diffedit_cli import artefacts, images
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.images import Picture
 
-FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
-
 
 @dataclass(frozen=True)
 class Painted:
@@ -41,11 +39,14 @@ class Edited:
 
 
 def finished(
-    picture: Picture, mask: Mask, latents: Latents | None, painted: Painted, about: Mapping[str, Any]
+    picture: Picture, mask: Mask, latents: Latents | None, painted: Painted, about: Mapping[str, Any], feather: float
 ) -> Edited:
-    """The picture with what was painted in place of what the mask covers; `about` says of what and by which model."""
+    """The picture with what was painted in place of what the mask covers, fading in over `feather` latent cells.
+
+    `about` says of what and by which model.
+    """
     decoded = pixels(painted.picture)
-    image = images.compose(picture, decoded, mask.pixels, FEATHER_CELLS * max(picture.size) / painted.cells)
+    image = images.compose(picture, decoded, mask.pixels, feather * max(picture.size) / painted.cells)
     made = {"mask": mask.record(), "edit": painted.record} | ({"latents": latents.made} if latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
     return Edited(image, decoded, mask, latents, artefacts.record("edit", {**about, **inner}))

@@ -32,7 +32,7 @@ class Limits:
                 f"Nothing is left of the mask of {picture.name}: the white of --exclude {self.exclude.name} covers "
                 "it; paint less of that white, or lower --threshold."
             )
-        return mask if self == NONE else Mask(pixels, self._recorded(mask), mask.name)
+        return mask if self == NONE else mask.cut(pixels, self._recorded(mask))
 
     def _recorded(self, mask: Mask) -> dict[str, str]:
         """A mask that was already limited counts as drawn: only its file gives it again."""

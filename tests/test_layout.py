@@ -29,7 +29,7 @@ LAYERS = (
     {"models"},
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting", "limits", "embeds", "writers"},
-    {"engine.refine", "given"},
+    {"engine.attention", "engine.refine", "given"},
     {"engine.sd", "engine.sd3", "composition", "inpainting", "safety"},
     {"engine.sdxl"},
     {"engine.families"},
