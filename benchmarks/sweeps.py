@@ -7,6 +7,7 @@ Each line shows the defaults but for what it names; a run goes on where it stopp
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +21,10 @@ from benchmarks.cases import Case, draw_case
 from benchmarks.methods import picture_of
 from benchmarks.scenebench import MEASURES, Worker, cell, each, interval
 from diffedit_cli import models
-from diffedit_cli.engine import families, refine
+from diffedit_cli.engine import attention, families, refine
 from diffedit_cli.engine.diffedit import Text, contrast
-from diffedit_cli.params import Params, levels_up_to
+from diffedit_cli.params import MASK_METHODS, Params, levels_up_to
+from diffedit_cli.prompts import telling_words
 from diffedit_cli.stages import generator
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -39,6 +41,23 @@ MASKS: dict[str, dict[str, Any]] = {
     "--smooth 0.5 --threshold auto": {"smooth": 0.5, "threshold": "auto"},
     "--fill-holes --islands 0.1": {"fill_holes": True, "islands": 0.1},
     "--grow 1": {"grow": 1.0},
+    **{
+        f"--mask-method {method}{option}": {"mask_method": method, **changes}
+        for method in ("attention", "both")
+        for option, changes in {
+            "": {},
+            **{f" --threshold {threshold}": {"threshold": threshold} for threshold in (0.3, 0.4, 0.6, 0.7, "auto")},
+            " --clamp 4": {"clamp": 4.0},
+        }.items()
+    },
+}
+KINDS = ("one", "two", "bowl")
+MASK_MEASURES = {
+    "iou": "mask IoU",
+    "recall": "recall",
+    "precision": "precision",
+    "changed": "IoU with all that changes",
+    **{f"iou {kind}": f"mask IoU, {kind}" for kind in KINDS},
 }
 EDITS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -60,38 +79,46 @@ class Mapper:
         self.model = model
         self.loaded: Any = None
 
-    def __call__(self, number: int) -> dict[str, dict[str, float]]:
+    def __call__(self, number: int) -> dict[str, dict[str, float | None]]:
         if self.loaded is None:
             torch.set_num_threads(1)
             folder = models.find(self.model)
             self.loaded = families.load(folder.path, "cpu", torch.float32, folder.name)
         case = draw_case(number)
-        found = self.maps(case)
-        rows = {}
+        found, looks = self.maps(case)
+        rows: dict[str, dict[str, float | None]] = {}
         for name, changes in MASKS.items():
             params = replace(Params(), **changes)
-            mean = found[params.mask_strength][: params.maps].mean(dim=0)
-            mask = refine.mask(mean, case.mask.shape, **params.binarisation).numpy()
+            maps = {"contrast": found[params.mask_strength][: params.maps].mean(dim=0), "attention": looks}
+            shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
+            mask = refine.mask(shown, case.mask.shape, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
+            iou = both / float((mask | case.mask).sum())
             rows[name] = {
-                "iou": both / float((mask | case.mask).sum()),
+                "iou": iou,
                 "recall": both / float(case.mask.sum()),
                 "precision": both / max(1.0, float(mask.sum())),
+                "changed": float((mask & case.changed).sum() / (mask | case.changed).sum()),
+                **{f"iou {kind}": iou if kind == case.kind else None for kind in KINDS},
             }
         return rows
 
     @torch.inference_mode()
-    def maps(self, case: Case) -> dict[float, Tensor]:
-        """By strength, (MOST_MAPS, h, w)."""
+    def maps(self, case: Case) -> tuple[dict[float, Tensor], Tensor]:
+        """The contrast by strength, (MOST_MAPS, h, w), and the attention of the default parameters, (h, w)."""
         model, params, picture = self.loaded, Params(), picture_of(case)
         x_0 = model.encode(torch.from_numpy(picture.fitted((model.native_size,) * 2))[None])
         noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(case.number, picture, "mask"))
         source, target = Text(model.embed(case.source)), Text(model.embed(case.target))
         levels = {strength: model.levels(params.steps)[levels_up_to(strength, params.steps)] for strength in STRENGTHS}
-        return {
+        found = {
             strength: torch.stack(list(contrast(model, x_0, at, source, target, noise)))
             for strength, at in levels.items()
         }
+        with model.watching(case.source, telling_words(case.source, case.target)) as watch:
+            for _ in attention.looks(model, x_0, levels[params.mask_strength], source.prompt, noise[: params.maps]):
+                pass
+        return found, watch.map(x_0.shape[-2:])
 
 
 def table(rows: Mapping[str, Mapping[str, Sequence[float]]], measures: Mapping[str, str]) -> str:
@@ -111,9 +138,8 @@ def sweep_masks(options: argparse.Namespace) -> None:
     if not path.exists():
         path.write_text(json.dumps(list(each(Mapper(options.model), range(options.mask_cases), options.jobs))))
     found = json.loads(path.read_text())
-    measures = {"iou": "mask IoU", "recall": "recall", "precision": "precision"}
-    rows = {name: gathered([case[name] for case in found], measures) for name in MASKS}
-    (options.out / "masks.md").write_text(f"{len(found)} cases\n\n" + table(rows, measures))
+    rows = {name: gathered([case[name] for case in found], MASK_MEASURES) for name in MASKS}
+    (options.out / "masks.md").write_text(f"{len(found)} cases\n\n" + table(rows, MASK_MEASURES))
     print((options.out / "masks.md").read_text(), flush=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import additions, artefacts, files, formats, limits, models, review
+from diffedit_cli import additions, artefacts, files, formats, models, review
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
@@ -49,8 +49,8 @@ class MaskResult:
 
     @property
     def image(self) -> Image.Image:
-        """The mask as greyscale, white where an edit repaints."""
-        return Image.fromarray(self.pixels.astype(np.uint8) * 255)
+        """The mask as greyscale, white where an edit repaints, grey where it does in part."""
+        return Image.fromarray(self.mask.shown)
 
     @property
     def share(self) -> float:
@@ -199,11 +199,16 @@ class DiffEdit:
         *,
         within: MaskLike | None = None,
         exclude: MaskLike | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        point: tuple[int, int] | None = None,
         **params: Unpack[GivenParams],
     ) -> MaskResult:
-        """Finds what has to change for `from_` to become `to`. Raises NothingToEdit where that is nothing."""
+        """Finds what has to change for `from_` to become `to`. Raises NothingToEdit where that is nothing.
+
+        `box` is (x, y, width, height), `point` (x, y), in pixels.
+        """
         given, account = self._begun(picture)
-        allowed = self._limits(given, within, exclude)
+        allowed = self._limits(given, within, exclude, box, point)
         with _quietly():
             found = self._bench.mask(given, _checked(params, "from_", "to"), account, allowed)
         return MaskResult(found, account, given)
@@ -222,6 +227,8 @@ class DiffEdit:
         latents: LatentsLike | None = None,
         within: MaskLike | None = None,
         exclude: MaskLike | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        point: tuple[int, int] | None = None,
         **params: Unpack[GivenParams],
     ) -> EditResult:
         """Changes what `from_` names into what `to` names, computing what of mask and latents is not given.
@@ -230,7 +237,7 @@ class DiffEdit:
         Withheld for a result that the model's safety checker flags.
         """
         given, account = self._begun(picture)
-        drawn, allowed = _mask(mask), self._limits(given, within, exclude)
+        drawn, allowed = _mask(mask, params.get("soft", False)), self._limits(given, within, exclude, box, point)
         if latents is not None and self._bench.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
         inversion = latents.latents if isinstance(latents, InversionResult) else None
@@ -252,11 +259,16 @@ class DiffEdit:
             account.warn(warning)
         return given, account
 
-    def _limits(self, picture: Picture, within: MaskLike | None, exclude: MaskLike | None) -> Limits:
-        allowed = Limits(_mask(within), _mask(exclude))
-        for mask in (allowed.within, allowed.exclude):
-            if mask is not None:
-                limits.check_size(mask, picture)
+    def _limits(
+        self,
+        picture: Picture,
+        within: MaskLike | None,
+        exclude: MaskLike | None,
+        box: tuple[int, int, int, int] | None,
+        point: tuple[int, int] | None,
+    ) -> Limits:
+        allowed = Limits(_mask(within), _mask(exclude), box, point)
+        allowed.check(picture)
         return allowed
 
 
@@ -279,12 +291,12 @@ def _picture(given: PictureLike, name: str = "the picture") -> Picture:
     )
 
 
-def _mask(given: MaskLike | None) -> Mask | None:
+def _mask(given: MaskLike | None, soft: bool = False) -> Mask | None:
     if given is None:
         return None
     if isinstance(given, MaskResult):
         return given.mask
-    mask = artefacts.as_mask(_picture(given, "the mask"))
+    mask = artefacts.as_mask(_picture(given, "the mask"), soft)
     return mask if isinstance(given, (str, Path)) else replace(mask, name="given")
 
 

@@ -31,12 +31,26 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorEr
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask of the picture's size, true = repaint, and how it was made (None: drawn by hand)."""
+    """A mask of the picture's size, true = repaint, and how it was made (None: drawn by hand).
+
+    A soft one also says how much, as `grey` (H, W), 255 = fully; `pixels` are then those that are not 0.
+    """
 
     pixels: NDArray[np.bool_]
     made: Mapping[str, Any] | None = None
     name: str = ""  # of the file it was read from
+    grey: NDArray[np.uint8] | None = None
     contrast: NDArray[np.float32] | None = None  # (h, w), of the whole picture: what it was found in, for people to see
+
+    @classmethod
+    def soft(cls, grey: NDArray[np.uint8], made: Mapping[str, Any] | None = None, name: str = "") -> Mask:
+        """Of grey values (H, W); of black and white it is a mask like any other."""
+        return cls(grey > 0, made, name, None if np.isin(grey, (0, 255)).all() else grey)
+
+    @property
+    def shown(self) -> NDArray[np.uint8]:
+        """Its pixels as grey, 255 = repaint fully."""
+        return self.pixels.astype(np.uint8) * 255 if self.grey is None else self.grey
 
     @property
     def share(self) -> float:
@@ -46,11 +60,19 @@ class Mask:
     @property
     def digest(self) -> str:
         """Sha256 (hex) of size and pixels."""
-        return hashlib.sha256(f"{self.pixels.shape}".encode() + np.packbits(self.pixels).tobytes()).hexdigest()
+        values = np.packbits(self.pixels) if self.grey is None else self.grey
+        return hashlib.sha256(f"{self.pixels.shape}".encode() + values.tobytes()).hexdigest()
+
+    def cut(self, keep: NDArray[np.bool_], made: Mapping[str, Any]) -> Mask:
+        """What lies where `keep` is true."""
+        grey = None if self.grey is None else self.grey * keep
+        return replace(self, pixels=self.pixels & keep, made=made, grey=grey)
 
     def record(self) -> dict[str, Any]:
         """For the metadata of what is made with this mask."""
-        return dict(self.made) if self.made is not None else {"drawn": self.digest}
+        if self.made is not None:
+            return dict(self.made)
+        return {"drawn": self.digest} | ({} if self.grey is None else {"soft": True})
 
 
 @dataclass(frozen=True)
@@ -130,25 +152,26 @@ def load_latents(path: Path) -> Latents:
 
 
 def pack_mask(mask: Mask) -> bytes:
-    """An 8-bit greyscale PNG, white = repaint."""
+    """An 8-bit greyscale PNG, white = repaint, and grey = in part."""
     info = metadata.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
     buffer = io.BytesIO()
-    Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(buffer, "PNG", pnginfo=info)
+    Image.fromarray(mask.shown).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def load_mask(path: Path) -> Mask:
-    """A mask file, ours or drawn: at least half bright means repaint. Raises InputError."""
-    return as_mask(formats.load(path))
+def load_mask(path: Path, soft: bool = False) -> Mask:
+    """A mask file, ours or drawn: at least half bright means repaint, or `soft` grey in part. Raises InputError."""
+    return as_mask(formats.load(path), soft)
 
 
-def as_mask(picture: Picture) -> Mask:
-    """A picture as a mask: at least half bright means repaint, transparent means not."""
+def as_mask(picture: Picture, soft: bool = False) -> Mask:
+    """A picture as a mask: at least half bright means repaint, or `soft` grey in part; transparent means not."""
     image = picture.image
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    pixels = np.asarray(image.convert("L")) >= 128
-    drawn, about = Mask(pixels, name=picture.name), dict(picture.record or {})
+    grey = np.asarray(image.convert("L"))
+    drawn = Mask.soft(grey, name=picture.name) if soft else Mask(grey >= 128, name=picture.name)
+    about = dict(picture.record or {})
     # painted over since: what it says of itself no longer holds
     if about.get("kind") != "mask" or about.pop("pixels", None) != drawn.digest:
         return drawn

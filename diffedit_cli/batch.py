@@ -36,6 +36,8 @@ class Job:
     metadata: bool = True
     within: Path | None = None
     exclude: Path | None = None
+    box: tuple[int, ...] | None = None
+    point: tuple[int, ...] | None = None
     mask: Path | None = None  # given, for an edit
     latents: Path | None = None  # given, for an edit
     mask_output: Path | None = None  # wanted beside an edit
@@ -74,7 +76,7 @@ class Job:
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
     picture = formats.load(job.input)
-    allowed = limits.load(picture, job.within, job.exclude)
+    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
     shows = _shows_targets(job, [output])
     embeds = _embeds_targets(job, ["mask"])
@@ -109,9 +111,9 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
     Of an edit that is withheld nothing is written, not even its mask.
     """
     picture = formats.load(job.input)
-    given_mask = artefacts.load_mask(job.mask) if job.mask else None
+    given_mask = artefacts.load_mask(job.mask, job.params.soft) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
-    allowed = limits.load(picture, job.within, job.exclude)
+    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point)
     extension = formats.default_extension(picture)
     outputs = numbered(job.output or _beside(job.input, f".edited{extension}"), job.params)
     for output in outputs:

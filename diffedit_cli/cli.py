@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_models, prompts, settings
+from diffedit_cli import __version__, cli_cache, cli_models, prompts, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError, Withheld
 from diffedit_cli.options import takes
@@ -30,9 +30,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cache_app = typer.Typer(no_args_is_help=True, help="What is kept of earlier masks and inversions.")
 app.add_typer(cli_models.app, name="models")
-app.add_typer(cache_app, name="cache")
+app.add_typer(cli_cache.app, name="cache")
 
 
 def run() -> int:
@@ -176,7 +175,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
 def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
     """A job for each picture. Raises UsageError for options that do not go together or are out of range."""
-    from diffedit_cli import batch, files
+    from diffedit_cli import batch, files, limits
 
     if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
@@ -191,8 +190,23 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         if given["zoom"] not in (AUTO, 1):
             raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
         given["zoom"] = 1.0
+    if command != "invert":
+        given["box"] = limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
+        given["point"] = limits.place("--point", given["point"], "X", "Y")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    options = ("force", "metadata", "within", "exclude", "mask", "latents", "frames", "save_embeds", *o.SHOWN)
+    options = (
+        "force",
+        "metadata",
+        "within",
+        "exclude",
+        "box",
+        "point",
+        "mask",
+        "latents",
+        "frames",
+        "save_embeds",
+        *o.SHOWN,
+    )
     shared = {"params": params} | {name: given[name] for name in options if name in given}
     if command == "run":
         jobs = batch.plan(sources, given["out"], **shared)
@@ -341,45 +355,3 @@ def doctor(**given: Any) -> None:
         write_table(("WHAT", "STATE", "DETAIL"), rows)
     if code := max(finding.code for finding in findings):
         raise typer.Exit(code)
-
-
-@cache_app.command("list")
-@takes(o.CACHE_DIR)
-def cache_list(**given: Any) -> None:
-    """What is kept, least recently used first."""
-    from datetime import datetime
-
-    from diffedit_cli.cache import Cache
-    from diffedit_cli.report import write_table
-
-    cache = Cache(cli_models.kept(given))
-    entries = cache.entries()
-    rows = [
-        (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
-        for entry in entries
-    ]
-    write_table(("KIND", "BYTES", "USED", "KEY"), rows)
-    print(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
-
-
-@cache_app.command("prune")
-@takes(o.KEEP, o.CACHE_DIR)
-def cache_prune(**given: Any) -> None:
-    """Remove what was not used for longest, until at most --keep MB are left."""
-    if not 0 <= given["keep"] < float("inf"):
-        raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
-    _prune(cli_models.kept(given), int(given["keep"] * 1e6))
-
-
-@cache_app.command("clear")
-@takes(o.CACHE_DIR)
-def cache_clear(**given: Any) -> None:
-    """Remove everything that is kept."""
-    _prune(cli_models.kept(given), 0)
-
-
-def _prune(folder: Path, keep_bytes: int) -> None:
-    from diffedit_cli.cache import Cache
-
-    removed = Cache(folder).prune(keep_bytes)
-    print(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

@@ -14,8 +14,6 @@ from diffedit_cli import artefacts, images
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.images import Box, Picture
 
-FEATHER_CELLS = 0.25  # width of the edge inside the mask, in latent cells, over which an edit fades in
-
 
 @dataclass(frozen=True)
 class Painted:
@@ -48,14 +46,22 @@ class Edited:
 
 
 def finished(
-    picture: Picture, mask: Mask, latents: Latents | None, painted: Sequence[Painted], about: Mapping[str, Any]
+    picture: Picture,
+    mask: Mask,
+    latents: Latents | None,
+    painted: Sequence[Painted],
+    about: Mapping[str, Any],
+    feather: float,
 ) -> Edited:
-    """The picture with what was painted in place of what the mask covers; `about` says of what and by which model."""
+    """The picture with what was painted in place of what the mask covers, fading in over `feather` latent cells.
+
+    `about` says of what and by which model.
+    """
     composed = picture
     for part in painted:
         left, top, right, bottom = part.box
-        feather = FEATHER_CELLS * max(right - left, bottom - top) / part.cells
-        composed = images.compose(composed, pixels(part.picture), mask.pixels, feather, part.box)
+        width = feather * max(right - left, bottom - top) / part.cells
+        composed = images.compose(composed, pixels(part.picture), mask.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}

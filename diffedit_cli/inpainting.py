@@ -95,6 +95,7 @@ class Inpainting:
         """What the result depends on beside picture and mask, under the names of the options."""
         names = ("guidance", "strength", "steps", "seed")
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
+        said |= {} if params.feather == Params.feather else {"feather": params.feather}
         said |= {} if params.negative is None else {"negative": _words("negative", params.negative)}
         return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
 

@@ -104,6 +104,7 @@ MASK = _params(
     "Mask",
     from_negative="What --from is not, while looking for the mask.",
     to_negative="What --to is not, while looking for the mask.",
+    mask_method="What shows the place: noise (what the prompts predict), attention (to the words of --from), or both.",
     maps="Noise draws averaged into the mask.",
     mask_strength="How much noise the prompts are compared in, 0 to 1.",
     clamp="Cut differences at this multiple of their mean.",
@@ -112,12 +113,16 @@ MASK = _params(
     fill_holes="Fill the mask's holes.",
     islands="Leave out regions smaller than this share of the largest.",
     grow="Grow the mask by so many latent cells.",
+    soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
 )
-MASK |= _embeds("Mask", "from_negative", "to_negative") | _group(
+LIMITS = _group(
     "Mask",
     within=(Path | None, None, "Repaint only where this picture is white."),
     exclude=(Path | None, None, "Repaint nothing where this picture is white."),
+    box=(str | None, None, "Repaint only in this box: X,Y,WIDTH,HEIGHT in pixels."),
+    point=(str | None, None, "Repaint only the region of the mask at this pixel: X,Y."),
 )
+MASK |= _embeds("Mask", "from_negative", "to_negative") | LIMITS
 ZOOM = _params(
     "Mask", zoom="Look closer at what is masked, so many times; auto: where the picture is larger than the model's."
 )
@@ -132,6 +137,7 @@ INVERSION = (
         caption_model="A BLIP model: a hub id or a folder.",
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1.",
+        fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
         reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
         lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
         lambda_kl="How strongly towards mean 0 and variance 1.",
@@ -148,6 +154,7 @@ EDIT = (
     | _params(
         "Edit",
         negative="What the edit steers away from (default: the --from prompt).",
+        feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
         eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",
         variants="How many results; each has the next --seed.",
     )

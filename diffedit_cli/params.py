@@ -21,7 +21,8 @@ OFF = "off"  # on the command line, a zoom of 1
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
 SCHEDULERS = ("ddim", "dpm++")
-REFINEMENTS = ("smooth", "fill_holes", "islands", "grow")  # of the mask, beyond the paper
+REFINEMENTS = ("smooth", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
+MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Params:
     to: Prompt = ""
     from_negative: Prompt = ""
     to_negative: Prompt = ""
+    mask_method: str = "noise"  # what shows where to edit; both: the product of the maps of the others
     maps: int = 10  # n, noise draws averaged into the contrast map
     mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
@@ -40,10 +42,12 @@ class Params:
     fill_holes: bool = False  # of the mask
     islands: float = 0.0  # regions smaller than this share of the largest are left out
     grow: float = 0.0  # of the mask at its end, in latent cells
+    soft: bool = False  # graded, where it would end at once
     zoom: float | str = AUTO  # on what the mask covers, so many times; 1 not at all; AUTO: as far as it pays
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.8  # r, the encoding ratio
+    fixed_point: int = 0  # repetitions of each step of the inversion with the noise of its result
     reg_steps: int = 0  # of regularisation, for each step of the inversion
     lambda_auto_corr: float = 20.0
     lambda_kl: float = 20.0
@@ -52,6 +56,7 @@ class Params:
     scheduler: str = "ddim"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
     negative: Prompt | None = None  # of the edit; None: the --from prompt
+    feather: float = 0.25  # width inside the mask over which an edit fades in, in latent cells
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     eta: float | None = None  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM; None: as edit_eta
     variants: int = 1
@@ -61,7 +66,8 @@ class Params:
     expand_model: str = "google/flan-t5-large"
 
     def __post_init__(self) -> None:
-        for name, least in (("maps", 1), ("steps", 1), ("reg_steps", 0), ("auto_corr_rolls", 1), ("variants", 1)):
+        for name in ("maps", "steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants"):
+            least = 0 if name in ("fixed_point", "reg_steps") else 1
             if getattr(self, name) < least:
                 raise UsageError(f"{option(name)} must be at least {least}, not {getattr(self, name)}.")
         for name in ("mask_strength", "strength"):
@@ -85,7 +91,7 @@ class Params:
             raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
         if not 0 <= self.islands <= 1:
             raise UsageError(f"--islands must be between 0 and 1, not {self.islands:g}.")
-        for name in ("smooth", "grow"):
+        for name in ("smooth", "grow", "feather"):
             if not 0 <= getattr(self, name) <= MOST_CELLS:
                 raise UsageError(f"{option(name)} must be between 0 and {MOST_CELLS}, not {getattr(self, name):g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
@@ -95,6 +101,15 @@ class Params:
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
+        if self.mask_method not in MASK_METHODS:
+            raise UsageError(f"--mask-method {self.mask_method} is unknown; use {', '.join(MASK_METHODS)}.")
+        if self.soft and self.grow:
+            raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
+        if self.fixed_point and self.scheduler != "ddim":
+            raise UsageError(
+                f"--fixed-point undoes a step that knows no other, and those of --scheduler {self.scheduler} build on "
+                "each other; use --scheduler ddim, or leave out --fixed-point."
+            )
         if not 0 <= self.edit_eta <= 1:
             raise UsageError(f"--eta must be between 0 and 1, not {self.edit_eta:g}.")
         if self.variants > 1 and self.edit_eta == 0:
@@ -149,9 +164,25 @@ class Params:
             names += ["from_negative", "to_negative", "guidance"]
         return self._record(names) | self.text_record()
 
+    def attention_record(self) -> dict[str, Any]:
+        """What the attention map depends on: of --to only which words it leaves. Raises UsageError without words."""
+        names = ["from_", "maps", "mask_strength", "steps", "seed"]
+        return {"words": self.telling_words} | self._record(names) | self.text_record()
+
+    @property
+    def telling_words(self) -> list[str]:
+        """What the attention mask looks for. Raises UsageError if --from is no words."""
+        return prompts.telling_words(self.from_, self.to)
+
+    def maps_records(self) -> dict[str, dict[str, Any]]:
+        """What each of the maps depends on that the mask is made from, by its name."""
+        records = {"contrast": self.contrast_record, "attention": self.attention_record}
+        return {name: records[name]() for name in MASK_METHODS[self.mask_method]}
+
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
-        return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed([*REFINEMENTS, "zoom"])
+        names = ["mask_method", *REFINEMENTS, "zoom"]
+        return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(names)
 
     @property
     def zoom_factor(self) -> float | None:
@@ -166,7 +197,8 @@ class Params:
 
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
-        record = self._record(["strength", "steps", "invert_guidance"]) | self._changed(["scheduler", "reg_steps"])
+        record = self._record(["strength", "steps", "invert_guidance"])
+        record |= self._changed(["scheduler", "reg_steps", "fixed_point"])
         if self.reg_steps:
             record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
             record |= self._record(["seed"] if self.lambda_auto_corr else [])
@@ -174,7 +206,7 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        record = self._record(["to", "guidance"]) | self._changed(["scheduler", "zoom"])
+        record = self._record(["to", "guidance"]) | self._changed(["scheduler", "feather", "zoom"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.edit_negative) | self.text_record()
 
@@ -200,6 +232,7 @@ class GivenParams(TypedDict, total=False):
     to: Prompt
     from_negative: Prompt
     to_negative: Prompt
+    mask_method: str
     maps: int
     mask_strength: float
     clamp: float
@@ -208,10 +241,12 @@ class GivenParams(TypedDict, total=False):
     fill_holes: bool
     islands: float
     grow: float
+    soft: bool
     zoom: float | str
     caption: Prompt | None
     invert_guidance: float
     strength: float
+    fixed_point: int
     reg_steps: int
     lambda_auto_corr: float
     lambda_kl: float
@@ -220,6 +255,7 @@ class GivenParams(TypedDict, total=False):
     scheduler: str
     guidance: float
     negative: Prompt | None
+    feather: float
     clip_skip: int
     eta: float | None
     variants: int
@@ -247,6 +283,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words += ["--latents", "LATENTS.safetensors"]
     for name in ("within", "exclude"):
         words += [f"--{name}", f"{name.upper()}.png"] if name in found else []
+    for name in ("box", "point"):
+        words += [f"--{name}", found[name]] if name in found else []
     for field in dataclasses.fields(Params):
         name = option(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))

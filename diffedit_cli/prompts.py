@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from diffedit_cli.errors import InputError, ModelError, UsageError
 
 TOKENS, POOLED = "tokens", "pooled"
 SENTENCES = "-sentences"  # ends the key of what a record says of them
+_LITTLE = ("a", "an", "the", "and", "or", "of", "in", "on", "at", "by", "to", "for", "from", "with", "is", "are")
+_AROUND = ".,;:!?\"'…()"  # a word
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -100,6 +103,29 @@ def chosen(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Prompt]:
             raise UsageError(f"{flag} and {flag}-embeds both say what the prompt is; leave one out.")
         found[name] = Embeds.at(path)
     return found
+
+
+def telling_words(source: Prompt, target: Prompt) -> list[str]:
+    """The words by which the source differs from the target, articles and the like left out, in lower case.
+
+    All that say something if none differs, or if the target is a file. Raises UsageError unless the source is words.
+    """
+    if not isinstance(source, str):
+        given = "--expand" if isinstance(source, Sentences) else "--from-embeds"
+        raise UsageError(
+            f"The attention mask looks for words of --from, and {given} leaves none; give --from alone, or use "
+            "--mask-method noise."
+        )
+    words = _words(source)
+    telling = [word for word in words if word not in _LITTLE] or words
+    shared = set() if isinstance(target, Embeds) else set(_words(str(target)))
+    return [word for word in telling if word not in shared] or telling
+
+
+def _words(prompt: str) -> list[str]:
+    """Each once, in order, without weights and punctuation."""
+    bare = re.sub(r"\)\d+(\.\d+)?", ") ", prompt)
+    return list(dict.fromkeys(word for part in bare.lower().split() if (word := part.strip(_AROUND))))
 
 
 def record(key: str, prompt: Prompt) -> dict[str, Any]:

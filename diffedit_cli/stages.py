@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,10 @@ from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import device_errors
-from diffedit_cli.engine import diffedit, refine
+from diffedit_cli.engine import attention, diffedit, refine
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
-from diffedit_cli.errors import DiffEditError, NothingToEdit
+from diffedit_cli.errors import DiffEditError, NothingToEdit, UsageError
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
@@ -38,7 +39,7 @@ from diffedit_cli.zoom import Part
 SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
-Found = tuple[NDArray[np.bool_], NDArray[np.float32]]  # a mask (H, W), and the contrast map (h, w) it was found in
+Found = tuple[NDArray[np.uint8], NDArray[np.float32]]  # mask (H, W) as grey, contrast map (h, w)
 
 
 class Workbench:
@@ -78,14 +79,14 @@ class Workbench:
         """
         with account.clock("mask"):
             params = self._writers(account).expanded(params)
-            pixels, contrast = self._sought(picture, params, account)
-        if not pixels.any():
+            shown, contrast = self._sought(picture, params, account)
+        if not shown.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        found = Mask(pixels, self._about(picture) | params.mask_record(), contrast=contrast)
-        mask = allowed.applied(found, picture)
+        made = Mask.soft(shown, self._about(picture) | params.mask_record())
+        mask = allowed.applied(replace(made, contrast=contrast), picture)
         if hint := review.hint(mask, picture, params):
             account.warn(hint)
         return mask
@@ -95,9 +96,11 @@ class Workbench:
         with account.clock("invert"):
             params = self._writers(account).captioned(params, picture)
             about = self._about(picture) | params.inversion_record()
+            trajectory = functools.partial(self._trajectory, picture, params, account)
             arrays = self._remembered(
-                "invert", "inversion", about, account, lambda: self._trajectory(picture, params, account)
-            )
+                "invert", {"inversion": about}, account,
+                lambda _: {"inversion": self.runtime.computed("invert", account, trajectory)},
+            )["inversion"]  # fmt: skip
         return Latents(arrays["trajectory"], arrays["timesteps"], about)
 
     def edit(
@@ -118,10 +121,13 @@ class Workbench:
         """
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
         params = self._writers(account).expanded(params)
+        about = self._about(picture)
+        if params.soft and self.inpainting:
+            raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
         if mask is not None:
-            given.check_mask(mask, picture, None if self.inpainting else params, self._about(picture))
+            given.check_mask(mask, picture, None if self.inpainting else params, about)
         if latents is not None:
-            given.check_latents(latents, params, self._about(picture))
+            given.check_latents(latents, params, about)
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         boxes = [] if latents else self._boxes(mask.pixels, params)
         parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]
@@ -138,7 +144,7 @@ class Workbench:
                 for number in range(params.variants)
             ]
         whole = None if boxes else inversions[0]
-        results = [composition.finished(picture, mask, whole, painted, self._about(picture)) for painted in variants]
+        results = [composition.finished(picture, mask, whole, one, about, params.feather) for one in variants]
         if self.guard.on:
             with account.clock("safety"):
                 for result in results:
@@ -166,22 +172,26 @@ class Workbench:
 
     def _sought(self, picture: Picture, params: Params, account: Account) -> Found:
         """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays."""
-        pixels, contrast = self._found(picture, params, account)
-        boxes = self._boxes(pixels, params, specks=False)
+        shown, contrast = self._found(picture, params, account)
+        boxes = self._boxes(shown > 0, params, specks=False)
         once = params if params.zoom == AUTO else replace(params, zoom=1)
         closer = {box: self._sought(picture.cropped(box), once, account)[0] for box in boxes}
-        return zoom.sharpened(pixels, closer) if closer else pixels, contrast
+        return zoom.sharpened(shown, closer) if closer else shown, contrast
 
     def _found(self, picture: Picture, params: Params, account: Account) -> Found:
         """The mask of a picture, or of a part of it, at once."""
-        about = self._about(picture) | params.contrast_record()
-        arrays = self._remembered("mask", "contrast", about, account, lambda: self._contrast(picture, params, account))
-        (width, height), contrast = picture.size, arrays["contrast"]
-        return refine.mask(torch.from_numpy(contrast), (height, width), **params.binarisation).numpy(), contrast
+        maps = self._maps(picture, params, account)
+        contrast = functools.reduce(torch.mul, maps.values())
+        shown = self._shaped(contrast, picture, params)
+        if len(maps) > 1 and not shown.any():
+            account.warn("No place stands out in both maps of --mask-method both; the mask is that of noise alone.")
+            shown = self._shaped(maps["contrast"], picture, params)
+        return shown, contrast.numpy()
 
     # What each stage computes: tensors in and out of the engine.
 
-    def _contrast(self, picture: Picture, params: Params, account: Account) -> Arrays:
+    def _compared(self, picture: Picture, params: Params, account: Account, names: Collection[str]) -> Arrays:
+        """These maps (h, w), the attention in the very evaluations that give the contrast if both are wanted."""
         model = self.runtime.model(account)
         told = {
             name: self.runtime.embedding(prompt, params, account)
@@ -195,9 +205,19 @@ class Workbench:
         noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
         )
-        maps = diffedit.contrast(model, x_0, at, source, target, noise)
-        contrast = torch.stack(list(self._watched("mask", maps, params.maps))).mean(dim=0)
-        return {"contrast": contrast.cpu().numpy()}
+        found: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as meanwhile:
+            if "attention" in names:
+                words = model.watching(str(params.from_), params.telling_words, params.clip_skip)
+                watch = meanwhile.enter_context(words)
+            if "contrast" in names:
+                maps = diffedit.contrast(model, x_0, at, source, target, noise)
+            else:
+                maps = attention.looks(model, x_0, at, source.prompt, noise)
+            found["contrast"] = torch.stack(list(self._watched("mask", maps, params.maps))).mean(dim=0)
+        if "attention" in names:
+            found["attention"] = watch.map((x_0.shape[-2], x_0.shape[-1]))
+        return {name: found[name].cpu().numpy() for name in names}
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.runtime.model(account)
@@ -213,7 +233,7 @@ class Workbench:
         if params.reg_steps:
             weights = (params.reg_steps, params.lambda_auto_corr, params.auto_corr_rolls, params.lambda_kl)
             regularise = Regularisation(*weights, generator(params.seed, picture, "invert"))
-        inversion = diffedit.invert(model, x_0, levels, caption, solver, regularise)
+        inversion = diffedit.invert(model, x_0, levels, caption, solver, regularise, params.fixed_point)
         steps = self._watched("invert", inversion, len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
         return {
@@ -243,7 +263,7 @@ class Workbench:
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
-        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.pixels).float()[None], grid)[0].to(self.device)
+        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown).float()[None] / 255, grid)[0].to(self.device)
         negative = self.runtime.embedding(params.edit_negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
@@ -280,30 +300,64 @@ class Workbench:
             **self.runtime.memory.record(),
         }
 
+    def _shaped(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
+        """The mask that is made from a map (h, w), as grey."""
+        width, height = picture.size
+        M = refine.mask(contrast, (height, width), **params.binarisation)
+        return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
+
+    def _maps(self, picture: Picture, params: Params, account: Account) -> dict[str, Tensor]:
+        """The maps (h, w) that the mask is made from, each kept for itself; what is missing is made in one go."""
+        abouts = {name: self._about(picture) | record for name, record in params.maps_records().items()}
+
+        def compared(missing: Collection[str]) -> Mapping[str, Arrays]:
+            made = self.runtime.computed("mask", account, lambda: self._compared(picture, params, account, missing))
+            return {name: {name: array} for name, array in made.items()}
+
+        found = self._remembered("mask", abouts, account, compared)
+        return {name: torch.from_numpy(found[name][name]) for name in abouts}
+
     def _remembered(
-        self, stage: str, kind: str, about: Mapping[str, Any], account: Account, compute: Callable[[], Arrays]
-    ) -> Arrays:
-        key = cache_key(kind, about)
+        self,
+        stage: str,
+        abouts: Mapping[str, Mapping[str, Any]],
+        account: Account,
+        compute: Callable[[Collection[str]], Mapping[str, Arrays]],
+    ) -> Mapping[str, Arrays]:
+        """Arrays by kind, each found in the cache by what it is about, or computed with all that is missing."""
+        keys = {kind: cache_key(kind, about) for kind, about in abouts.items()}
+        found = {kind: arrays for kind, key in keys.items() if (arrays := self._kept(kind, key, account)) is not None}
+        missing = [kind for kind in abouts if kind not in found]
+        account.cache[stage] = "miss" if missing else account.cache.get(stage, "hit")  # of all parts together
+        if not missing:
+            account.spent(stage, 0)
+            return found
+        made = compute(missing)
+        for kind in missing:
+            self._keep(kind, keys[kind], made[kind], abouts[kind], account)
+        return {**found, **made}
+
+    def _kept(self, kind: str, key: str, account: Account) -> Arrays | None:
+        """What the cache has under a key."""
         entry = self.cache.find(kind, key) if self.cache else None
-        if entry is not None:
-            try:
-                arrays, said = artefacts.unpack(entry)
-                if said["key"] != key:
-                    raise ValueError("it is another entry")
-            except artefacts.UNREADABLE:
-                account.warn(f"The cache entry {entry} is damaged; it is made again.")
-            else:
-                account.cache.setdefault(stage, "hit")
-                account.spent(stage, 0)
-                return arrays
-        arrays = self.runtime.computed(stage, account, compute)
-        account.cache[stage] = "miss"
-        if self.cache:
-            try:
-                self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
-            except DiffEditError as error:
-                account.warn(f"Nothing is kept in the cache: {error}")
+        if entry is None:
+            return None
+        try:
+            arrays, said = artefacts.unpack(entry)
+            if said["key"] != key:
+                raise ValueError("it is another entry")
+        except artefacts.UNREADABLE:
+            account.warn(f"The cache entry {entry} is damaged; it is made again.")
+            return None
         return arrays
+
+    def _keep(self, kind: str, key: str, arrays: Arrays, about: Mapping[str, Any], account: Account) -> None:
+        if self.cache is None:
+            return
+        try:
+            self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
+        except DiffEditError as error:
+            account.warn(f"Nothing is kept in the cache: {error}")
 
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,10 @@ class Part:
 
     @classmethod
     def cut(cls, picture: Picture, mask: Mask, box: Box) -> Part:
-        return cls(picture.cropped(box), Mask(inside(mask.pixels, box)), box)
+        return cls(picture.cropped(box), Mask.soft(inside(mask.shown, box)), box)
 
 
-def inside(M: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
+def inside(M: NDArray[Any], box: Box) -> NDArray[Any]:
     """The part of a mask (H, W) in a box, not copied."""
     left, top, right, bottom = box
     return M[top:bottom, left:right]
@@ -64,7 +65,7 @@ def boxes(M: NDArray[np.bool_], factor: float | None, native: int, specks: bool 
     return found
 
 
-def sharpened(M: NDArray[np.bool_], closer: Mapping[Box, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def sharpened(M: NDArray[np.uint8], closer: Mapping[Box, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """What was found in some boxes from close by, in place of a mask (H, W) found from afar, but only near that: things
     that look alike are told apart better with all of the picture in view. Specks outside the boxes are left out."""
     from scipy import ndimage
@@ -72,7 +73,7 @@ def sharpened(M: NDArray[np.bool_], closer: Mapping[Box, NDArray[np.bool_]]) -> 
     result = np.zeros_like(M)
     for box, fine in closer.items():
         coarse = inside(M, box)
-        fine = fine & (ndimage.distance_transform_edt(~coarse) <= NEAR * max(M.shape))
+        fine = fine * (ndimage.distance_transform_edt(coarse == 0) <= NEAR * max(M.shape))
         inside(result, box)[:] = fine if fine.any() else coarse
     return result
 

@@ -153,10 +153,47 @@ def test_fresh_noise_changes_the_inside_only() -> None:
     assert (ends[0] - ends[2]).abs().min() > 1e-6
 
 
-def test_a_grey_mask_mixes() -> None:
+def test_a_grey_cell_is_repainted_in_its_share_of_the_steps_the_last_ones() -> None:
+    """Of 10 steps: 0.25 in two, 0.3 in three; what is kept before is the background of the same level."""
     given = trajectory(constant(), Text(SOURCE))
-    whole, kept = next(edit(constant(), given, ONES, Text(TARGET))), given.latents[-2:-1]
-    close(next(edit(constant(), given, 0.25 * ONES, Text(TARGET))), 0.25 * whole + 0.75 * kept)
+    values = (0.0, 0.05, 0.25, 0.3, 0.99, 1.0)
+    M = torch.tensor(values, dtype=torch.float64).expand(SHAPE[2:])
+    levels = list(edit(constant(), given, M, Text(TARGET)))
+    kept = [
+        [torch.equal(y_t[..., column], x_t[..., column]) for column in range(len(values))]
+        for y_t, x_t in zip(levels, given.latents[:-1, None].flip(0), strict=True)
+    ]
+    assert [10 - sum(column) for column in zip(*kept, strict=True)] == [0, 0, 2, 3, 9, 10]
+    assert all(list(column) == sorted(column, reverse=True) for column in zip(*kept, strict=True))
+
+
+def test_a_mask_of_black_and_white_is_the_papers_blend() -> None:
+    given, query = trajectory(constant(), Text(SOURCE)), Text(TARGET, SOURCE, 7.5)
+    y_t = given.latents[-1:]
+    for step, ours in enumerate(edit(nonlinear(), given, HALF, query)):
+        higher, lower = LEVELS[-1 - step], LEVELS[-2 - step]
+        negative, positive = (nonlinear().predict(y_t, higher, text) for text in (SOURCE, TARGET))
+        y_t = DDIM().step(negative.towards(positive, 7.5), at=higher, to=lower)
+        y_t = HALF * y_t + (1 - HALF) * given.latents[-2 - step]
+        close(ours, y_t)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_fixed_points_bring_the_picture_back(guidance: float) -> None:
+    """Each repetition costs an evaluation a step and brings the round trip nearer."""
+    text = Text(SOURCE, EMPTY, guidance)
+
+    def error(repetitions: int) -> float:
+        model, x_0, levels = nonlinear(), draw(0), LEVELS[:8]
+        walked = invert(model, x_0, levels, text, fixed_point=repetitions)
+        given = Trajectory(torch.cat([x_0, *walked]), levels)
+        assert model.evaluations == (len(levels) - 1) * (1 + repetitions) * (1 if guidance == 1 else 2)
+        *_, y_0 = edit(nonlinear(), given, ONES, text)
+        return float((y_0 - x_0).abs().max())
+
+    plain, once, often, exact = (error(repetitions) for repetitions in (0, 1, 5, 40))
+    assert plain > once > often > exact
+    assert exact < 1e-6
 
 
 def test_a_trajectory_has_a_level_for_each_of_its_latents() -> None:

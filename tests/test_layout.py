@@ -29,7 +29,7 @@ LAYERS = (
     {"models"},
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting", "limits", "embeds", "writers"},
-    {"engine.refine", "given", "review"},
+    {"engine.attention", "engine.refine", "given", "review"},
     {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal"},
     {"engine.sdxl", "report"},
     {"engine.families"},
@@ -37,6 +37,7 @@ LAYERS = (
     {"stages", "hub"},
     {"api", "batch", "examine"},
     {"cli_models"},
+    {"cli_cache"},
     {"cli"},
     {"__main__"},
 )

@@ -150,6 +150,8 @@ def test_a_limit_counts_by_its_content() -> None:
         (("--exclude", "all.png"), "the white of --exclude all.png covers it"),
         (("--within", "left.png", "--exclude", "left.png"), "the white of --exclude left.png covers it"),
         (("--mask", "drawn.png", "--within", "left.png"), "none of it lies in the white of --within left.png"),
+        (("--mask", "drawn.png", "--box", "0,0,40,40"), "none of it lies in --box"),
+        (("--mask", "drawn.png", "--point", "10,10"), "--point is not in it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -99,11 +99,11 @@ def test_specks_are_not_sought_again() -> None:
 
 
 def test_what_is_found_closer_counts_only_near_what_was_found_before() -> None:
-    M, box = masked((320, 320), (100, 100, 140, 140)), (60, 60, 220, 220)
-    closer = masked((160, 160), (30, 40, 70, 60), (120, 120, 150, 150))
+    M, box = np.uint8(255) * masked((320, 320), (100, 100, 140, 140)), (60, 60, 220, 220)
+    closer = np.uint8(90) * masked((160, 160), (30, 40, 70, 60), (120, 120, 150, 150))
     result = zoom.sharpened(M, {box: closer})
-    assert np.array_equal(result, masked((320, 320), (90, 100, 130, 120)))
-    nothing = np.zeros((160, 160), dtype=bool)
+    assert np.array_equal(result, np.uint8(90) * masked((320, 320), (90, 100, 130, 120)))
+    nothing = np.zeros((160, 160), dtype=np.uint8)
     assert np.array_equal(zoom.sharpened(M, {box: nothing}), M)
 
 
@@ -136,12 +136,12 @@ def test_a_part_is_painted_as_if_it_were_the_picture(bench: Workbench) -> None:
 def test_the_mask_of_a_large_picture_is_sought_again_closer(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def found(_: Workbench, picture: Picture, *__: object) -> tuple[NDArray[np.bool_], None]:
+    def found(_: Workbench, picture: Picture, *__: object) -> tuple[NDArray[np.uint8], None]:
         size = picture.size
         sizes.append(size)
         quarter = tuple(side // 8 for side in size)
         middle = tuple(side // 2 for side in size)
-        return masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1])), None
+        return np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1])), None
 
     monkeypatch.setattr(Workbench, "_found", found)
     mask = bench.mask(from_image(picture((800, 800))), PARAMS, Account())

@@ -65,13 +65,18 @@ def binarise(
     Extremes are cut at `clamp` times the map's own mean, the rest rescaled to [0, 1] and thresholded.
     A map without contrast gives an empty mask.
     """
+    return rescale(contrast, clamp, size) > threshold
+
+
+def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None = None) -> Tensor:
+    """Step 1: a contrast map (h, w), its extremes cut, in [0, 1]; all 0 where there is no contrast."""
     limit = contrast.mean() * clamp
     if not limit > 0:
-        return torch.zeros(size or contrast.shape, dtype=torch.bool, device=contrast.device)
+        return torch.zeros(size or contrast.shape, dtype=contrast.dtype, device=contrast.device)
     scaled = contrast.clamp(max=limit) / limit
     if size is not None:
         scaled = F.interpolate(scaled[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    return scaled > threshold
+    return scaled
 
 
 def invert(
@@ -81,18 +86,24 @@ def invert(
     caption: Text,
     solver: DDIM | None = None,
     regularise: Callable[[Prediction, Level], Prediction] | None = None,
+    fixed_point: int = 0,
 ) -> Iterator[Tensor]:
     """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
 
-    `regularise` may change each prediction for the latents at a level.
+    `regularise` may change each prediction for the latents at a level. Each step is repeated `fixed_point` times with
+    the noise that its own result holds, of which DDIM's step down takes the latents back (arXiv:2309.04907, Eq. 8).
     """
     solver = solver or DDIM()
+    regularise = regularise or (lambda prediction, _: prediction)
     x_t = x_0
     for lower, higher in pairwise(levels):
-        prediction = _guided(model, x_t, solver.asks_at(lower, higher), caption)
-        if regularise is not None:
-            prediction = regularise(prediction, lower)
-        x_t = solver.step(prediction, at=lower, to=higher)
+        prediction = regularise(_guided(model, x_t, solver.asks_at(lower, higher), caption), lower)
+        x_s = solver.step(prediction, at=lower, to=higher)
+        for _ in range(fixed_point):
+            eps = _guided(model, x_s, higher, caption).eps
+            prediction = regularise(Prediction((x_t - lower.b * eps) / lower.a, eps), lower)
+            x_s = solver.step(prediction, at=lower, to=higher)
+        x_t = x_s
         yield x_t
 
 
@@ -101,14 +112,17 @@ def edit(
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
-    M is (h, w) in [0, 1]. Both sides of each blend are at the same level, so at the end the background is exactly x_0.
+    M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
+    Diffusion, arXiv:2306.00950, section 4.1), so that 1 is always and 0 never. Both sides of each blend are at the same
+    level, so at the end the background is exactly x_0.
     """
     solver = solver or DDIM()
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
-    for (higher, lower), x_t in zip(pairwise(levels), latents, strict=True):
+    shares = [left / len(latents) for left in range(len(latents), 0, -1)]  # of the steps, that are still to come
+    for share, (higher, lower), x_t in zip(shares, pairwise(levels), latents, strict=True):
         y_t = solver.step(_guided(model, y_t, higher, query), at=higher, to=lower)
-        y_t = M * y_t + (1 - M) * x_t
+        y_t = torch.where(share <= M, y_t, x_t)
         yield y_t
 
 

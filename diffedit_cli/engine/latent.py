@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from diffedit_cli.engine import parts, weighting
-from diffedit_cli.engine.model import Embedding
+from diffedit_cli.engine.model import Embedding, Watch
 from diffedit_cli.engine.process import Level, Prediction
 from diffedit_cli.engine.text import TextEncoder
 from diffedit_cli.errors import ModelError
@@ -123,6 +123,17 @@ class LatentDiffusion(ABC):
 
     def prompt_warning(self, prompt: str) -> str | None:
         return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
+
+    def watching(
+        self,
+        prompt: str,  # noqa: ARG002
+        words: Sequence[str],  # noqa: ARG002
+        clip_skip: int = 0,  # noqa: ARG002
+    ) -> AbstractContextManager[Watch]:
+        raise ModelError(
+            f"The model {self.name} has no attention from the picture to the words; use --mask-method noise, or a "
+            "Stable Diffusion 1.x, 2.x or XL model."
+        )
 
     def encode(self, picture: Tensor) -> Tensor:
         return self._spared(self._encoded, picture)

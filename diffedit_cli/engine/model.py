@@ -41,6 +41,14 @@ class Embedding:
         return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
 
 
+class Watch(Protocol):
+    """What was seen of a network's attention."""
+
+    def map(self, grid: tuple[int, int]) -> Tensor:
+        """How strongly each cell (h, w) of the latents' grid attends to the words that are watched."""
+        ...
+
+
 class Predictor(Protocol):
     """A diffusion model in latent space: all that `diffedit.py` needs."""
 
@@ -73,6 +81,13 @@ class Model(Predictor, Protocol):
 
     def prompt_warning(self, prompt: str) -> str | None:
         """What of the prompt the model cannot see (it is too long), if anything."""
+        ...
+
+    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> AbstractContextManager[Watch]:
+        """Sees meanwhile where the network looks for these words, in lower case, of a prompt that it is told.
+
+        Raises ModelError for a model without cross-attention, and for words that it does not see.
+        """
         ...
 
     def encode(self, picture: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import binarise
+from diffedit_cli.engine.diffedit import binarise, rescale
 
 BINS = 256  # of the histogram that a threshold is found in
 
@@ -22,23 +22,36 @@ def mask(
     fill_holes: bool = False,
     islands: float = 0.0,
     grow: float = 0.0,
+    soft: bool = False,
 ) -> Tensor:
     """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what is asked for around it.
 
     `threshold` None finds the map's own (`otsu`). Before, the map is blurred by a Gaussian of `smooth` latent cells;
     after, holes are filled, regions smaller than the share `islands` of the largest are dropped, and what is left
-    grows by `grow` cells.
+    grows by `grow` cells. With `soft` it is graded (`ramp`), in [0, 1]; what is filled in is then 1.
     """
     if smooth:
         from scipy import ndimage  # a third of a second that only this need pay
 
         blurred = ndimage.gaussian_filter(contrast.cpu().numpy(), smooth)
         contrast = torch.from_numpy(blurred).to(contrast.device)
-    M = binarise(contrast, clamp, otsu(contrast, clamp) if threshold is None else threshold, size)
+    threshold = otsu(contrast, clamp) if threshold is None else threshold
+    M = ramp(contrast, clamp, threshold, size) if soft else binarise(contrast, clamp, threshold, size)
     if not (fill_holes or islands or grow) or not M.any():
         return M
-    cell = max(size) / max(contrast.shape)
-    return torch.from_numpy(_shaped(M.cpu().numpy(), fill_holes, islands, grow * cell)).to(M.device)
+    cell, some = max(size) / max(contrast.shape), M > 0
+    shaped = torch.from_numpy(_shaped(some.cpu().numpy(), fill_holes, islands, grow * cell)).to(M.device)
+    return torch.where(some, M, 1.0) * shaped if soft else shaped
+
+
+def ramp(contrast: Tensor, clamp: float, threshold: float, size: tuple[int, int]) -> Tensor:
+    """A contrast map (h, w) -> M in [0, 1] of `size` (H, W): 1 from the threshold on, falling to 0 at half of it.
+
+    So what the paper repaints is repainted as fully, and what differs less than half as much is not touched at all:
+    between them lies an edit's own surroundings, which may follow it a little.
+    """
+    scaled = rescale(contrast, clamp, size)
+    return (2 * scaled / threshold - 1).clamp(0, 1) if threshold else (scaled > 0).float()
 
 
 def otsu(contrast: Tensor, clamp: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -11,9 +12,9 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from diffedit_cli.engine import parts
+from diffedit_cli.engine import attention, parts
 from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.engine.model import Embedding
+from diffedit_cli.engine.model import Embedding, Watch
 from diffedit_cli.engine.process import Level, Prediction, interpret
 from diffedit_cli.engine.text import Clip
 from diffedit_cli.errors import ModelError, UsageError
@@ -62,6 +63,10 @@ class UNetDiffusion(LatentDiffusion):
             added_cond_kwargs=self._conditions(x_t, text),
         ).sample
         return interpret(output.float(), x_t, at, self.prediction_type)
+
+    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> AbstractContextManager[Watch]:
+        """All text encoders split a prompt into the same tokens."""
+        return attention.watching(self.unet, self.embed(prompt, clip_skip), self.encoders[0].places(prompt, words))
 
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Tensor] | None:  # noqa: ARG002
         """What the UNet is told beside level and tokens."""

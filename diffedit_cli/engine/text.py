@@ -40,6 +40,27 @@ class TextEncoder:
         room = self.limit - self.tokenizer.num_special_tokens_to_add()
         return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{unseen}".'
 
+    def places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        """Where the tokens of these words, in lower case, stand in the prompt as the network reads it.
+
+        Raises ModelError if the network sees none of them.
+        """
+        prompt = self._written_out(weighting.plain(prompt))
+        whole = "|".join(map(re.escape, words))
+        spans = [match.span() for match in re.finditer(rf"(?<!\w)({whole})(?!\w)", prompt, re.IGNORECASE)]
+        tokens = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][: self.limit - 1]
+        found = [
+            place
+            for place, (start, end) in enumerate(tokens)
+            if any(start < last and end > first for first, last in spans)
+        ]
+        if not found:
+            raise ModelError(
+                f'The model {self.name} reads none of "{" ".join(words)}", which the attention mask looks for; '
+                "say it in other words, or use --mask-method noise."
+            )
+        return found
+
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
         """Raises ModelError for a prompt that cannot be read; a large vocabulary reads everything somehow."""
 

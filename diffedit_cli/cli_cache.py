@@ -1,0 +1,57 @@
+"""The commands about what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffedit_cli import cli_models
+from diffedit_cli import options as o
+from diffedit_cli.errors import UsageError
+from diffedit_cli.options import takes
+
+app = typer.Typer(no_args_is_help=True, help="What is kept of earlier masks and inversions.")
+
+
+@app.command("list")
+@takes(o.CACHE_DIR)
+def cache_list(**given: Any) -> None:
+    """What is kept, least recently used first."""
+    from datetime import datetime
+
+    from diffedit_cli.cache import Cache
+    from diffedit_cli.report import write_table
+
+    cache = Cache(cli_models.kept(given))
+    entries = cache.entries()
+    rows = [
+        (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
+        for entry in entries
+    ]
+    write_table(("KIND", "BYTES", "USED", "KEY"), rows)
+    print(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
+
+
+@app.command("prune")
+@takes(o.KEEP, o.CACHE_DIR)
+def cache_prune(**given: Any) -> None:
+    """Remove what was not used for longest, until at most --keep MB are left."""
+    if not 0 <= given["keep"] < float("inf"):
+        raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
+    _prune(cli_models.kept(given), int(given["keep"] * 1e6))
+
+
+@app.command("clear")
+@takes(o.CACHE_DIR)
+def cache_clear(**given: Any) -> None:
+    """Remove everything that is kept."""
+    _prune(cli_models.kept(given), 0)
+
+
+def _prune(folder: Path, keep_bytes: int) -> None:
+    from diffedit_cli.cache import Cache
+
+    removed = Cache(folder).prune(keep_bytes)
+    print(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

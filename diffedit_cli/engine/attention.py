@@ -1,0 +1,86 @@
+"""Where the network looks for words: its cross-attention (arXiv:2208.01626), seen while it predicts as always."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffedit_cli.engine.diffedit import MAPS_AT_ONCE
+from diffedit_cli.engine.model import Embedding, Predictor
+from diffedit_cli.engine.process import Level, add_noise
+
+CELLS = 16  # a side, of the layers that tell places best (arXiv:2311.16711, section 3.2, and measured)
+
+
+class Watch:
+    """How strongly each cell attends to some tokens of one prompt, averaged over heads, layers and pictures.
+
+    Only the rows of a batch that are told `text` (1, L, D) count, whatever else is predicted beside them.
+    """
+
+    def __init__(self, text: Embedding, places: Sequence[int]) -> None:
+        self.tokens, self.places = text.tokens, list(places)
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def see(self, layer: Any, hidden: Tensor, told: Tensor) -> None:
+        """A call of diffusers' cross-attention `layer`: hidden (B, cells, D) looks at what it is told (B, L, D)."""
+        if told.shape[1:] != self.tokens.shape[1:]:
+            return
+        rows = (told == self.tokens.to(told.device)).flatten(1).all(dim=1)
+        if not rows.any():
+            return
+        query, key = layer.to_q(hidden[rows]), layer.to_k(told[rows])
+        weights = layer.get_attention_scores(layer.head_to_batch_dim(query), layer.head_to_batch_dim(key))
+        looks = weights[..., self.places].float().mean(dim=-1)  # (B * heads, cells)
+        self._sum = looks.sum(dim=0) + (0 if self._sum is None else self._sum)
+        self._count += len(looks)
+
+    def map(self, grid: tuple[int, int]) -> Tensor:
+        """The mean (h, w) over all that was seen, on the latents' grid; the layers' is coarser by a whole factor."""
+        if self._sum is None:
+            raise RuntimeError("nothing was predicted for the text that is watched")
+        shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
+        looks = (self._sum / self._count).reshape(1, 1, grid[0] // shrink, grid[1] // shrink)
+        return F.interpolate(looks, grid, mode="bilinear", align_corners=False)[0, 0]
+
+
+@contextlib.contextmanager
+def watching(unet: nn.Module, text: Embedding, places: Sequence[int]) -> Iterator[Watch]:
+    """Watches what diffusers' UNet2DConditionModel attends to, without a change to what it predicts."""
+    watch = Watch(text, places)
+
+    def before(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        watch.see(layer, given[0], named["encoder_hidden_states"])
+
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers(unet)]
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def layers(unet: Any) -> list[nn.Module]:
+    """The cross-attention of the decoder's block whose grid, at the model's own size, is nearest to CELLS a side.
+
+    The decoder knows best where things are: its block of 16 cells alone gives the built-in model's best masks.
+    """
+    blocks = list(unet.up_blocks)
+    found: dict[float, list[nn.Module]] = {}
+    for depth, block in enumerate(reversed(blocks)):
+        cells = unet.config["sample_size"] / 2**depth
+        found[abs(math.log(cells / CELLS))] = [layer for name, layer in block.named_modules() if name.endswith("attn2")]
+    return found[min(distance for distance, inside in found.items() if inside)]
+
+
+def looks(model: Predictor, x_0: Tensor, at: Level, R: Embedding, noise: Tensor) -> Iterator[Tensor]:
+    """Predictions for the reference text alone, to be watched; yields once for each noise (n, C, h, w)."""
+    for some in torch.split(noise, MAPS_AT_ONCE):
+        yield from model.predict(add_noise(x_0, some, at), at, R).eps
