@@ -29,6 +29,7 @@ from diffedit_cli.params import Params
 
 MEASURES = {
     "iou": "mask IoU",
+    "changed": "IoU with all that changes",
     "success": "edit success",
     "kept": "others kept",
     "background": "background dB",
@@ -46,15 +47,21 @@ def psnr(made: NDArray[np.uint8], true: NDArray[np.uint8], where: NDArray[np.boo
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
+def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union."""
+    return float((one & other).sum() / (one | other).sum())
+
+
 def measure(case: Case, outcome: Outcome) -> dict[str, float | None]:
     """Every figure of one edit; None where there is nothing to measure."""
     everywhere = case.mask | case.new_mask
-    iou = None
+    iou = changed = None
     if outcome.mask is not None:
-        iou = float((outcome.mask & case.mask).sum() / (outcome.mask | case.mask).sum())
+        iou, changed = overlap(outcome.mask, case.mask), overlap(outcome.mask, case.changed)
     kept = [judge.verdict(outcome.final, mask) == name for name, mask in case.kept.items()]
     return {
         "iou": iou,
+        "changed": changed,
         "success": float(judge.verdict(outcome.final, case.new_mask) == case.new),
         "kept": float(np.mean(kept)) if kept else None,
         "background": psnr(outcome.decoded, case.picture, ~case.changed),
@@ -66,7 +73,7 @@ def measure(case: Case, outcome: Outcome) -> dict[str, float | None]:
 
 def failed_case() -> dict[str, float | None]:
     """An edit that found nothing to do, or whose picture was refused: it counts as no overlap and no success."""
-    return {name: 0.0 if name in ("iou", "success") else None for name in MEASURES}
+    return {name: 0.0 if name in ("iou", "changed", "success") else None for name in MEASURES}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -167,6 +174,12 @@ def each(call: Callable[[int], Any], numbers: Sequence[int], jobs: int) -> Itera
         yield from pool.imap(_ask, numbers)
 
 
+def typed(name: str, value: str) -> Any:
+    """A parameter's value from its words; those without a default are words."""
+    default = getattr(Params(), name)
+    return value if default is None else type(default)(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=200)
@@ -176,9 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of ours, as in steps=20")
     options = parser.parse_args()
-    params = Params(
-        **{name: type(getattr(Params(), name))(value) for name, value in (s.split("=") for s in options.set)}
-    )
+    params = Params(**{name: typed(name, value) for name, value in (setting.split("=") for setting in options.set)})
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "cases.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -57,7 +57,7 @@ def test_a_point_counts_after_the_box() -> None:
 
 @pytest.mark.parametrize("limit", [Limits(point=(0, 0)), Limits(box=(0, 0, 5, 40))])
 def test_where_there_is_no_mask_nothing_is_edited(limit: Limits) -> None:
-    with pytest.raises(NothingToEdit, match="Nothing is left of the mask of cat.png"):
+    with pytest.raises(NothingToEdit, match=r"Nothing is left of the mask of cat\.png"):
         limit.applied(Mask(regions()), PICTURE)
 
 

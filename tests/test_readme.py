@@ -41,6 +41,8 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
         "oranges.png",
         "rabbit.png",
         "cat.mask.png",
+        "cat.preview.png",
+        "cat.overlay.png",
         "cat.latents.safetensors",
         "dog.png",
         "smaller.mask.png",

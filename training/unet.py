@@ -150,9 +150,7 @@ def loss_of(
 class UnetTrainer:
     """Trains, checkpoints, resumes."""
 
-    def __init__(
-        self, folder: Path, vae: AutoencoderKL, latents: Path, settings: UnetTraining, compiled: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> None:
         self.checkpoint = folder / "checkpoint.pt"
         saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
         if saved:  # everything may change between sittings but the networks
@@ -170,8 +168,6 @@ class UnetTrainer:
         self.rng = random.Random(0)
         if saved:
             self._restore(saved)
-        if compiled:
-            self.model.unet.compile(dynamic=False)
         self.levels = build_scheduler().alphas_cumprod.to(device())
         self.scenes = Scenes(vae, latents)
         self.folder = folder
@@ -266,16 +262,13 @@ def unet_folder() -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=unet_folder(), help="where checkpoint and curve are kept")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
     parser.add_argument("--until", type=int, help="stop at this step")
     parser.add_argument("--decay-steps", type=int, help="instead: decay a copy of the checkpoint over N steps")
     add_settings(parser, UnetTraining)
     options = parser.parse_args()
     torch.manual_seed(0)
     latents = workspace() / "latents" / vae_digest()
-    trainer = UnetTrainer(
-        options.folder, finished_vae(), latents, read_settings(options, UnetTraining), options.compile
-    )
+    trainer = UnetTrainer(options.folder, finished_vae(), latents, read_settings(options, UnetTraining))
     if options.decay_steps:
         trainer.decay(options.decay_steps, options.folder / "decayed.pt")
     else:
