@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--unet-steps", type=int, default=40_000)
     parser.add_argument("--decay-steps", type=int, default=4000)
-    parser.add_argument("--compile", action="store_true", help="torch.compile both: minutes at the start, then faster")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the VAE: minutes at the start, then faster")
     options = parser.parse_args()
     compiled = ["--compile"] if options.compile else []
     if not (vae_folder() / "finished").is_dir():
         run("vae", "--steps", str(options.vae_steps), *compiled)
-    run("unet", "--until", str(options.unet_steps), *compiled)
+    run("unet", "--until", str(options.unet_steps))
     if not (unet_folder() / "decayed.pt").exists():
-        run("unet", "--decay-steps", str(options.decay_steps), *compiled)
+        run("unet", "--decay-steps", str(options.decay_steps))
     run("export")
 
 
