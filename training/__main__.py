@@ -21,9 +21,9 @@ def run(module: str, *options: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae-steps", type=int, default=3000)
-    parser.add_argument("--unet-steps", type=int, default=40_000)
-    parser.add_argument("--decay-steps", type=int, default=4000)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the VAE: minutes at the start, then faster")
+    parser.add_argument("--unet-steps", type=int, default=12_800)
+    parser.add_argument("--decay-steps", type=int, default=1_300)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the VAE; pays on some machines")
     options = parser.parse_args()
     compiled = ["--compile"] if options.compile else []
     if not (vae_folder() / "finished").is_dir():
