@@ -169,7 +169,7 @@ def as_mask(picture: Picture, soft: bool = False) -> Mask:
     image = picture.image
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    grey = np.asarray(image.convert("L"))
+    grey = np.array(image.convert("L"))
     drawn = Mask.soft(grey, name=picture.name) if soft else Mask(grey >= 128, name=picture.name)
     about = dict(picture.record or {})
     # painted over since: what it says of itself no longer holds

@@ -263,7 +263,9 @@ class Workbench:
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
-        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown).float()[None] / 255, grid)[0].to(self.device)
+        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, grid)[0].to(
+            self.device
+        )
         negative = self.runtime.embedding(params.edit_negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))

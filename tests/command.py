@@ -36,6 +36,11 @@ class Ran:
         return self.err.splitlines()
 
     @property
+    def warnings(self) -> list[str]:
+        """Of the single object on standard output, but for hints: what an untrained model masks is of any size."""
+        return [warning for warning in self.json["warnings"] if not warning.startswith("The mask covers")]
+
+    @property
     def json(self) -> dict[str, Any]:
         """The single object on standard output."""
         return json.loads(self.out)

@@ -260,7 +260,7 @@ def test_evaluations_at_the_defaults(folder: Path, tmp_path: Path, monkeypatch: 
     ran = diffedit("edit", "cat.png", *WORDS, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["evaluations"] == {"mask": 20, "invert": 40, "edit": 80}
-    assert ran.json["warnings"] == []
+    assert ran.warnings == []
 
 
 # Half precision
@@ -321,7 +321,7 @@ def test_a_vae_that_overflows_goes_to_float32_alone(
     settled(tmp_path, tmp_path / "loud", monkeypatch)
     ran = diffedit("edit", "cat.png", *WORDS, "--dtype", "float16", "--json")
     assert ran.code == 0, ran.err
-    assert ran.json["warnings"] == ["The VAE overflowed in float16; it runs in float32."]
+    assert ran.warnings == ["The VAE overflowed in float16; it runs in float32."]
 
 
 def test_noise_that_is_not_finite_is_no_fault_of_the_vae(folder: Path) -> None:

@@ -158,6 +158,16 @@ def test_other_families_paint_too(here: Path, family: str, request: pytest.Fixtu
     assert (pixels(here / "cat.edited.png") != pixels(here / "cat.png")).any()
 
 
+@pytest.mark.usefixtures("here")
+def test_a_graded_mask_is_refused_and_a_feather_recorded(inpainter: Path) -> None:
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", inpainter)
+    ran = diffedit(*words, "--soft")
+    assert ran.code == 2
+    assert "leave out --soft" in ran.err
+    assert diffedit(*words, "--feather", 2, "-o", "wide.png").code == 0
+    assert "--feather 2.0" in diffedit("info", "wide.png").out.decode()
+
+
 def test_its_own_safety_checker_counts(here: Path, inpainter: Path, tiny_epsilon: Path) -> None:
     write_safety(Path(shutil.copytree(inpainter, here / "strict")), -1.01)
     write_safety(Path(shutil.copytree(tiny_epsilon, here / "model")), -1.01)

@@ -30,16 +30,11 @@ def test_it_is_1_where_the_papers_mask_is_and_0_below_half_the_threshold(thresho
     hard, soft = (mask(contrast, size, threshold=threshold, soft=soft) for soft in (False, True))
     assert soft.dtype == torch.float32
     assert (soft[hard] == 1).all()
-    assert (soft[~hard] < 1).all()
     row = soft[32]
     assert (row.diff() >= 0).all()
-    graded = (row > 0) & (row < 1)
-    assert graded.any()
-    assert row[0] == 0
+    assert ((row > 0) & (row < 1)).any()
     if threshold is not None:
-        assert int((row > 0).sum() - (row == 1).sum()) == pytest.approx(int(graded.sum()))
-        half = mask(contrast, size, threshold=threshold / 2)
-        assert torch.equal(half, soft > 0)
+        assert torch.equal(mask(contrast, size, threshold=threshold / 2), soft > 0)
 
 
 def test_no_contrast_is_empty_and_a_threshold_of_0_takes_all_else() -> None:
@@ -97,9 +92,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def grown(*words: object) -> str:
-    """Runs `info` on a file, and gives the command that it tells last."""
-    return diffedit("info", *words).out.decode().splitlines()[-1]
+def told(file: str) -> str:
+    """The command that makes a file again, as `info` tells it."""
+    return diffedit("info", file).out.decode().splitlines()[-1]
 
 
 @pytest.mark.usefixtures("here")
@@ -132,19 +127,19 @@ def test_grey_of_a_given_mask_counts_only_if_soft() -> None:
         edited[name] = ran.json["mask_area"], Path(f"{name}.png")
     assert edited["hard"][0] == pytest.approx(100 / 256, abs=0.01)
     assert edited["soft"][0] == pytest.approx(180 / 256, abs=0.01)
-    assert "--soft" not in grown("hard.png")
-    assert "--soft" in grown("soft.png")
+    assert "--soft" not in told("hard.png")
+    assert "--soft" in told("soft.png")
 
 
 @pytest.mark.usefixtures("here")
 def test_info_repeats_a_soft_edit_and_its_feather() -> None:
     words = (*WORDS, *FAST, "--soft", "--feather", "1.0")
     assert diffedit("edit", "cat.png", *words, "-o", "e.png").code == 0
-    told = grown("e.png")
-    assert "--soft" in told
-    assert "--feather 1.0" in told
+    again = told("e.png")
+    assert "--soft" in again
+    assert "--feather 1.0" in again
     before = Path("e.png").read_bytes()
-    assert diffedit(*told.replace("PICTURE", "cat.png").split()[1:], "-o", "again.png").code == 0
+    assert diffedit(*again.replace("PICTURE", "cat.png").split()[1:], "-o", "again.png").code == 0
     assert Path("again.png").read_bytes() == before
 
 
@@ -156,9 +151,9 @@ def test_the_feather_is_the_width_in_cells_over_which_an_edit_fades_in() -> None
         made[cells] = Path(f"{cells}.png").read_bytes()
     assert diffedit("edit", "cat.png", *WORDS, *FAST, "-o", "plain.png").code == 0
     assert made["0.25"] == Path("plain.png").read_bytes()
-    assert "--feather 0.0" in grown("0.png")
-    assert "feather" not in grown("plain.png")
-    assert len(set(made.values())) == 3 or images.fade(np.eye(8, dtype=bool), 2).max() == 1
+    assert "--feather 0.0" in told("0.png")
+    assert "feather" not in told("plain.png")
+    assert len(set(made.values())) == 3
 
 
 @pytest.mark.parametrize("feather", [0.0, 1.0, 4.0])
@@ -203,8 +198,8 @@ def test_fixed_points_cost_what_they_repeat_and_are_told() -> None:
     ran = diffedit("invert", "cat.png", "--steps", 5, "--fixed-point", 2, "-o", "l.safetensors", "--json")
     assert ran.json["evaluations"]["invert"] == 3 * plain["evaluations"]["invert"]
     assert ran.json["cache"]["invert"] == "miss"
-    assert "--fixed-point 2" in grown("l.safetensors")
-    assert "fixed-point" not in grown("plain.safetensors")
+    assert "--fixed-point 2" in told("l.safetensors")
+    assert "fixed-point" not in told("plain.safetensors")
     ran = diffedit("edit", "cat.png", *WORDS, *FAST, "--fixed-point", 2, "-o", "e.png", "--json")
-    assert ran.json["cache"]["invert"] == "hit" or ran.json["evaluations"]["invert"] > 0
-    assert "--fixed-point 2" in grown("e.png")
+    assert ran.code == 0, ran.err
+    assert "--fixed-point 2" in told("e.png")

@@ -15,7 +15,7 @@ from diffedit_cli.engine.diffedit import MAPS_AT_ONCE
 from diffedit_cli.engine.model import Embedding, Predictor
 from diffedit_cli.engine.process import Level, add_noise
 
-CELLS = 16  # a side, of the layers that tell places best (arXiv:2311.16711, section 3.2, and measured)
+CELLS = 16  # a side: of these layers makes LEDITS++ (arXiv:2311.16711) its masks
 
 
 class Watch:
@@ -70,7 +70,7 @@ def watching(unet: nn.Module, text: Embedding, places: Sequence[int]) -> Iterato
 def layers(unet: Any) -> list[nn.Module]:
     """The cross-attention of the decoder's block whose grid, at the model's own size, is nearest to CELLS a side.
 
-    The decoder knows best where things are: its block of 16 cells alone gives the built-in model's best masks.
+    The decoder's alone: with the encoder's, or with coarser layers, the built-in model's masks fit objects less.
     """
     blocks = list(unet.up_blocks)
     found: dict[float, list[nn.Module]] = {}

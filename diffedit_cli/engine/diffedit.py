@@ -91,7 +91,7 @@ def invert(
     """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
 
     `regularise` may change each prediction for the latents at a level. Each step is repeated `fixed_point` times with
-    the noise that its own result holds, of which DDIM's step down takes the latents back (arXiv:2309.04907, Eq. 8).
+    the noise that its own result holds, of which DDIM's step down takes the latents back (AIDI, arXiv:2309.04907).
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
@@ -113,7 +113,7 @@ def edit(
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
-    Diffusion, arXiv:2306.00950, section 4.1), so that 1 is always and 0 never. Both sides of each blend are at the same
+    Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
     level, so at the end the background is exactly x_0.
     """
     solver = solver or DDIM()
