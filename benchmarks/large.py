@@ -13,16 +13,16 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from benchmarks.cases import FIRST_SEED, Case
-from benchmarks.scenebench import interval
-from training.scenes import OBJECTS, scene, sprite, with_article
+from benchmarks.scenebench import Interval, interval, overlap, rows_of
+from training.scenes import OBJECTS, OPAQUE, scene, sprite, stand, with_article
 
 SIZE = (4000, 3000)
 SHARE = 0.03  # of the picture that the object covers
@@ -64,20 +64,15 @@ def _stood(
 ) -> tuple[Image.Image, NDArray[np.bool_]]:
     """The place with an object of so many pixels, and where it is."""
     image = sprite(OBJECTS[name])
-    opaque = (np.asarray(image.getchannel("A")) > 100).mean() * image.width * image.height
+    opaque = (np.asarray(image.getchannel("A")) > OPAQUE).mean() * image.width * image.height
     scale = (area / opaque) ** 0.5
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     x, y = round(centre - image.width / 2), round(bottom - image.height)
-    shadow, rim = Image.new("L", place.size, 0), image.width * 0.07
-    ImageDraw.Draw(shadow).ellipse((x, bottom - rim, x + image.width, bottom + rim), fill=80)
-    picture = place.copy()
-    picture.paste((20, 20, 30), (0, 0), shadow.filter(ImageFilter.GaussianBlur(max(place.size) / 64)))
-    picture.paste(image, (x, y), image)
-    mask = Image.new("L", place.size, 0)
-    mask.paste(image.getchannel("A"), (x, y))
-    return picture, np.asarray(mask) > 100
+    picture, mask = place.copy(), Image.new("L", place.size, 0)
+    stand(picture, mask, image, x, y, bottom)
+    return picture, np.asarray(mask) > 0
 
 
 def gradient_energy(picture: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
@@ -104,11 +99,17 @@ def edited(case: Case, folder: Path, words: Sequence[str]) -> dict[str, float]:
     mask = np.asarray(Image.open(folder / "out" / f"{picture.stem}.mask.png")) > 127
     truths = {"iou": case.mask, "changed_iou": case.mask | case.new_mask}
     return {
-        **{name: float((mask & true).sum() / (mask | true).sum()) for name, true in truths.items()},
+        **{name: overlap(mask, true) for name, true in truths.items()},
         "sharpness": gradient_energy(result, case.new_mask) / gradient_energy(case.result, case.new_mask),
         "seconds": seconds,
         "memory": usage.ru_maxrss / 2**20,
     }
+
+
+def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """Each measure's mean and interval; an edit that failed has no sharpness."""
+    values = {name: [row[name] for row in rows if name in row] for name in MEASURES}
+    return {name: interval(found) for name, found in values.items() if found}
 
 
 def main() -> None:
@@ -125,14 +126,8 @@ def main() -> None:
             found[way].append(row)
             with (options.out / "large.jsonl").open("a") as file:
                 file.write(json.dumps({"case": number, "way": way, **row}) + "\n")
-    lines = ["| way | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
-    for way, rows in found.items():
-        cells = []
-        for name in MEASURES:
-            mean, low, high = interval([row[name] for row in rows if name in row])
-            cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
-        lines.append(f"| {WAYS[way][0]} | " + " | ".join(cells) + " |")
-    (options.out / "large.md").write_text("\n".join(lines) + "\n")
+    figures = {WAYS[way][0]: summary(rows) for way, rows in found.items()}
+    (options.out / "large.md").write_text(rows_of("way", figures, MEASURES))
     print((options.out / "large.md").read_text())
 
 

@@ -37,6 +37,7 @@ MEASURES = {
     "evaluations": "evaluations",
     "seconds": "seconds",
 }
+Interval = tuple[float, float, float]  # a mean, and the ends of its 95 % interval
 RESAMPLES = 2000
 SHEET_CASES = 12
 
@@ -76,16 +77,16 @@ def failed_case() -> dict[str, float | None]:
     return {name: 0.0 if name in ("iou", "changed", "success") else None for name in MEASURES}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+def interval(values: Sequence[float]) -> Interval:
     """Mean and its 95 % bootstrap interval."""
     array = np.asarray(values)
     means = np.random.default_rng(0).choice(array, (RESAMPLES, len(array))).mean(axis=1)
     return float(array.mean()), *map(float, np.percentile(means, (2.5, 97.5)))
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float, float]]]:
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
     """Method -> measure -> mean and interval."""
-    table: dict[str, dict[str, tuple[float, float, float]]] = {}
+    table: dict[str, dict[str, Interval]] = {}
     for method in METHODS:
         mine = [row for row in rows if row["method"] == method]
         for name in MEASURES:
@@ -95,16 +96,20 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[fl
     return table
 
 
-def markdown(table: Mapping[str, Mapping[str, tuple[float, float, float]]], head: str) -> str:
+def markdown(table: Mapping[str, Mapping[str, Interval]], head: str) -> str:
     """The table that people read."""
-    lines = [head, "", "| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
-    for method, figures in table.items():
-        cells = [cell(name, figures.get(name)) for name in MEASURES]
-        lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
+    return f"{head}\n\n" + rows_of("method", {METHODS[method]: figures for method, figures in table.items()}, MEASURES)
+
+
+def rows_of(first: str, figures: Mapping[str, Mapping[str, Interval]], measures: Mapping[str, str]) -> str:
+    """A Markdown table: a row for each name, with its figure of each measure or a dash."""
+    lines = [f"| {first} | " + " | ".join(measures.values()) + " |", "|---" * (len(measures) + 1) + "|"]
+    for name, found in figures.items():
+        lines.append(f"| {name} | " + " | ".join(cell(measure, found.get(measure)) for measure in measures) + " |")
     return "\n".join(lines) + "\n"
 
 
-def cell(name: str, figure: tuple[float, float, float] | None) -> str:
+def cell(name: str, figure: Interval | None) -> str:
     if figure is None:
         return "-"
     if name in ("success", "kept"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case, draw_case
 from benchmarks.methods import picture_of
-from benchmarks.scenebench import MEASURES, Worker, cell, each, interval
+from benchmarks.scenebench import MEASURES, Worker, each, interval, overlap, rows_of
 from diffedit_cli import models
 from diffedit_cli.engine import attention, families, refine
 from diffedit_cli.engine.diffedit import Text, contrast
@@ -93,12 +93,12 @@ class Mapper:
             shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
             mask = refine.mask(shown, case.mask.shape, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
-            iou = both / float((mask | case.mask).sum())
+            iou = overlap(mask, case.mask)
             rows[name] = {
                 "iou": iou,
                 "recall": both / float(case.mask.sum()),
                 "precision": both / max(1.0, float(mask.sum())),
-                "changed": float((mask & case.changed).sum() / (mask | case.changed).sum()),
+                "changed": overlap(mask, case.changed),
                 **{f"iou {kind}": iou if kind == case.kind else None for kind in KINDS},
             }
         return rows
@@ -122,11 +122,8 @@ class Mapper:
 
 
 def table(rows: Mapping[str, Mapping[str, Sequence[float]]], measures: Mapping[str, str]) -> str:
-    lines = ["| changed | " + " | ".join(measures.values()) + " |", "|---" * (len(measures) + 1) + "|"]
-    for name, figures in rows.items():
-        cells = [cell(measure, interval(figures[measure]) if figures.get(measure) else None) for measure in measures]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    figures = {name: {one: interval(values) for one, values in row.items() if values} for name, row in rows.items()}
+    return rows_of("changed", figures, measures)
 
 
 def gathered(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> dict[str, list[float]]:

@@ -21,6 +21,7 @@ from training.workspace import sprites_folder
 
 HELD_OUT = 10_000_000
 CANVAS = 256
+OPAQUE = 100  # alpha of 255, above which a pixel is the object's
 
 OBJECTS: dict[str, str] = {
     "cat": "1f408", "dog": "1f415", "rabbit": "1f407", "horse": "1f40e", "cow": "1f404", "pig": "1f416",
@@ -265,14 +266,17 @@ def _put(
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     lit = ImageEnhance.Brightness(image.convert("RGB")).enhance(rng.uniform(0.9, 1.08))
     lit.putalpha(image.getchannel("A"))
-    x, y = int(centre - lit.width / 2), int(bottom - lit.height)
-    shadow = Image.new("L", (CANVAS, CANVAS), 0)
-    rim = lit.width * 0.07
-    ImageDraw.Draw(shadow).ellipse((x, bottom - rim, x + lit.width, bottom + rim), fill=80)
-    picture.paste((20, 20, 30), (0, 0), shadow.filter(ImageFilter.GaussianBlur(4)))
-    picture.paste(lit, (x, y), lit)
-    is_opaque: Callable[[int], int] = lambda alpha: 255 if alpha > 100 else 0  # noqa: E731
-    mask.paste(255, (x, y), lit.getchannel("A").point(is_opaque))
+    stand(picture, mask, lit, int(centre - lit.width / 2), int(bottom - lit.height), bottom)
+
+
+def stand(picture: Image.Image, mask: Image.Image, image: Image.Image, x: int, y: int, bottom: float) -> None:
+    """Paste a sprite at (x, y) over its shadow at `bottom`, soft for a picture of any size; add it to the mask."""
+    shadow, rim = Image.new("L", picture.size, 0), image.width * 0.07
+    ImageDraw.Draw(shadow).ellipse((x, bottom - rim, x + image.width, bottom + rim), fill=80)
+    picture.paste((20, 20, 30), (0, 0), shadow.filter(ImageFilter.GaussianBlur(max(picture.size) / 64)))
+    picture.paste(image, (x, y), image)
+    is_opaque: Callable[[int], int] = lambda alpha: 255 if alpha > OPAQUE else 0  # noqa: E731
+    mask.paste(255, (x, y), image.getchannel("A").point(is_opaque))
 
 
 _PILE = ((-0.27, 0.50), (0, 0.58), (0.27, 0.50), (-0.36, 0.36), (-0.12, 0.40), (0.12, 0.40), (0.36, 0.36))
