@@ -186,11 +186,11 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         if isinstance(given[name], str) and not given[name].strip():
             flag = f"--{name.rstrip('_')}"
             raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
-    if command != "invert" and given.get("frames"):
-        if given["zoom"] not in (AUTO, 1):
-            raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
-        given["zoom"] = 1.0
     if command != "invert":
+        if given.get("frames"):
+            if given["zoom"] not in (AUTO, 1):
+                raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
+            given["zoom"] = 1.0
         given["box"] = limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
         given["point"] = limits.place("--point", given["point"], "X", "Y")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
+_WORDS: dict[str, dict[str, float | str]] = {"threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0}}  # for numbers
 _SWITCHES = {"quiet": "-q", "verbose": "-v", "force": "-f", "output": "-o", "yes": "-y"}
 
 
@@ -29,28 +31,26 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
         flags = [f"{flags[0]}/--no-{name}"]
     if name in _SWITCHES:
         flags.append(_SWITCHES[name])
-    number_or_auto = kind == float | str
-    words = "FLOAT|auto|off" if name == "zoom" else "FLOAT|auto"
+    words = _WORDS.get(name)
     declaration: Any = typer.Option(
         *flags,
-        parser=_number_or_auto if number_or_auto else None,
-        metavar=words if number_or_auto else None,
+        parser=functools.partial(_number_or, words) if words else None,
+        metavar="|".join(["FLOAT", *words]) if words else None,
         help=text,
         rich_help_panel=panel,
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
     )
-    return Annotated[Any if number_or_auto else kind, declaration]
+    return Annotated[Any if words else kind, declaration]
 
 
-def _number_or_auto(text: Any) -> float | str:
-    if text in (AUTO, OFF):
-        return AUTO if text == AUTO else 1.0
+def _number_or(words: dict[str, float | str], text: Any) -> float | str:
+    """A number, or what one of these words means."""
     try:
-        return float(text)
+        return words[text] if text in words else float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor {AUTO}.") from None
+        raise typer.BadParameter(f"{text!r} is neither a number nor {' nor '.join(words)}.") from None
 
 
 def _params(panel: str, **texts: str) -> Group:

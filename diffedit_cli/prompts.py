@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +123,10 @@ def telling_words(source: Prompt, target: Prompt) -> list[str]:
 
 def _words(prompt: str) -> list[str]:
     """Each once, in order, without weights and punctuation."""
-    bare = re.sub(r"\)\d+(\.\d+)?", ") ", prompt)
-    return list(dict.fromkeys(word for part in bare.lower().split() if (word := part.strip(_AROUND))))
+    from diffedit_cli.engine import weighting  # which imports torch: only a mask that looks for words need
+
+    parts = weighting.plain(prompt).lower().split()
+    return list(dict.fromkeys(word for part in parts if (word := part.strip(_AROUND))))
 
 
 def record(key: str, prompt: Prompt) -> dict[str, Any]:
