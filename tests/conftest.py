@@ -14,9 +14,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from command import settled
 from tiny import BUILTIN, write_model, write_sd3, write_sdxl
 
 from diffedit_cli.engine.sd import StableDiffusion
+
+SAMPLES = Path(__file__).parent.parent / "sample_images"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,6 +65,20 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model that predicts a flow's velocity, in the format of Stable Diffusion 3."""
     return write_sd3(tmp_path_factory.mktemp("tiny") / "sd3")
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a picture."""
+    return settled(tmp_path, tiny_epsilon, monkeypatch)
+
+
+@pytest.fixture
+def sample_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the sample cat.png, for the built-in model at its defaults."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLES / "cat.png", "cat.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

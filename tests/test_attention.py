@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,13 +129,6 @@ def test_the_layers_are_those_near_16_cells(sample_size: int, blocks: Sequence[s
 # The command
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(CAT, "cat.png")
-    return tmp_path
-
-
 def found(*words: object) -> tuple[bytes, int]:
     """The mask, and what it cost."""
     ran = diffedit("mask", "cat.png", *WORDS, *FAST, "--json", *words)
@@ -144,7 +136,7 @@ def found(*words: object) -> tuple[bytes, int]:
     return Path("cat.mask.png").read_bytes(), ran.json["evaluations"]["mask"]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_each_map_is_made_once_and_both_in_the_same_evaluations() -> None:
     masks: dict[str, bytes] = {}
     for method, cost in (("both", 4), ("noise", 0), ("attention", 0), ("both", 0)):
@@ -170,7 +162,7 @@ def test_alone_or_together_each_map_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["attention", "both"])
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_info_repeats_it(method: str) -> None:
     before, _ = found("--mask-method", method)
     told = diffedit("info", "cat.mask.png").out.decode()
@@ -181,7 +173,7 @@ def test_info_repeats_it(method: str) -> None:
     assert Path("cat.mask.png").read_bytes() == before
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_an_unknown_method_is_said() -> None:
     ran = diffedit("mask", "cat.png", *WORDS, "--mask-method", "eyes")
     assert ran.code == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import FAST, WORDS, Ran, diffedit, finished, installed, picture, settled, started
+from command import FAST, WORDS, Ran, diffedit, finished, installed, picture, started
 from PIL import Image
 
 from diffedit_cli import __version__
@@ -20,12 +20,6 @@ KEYS = [
     "status", "error", "input", "output", "outputs", "mask", "mask_area", "preview", "model", "device", "seed",
     "evaluations", "cache", "seconds", "warnings",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
 
 
 def names(folder: Path) -> list[str]:

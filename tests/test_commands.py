@@ -10,17 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from command import WORDS, diffedit, settled
+from command import WORDS, diffedit
 from PIL import Image
 
 from diffedit_cli import __version__, models, settings
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
-
 
 # settings
 

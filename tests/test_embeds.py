@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import WORDS, diffedit, settled
+from command import WORDS, diffedit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import TEXT_WIDTH
@@ -21,12 +21,6 @@ from diffedit_cli.params import Params, options_of
 from diffedit_cli.prompts import Embeds
 
 FROM, TO = ("--from-embeds", "e/from.safetensors"), ("--to-embeds", "e/to.safetensors")
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
 
 
 def wrote(*words: object) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import FAST, WORDS, diffedit, settled
+from command import FAST, WORDS, diffedit
 from PIL import Image
 
 from diffedit_cli import DiffEdit, InputError, limits
@@ -16,12 +16,6 @@ from diffedit_cli.formats import from_image
 from diffedit_cli.limits import Limits
 
 PICTURE = from_image(Image.new("RGB", (60, 40)), "cat.png")
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
 
 
 def regions() -> np.ndarray:

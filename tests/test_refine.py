@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +79,6 @@ def test_it_grows_by_cells_of_the_latents(cells: float) -> None:
     assert (M & ~grown).sum() == 0
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(CAT, "cat.png")
-    return tmp_path
-
-
 def share(*words: object) -> float:
     ran = diffedit("mask", "cat.png", *WORDS, *FAST, "--json", *words)
     assert ran.code == 0, ran.err
@@ -95,7 +87,7 @@ def share(*words: object) -> float:
     return area
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_each_option_changes_the_mask_and_costs_no_evaluation() -> None:
     plain = share()
     for words in ("--threshold auto", "--smooth 2", "--grow 1", "--fill-holes --islands 0.3 --grow 0.5"):
@@ -104,7 +96,7 @@ def test_each_option_changes_the_mask_and_costs_no_evaluation() -> None:
     assert ran.json["evaluations"]["mask"] == 0
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_info_repeats_them() -> None:
     words = ("--threshold", "auto", "--smooth", "0.5", "--fill-holes", "--islands", "0.1", "--grow", "1.0")
     share(*words)
@@ -128,7 +120,7 @@ def test_info_repeats_them() -> None:
         ("--islands 2", "--islands"),
     ],
 )
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_what_is_out_of_range_is_said(words: str, says: str) -> None:
     ran = diffedit("mask", "cat.png", *WORDS, *words.split())
     assert ran.code == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import WORDS, Ran, diffedit, settled
+from command import WORDS, Ran, diffedit
 from PIL import Image
 from rich.segment import Segment
 
@@ -16,12 +16,6 @@ from diffedit_cli import DiffEdit, OutputError, UsageError, batch, formats, repo
 from diffedit_cli.report import Result
 
 GAP, CAPTION = review.GAP, review.CAPTION
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
 
 
 # the commands

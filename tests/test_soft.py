@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from diffedit_cli import DiffEdit, artefacts, images
 from diffedit_cli.artefacts import Mask
-from diffedit_cli.engine.refine import mask
+from diffedit_cli.engine.diffedit import rescale
+from diffedit_cli.engine.refine import mask, otsu
 
 CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 
@@ -30,6 +30,9 @@ def test_it_is_1_where_the_papers_mask_is_and_0_below_half_the_threshold(thresho
     hard, soft = (mask(contrast, size, threshold=threshold, soft=soft) for soft in (False, True))
     assert soft.dtype == torch.float32
     assert (soft[hard] == 1).all()
+    at = otsu(contrast, 3.0) if threshold is None else threshold
+    between = rescale(contrast, 3.0, size)[~hard & (soft == 1)]
+    torch.testing.assert_close(between, torch.full_like(between, at))  # no more than the threshold itself
     row = soft[32]
     assert (row.diff() >= 0).all()
     assert ((row > 0) & (row < 1)).any()
@@ -85,19 +88,12 @@ def test_black_and_white_is_a_mask_like_any_other(tmp_path: Path) -> None:
     assert soft.record() == hard.record() == {"drawn": hard.digest}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(CAT, "cat.png")
-    return tmp_path
-
-
 def told(file: str) -> str:
     """The command that makes a file again, as `info` tells it."""
     return diffedit("info", file).out.decode().splitlines()[-1]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_a_soft_edit_touches_nothing_that_is_black() -> None:
     words = (*WORDS, *FAST, "--soft")
     assert diffedit("mask", "cat.png", *words, "-o", "m.png").code == 0
@@ -115,7 +111,7 @@ def test_a_soft_edit_touches_nothing_that_is_black() -> None:
     assert (np.asarray(Image.open("given.png")) == np.asarray(Image.open("soft.png"))).all()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_grey_of_a_given_mask_counts_only_if_soft() -> None:
     grey = np.zeros((256, 256), dtype=np.uint8)
     grey[:, :100], grey[:, 100:180] = 255, 100
@@ -131,7 +127,7 @@ def test_grey_of_a_given_mask_counts_only_if_soft() -> None:
     assert "--soft" in told("soft.png")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_info_repeats_a_soft_edit_and_its_feather() -> None:
     words = (*WORDS, *FAST, "--soft", "--feather", "1.0")
     assert diffedit("edit", "cat.png", *words, "-o", "e.png").code == 0
@@ -143,7 +139,7 @@ def test_info_repeats_a_soft_edit_and_its_feather() -> None:
     assert Path("again.png").read_bytes() == before
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_the_feather_is_the_width_in_cells_over_which_an_edit_fades_in() -> None:
     made = {}
     for cells in ("0", "0.25", "2"):
@@ -185,14 +181,14 @@ def test_python_says_it_the_same() -> None:
         ("--fixed-point 1 --scheduler dpm++", "use --scheduler ddim"),
     ],
 )
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_what_makes_no_sense_is_said(words: str, says: str) -> None:
     ran = diffedit("edit", "cat.png", *WORDS, *words.split())
     assert ran.code == 2
     assert says in ran.err
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("sample_here")
 def test_fixed_points_cost_what_they_repeat_and_are_told() -> None:
     plain = diffedit("invert", "cat.png", "--steps", 5, "-o", "plain.safetensors", "--json").json
     ran = diffedit("invert", "cat.png", "--steps", 5, "--fixed-point", 2, "-o", "l.safetensors", "--json")

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import WORDS, diffedit, settled
+from command import WORDS, diffedit
 from PIL import Image
 from safetensors.numpy import load_file
 
 from diffedit_cli import batch
-
-
-@pytest.fixture
-def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture."""
-    return settled(tmp_path, tiny_epsilon, monkeypatch)
-
 
 NAMES = ["cat.edited.png", "cat.edited-2.png", "cat.edited-3.png"]
 
