@@ -36,6 +36,7 @@ class Outcome:
     seconds: float
 
 
+THE_SOURCE = "{from}"  # as a negative: the case's own source prompt
 Method = Callable[[Case], Outcome]
 
 
@@ -57,6 +58,8 @@ class Ours:
 
     def __call__(self, case: Case) -> Outcome:
         params = replace(self.params, from_=case.source, to=case.target, seed=case.number)
+        if params.negative == THE_SOURCE:
+            params = replace(params, negative=case.source)
         whole = None if self.masked else Mask(np.ones(case.picture.shape[:2], dtype=bool))
         account = Account()
         (edited,) = self.bench.edit(picture_of(case), params, account, whole, None)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, draw_case
-from benchmarks.methods import picture_of
+from benchmarks.methods import THE_SOURCE, picture_of
 from benchmarks.scenebench import MEASURES, Worker, each, interval, overlap, rows_of
 from diffedit_cli import models
 from diffedit_cli.engine import attention, families, refine
@@ -40,14 +40,15 @@ MASKS: dict[str, dict[str, Any]] = {
     **{f"--smooth {cells}": {"smooth": cells} for cells in (0.5, 1.0)},
     "--smooth 0.5 --threshold auto": {"smooth": 0.5, "threshold": "auto"},
     "--fill-holes --islands 0.1": {"fill_holes": True, "islands": 0.1},
-    "--grow 1": {"grow": 1.0},
+    **{f"--grow {cells:g}": {"grow": cells} for cells in (0.5, 1.0)},
+    **{f"--edges {cells:g}": {"edges": cells} for cells in (0.0, 1.0, 2.0, 4.0, 5.0)},
     **{
         f"--mask-method {method}{option}": {"mask_method": method, **changes}
-        for method in ("attention", "both")
+        for method in ("noise", "attention")
         for option, changes in {
             "": {},
-            **{f" --threshold {threshold}": {"threshold": threshold} for threshold in (0.3, 0.4, 0.6, 0.7, "auto")},
-            " --clamp 4": {"clamp": 4.0},
+            " --edges 0": {"edges": 0.0},
+            **{f" --threshold {threshold}": {"threshold": threshold} for threshold in (0.4, 0.6, "auto")},
         }.items()
     },
 }
@@ -63,7 +64,11 @@ EDITS: dict[str, dict[str, Any]] = {
     "defaults": {},
     '--caption ""': {"caption": ""},
     **{f"--invert-guidance {guidance:g}": {"invert_guidance": guidance} for guidance in (3.0, 7.5)},
-    '--negative ""': {"negative": ""},
+    "--negative FROM": {"negative": THE_SOURCE},
+    "--edges 0": {"edges": 0.0},
+    "--mask-method noise": {"mask_method": "noise"},
+    "--mask-method noise --edges 0": {"mask_method": "noise", "edges": 0.0},
+    "--grow 1": {"grow": 1.0},
     **{f"--guidance {guidance:g}": {"guidance": guidance} for guidance in (3.0, 5.0, 10.0)},
     **{f"--strength {strength}": {"strength": strength} for strength in (0.6, 0.7, 0.9, 1.0)},
     **{f"--steps {steps}": {"steps": steps} for steps in (10, 20, 30)},
@@ -88,10 +93,11 @@ class Mapper:
         found, looks = self.maps(case)
         rows: dict[str, dict[str, float | None]] = {}
         for name, changes in MASKS.items():
-            params = replace(Params(), **changes)
+            params = replace(Params(from_=case.source, to=case.target), **changes).masked_by(attends=True)
             maps = {"contrast": found[params.mask_strength][: params.maps].mean(dim=0), "attention": looks}
             shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
-            mask = refine.mask(shown, case.mask.shape, **params.binarisation).numpy()
+            guide = torch.from_numpy(picture_of(case).fitted((self.loaded.native_size,) * 2))
+            mask = refine.mask(shown, case.mask.shape, guide=guide, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
             iou = overlap(mask, case.mask)
             rows[name] = {

@@ -52,7 +52,7 @@ def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) ->
 
 
 def _check_made(what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    made = {"clip-skip": Params.clip_skip, "scheduler": Params.scheduler, **made}  # said only where not the default
+    made = {"clip-skip": Params.clip_skip, **made}  # said only where not the default
     for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "caption-embeds", "clip-skip"):
         if key in about and made.get(key) != about[key]:
             stated, ours = (_model_of(said) if key == "model" else said.get(key) for said in (made, about))

@@ -54,7 +54,7 @@ class Inpainting:
         Raises ModelError, and UsageError for prompts that are no words.
         """
         to = _words("to", params.to)
-        negative = None if params.negative is None else _words("negative", params.negative)
+        negative = _words("negative", params.negative)
         with device_errors(self.device), torch.inference_mode():
             model = self._loaded()
             size = images.fitted_size(picture.size, model.native_size, model.multiple)
@@ -96,7 +96,7 @@ class Inpainting:
         names = ("guidance", "strength", "steps", "seed")
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
-        said |= {} if params.negative is None else {"negative": _words("negative", params.negative)}
+        said |= {"negative": params.negative} if _words("negative", params.negative) else {}
         return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
 
     def _loaded(self) -> Inpainter:

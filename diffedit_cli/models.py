@@ -119,6 +119,11 @@ class ModelFolder:
         return all((self.path / part).is_dir() for part in FAMILIES[self.family].beside)
 
     @property
+    def attends(self) -> bool:
+        """Whether its network attends from the picture to the words, as UNets do."""
+        return "unet" in FAMILIES[self.family].networks
+
+    @property
     def prediction_type(self) -> str:
         """What the network predicts, in its scheduler's words, or `flow`."""
         if self.family == "sd3":
@@ -129,8 +134,13 @@ class ModelFolder:
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""
         network = self._settings("transformer" if self.family == "sd3" else "unet", "config.json")
-        levels = self._settings("vae", "config.json").get("block_out_channels", [0])
-        return int(network.get("sample_size", 0) * 2 ** (len(levels) - 1))
+        return int(network.get("sample_size", 0) * self.factor)
+
+    @property
+    def factor(self) -> int:
+        """The side in pixels of a latent cell."""
+        levels: list[int] = self._settings("vae", "config.json").get("block_out_channels", [0])
+        return int(2 ** (len(levels) - 1))
 
     @property
     def fitness(self) -> tuple[float, float] | None:

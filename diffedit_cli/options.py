@@ -104,15 +104,16 @@ MASK = _params(
     "Mask",
     from_negative="What --from is not, while looking for the mask.",
     to_negative="What --to is not, while looking for the mask.",
-    mask_method="What shows the place: noise (what the prompts predict), attention (to the words of --from), or both.",
+    mask_method="Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
     maps="Noise draws averaged into the mask.",
     mask_strength="How much noise the prompts are compared in, 0 to 1.",
     clamp="Cut differences at this multiple of their mean.",
     threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
     smooth="Blur the differences by so many latent cells before.",
+    edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
     fill_holes="Fill the mask's holes.",
     islands="Leave out regions smaller than this share of the largest.",
-    grow="Grow the mask by so many latent cells.",
+    grow="Grow the mask by so many latent cells (default: 0.25, or 0 with --soft).",
     soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
 )
 LIMITS = _group(
@@ -128,7 +129,7 @@ ZOOM = _params(
 )
 SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
-SCHEDULER = _params("Noise levels", scheduler="ddim, or dpm++ that needs fewer steps.")
+SCHEDULER = _params("Noise levels", scheduler="dpm++, or ddim that needs more steps.")
 INVERSION = (
     SCHEDULER
     | _params(
@@ -153,7 +154,7 @@ EDIT = (
     GUIDANCE
     | _params(
         "Edit",
-        negative="What the edit steers away from (default: the --from prompt).",
+        negative="What the edit steers away from.",
         feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
         eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",
         variants="How many results; each has the next --seed.",

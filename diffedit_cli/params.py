@@ -16,12 +16,12 @@ from diffedit_cli.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 EXPAND_LIMIT = 64  # sentences at once
-AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own
+AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own, the mask's method
 OFF = "off"  # on the command line, a zoom of 1
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
-SCHEDULERS = ("ddim", "dpm++")
-REFINEMENTS = ("smooth", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
+SCHEDULERS = ("dpm++", "ddim")
+REFINEMENTS = ("smooth", "edges", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
 MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
 
 
@@ -33,29 +33,30 @@ class Params:
     to: Prompt = ""
     from_negative: Prompt = ""
     to_negative: Prompt = ""
-    mask_method: str = "noise"  # what shows where to edit; both: the product of the maps of the others
+    mask_method: str = AUTO  # what shows where to edit; both: the product of the maps of the others
     maps: int = 10  # n, noise draws averaged into the contrast map
     mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
     threshold: float | str = 0.5  # of the clamped map, rescaled to [0, 1]; AUTO: the map's own
     smooth: float = 0.0  # of the map before it: deviation of a Gaussian in latent cells
+    edges: float = 4.0  # of the picture, that the map's outline is drawn to within so many latent cells; 0 not at all
     fill_holes: bool = False  # of the mask
     islands: float = 0.0  # regions smaller than this share of the largest are left out
-    grow: float = 0.0  # of the mask at its end, in latent cells
+    grow: float | None = None  # of the mask at its end, in latent cells; None: as growth
     soft: bool = False  # graded, where it would end at once
     zoom: float | str = AUTO  # on what the mask covers, so many times; 1 not at all; AUTO: as far as it pays
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
-    strength: float = 0.8  # r, the encoding ratio
+    strength: float = 0.9  # r, the encoding ratio
     fixed_point: int = 0  # repetitions of each step of the inversion with the noise of its result
     reg_steps: int = 0  # of regularisation, for each step of the inversion
     lambda_auto_corr: float = 20.0
     lambda_kl: float = 20.0
     auto_corr_rolls: int = 5  # random shifts for each regularisation step
-    steps: int = 50
-    scheduler: str = "ddim"  # of inversion and edit; the levels are the same
+    steps: int = 20
+    scheduler: str = "dpm++"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
-    negative: Prompt | None = None  # of the edit; None: the --from prompt
+    negative: Prompt = ""  # of the edit
     feather: float = 0.25  # width inside the mask over which an edit fades in, in latent cells
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     eta: float | None = None  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM; None: as edit_eta
@@ -91,8 +92,8 @@ class Params:
             raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
         if not 0 <= self.islands <= 1:
             raise UsageError(f"--islands must be between 0 and 1, not {self.islands:g}.")
-        for name in ("smooth", "grow", "feather"):
-            if not 0 <= getattr(self, name) <= MOST_CELLS:
+        for name in ("smooth", "edges", "grow", "feather"):
+            if not 0 <= (getattr(self, name) or 0) <= MOST_CELLS:
                 raise UsageError(f"{option(name)} must be between 0 and {MOST_CELLS}, not {getattr(self, name):g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
@@ -101,8 +102,8 @@ class Params:
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
-        if self.mask_method not in MASK_METHODS:
-            raise UsageError(f"--mask-method {self.mask_method} is unknown; use {', '.join(MASK_METHODS)}.")
+        if self.mask_method not in (AUTO, *MASK_METHODS):
+            raise UsageError(f"--mask-method {self.mask_method} is unknown; use {', '.join((AUTO, *MASK_METHODS))}.")
         if self.soft and self.grow:
             raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
         if self.fixed_point and self.scheduler != "ddim":
@@ -123,10 +124,6 @@ class Params:
     @property
     def inversion_caption(self) -> Prompt:
         return self.from_ if self.caption is None else self.caption
-
-    @property
-    def edit_negative(self) -> Prompt:
-        return self.from_ if self.negative is None else self.negative
 
     @property
     def edit_eta(self) -> float:
@@ -154,7 +151,7 @@ class Params:
         if "invert" in stages:
             told["caption"] = self.inversion_caption
         if "edit" in stages:
-            told |= {"to": self.to, "negative": self.edit_negative}
+            told |= {"to": self.to, "negative": self.negative}
         return told
 
     def contrast_record(self) -> dict[str, Any]:
@@ -168,6 +165,16 @@ class Params:
         """What the attention map depends on: of --to only which words it leaves. Raises UsageError without words."""
         names = ["from_", "maps", "mask_strength", "steps", "seed"]
         return {"words": self.telling_words} | self._record(names) | self.text_record()
+
+    def masked_by(self, attends: bool) -> Params:
+        """With AUTO made out: both maps if the model `attends` to words, and some of --from are to give way.
+
+        Where nothing gives way, as when something is added, the old words do not show the place.
+        """
+        if self.mask_method != AUTO:
+            return self
+        method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
+        return dataclasses.replace(self, mask_method=method)
 
     @property
     def telling_words(self) -> list[str]:
@@ -185,6 +192,13 @@ class Params:
         return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(names)
 
     @property
+    def growth(self) -> float:
+        """Where it is not given: a quarter of a cell, so that no rim of what was there stays; a soft mask has no edge."""
+        if self.grow is not None:
+            return self.grow
+        return 0.0 if self.soft else 0.25
+
+    @property
     def zoom_factor(self) -> float | None:
         """None: as far as it pays."""
         return None if isinstance(self.zoom, str) else self.zoom
@@ -193,12 +207,13 @@ class Params:
     def binarisation(self) -> dict[str, Any]:
         """The keyword arguments of engine.refine.mask."""
         threshold = None if self.threshold == AUTO else self.threshold
-        return {"clamp": self.clamp, "threshold": threshold} | {name: getattr(self, name) for name in REFINEMENTS}
+        refined = {name: getattr(self, name) for name in REFINEMENTS} | {"grow": self.growth}
+        return {"clamp": self.clamp, "threshold": threshold, **refined}
 
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
-        record = self._record(["strength", "steps", "invert_guidance"])
-        record |= self._changed(["scheduler", "reg_steps", "fixed_point"])
+        record = self._record(["strength", "steps", "scheduler", "invert_guidance"])
+        record |= self._changed(["reg_steps", "fixed_point"])
         if self.reg_steps:
             record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
             record |= self._record(["seed"] if self.lambda_auto_corr else [])
@@ -206,9 +221,9 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        record = self._record(["to", "guidance"]) | self._changed(["scheduler", "feather", "zoom"])
+        record = self._record(["to", "guidance", "scheduler"]) | self._changed(["feather", "zoom"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
-        return record | prompts.record("negative", self.edit_negative) | self.text_record()
+        return record | prompts.record("negative", self.negative) | self.text_record()
 
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""
@@ -238,9 +253,10 @@ class GivenParams(TypedDict, total=False):
     clamp: float
     threshold: float | str
     smooth: float
+    edges: float
     fill_holes: bool
     islands: float
-    grow: float
+    grow: float | None
     soft: bool
     zoom: float | str
     caption: Prompt | None
@@ -254,7 +270,7 @@ class GivenParams(TypedDict, total=False):
     steps: int
     scheduler: str
     guidance: float
-    negative: Prompt | None
+    negative: Prompt
     feather: float
     clip_skip: int
     eta: float | None
@@ -288,8 +304,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     for field in dataclasses.fields(Params):
         name = option(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))
-        same_as_from = "inpainter" not in edit and _said(found, name) == _said(found, "from")
-        if same_as_from and field.name in ("caption", "negative"):  # an inpainting model has no negative by default
+        if field.name == "caption" and _said(found, name) == _said(found, "from"):
             continue
         if value is not None and value != field.default:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]

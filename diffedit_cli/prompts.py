@@ -115,10 +115,20 @@ def telling_words(source: Prompt, target: Prompt) -> list[str]:
             f"The attention mask looks for words of --from, and {given} leaves none; give --from alone, or use "
             "--mask-method noise."
         )
+    return replaced_words(source, target) or _telling(source)
+
+
+def replaced_words(source: Prompt, target: Prompt) -> list[str]:
+    """The telling words of the source that the target does not have; none of a source that is no words."""
+    if not isinstance(source, str):
+        return []
+    staying = set() if isinstance(target, Embeds) else set(_words(str(target)))
+    return [word for word in _telling(source) if word not in staying]
+
+
+def _telling(source: str) -> list[str]:
     words = _words(source)
-    telling = [word for word in words if word not in _LITTLE] or words
-    shared = set() if isinstance(target, Embeds) else set(_words(str(target)))
-    return [word for word in telling if word not in shared] or telling
+    return [word for word in words if word not in _LITTLE] or words
 
 
 def _words(prompt: str) -> list[str]:

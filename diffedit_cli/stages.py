@@ -78,7 +78,7 @@ class Workbench:
         What it finds in a large picture is sought again in each part of it, closer.
         """
         with account.clock("mask"):
-            params = self._writers(account).expanded(params)
+            params = self._writers(account).expanded(params).masked_by(self.folder.attends)
             shown, contrast = self._sought(picture, params, account)
         if not shown.any():
             raise NothingToEdit(
@@ -266,7 +266,7 @@ class Workbench:
         M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, grid)[0].to(
             self.device
         )
-        negative = self.runtime.embedding(params.edit_negative, params, account)
+        negative = self.runtime.embedding(params.negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
         steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
@@ -304,8 +304,9 @@ class Workbench:
 
     def _shaped(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
         """The mask that is made from a map (h, w), as grey."""
-        width, height = picture.size
-        M = refine.mask(contrast, (height, width), **params.binarisation)
+        (width, height), (h, w) = picture.size, contrast.shape
+        guide = torch.from_numpy(picture.fitted((w * self.folder.factor, h * self.folder.factor)))
+        M = refine.mask(contrast, (height, width), guide=guide, **params.binarisation)
         return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
 
     def _maps(self, picture: Picture, params: Params, account: Account) -> dict[str, Tensor]:

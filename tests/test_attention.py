@@ -16,6 +16,7 @@ from diffedit_cli import DiffEdit, prompts
 from diffedit_cli.engine import attention, families
 from diffedit_cli.engine.sd import StableDiffusion
 from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.params import MASK_METHODS, Params
 
 CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 
@@ -38,6 +39,26 @@ CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 )
 def test_the_words_that_tell_the_prompts_apart(source: str, target: str, telling: list[str]) -> None:
     assert prompts.telling_words(source, target) == telling
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "attends", "method"),
+    [
+        ("a cat", "a dog", True, "both"),
+        ("a cat on grass", "a cat", True, "both"),
+        ("a cat", "a dog", False, "noise"),
+        ("a cat", "a cat with a hat", True, "noise"),  # nothing gives way
+        ("", "a dog", True, "noise"),
+        (prompts.Embeds("0", Path("x.safetensors")), "a dog", True, "noise"),
+        (prompts.Sentences("cat", ("a cat sits",), "flan"), "a dog", True, "noise"),
+    ],
+)
+def test_by_default_both_are_asked_where_words_give_way(
+    source: prompts.Prompt, target: str, attends: bool, method: str
+) -> None:
+    assert Params(from_=source, to=target).masked_by(attends).mask_method == method
+    for given in MASK_METHODS:
+        assert Params(from_=source, to=target, mask_method=given).masked_by(attends).mask_method == given
 
 
 def test_what_is_no_words_is_refused() -> None:
@@ -177,7 +198,7 @@ def test_info_repeats_it(method: str) -> None:
 def test_an_unknown_method_is_said() -> None:
     ran = diffedit("mask", "cat.png", *WORDS, "--mask-method", "eyes")
     assert ran.code == 2
-    assert "use noise, attention, both" in ran.err
+    assert "use auto, noise, attention, both" in ran.err
 
 
 def test_a_file_of_embeddings_cannot_be_watched(

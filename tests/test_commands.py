@@ -99,7 +99,7 @@ def command_of(path: str, picture: str) -> list[str]:
         (("edit", *WORDS), "cat.edited.png"),
         (("edit", *WORDS, "--negative", "", "--caption", "grass", "--guidance", 5, "--strength", 1), "cat.edited.png"),
         (("edit", *WORDS, "--eta", 0.5, "--seed", 4), "cat.edited.png"),
-        (("edit", *WORDS, "--scheduler", "dpm++"), "cat.edited.png"),
+        (("edit", *WORDS, "--scheduler", "ddim"), "cat.edited.png"),
         (("invert", "--caption", "cat", "--reg-steps", 1, "--lambda-kl", 3, "--seed", 2), "cat.latents.safetensors"),
         (("edit", *WORDS, "--reg-steps", 1, "--auto-corr-rolls", 2, "--seed", 2), "cat.edited.png"),
         (("edit", *WORDS, "--dtype", "bfloat16"), "cat.edited.png"),
@@ -248,9 +248,10 @@ def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.
     listed = diffedit("cache", "list").out.decode()
     assert "contrast" in listed
     assert "inversion" in listed
-    assert "2 entries" in listed
+    assert "attention" in listed
+    assert "3 entries" in listed
     assert "removed 0 entries" in diffedit("cache", "prune").out.decode()
-    assert "removed 1 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
+    assert "removed 2 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
     assert "removed 1 entries" in diffedit("cache", "clear").out.decode()
     assert "0 entries" in diffedit("cache", "list").out.decode()
 

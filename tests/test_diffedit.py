@@ -206,8 +206,8 @@ def test_a_trajectory_has_a_level_for_each_of_its_latents() -> None:
     [(1.0, 7.5, (20, 40, 80)), (7.5, 7.5, (20, 80, 80)), (1.0, 1.0, (20, 40, 40))],
 )
 def test_evaluations(invert_guidance: float, guidance: float, spent: tuple[int, int, int]) -> None:
-    """At the defaults 2n + 40 + 80 = 140, where diffusers' pipeline spends 200."""
-    params = Params(invert_guidance=invert_guidance, guidance=guidance)
+    """At its defaults 2n + 40 + 80 = 140, where diffusers' pipeline spends 200; at ours 74."""
+    params = Params(invert_guidance=invert_guidance, guidance=guidance, steps=50, strength=0.8)
     levels = cosine_levels(params.steps)
     at = levels[levels_up_to(params.mask_strength, params.steps)]
     masking, inverting, editing = constant(), constant(), constant()
@@ -218,7 +218,6 @@ def test_evaluations(invert_guidance: float, guidance: float, spent: tuple[int, 
     for _ in edit(editing, given, HALF, Text(TARGET, SOURCE, params.guidance)):
         pass
     assert (masking.evaluations, inverting.evaluations, editing.evaluations) == spent
-    assert params != Params() or sum(spent) == 140
 
 
 # The contrast map

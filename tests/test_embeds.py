@@ -23,6 +23,12 @@ from diffedit_cli.prompts import Embeds
 FROM, TO = ("--from-embeds", "e/from.safetensors"), ("--to-embeds", "e/to.safetensors")
 
 
+@pytest.fixture(autouse=True)
+def noise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files leave no words to look for, so that words and files give the same mask only without looking."""
+    monkeypatch.setenv("DIFFEDIT_MASK_METHOD", "noise")
+
+
 def wrote(*words: object) -> bytes:
     """What a command sends to standard output in place of a file."""
     ran = diffedit(*words, "--no-metadata", "-o", "-") if words[0] == "edit" else diffedit(*words, "-o", "-")
@@ -133,9 +139,9 @@ def test_the_command_names_what_is_in_place_of_what() -> None:
     assert invert == ["--caption-embeds", "CAPTION.safetensors", "--steps", "5"]
     assert options_of(Params(from_=file).inversion_record()) == ["--caption-embeds", "CAPTION.safetensors"]
     mask = Params(from_=file, to="dog")
-    edited = {"mask": mask.mask_record(), "edit": Params(from_=file, to=file, negative="").edit_record()}
+    edited = {"mask": mask.mask_record(), "edit": Params(from_=file, to=file, negative="grass").edit_record()}
     words = ["--mask", "MASK.png", "--from-embeds", "FROM.safetensors", "--to-embeds", "TO.safetensors"]
-    assert options_of(edited) == [*words, "--negative", ""]
+    assert options_of(edited) == [*words, "--negative", "grass"]
 
 
 @pytest.mark.usefixtures("here")

@@ -259,7 +259,7 @@ def test_evaluations_at_the_defaults(folder: Path, tmp_path: Path, monkeypatch: 
         monkeypatch.delenv(f"DIFFEDIT_{name}")
     ran = diffedit("edit", "cat.png", *WORDS, "--json")
     assert ran.code == 0, ran.err
-    assert ran.json["evaluations"] == {"mask": 20, "invert": 40, "edit": 80}
+    assert ran.json["evaluations"] == {"mask": 20, "invert": 18, "edit": 36}
     assert ran.warnings == []
 
 

@@ -152,7 +152,8 @@ def test_info_repeats_it(here: Path, inpainter: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("family", ["tiny_sdxl", "tiny_sd3"])
 def test_other_families_paint_too(here: Path, family: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(family)
-    ran = diffedit("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", model, "--json")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--strength", 0.8, "--inpainter", model, "--json")
+    ran = diffedit(*words)
     assert ran.code == 0, ran.err
     assert ran.json["evaluations"]["edit"] == 8
     assert (pixels(here / "cat.edited.png") != pixels(here / "cat.png")).any()

@@ -17,7 +17,9 @@ from diffedit_cli.engine.sd import StableDiffusion
 from diffedit_cli.engine.solvers import DDIM
 from diffedit_cli.params import Params, levels_up_to
 
-BASE = Params(from_="a cat on grass", to="a dog on grass", steps=10, maps=3, clamp=2.0)
+BASE = Params(
+    from_="a cat on grass", to="a dog on grass", negative="a cat on grass", steps=10, strength=0.8, maps=3, clamp=2.0
+)
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Sides:
         return latents
 
     def edit(self, params: Params) -> Tensor:
-        negative = self.model.embed(params.edit_negative, params.clip_skip)
+        negative = self.model.embed(params.negative, params.clip_skip)
         query = Text(self.model.embed(params.to, params.clip_skip), negative, params.guidance)
         solver = DDIM(params.edit_eta, seeded(params))
         trajectory = self.inversion(params)
@@ -91,7 +93,7 @@ class Sides:
     def their_edit(self, params: Params) -> Tensor:
         y_0: Tensor = self.pipe(
             prompt=params.to,
-            negative_prompt=params.edit_negative,
+            negative_prompt=params.negative,
             mask_image=torch.ones(self.pipe.x_0.shape[2:]),
             image_latents=self.inversion(params).latents[1:].flip(0)[None],
             inpaint_strength=params.strength,

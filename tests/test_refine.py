@@ -11,6 +11,7 @@ from command import FAST, WORDS, diffedit
 from PIL import Image
 from skimage.filters import threshold_otsu
 from torch import Tensor
+from torch.nn import functional
 
 from diffedit_cli.engine.diffedit import binarise
 from diffedit_cli.engine.refine import mask, otsu
@@ -69,6 +70,60 @@ def test_islands_are_left_out_by_size(share: float, kept: int) -> None:
     contrast[2:10, 2:10] = contrast[12:15, 2:5] = contrast[14, 14] = 1.0
     M = mask(contrast, (16, 16), islands=share)
     assert [bool(M[at]) for at in ((5, 5), (13, 3), (14, 14))] == [True, kept > 1, kept > 2]
+
+
+def disc(size: int = 256) -> Tensor:
+    """A disc, (size, size) bool, that no grid of cells fits."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return (x - 0.47 * size) ** 2 + (y - 0.55 * size) ** 2 < (0.21 * size) ** 2
+
+
+def coarse(M: Tensor, cells: int = 32) -> Tensor:
+    """What a network may see of it: a smooth bump on the grid of the latents, over a faint ground."""
+    seen = functional.adaptive_avg_pool2d(M.float()[None], cells)
+    return 0.05 + functional.avg_pool2d(functional.pad(seen, (2, 2, 2, 2)), 5, 1)[0]
+
+
+def painted(M: Tensor) -> Tensor:
+    """Red on a green that gets lighter, with some grain: (3, size, size) in [-1, 1]."""
+    ground = torch.tensor([-0.5, 0.4, -0.3])[:, None, None] + torch.linspace(-0.3, 0.3, len(M))[:, None]
+    colours = torch.where(M, torch.tensor([0.8, -0.4, -0.4])[:, None, None], ground)
+    return colours + 0.03 * torch.randn(colours.shape, generator=torch.Generator().manual_seed(0))
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize("cells", [3.0, 4.0])
+def test_the_outline_follows_the_pictures_edges(cells: float) -> None:
+    M = disc()
+    before = mask(coarse(M), (256, 256))
+    after = mask(coarse(M), (256, 256), edges=cells, guide=painted(M))
+    assert overlap(before, M) < 0.85
+    assert overlap(after, M) > 0.95
+    twice = mask(coarse(M), (512, 512), edges=cells, guide=painted(M))
+    assert overlap(twice, disc(512)) > 0.95
+
+
+def test_without_edges_the_picture_does_not_count() -> None:
+    M = disc()
+    assert torch.equal(mask(coarse(M), (64, 64), edges=0.0, guide=painted(M)), mask(coarse(M), (64, 64)))
+
+
+def test_what_would_drown_in_its_window_keeps_the_outline_it_had() -> None:
+    contrast = torch.full((32, 32), 0.2)
+    contrast[16, 16] = 1.0
+    plain = torch.zeros(3, 256, 256)
+    assert mask(contrast, (256, 256)).any()
+    assert torch.equal(mask(contrast, (256, 256), edges=3.0, guide=plain), mask(contrast, (256, 256)))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 40), (2, 3), (40, 1)])
+def test_the_smallest_and_the_longest_pictures_have_edges_too(grid: tuple[int, int]) -> None:
+    contrast = torch.rand(grid, generator=torch.Generator().manual_seed(0))
+    guide = torch.rand((3, 8 * grid[0], 8 * grid[1]), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert mask(contrast, (30, 20), clamp=1.0, edges=3.0, guide=guide).shape == (30, 20)
 
 
 @pytest.mark.parametrize("cells", [0.5, 1.0, 2.0])

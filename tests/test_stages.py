@@ -49,13 +49,18 @@ def edit(bench: Workbench, path: Path, params: Params = PARAMS, **changes: objec
     return account
 
 
+def problems(account: Account) -> list[str]:
+    """Warnings but for hints: what an untrained model masks is of any size."""
+    return [warning for warning in account.warnings if not warning.startswith("The mask covers")]
+
+
 # the cost
 
 
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
-    """Ten maps for two prompts; 40 of 50 steps unguided; 40 steps guided."""
+    """Ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
     account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2))
-    assert account.evaluations == {"mask": 20, "invert": 40, "edit": 80}
+    assert account.evaluations == {"mask": 20, "invert": 18, "edit": 36}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
 
 
@@ -82,13 +87,13 @@ def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) 
         ({"from_negative": "grass"}, 8, 0),
         ({"from_negative": "grass", "to_negative": "grass"}, 0, 0),
         ({"strength": 1.0}, 0, 5),
-        ({"scheduler": "dpm++"}, 0, 4),
+        ({"scheduler": "ddim"}, 0, 4),
         ({"reg_steps": 2}, 0, 4),
         ({"lambda_kl": 3.0, "lambda_auto_corr": 3.0, "auto_corr_rolls": 2}, 0, 0),
         ({"caption": "a cat"}, 0, 4),
         ({"invert_guidance": 2.0}, 0, 8),
         ({"from_": "grass"}, 4, 4),
-        ({"steps": 6}, 4, 4),
+        ({"steps": 6}, 4, 5),
     ],
     ids=str,
 )
@@ -149,8 +154,8 @@ def test_cache_keys_are_what_they_were() -> None:
     assert cache_key("inversion", about | params.inversion_record()) == INVERSION_KEY
 
 
-CONTRAST_KEY = "45fbcbc7e07147c1b580adb1ecc9ad5fe84e70fb286db1b75d1d06abd5928ba2"
-INVERSION_KEY = "9e126c8f96c97a0b22245f1be2a7fd0bba1bfba0fc34133c24236df838b91fd2"
+CONTRAST_KEY = "63626a163cb3e75118638db0a6aab9483b9e732a651d5ae73254a90a911ab9ba"
+INVERSION_KEY = "4220866706e8100765fe980cc828b52151757fd5e9a94550116ea437a4931792"
 
 
 # a cache that fails
@@ -176,7 +181,7 @@ def test_a_damaged_entry_is_said_and_made_again(bench: Workbench, image: Path, k
     assert [warning for warning in account.warnings if str(entry) in warning and "damaged" in warning]
     assert account.evaluations["mask" if kind == "contrast" else "invert"] == 4
     assert entry.read_bytes() == data
-    assert edit(bench, image).warnings == []
+    assert problems(edit(bench, image)) == []
 
 
 def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path) -> None:
@@ -189,7 +194,7 @@ def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("edit", image, *WORDS, *FAST, "--model", tiny_epsilon, "--cache-dir", tmp_path / "cache", "--json")
-    for extra, kept in ((["--no-cache"], 0), ([], 2), (["--no-cache"], 2)):
+    for extra, kept in ((["--no-cache"], 0), ([], 3), (["--no-cache"], 3)):
         ran = diffedit(*words, *extra)
         assert ran.json["evaluations"] == {"mask": 4, "invert": 4, "edit": 8}
         assert len(Cache(tmp_path / "cache").entries()) == kept
@@ -308,7 +313,7 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
 
 def test_half_precision_that_suffices_stays_half(image: Path, tiny_epsilon: Path) -> None:
     bench = Workbench(models.find(str(tiny_epsilon)), None, device="cpu", dtype="float16")
-    assert edit(bench, image).warnings == []
+    assert problems(edit(bench, image)) == []
     assert bench.runtime.model(Account()).dtype_name == "float16"
 
 

@@ -98,7 +98,7 @@ def test_the_sentences_are_t5s_and_their_embeddings_are_averaged(tiny_epsilon: P
     for name, concept in (("from", "cat"), ("to", "dog")):
         assert (mask[name], len(mask[f"{name}-sentences"])) == (concept, 3)
         assert len(set(mask[f"{name}-sentences"])) == 3
-    assert edit["negative-sentences"] == mask["from-sentences"]
+    assert edit["to-sentences"] == mask["to-sentences"]
     model = families.load(tiny_epsilon, "cpu", torch.float32)
     mean = torch.cat([model.embed(text).tokens for text in mask["to-sentences"]]).mean(0, keepdim=True)
     torch.testing.assert_close(load_file("e/to.safetensors")["tokens"], mean, rtol=0, atol=1e-6)

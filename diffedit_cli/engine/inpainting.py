@@ -71,7 +71,7 @@ class Inpainter:
         M: Tensor,
         prompt: str,
         *,
-        negative: str | None,
+        negative: str,
         guidance: float,
         strength: float,
         steps: int,

@@ -1,15 +1,17 @@
-"""Beyond the paper: a contrast map's own threshold, and what makes a mask fit an object better. All off by default."""
+"""Beyond the paper: a contrast map's own threshold, and what makes a mask fit an object better."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import binarise, rescale
+from diffedit_cli.engine.diffedit import rescale
 
 BINS = 256  # of the histogram that a threshold is found in
+FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
 
 
 def mask(
@@ -19,6 +21,8 @@ def mask(
     clamp: float = 3.0,
     threshold: float | None = 0.5,
     smooth: float = 0.0,
+    edges: float = 0.0,
+    guide: Tensor | None = None,
     fill_holes: bool = False,
     islands: float = 0.0,
     grow: float = 0.0,
@@ -26,9 +30,10 @@ def mask(
 ) -> Tensor:
     """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what is asked for around it.
 
-    `threshold` None finds the map's own (`otsu`). Before, the map is blurred by a Gaussian of `smooth` latent cells;
-    after, holes are filled, regions smaller than the share `islands` of the largest are dropped, and what is left
-    grows by `grow` cells. With `soft` it is graded (`ramp`), in [0, 1]; what is filled in is then 1.
+    `threshold` None finds the map's own (`otsu`). Before, the map is blurred by a Gaussian of `smooth` latent cells,
+    and its outline drawn to the edges of the picture `guide` (3, gh, gw), in [-1, 1], within `edges` cells
+    (`along_edges`). After, holes are filled, regions smaller than the share `islands` of the largest are dropped, and
+    what is left grows by `grow` cells. With `soft` it is graded (`ramp`), in [0, 1]; what is filled in is then 1.
     """
     if smooth:
         from scipy import ndimage  # a third of a second that only this need pay
@@ -36,7 +41,12 @@ def mask(
         blurred = ndimage.gaussian_filter(contrast.cpu().numpy(), smooth)
         contrast = torch.from_numpy(blurred).to(contrast.device)
     threshold = otsu(contrast, clamp) if threshold is None else threshold
-    M = ramp(contrast, clamp, threshold, size) if soft else binarise(contrast, clamp, threshold, size)
+    scaled = rescale(contrast, clamp, size)
+    if edges and guide is not None:
+        drawn = along_edges(rescale(contrast, clamp), guide, edges)
+        along = F.interpolate(drawn[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        scaled = along if (along > threshold).any() else scaled  # a faint speck can drown in its window
+    M = ramp(scaled, threshold) if soft else scaled > threshold
     if not (fill_holes or islands or grow) or not M.any():
         return M
     cell, some = max(size) / max(contrast.shape), M > 0
@@ -44,13 +54,28 @@ def mask(
     return torch.where(some, M, 1.0) * shaped if soft else shaped
 
 
-def ramp(contrast: Tensor, clamp: float, threshold: float, size: tuple[int, int]) -> Tensor:
-    """A contrast map (h, w) -> M in [0, 1] of `size` (H, W): 1 from the threshold on, falling to 0 at half of it.
+def along_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
+    """A map (h, w) at the size of a picture (3, gh, gw), in [-1, 1], its outline drawn to edges within so many cells.
+
+    The guided filter (K. He et al., Guided image filtering, TPAMI 35, 2013; the fast one, arXiv:1505.00996): in each
+    window the result is linear in the picture's colours, and so has its edges.
+    """
+    from kornia.filters import guided_blur  # a fifth of a second that only this need pay
+
+    colours = (guide.to(scaled.device, scaled.dtype)[None] + 1) / 2
+    cell = max(1, guide.shape[-1] // scaled.shape[-1])
+    wide = F.interpolate(scaled[None, None], guide.shape[-2:], mode="bilinear", align_corners=False)
+    window = 2 * round(cells * cell) + 1
+    drawn: Tensor = guided_blur(colours, wide, window, FLAT, border_type="replicate", subsample=max(1, cell // 2))
+    return drawn[0, 0].clamp(0, 1)
+
+
+def ramp(scaled: Tensor, threshold: float) -> Tensor:
+    """A map in [0, 1] -> M of its size, in [0, 1]: 1 from the threshold on, falling to 0 at half of it.
 
     So what the paper repaints is repainted as fully, and what differs less than half as much is not touched at all:
     between them lies an edit's own surroundings, which may follow it a little.
     """
-    scaled = rescale(contrast, clamp, size)
     return (2 * scaled / threshold - 1).clamp(0, 1) if threshold else (scaled > 0).float()
 
 

@@ -73,7 +73,7 @@ class DPMSolver(DDIM):
         return Prediction(D, prediction.eps + at.a / at.b * (prediction.x_0 - D))
 
 
-SOLVERS = {"ddim": DDIM, "dpm++": DPMSolver}  # as params.SCHEDULERS
+SOLVERS = {"dpm++": DPMSolver, "ddim": DDIM}  # as params.SCHEDULERS
 
 
 def renew(prediction: Prediction, at: Level, to: Level, eta: float, noise: Tensor) -> Prediction:
