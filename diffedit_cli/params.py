@@ -193,7 +193,7 @@ class Params:
 
     @property
     def growth(self) -> float:
-        """Where it is not given: a quarter of a cell, so that no rim of what was there stays; a soft mask has no edge."""
+        """Where it is not given: a quarter of a cell, so that no rim of what was there stays, or 0 for a soft mask."""
         if self.grow is not None:
             return self.grow
         return 0.0 if self.soft else 0.25
