@@ -6,12 +6,12 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffedit_cli import artefacts, files, formats, limits, review
-from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError, Withheld
+from diffedit_cli.errors import DiffEditError, OutputError, UsageError, Withheld
 from diffedit_cli.images import Picture
-from diffedit_cli.params import Params, levels_up_to
+from diffedit_cli.params import AUTO, Params, levels_up_to
 from diffedit_cli.prompts import Embeds
 from diffedit_cli.report import Result
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from diffedit_cli.account import Account
     from diffedit_cli.artefacts import Latents, Mask
     from diffedit_cli.composition import Edited
+    from diffedit_cli.limits import Limits
     from diffedit_cli.stages import Workbench
 
+T = TypeVar("T")
 OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
-READ_EXTENSIONS = (*formats.EXTENSIONS, ".gif")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Job:
     overlay: Path | None = None
     compare: Path | None = None
     sheet: Path | None = None
+    identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
+    written_before: bool = False  # by an earlier run, whatever the outputs say themselves
 
     @property
     def inputs(self) -> list[Path]:
@@ -105,11 +108,31 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     return _result(job, picture, bench, account, output=output)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What an edit needs, read and checked: all that can be wrong with its files is said before the network works."""
+
+    picture: Picture
+    mask: Mask | None
+    latents: Latents | None
+    allowed: Limits
+    outputs: list[Path]
+    format: str
+    shows: dict[str, Path]
+    embeds: dict[str, Path]
+    frames: list[Path]
+
+
 def edit(job: Job, workbench: OpenWorkbench) -> Result:
     """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
 
     Of an edit that is withheld nothing is written, not even its mask.
     """
+    return paint(job, open_edit(job), workbench)()
+
+
+def open_edit(job: Job) -> Opened:
+    """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
     picture = formats.load(job.input)
     given_mask = artefacts.load_mask(job.mask, job.params.soft) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
@@ -123,32 +146,40 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
         _target(job, job.mask_output)
     shows = _shows_targets(job, [*outputs, *job.written])
     embeds = _embeds_targets(job, job.stages)
-    frames = _frames_targets(job)
-    bench = workbench()
+    return Opened(picture, given_mask, given_latents, allowed, outputs, chosen, shows, embeds, _frames_targets(job))
+
+
+def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Result]:
+    """All of an edit that the model does; what is returned writes the results. Both raise DiffEditError."""
+    bench, picture = workbench(), opened.picture
     account = bench.open_account()
-    variants = bench.edit(picture, job.params, account, given_mask, given_latents, allowed)
+    variants = bench.edit(picture, job.params, account, opened.mask, opened.latents, opened.allowed)
     first = variants[0]
-    data = [formats.encode(one.picture, chosen, one.record if job.metadata else None) for one in variants]
-    shown = _shown(shows, job, picture, first.mask, variants)
-    _save_embeds(embeds, job, picture, bench, account)
+    _save_embeds(opened.embeds, job, picture, bench, account)
     if first.latents is not None:
-        _save_frames(frames, first.latents, bench, account)
-    if job.mask_output is not None:
-        files.publish(job.mask_output, artefacts.pack_mask(first.mask))
-    for output, picture_data in zip(outputs, data, strict=True):
-        files.publish(output, picture_data)
-    _publish(shown)
-    mask_file = job.mask or job.mask_output
-    return _result(
-        job,
-        picture,
-        bench,
-        account,
-        output=outputs[0],
-        outputs=tuple(map(str, outputs)),
-        mask=str(mask_file) if mask_file else None,
-        mask_area=first.mask.share,
-    )
+        _save_frames(opened.frames, first.latents, bench, account)
+
+    def save() -> Result:
+        data = [formats.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
+        shown = _shown(opened.shows, job, picture, first.mask, variants)
+        if job.mask_output is not None:
+            files.publish(job.mask_output, artefacts.pack_mask(first.mask))
+        for output, picture_data in zip(opened.outputs, data, strict=True):
+            files.publish(output, picture_data)
+        _publish(shown)
+        mask_file = job.mask or job.mask_output
+        return _result(
+            job,
+            picture,
+            bench,
+            account,
+            output=opened.outputs[0],
+            outputs=tuple(map(str, opened.outputs)),
+            mask=str(mask_file) if mask_file else None,
+            mask_area=first.mask.share,
+        )
+
+    return save
 
 
 def each(
@@ -160,14 +191,19 @@ def each(
 ) -> Iterator[Result]:
     """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
     for job in jobs:
-        try:
-            yield command(job, workbench)
-        except DiffEditError as error:
-            failed = _failed(job, error.code, str(error))
-            yield replace(failed, status="withheld") if isinstance(error, Withheld) else failed
-        except Exception as error:
-            on_bug(traceback.format_exc())
-            yield _failed(job, DiffEditError.code, bug_message(error))
+        yield attempted(job, lambda job=job: command(job, workbench), on_bug)  # type: ignore[misc]
+
+
+def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
+    """What `call` returns, or a failed result in its place."""
+    try:
+        return call()
+    except DiffEditError as error:
+        failed = failed_result(job, error.code, str(error))
+        return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
+    except Exception as error:
+        on_bug(traceback.format_exc())
+        return failed_result(job, DiffEditError.code, bug_message(error))
 
 
 def bug_message(error: BaseException) -> str:
@@ -175,46 +211,6 @@ def bug_message(error: BaseException) -> str:
         f"Something went wrong that should not ({type(error).__name__}: {error}); "
         "run it again with --verbose and report what it prints."
     )
-
-
-def pictures_in(sources: Iterable[Path]) -> list[Path]:
-    """Single pictures as given; of a folder those that diffedit did not make, by name, without sub-folders.
-
-    Raises InputError for a folder without any.
-    """
-    found: list[Path] = []
-    for source in sources:
-        if not source.is_dir():
-            found.append(source)
-            continue
-        inside = sorted(path for path in source.iterdir() if path.suffix.lower() in READ_EXTENSIONS)
-        inside = [path for path in inside if not made_by_us(path)]
-        if not inside:
-            raise InputError(f"The folder {source} holds no pictures ({', '.join(READ_EXTENSIONS)}).")
-        found += inside
-    return found
-
-
-def plan(sources: Iterable[Path], out: Path, **shared: Any) -> list[Job]:
-    """A job for each picture, its output and mask in `out` under the picture's own name, all else `shared`.
-
-    Raises UsageError when two pictures would get the same name, and OutputError for a folder that cannot be made.
-    """
-    pictures = pictures_in(sources)
-    if files.STANDARD_STREAM in pictures:
-        raise UsageError("diffedit run takes pictures and folders; use diffedit edit for standard input.")
-    jobs = [
-        Job(
-            input=path,
-            output=out / (path.stem + _written_extension(path)),
-            mask_output=out / f"{path.stem}.mask.png",
-            **shared,
-        )
-        for path in pictures
-    ]
-    check_distinct((job.input, target) for job in jobs for target in job.written)
-    files.make_folder(out, "--out")
-    return jobs
 
 
 def check_distinct(targets: Iterable[tuple[Path, Path]], remedy: str = "do them one by one, with -o or --out") -> None:
@@ -225,8 +221,11 @@ def check_distinct(targets: Iterable[tuple[Path, Path]], remedy: str = "do them 
             raise UsageError(f"{other} and {source} would both write {target}; {remedy}.")
 
 
-def check_shows(jobs: Sequence[Job]) -> None:
-    """Raises for files to look at that are misnamed, wanted for several pictures at once, or one of the pictures."""
+def check_together(jobs: Sequence[Job]) -> None:
+    """Raises for what is wanted beside the results, if it is misnamed, the same for several, or one of the pictures."""
+    if len(jobs) > 1 and any(job.save_embeds and job.params.caption == AUTO for job in jobs):
+        raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
+    check_distinct((job.input, frame_path(job, 0)) for job in jobs if job.frames is not None)
     inputs = {path.resolve() for job in jobs for path in job.inputs if path != files.STANDARD_STREAM}
     for job in jobs:
         if job.sheet is not None and job.params.variants < 2:
@@ -242,7 +241,7 @@ def check_shows(jobs: Sequence[Job]) -> None:
 
 def edited_beside(path: Path) -> Path:
     """Where `edit` writes by default, as far as the name tells."""
-    return _beside(path, f".edited{_written_extension(path)}")
+    return _beside(path, f".edited{written_extension(path)}")
 
 
 def numbered(output: Path, params: Params) -> list[Path]:
@@ -251,7 +250,7 @@ def numbered(output: Path, params: Params) -> list[Path]:
     return [output, *others]
 
 
-def _written_extension(path: Path) -> str:
+def written_extension(path: Path) -> str:
     return path.suffix if path.suffix.lower() in formats.EXTENSIONS else ".png"
 
 
@@ -264,7 +263,8 @@ def _stem(job: Job) -> str:
 
 
 def _target(job: Job, path: Path, option: str = "-o") -> Path:
-    files.check_target(path, inputs=job.inputs, ours=made_by_us(path), force=job.force, option=option)
+    ours = job.written_before or made_by_us(path)
+    files.check_target(path, inputs=job.inputs, ours=ours, force=job.force, option=option)
     return path
 
 
@@ -361,9 +361,32 @@ def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, o
         cache=account.cache,
         seconds=account.seconds,
         warnings=(*picture.warnings, *account.warnings),
+        identity=job.identity,
+        **_prompts(job),
         **more,
     )
 
 
-def _failed(job: Job, code: int, message: str) -> Result:
-    return Result(status="failed", input=str(job.input), seed=job.params.seed, error={"code": code, "message": message})
+def failed_result(job: Job, code: int, message: str) -> Result:
+    said = {"code": code, "message": message}
+    return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
+
+
+def skipped_result(job: Job) -> Result:
+    """Of a job whose outputs an earlier run made, from the same and by the same."""
+    outputs = numbered(job.written[0], job.params)
+    mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
+    return Result(
+        status="skipped",
+        input=str(job.input),
+        output=str(outputs[0]),
+        outputs=tuple(map(str, outputs)),
+        mask=mask,
+        seed=job.params.seed,
+        identity=job.identity,
+        **_prompts(job),
+    )
+
+
+def _prompts(job: Job) -> dict[str, Any]:
+    return {"from_": str(job.params.from_), "to": str(job.params.to)}

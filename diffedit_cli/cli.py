@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, prompts, settings
+from diffedit_cli import __version__, cli_cache, cli_models, cli_run, launch, settings
 from diffedit_cli import options as o
-from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError, Withheld
+from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
-from diffedit_cli.params import AUTO, PROMPTS, Params
 
 if TYPE_CHECKING:
-    from diffedit_cli.batch import Job, OpenWorkbench
-    from diffedit_cli.report import Reporter, Result
-    from diffedit_cli.stages import Workbench
+    from diffedit_cli.batch import Job
+    from diffedit_cli.params import Params
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
+app.command(name="run")(cli_run.run)
 
 
 def run() -> int:
@@ -135,16 +134,6 @@ def edit(**given: Any) -> None:
     _execute(given, "edit", given["images"], needs=("to",) if given["mask"] else ("from_", "to"))
 
 
-@app.command(name="run")
-@takes(
-    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
-    o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
-)  # fmt: skip
-def run_batch(**given: Any) -> None:
-    """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl."""
-    _execute(given, "run", given["sources"], needs=("from_", "to"))
-
-
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
     """Checks what can be checked without the model, then does the jobs.
 
@@ -158,7 +147,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         try:
             jobs = _planned(given, command, sources, needs)
             pictures = [job.input for job in jobs]
-            workbench = _opener(given, reporter)
+            launched = launch.Launch(given, reporter)
         except DiffEditError as error:
             if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
                 said = {"code": error.code, "message": str(error)}
@@ -166,63 +155,32 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
                     failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
                     sys.stdout.write(failed.json() + "\n")
             raise
-        work = {"mask": batch.mask, "invert": batch.invert}.get(command, batch.edit)
-        codes = _work(jobs, work, workbench, reporter, given)
-    if failures := {code for code in codes if code}:
-        alone = len(jobs) == 1 or failures == {Withheld.code}
-        raise typer.Exit(failures.pop() if alone else SOME_FAILED)
+        work = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
+        on_bug = reporter.error if given["verbose"] else lambda _: None
+        codes: Counter[int] = Counter()
+        for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
+            reporter.result(result)
+            codes[result.error["code"] if result.error else 0] += 1
+    if code := exit_code(codes):
+        raise typer.Exit(code)
 
 
 def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
     """A job for each picture. Raises UsageError for options that do not go together or are out of range."""
-    from diffedit_cli import batch, files, limits
+    from diffedit_cli import batch, files
 
     if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
-    if given.get("inpainter") and (given.get("latents") or given.get("frames")):
-        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
-    given |= prompts.chosen(given, PROMPTS)
-    for name in needs:
-        if isinstance(given[name], str) and not given[name].strip():
-            flag = f"--{name.rstrip('_')}"
-            raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
-    if command != "invert":
-        if given.get("frames"):
-            if given["zoom"] not in (AUTO, 1):
-                raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
-            given["zoom"] = 1.0
-        given["box"] = limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
-        given["point"] = limits.place("--point", given["point"], "X", "Y")
-    params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
-    options = (
-        "force",
-        "metadata",
-        "within",
-        "exclude",
-        "box",
-        "point",
-        "mask",
-        "latents",
-        "frames",
-        "save_embeds",
-        *o.SHOWN,
-    )
-    shared = {"params": params} | {name: given[name] for name in options if name in given}
-    if command == "run":
-        jobs = batch.plan(sources, given["out"], **shared)
-    else:
-        if command == "edit":
-            batch.check_distinct(
-                (source, target) for source in sources for target in batch.numbered(batch.edited_beside(source), params)
-            )
-        jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
+    shared = launch.shared(given, needs)
+    params: Params = shared["params"]
+    if command == "edit":
+        batch.check_distinct(
+            (source, target) for source in sources for target in batch.numbered(batch.edited_beside(source), params)
+        )
+    jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
-    if given["save_embeds"] and given.get("caption") == AUTO and len(jobs) > 1:
-        raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
-    if command in ("edit", "run") and given["frames"]:
-        batch.check_distinct((job.input, batch.frame_path(job, 0)) for job in jobs)
-    batch.check_shows(jobs)
+    batch.check_together(jobs)
     if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in jobs):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
     shown = [path for job in jobs for path in (job.output or job.input, *job.shows.values())]
@@ -231,70 +189,8 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
     return jobs
 
 
-_MEANING = {"from_": "is in the picture now", "to": "it should become"}
-
-
-def _work(
-    jobs: list[Job],
-    command: Callable[[Job, OpenWorkbench], Result],
-    workbench: OpenWorkbench,
-    reporter: Reporter,
-    given: dict[str, Any],
-) -> list[int]:
-    from diffedit_cli import batch
-
-    codes = []
-    on_bug = reporter.error if given["verbose"] else lambda _: None
-    for result in batch.each(jobs, command, workbench, on_bug=on_bug):
-        if "out" in given:
-            _append(given["out"] / "results.jsonl", result.json() + "\n")
-        reporter.result(result)
-        codes.append(result.error["code"] if result.error else 0)
-    return codes
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.") from error
-
-
 def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
     return str(output or picture) == "-"
-
-
-def _opener(given: dict[str, Any], reporter: Reporter) -> OpenWorkbench:
-    """Finds the model now, and imports torch only when a picture is ready for it."""
-    from diffedit_cli import models
-    from diffedit_cli.cache import Cache
-    from diffedit_cli.memory import Memory
-
-    _check_dtype(given["dtype"])
-    memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
-    if given["offline"]:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
-    folder = cli_models.chosen(given, reporter.say)
-    root, painter = cli_models.kept(given), given.get("inpainter")
-    inpainter = models.find(painter, kept=root, say=reporter.say) if painter else None
-    cache = Cache(root) if given["cache"] else None
-
-    @functools.cache
-    def open_workbench() -> Workbench:
-        reporter.loading(folder.name)
-        from diffedit_cli.stages import Workbench
-
-        where = {"device": given["device"], "dtype": given["dtype"], "memory": memory}
-        how = {"any_picture": given["model"] is not None, "safety": given.get("safety", True), "inpainter": inpainter}
-        return Workbench(folder, cache, progress=reporter.progress, **where, **how)
-
-    return open_workbench
-
-
-def _check_dtype(name: str) -> None:
-    if name not in ("auto", "float32", "float16", "bfloat16"):
-        raise UsageError(f"--dtype {name} is unknown; use auto, float32, float16 or bfloat16.")
 
 
 @app.command()
@@ -345,7 +241,7 @@ def doctor(**given: Any) -> None:
     from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
-    _check_dtype(given["dtype"])
+    launch.check_dtype(given["dtype"])
     model = functools.partial(cli_models.chosen, given, say=lambda _: None)
     findings = examine.everything(model, given["device"], given["dtype"], Cache(cli_models.kept(given)))
     if given["json"]:

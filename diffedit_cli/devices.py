@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -13,14 +14,18 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the best device here. Raises DeviceError or UsageError."""
+    """`auto` is the best device here; of several GPUs, that of this process among those it was started with.
+
+    Raises DeviceError or UsageError.
+    """
     here = ["cpu"]
     if torch.cuda.is_available():
         here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
     if torch.backends.mps.is_available():
         here = ["mps", *here]
     if name == "auto":
-        return here[0]
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '')}"
+        return own if own in here else here[0]
     if name.split(":")[0] not in ("cuda", "mps", "cpu"):
         raise UsageError(f"--device {name} is unknown; use auto, {', '.join(here)}.")
     if name not in here:

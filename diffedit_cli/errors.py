@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 
 class DiffEditError(Exception):
     """One sentence: what is wrong, where, and what to do next."""
@@ -53,3 +55,14 @@ class Withheld(DiffEditError):
 
 SOME_FAILED = 8
 INTERRUPTED = 130
+
+
+def exit_code(codes: Counter[int]) -> int:
+    """Of a command, from how many of its pictures ended with which.
+
+    One alone keeps its own; of several, some that failed give 8, and some withheld, none failed, 9.
+    """
+    failures = [code for code, count in codes.items() if code and count]
+    if not failures:
+        return 0
+    return failures[0] if codes.total() == 1 or failures == [Withheld.code] else SOME_FAILED

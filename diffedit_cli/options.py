@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from diffedit_cli.errors import UsageError
+from diffedit_cli.naming import DEFAULT as NAME
 from diffedit_cli.params import AUTO, OFF, Params, option
 
 Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
@@ -17,7 +20,15 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
 _WORDS: dict[str, dict[str, float | str]] = {"threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0}}  # for numbers
-_SWITCHES = {"quiet": "-q", "verbose": "-v", "force": "-f", "output": "-o", "yes": "-y"}
+_SWITCHES = {
+    "recursive": "-r",
+    "null": "-0",
+    "quiet": "-q",
+    "verbose": "-v",
+    "force": "-f",
+    "output": "-o",
+    "yes": "-y",
+}
 
 
 def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
@@ -78,7 +89,15 @@ def argument(kind: Any, text: str) -> Any:
 
 IMAGE: Group = {"image": (argument(Path, "A picture, or - for standard input."), REQUIRED)}
 IMAGES: Group = {"images": (argument(list[Path], "Pictures, or - for standard input."), REQUIRED)}
-SOURCES: Group = {"sources": (argument(list[Path], "Pictures and folders of pictures."), REQUIRED)}
+SOURCES: Group = {
+    "sources": (
+        argument(
+            list[Path],
+            "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or - for paths on standard input.",
+        ),
+        REQUIRED,
+    )
+}
 
 
 def _embeds(panel: str, *names: str) -> Group:
@@ -230,7 +249,19 @@ SHOWS = PREVIEW | _group(
     sheet=(Path | None, None, "Show all --variants with their seeds in this .png file."),
 )
 SHOWN = (*SHOWS, *OVERLAY)
-OUTPUT_FOLDER = _group("Output", out=(Path, REQUIRED, "The folder to write into."))
+OUTPUT_FOLDER = _group(
+    "Output",
+    out=(Path, REQUIRED, "The folder to write into."),
+    name=(str, NAME, "What results are called, of {stem}, {ext}, {from}, {to} and {seed}."),
+)
+RUN = _group(
+    "Run",
+    recursive=(bool, False, "Look into folders of folders, too, and make the same ones in --out."),
+    null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
+    shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
+    fail_fast=(bool, False, "Stop at the first picture that fails."),
+    limit_failures=(int | None, None, "Stop when so many pictures have failed."),
+)
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
 FORCE = _group("Output", force=(bool, False, "Replace an existing file or model that diffedit did not make."))
@@ -251,6 +282,36 @@ COMMON = (
     )
     | FORCE
 )
+
+
+def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
+    """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
+
+    Raises UsageError for an option that none has, or a value that is not of its kind.
+    """
+    known = {option(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
+    if flag not in known:
+        raise UsageError(f"{flag} is no option that a picture of its own can have.")
+    name, annotation, _ = known[flag]
+    kind, declared = typing.get_args(annotation)
+    try:
+        if declared.parser:
+            return name, declared.parser(str(value))
+        return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
+    except (ValueError, typer.BadParameter):
+        raise UsageError(f"{flag} cannot be {value!r}; see diffedit edit --help.") from None
+
+
+def _as(kind: type, value: Any) -> Any:
+    """Raises ValueError for a value that is none of this kind."""
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in words:
+            raise ValueError
+        return words[str(value).lower()]
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or kind(value) != kind(str(value)):
+        raise ValueError
+    return kind(str(value))
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

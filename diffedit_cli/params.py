@@ -225,6 +225,10 @@ class Params:
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.negative) | self.text_record()
 
+    def record(self) -> dict[str, Any]:
+        """Every parameter, under the names of the options."""
+        return self._record([field.name for field in dataclasses.fields(self)])
+
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""
         return self._changed(["clip_skip"])

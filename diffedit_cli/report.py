@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -36,9 +38,12 @@ class Result:
     cache: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    from_: str | None = None
+    to: str | None = None
+    identity: str | None = None
 
     def json(self) -> str:
-        fields = dataclasses.asdict(self)
+        fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
         fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
         return json.dumps(fields)  # in ASCII: any terminal's encoding and any file name passes
 
@@ -59,6 +64,7 @@ class Reporter:
             disable=quiet or not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._pace: Pace | None = None
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -68,6 +74,11 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def many(self, total: int | None) -> None:
+        """Results are counted from now on; `total` is None where nobody knows how many there will be."""
+        self._pace = Pace(total)
+        self._overall = self._bars.add_task("pictures", total=total)
 
     def loading(self, model: str) -> None:
         """Libraries and model are being loaded; the first step of a stage ends it."""
@@ -97,10 +108,15 @@ class Reporter:
             sys.stdout.flush()
         for warning in result.warnings:
             self.say(f"warning: {warning}")
+        if self._pace is not None:
+            self._pace.count(result)
+            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate)
         if result.error is not None:
             self.error(result.error["message"])
         else:
-            self.say(result_line(result))
+            self.say(
+                result_line(result) + (f"  ({self._pace})" if self._pace and not self._console.is_terminal else "")
+            )
             if result.preview not in (None, "-") and not self._quiet:
                 self._show(str(result.preview))
 
@@ -124,9 +140,42 @@ class Reporter:
             self._bars.remove_task(self._tasks.pop(stage))
 
 
+class Pace:
+    """How many pictures of a run are finished, how fast, and how long the others take."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.finished, self._edited, self._started = total, 0, 0, time.monotonic()
+
+    def count(self, result: Result) -> None:
+        self.finished += 1
+        if result.status == "skipped":
+            return
+        self._edited += 1
+
+    @property
+    def rate(self) -> str:
+        return f"{self._a_minute:.1f} a minute" if self._edited else "pictures"
+
+    def __str__(self) -> str:
+        """`3 of 200, 14.2 a minute, 13:52 left`"""
+        parts = [str(self.finished) if self.total is None else f"{self.finished} of {self.total}"]
+        if self._edited:
+            parts.append(self.rate)
+            if self.total is not None and self.finished < self.total:
+                left = round(60 * (self.total - self.finished) / self._a_minute)
+                parts.append(f"{datetime.timedelta(seconds=left)} left")
+        return ", ".join(parts)
+
+    @property
+    def _a_minute(self) -> float:
+        return 60 * self._edited / max(1e-3, time.monotonic() - self._started)
+
+
 def result_line(result: Result) -> str:
     """Where the file is, the masked share, the time and the model."""
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
+    if result.status == "skipped":
+        return f"{parts[0]}  is there already"
     if result.mask_area is not None:
         parts.append(f"{share(result.mask_area)} masked")
     cached = [stage for stage, state in result.cache.items() if state == "hit"]

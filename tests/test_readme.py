@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -48,4 +49,7 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
         "smaller.mask.png",
     } <= written
     assert (tmp_path / "sample_images" / "cat.edited.png").is_file()
-    assert len((tmp_path / "edited" / "results.jsonl").read_text().splitlines()) == 13
+    lines = (tmp_path / "edited" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["done"] * len(lines)
+    assert len(list((tmp_path / "edited").glob("*.png"))) == 2 * 16  # the samples, and the results so far, with masks
+    assert len(list((tmp_path / "edited" / "sample_images").glob("*.png"))) == 2 * 14

@@ -1,0 +1,156 @@
+"""`diffedit run`: many pictures into a folder, started again as often as wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from diffedit_cli import launch, naming
+from diffedit_cli import options as o
+from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
+from diffedit_cli.options import takes
+
+if TYPE_CHECKING:
+    from diffedit_cli.sources import Row
+
+OF_A_PICTURE = (
+    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in ("inpainter", "safety")},
+    o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
+)  # fmt: skip
+
+
+@takes(
+    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES,
+    o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
+)  # fmt: skip
+def run(**given: Any) -> None:
+    """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl.
+
+    Started again it passes over what is done, redoes what changed, and tries again what failed.
+    """
+    from diffedit_cli import files, running, sources
+    from diffedit_cli.ledger import Ledger
+    from diffedit_cli.report import Reporter
+
+    out: Path = given["out"]
+    naming.check(given["name"])
+    part, parts = _shard(given["shard"])
+    most = 1 if given["fail_fast"] else given["limit_failures"]
+    streams = [source for source in given["sources"] if sources.is_streamed(source)]
+    codes: Counter[int] = Counter()
+    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
+        listed = _listed(given, streams)
+        try:
+            if not streams:
+                _check(listed, given)
+            launched = launch.Launch(given, reporter)
+        except DiffEditError as error:
+            if given["json"]:
+                for row in listed:
+                    sys.stdout.write(running.refused(row, error).json() + "\n")
+            raise
+        files.make_folder(out, "--out")
+        with Ledger(out) as ledger, _finishing(reporter.say) as stopping:
+            rows = chain(listed, _outside(out, sources.streamed(streams, null=given["null"])))
+            mine = (row for number, row in enumerate(rows) if number % parts == part - 1)
+            about = functools.partial(_about, launched, given)
+            jobs = running.planned(mine, functools.partial(_share, given), out, given["name"], ledger, about)
+            reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
+            on_bug = reporter.error if given["verbose"] else lambda _: None
+            for result in running.overlapped(jobs, launched.open, on_bug=on_bug, stopping=stopping):
+                if result.status != "skipped":
+                    ledger.write(result.json())
+                reporter.result(result)
+                codes[result.error["code"] if result.error else 0] += 1
+                if most and codes.total() - codes[0] >= most:
+                    reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run it again.")
+                    break
+            stopped = stopping()
+    if code := INTERRUPTED if stopped else exit_code(codes):
+        raise typer.Exit(code)
+
+
+def _listed(given: dict[str, Any], streams: list[Path]) -> list[Row]:
+    """The pictures whose names are known before any work. Raises InputError for a source without any."""
+    from diffedit_cli import batch, sources
+
+    known = [source for source in given["sources"] if source not in streams]
+    return list(sources.listed(known, recursive=given["recursive"], skip=batch.made_by_us))
+
+
+def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
+    """Raises for options that do not go together, and for two pictures of one name, before any work."""
+    from diffedit_cli import batch, running
+
+    shared = launch.shared(given, needs=("from_", "to"))
+    jobs = [running.job_of(row, lambda _: shared, given["out"], given["name"]) for row in rows]
+    batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
+    batch.check_together(jobs)
+
+
+def _share(given: dict[str, Any], row: Row) -> dict[str, Any]:
+    """What a row's job has beside input and output: the command line's options, and its own in their place."""
+    own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
+    told = {"mask": None, "latents": None, **given, **own}
+    return launch.shared(told, needs=("to",) if told["mask"] else ("from_", "to"))
+
+
+def _about(launched: launch.Launch, given: dict[str, Any]) -> dict[str, Any]:
+    """What a result depends on beside its picture and its parameters."""
+    painter = launched.inpainter.digest if launched.inpainter else None
+    return {
+        "model": launched.folder.digest,
+        "inpainter": painter,
+        "dtype": given["dtype"],
+        "safety": given["safety"],
+        "shows": str(given["preview"]),
+    }
+
+
+def _outside(out: Path, rows: Iterable[Row]) -> Iterator[Row]:
+    """A list that `find` made may hold what an earlier run wrote."""
+    inside = out.resolve()
+    return (row for row in rows if row.given or inside not in row.input.resolve().parents)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Which part of how many: as given, else as whoever started this process and its like says, else all."""
+    if text is None:
+        count = int(os.environ.get("WORLD_SIZE", 1))
+        return (int(os.environ.get("RANK", 0)) + 1, count) if count > 1 else (1, 1)
+    try:
+        part, parts = map(int, text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        raise UsageError(f"--shard {text} is no part of a run; give I/N, from 1/N to N/N.")
+    return part, parts
+
+
+@contextlib.contextmanager
+def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C lets the picture in hand be finished, a second one stops at once; says whether it was pressed."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        say("Finishing the picture in hand; press Ctrl-C again to stop at once.")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

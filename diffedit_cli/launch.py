@@ -1,0 +1,96 @@
+"""From a command line to what its jobs share: parameters and files, the model, and a workbench for them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli import cli_models, prompts
+from diffedit_cli import options as o
+from diffedit_cli.errors import UsageError
+from diffedit_cli.params import AUTO, PROMPTS, Params
+
+if TYPE_CHECKING:
+    from diffedit_cli.models import ModelFolder
+    from diffedit_cli.report import Reporter
+    from diffedit_cli.stages import Workbench
+
+PER_PICTURE = (
+    "force", "metadata", "within", "exclude", "box", "point", "mask", "latents", "frames", "save_embeds", *o.SHOWN,
+)  # fmt: skip
+_MEANING = {"from_": "is in the picture now", "to": "it should become"}
+
+
+def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
+    """What the jobs of a command line share, as keyword arguments of Job; `needs` names the prompts that it must have.
+
+    Raises UsageError for options that do not go together or are out of range, InputError for unreadable embeddings.
+    """
+    if given.get("inpainter") and (given.get("latents") or given.get("frames")):
+        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
+    given = {**given, **prompts.chosen(given, PROMPTS)}
+    for name in needs:
+        if isinstance(given[name], str) and not given[name].strip():
+            flag = f"--{name.rstrip('_')}"
+            raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
+    if "zoom" in given:
+        from diffedit_cli import limits
+
+        if given.get("frames"):
+            if given["zoom"] not in (AUTO, 1):
+                raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
+            given["zoom"] = 1.0
+        given["box"] = limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
+        given["point"] = limits.place("--point", given["point"], "X", "Y")
+    params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
+    return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
+
+
+class Launch:
+    """The models of a command line, found now; torch is imported only when a picture is ready for them."""
+
+    def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
+        """Raises ModelError or UsageError."""
+        from diffedit_cli import models
+        from diffedit_cli.memory import Memory
+
+        check_dtype(given["dtype"])
+        self._given, self._reporter = given, reporter
+        self._memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
+        if given["offline"]:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
+        self.folder: ModelFolder = cli_models.chosen(given, reporter.say)
+        self._root, painter = cli_models.kept(given), given.get("inpainter")
+        self.inpainter = models.find(painter, kept=self._root, say=reporter.say) if painter else None
+
+    @functools.cached_property
+    def workbench(self) -> Workbench:
+        from diffedit_cli.cache import Cache
+
+        given = self._given
+        cache = Cache(self._root) if given["cache"] else None
+        self._reporter.loading(self.folder.name)
+        from diffedit_cli.stages import Workbench
+
+        return Workbench(
+            self.folder,
+            cache,
+            progress=self._reporter.progress,
+            device=given["device"],
+            dtype=given["dtype"],
+            memory=self._memory,
+            any_picture=given["model"] is not None,
+            safety=given.get("safety", True),
+            inpainter=self.inpainter,
+        )
+
+    def open(self) -> Workbench:
+        """The same each time."""
+        return self.workbench
+
+
+def check_dtype(name: str) -> None:
+    if name not in ("auto", "float32", "float16", "bfloat16"):
+        raise UsageError(f"--dtype {name} is unknown; use auto, float32, float16 or bfloat16.")

@@ -1,0 +1,96 @@
+"""`results.jsonl`: what became of each picture of a run, written as it ends and read when the run is started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.errors import OutputError
+
+NAME = "results.jsonl"
+
+
+class Ledger:
+    """What a folder's `results.jsonl` says, of each output the last line that it was done with.
+
+    Any number of pictures fits in little memory, and several processes may write to one folder. A line that a killed
+    process left torn is passed over. Raises OutputError for a file that cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+        self._known = sqlite3.connect("")  # a nameless file that ends with it
+        self._known.execute("CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT) WITHOUT ROWID")
+        self._known.execute("CREATE TABLE claimed (output TEXT PRIMARY KEY, input TEXT) WITHOUT ROWID")
+        try:
+            self._known.executemany("INSERT OR REPLACE INTO done VALUES (?, ?)", self._done())
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._end_torn_line()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        self._known.close()
+
+    def identity_of(self, output: Path) -> str | None:
+        """Of the last run that wrote this output; None if none did."""
+        found = self._known.execute("SELECT identity FROM done WHERE output = ?", (self._key(output),)).fetchone()
+        return None if found is None else str(found[0])
+
+    def claim(self, outputs: Iterable[Path], claimant: Path) -> tuple[Path, str] | None:
+        """Marks outputs as this picture's; gives the first that is another's already, and whose."""
+        for output in outputs:
+            key = self._key(output)
+            if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, _text(claimant))).rowcount == 0:
+                other = self._known.execute("SELECT input FROM claimed WHERE output = ?", (key,)).fetchone()
+                return output, str(other[0])
+        return None
+
+    def write(self, line: str) -> None:
+        """Appends a line in one go. Raises OutputError."""
+        try:
+            os.write(self._file, line.encode() + b"\n")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _done(self) -> Iterator[tuple[str, str]]:
+        for said in lines(self.path) if self.path.exists() else ():
+            if said.get("status") == "done" and isinstance(said.get("identity"), str):
+                for output in said.get("outputs") or ():
+                    yield self._key(Path(output)), said["identity"]
+
+    def _end_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+    def _key(self, output: Path) -> str:
+        """The same from wherever the run is started."""
+        return _text(os.path.relpath(output, self.folder))
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(f"{self.path} cannot be written: {error.strerror}; choose another folder with --out.")
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a `results.jsonl`; what is torn or none is passed over."""
+    with path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    yield said
+
+
+def _text(path: str | Path) -> str:
+    """Names of any bytes as text that a database takes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

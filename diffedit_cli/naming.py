@@ -1,0 +1,56 @@
+"""What the results of a run are called: a template such as `{stem}-{to}{ext}`, below the output folder."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path, PurePath
+from typing import Any
+
+from diffedit_cli.errors import UsageError
+from diffedit_cli.params import Params
+
+DEFAULT = "{stem}{ext}"
+LONGEST = 100  # characters that a word may bring into a name
+FIELDS = {
+    "stem": "the picture's name without its ending",
+    "ext": "the ending, with its dot",
+    "from": "the --from prompt",
+    "to": "the --to prompt",
+    "seed": "the seed",
+}
+
+
+def check(template: str) -> None:
+    """Raises UsageError for a template that names no file."""
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise UsageError(f"--name {template} is no template: {error}; {{stem}}-{{to}}{{ext}} is one.") from error
+    if unknown := fields - set(FIELDS):
+        known = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise UsageError(f"--name {template} asks for {{{min(unknown)}}}; there are {known}.")
+    if not template.strip() or template.endswith("/"):
+        raise UsageError(f"--name {template} names no file; {DEFAULT} does.")
+
+
+def named(template: str, place: Path, extension: str, params: Params) -> Path:
+    """Where a picture's result goes below the output folder: in the folders of its place, named by the template.
+
+    Raises UsageError for a name outside.
+    """
+    words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
+    name = template.format(stem=place.stem, ext=extension, **words)
+    return below(place.parent / name)
+
+
+def below(path: Path) -> Path:
+    """Raises UsageError for a path that leads out of the output folder."""
+    if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
+        raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
+    return path
+
+
+def _word(text: str) -> str:
+    """What a prompt adds to a file's name: no character that some file system refuses."""
+    return re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")[:LONGEST]

@@ -1,0 +1,133 @@
+"""The jobs of a run: planned from rows, passed over when done, read ahead of the network and written behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli import batch, digests, files, naming
+from diffedit_cli.batch import Job, Opened, OpenWorkbench
+from diffedit_cli.errors import DiffEditError, UsageError
+from diffedit_cli.ledger import Ledger
+from diffedit_cli.params import digest
+from diffedit_cli.report import Result
+from diffedit_cli.sources import Row
+
+AHEAD = 2  # pictures that are read while another is edited
+SCHEMA = 1  # of identities
+
+Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
+
+
+def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
+    """Raises UsageError for a row that says something impossible, and what `share` raises."""
+    if row.problem:
+        raise UsageError(row.problem)
+    if row.input == files.STANDARD_STREAM:
+        raise UsageError("A row of a run is a picture's path; use diffedit edit for a picture on standard input.")
+    shared = share(row)
+    if "output" in row.given:
+        place = naming.below(Path(str(row.given["output"])))
+    else:
+        place = naming.named(template, row.place, batch.written_extension(row.input), shared["params"])
+    output = out / place
+    return Job(input=row.input, output=output, mask_output=output.with_name(f"{output.stem}.mask.png"), **shared)
+
+
+def identity(job: Job, about: dict[str, Any]) -> str:
+    """Of all that the results depend on: the content of each file that is read, every option, and `about` the rest.
+
+    Raises InputError for a file that cannot be read.
+    """
+    read = {name: _content(getattr(job, name)) for name in ("input", "mask", "latents", "within", "exclude")}
+    rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
+    return digest({**job.params.record(), **read, **rest, **about})
+
+
+def planned(
+    rows: Iterable[Row], share: Share, out: Path, template: str, ledger: Ledger, about: Callable[[], dict[str, Any]]
+) -> Iterator[Job | Result]:
+    """A job for each row, or its result where there is nothing to do or it cannot be done."""
+    for row in rows:
+        try:
+            job = job_of(row, share, out, template)
+            if taken := ledger.claim(job.written, row.input):
+                path, other = taken
+                raise UsageError(f"{other} and {row.input} would both write {path}; give each a name of its own.")
+            job = replace(job, identity=identity(job, about()))
+            before = ledger.identity_of(job.written[0])
+            if before == job.identity and all(path.is_file() for path in job.written):
+                yield batch.skipped_result(job)
+                continue
+            files.make_folder(job.written[0].parent, "--out")
+            yield replace(job, written_before=before is not None)
+        except DiffEditError as error:
+            yield refused(row, error)
+
+
+def overlapped(
+    jobs: Iterable[Job | Result],
+    workbench: OpenWorkbench,
+    *,
+    on_bug: Callable[[str], Any],
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Result]:
+    """As `batch.each` of edits, in order, but pictures are read and written while others are edited.
+
+    After `stopping` says so no other picture is begun.
+    """
+    with ThreadPoolExecutor(AHEAD, "files") as pool:
+        waiting: deque[tuple[Job, Future[Opened | Result]] | Result] = deque()
+        saving: Future[Result] | None = None
+        remaining = iter(jobs)
+        while not stopping():
+            while len(waiting) < AHEAD and (job := next(remaining, None)) is not None:
+                waiting.append(job if isinstance(job, Result) else (job, pool.submit(_opened, job, on_bug)))
+            if not waiting:
+                break
+            first = waiting.popleft()
+            made: Callable[[], Result] | Result
+            if isinstance(first, Result):
+                made = first
+            else:
+                job, opening = first
+                opened = opening.result()
+                made = opened if isinstance(opened, Result) else _painted(job, opened, workbench, on_bug)
+            if saving is not None:
+                yield saving.result()
+            saving = _done(made) if isinstance(made, Result) else pool.submit(made)
+        if saving is not None:
+            yield saving.result()
+
+
+def _opened(job: Job, on_bug: Callable[[str], Any]) -> Opened | Result:
+    return batch.attempted(job, lambda: batch.open_edit(job), on_bug)
+
+
+def _painted(
+    job: Job, opened: Opened, workbench: OpenWorkbench, on_bug: Callable[[str], Any]
+) -> Callable[[], Result] | Result:
+    save = batch.attempted(job, lambda: batch.paint(job, opened, workbench), on_bug)
+    return save if isinstance(save, Result) else lambda: batch.attempted(job, save, on_bug)
+
+
+def _done(result: Result) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future
+
+
+def _content(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    files.check_readable(path, "picture")
+    return digests.of_content(path)
+
+
+def refused(row: Row, error: DiffEditError) -> Result:
+    said = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
+    return Result(status="failed", input=str(row.input), error=said)
