@@ -239,9 +239,11 @@ def check_together(jobs: Sequence[Job]) -> None:
     check_distinct((job.input, path) for job in jobs for path in (*job.shows.values(), *job.written))
 
 
-def edited_beside(path: Path) -> Path:
-    """Where `edit` writes by default, as far as the name tells."""
-    return _beside(path, f".edited{written_extension(path)}")
+def expected(command: str, job: Job) -> list[Path]:
+    """What a single command writes, as far as names tell."""
+    endings = {"mask": ".mask.png", "invert": ".latents.safetensors", "edit": f".edited{written_extension(job.input)}"}
+    output = job.output or _beside(job.input, endings[command])
+    return numbered(output, job.params) if command == "edit" else [output]
 
 
 def numbered(output: Path, params: Params) -> list[Path]:

@@ -17,6 +17,7 @@ from diffedit_cli.errors import OutputError
 
 SUFFIX = ".safetensors"
 MODELS = "models"  # folders, converted from checkpoints
+LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each, which is never removed
 UNFINISHED = "unfinished"
 ABANDONED = 3600.0  # seconds after which an unfinished file or folder has no writer any more
 
@@ -35,7 +36,7 @@ class Entry:
 
 
 class Cache:
-    """A folder of entries. Readers and writers of many processes need no lock: entries appear by one rename."""
+    """A folder of entries, for any number of processes: entries appear by one rename. Locks only save double work."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,6 +58,26 @@ class Cache:
         except OSError as error:
             raise OutputError(f"The cache folder {self.root} cannot be written: {error.strerror}.") from error
         files.publish(path, data)
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """While another process makes the entry of this key, waits. The system ends the lock with its process.
+
+        Where there can be no lock, two may make the same, and the last one stays.
+        """
+        from filelock import FileLock
+
+        lock = FileLock(self.root / LOCKS / f"{key[:LOCK_DIGITS]}.lock")
+        try:
+            (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def model(self, key: str) -> Path:
         """The place of a converted model. Marks it as used."""

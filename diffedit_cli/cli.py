@@ -20,6 +20,7 @@ from diffedit_cli.options import takes
 if TYPE_CHECKING:
     from diffedit_cli.batch import Job
     from diffedit_cli.params import Params
+    from diffedit_cli.report import Result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,8 +110,8 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
 
 @app.command()
 @takes(
-    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.PREVIEW, o.OVERLAY,
-    o.COMMON,
+    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.PREVIEW,
+    o.OVERLAY, o.COMMON,
 )  # fmt: skip
 def mask(**given: Any) -> None:
     """Find what has to change, and write it as a mask: white is what an edit would repaint."""
@@ -118,7 +119,7 @@ def mask(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.COMMON)
+@takes(o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.COMMON)
 def invert(**given: Any) -> None:
     """Walk a picture back into noise, and write the whole way as latents."""
     _execute(given, "invert", [given["image"]])
@@ -127,7 +128,7 @@ def invert(**given: Any) -> None:
 @app.command()
 @takes(
     o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
-    o.MODEL, o.OUTPUT, o.SHOWS, o.METADATA, o.COMMON,
+    o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
@@ -139,7 +140,8 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
     Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
     """
-    from diffedit_cli import batch
+    from diffedit_cli import batch, running
+    from diffedit_cli.made import Made
     from diffedit_cli.report import Reporter, Result
 
     pictures = sources
@@ -155,14 +157,28 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
                     failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
                     sys.stdout.write(failed.json() + "\n")
             raise
-        work = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
+        work: running.Command = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
+        if given["cache"] and not given["force"]:
+            expected = functools.partial(batch.expected, command)
+            work = running.once(work, Made(cli_models.kept(given)), expected, launched.about | {"command": command})
         on_bug = reporter.error if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
         for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
             reporter.result(result)
+            if given["depfile"] and result.error is None:
+                _write_depfile(given["depfile"], jobs[0], result, launched)
             codes[result.error["code"] if result.error else 0] += 1
     if code := exit_code(codes):
         raise typer.Exit(code)
+
+
+def _write_depfile(path: Path, job: Job, result: Result, launched: launch.Launch) -> None:
+    """For Make: the outputs depend on every file that was read. Raises OutputError."""
+    from diffedit_cli import files
+    from diffedit_cli.made import rule
+
+    models = [file for folder in (launched.folder, launched.inpainter) if folder for file in folder.files()]
+    files.publish(path, rule(map(Path, result.outputs), [*job.inputs, *models]).encode())
 
 
 def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
@@ -174,13 +190,14 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
     shared = launch.shared(given, needs)
     params: Params = shared["params"]
     if command == "edit":
-        batch.check_distinct(
-            (source, target) for source in sources for target in batch.numbered(batch.edited_beside(source), params)
-        )
+        beside = [batch.Job(input=source, **shared) for source in sources]
+        batch.check_distinct((job.input, target) for job in beside for target in batch.expected(command, job))
     jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
     batch.check_together(jobs)
+    if given["depfile"] and (len(jobs) > 1 or files.STANDARD_STREAM in (*jobs[0].inputs, jobs[0].output)):
+        raise UsageError("--depfile goes with one picture, from a file to a file.")
     if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in jobs):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
     shown = [path for job in jobs for path in (job.output or job.input, *job.shows.values())]

@@ -63,8 +63,8 @@ def run(**given: Any) -> None:
         with Ledger(out) as ledger, _finishing(reporter.say) as stopping:
             rows = chain(listed, _outside(out, sources.streamed(streams, null=given["null"])))
             mine = (row for number, row in enumerate(rows) if number % parts == part - 1)
-            about = functools.partial(_about, launched, given)
-            jobs = running.planned(mine, functools.partial(_share, given), out, given["name"], ledger, about)
+            share = functools.partial(_share, given)
+            jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
             reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
             on_bug = reporter.error if given["verbose"] else lambda _: None
             for result in running.overlapped(jobs, launched.open, on_bug=on_bug, stopping=stopping):
@@ -103,18 +103,6 @@ def _share(given: dict[str, Any], row: Row) -> dict[str, Any]:
     own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
     told = {"mask": None, "latents": None, **given, **own}
     return launch.shared(told, needs=("to",) if told["mask"] else ("from_", "to"))
-
-
-def _about(launched: launch.Launch, given: dict[str, Any]) -> dict[str, Any]:
-    """What a result depends on beside its picture and its parameters."""
-    painter = launched.inpainter.digest if launched.inpainter else None
-    return {
-        "model": launched.folder.digest,
-        "inpainter": painter,
-        "dtype": given["dtype"],
-        "safety": given["safety"],
-        "shows": str(given["preview"]),
-    }
 
 
 def _outside(out: Path, rows: Iterable[Row]) -> Iterator[Row]:

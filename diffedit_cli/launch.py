@@ -66,6 +66,16 @@ class Launch:
         self.inpainter = models.find(painter, kept=self._root, say=reporter.say) if painter else None
 
     @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """What a result depends on beside its picture and its parameters."""
+        return {
+            "model": self.folder.digest,
+            "inpainter": self.inpainter.digest if self.inpainter else None,
+            "dtype": self._given["dtype"],
+            "safety": self._given.get("safety"),
+        }
+
+    @functools.cached_property
     def workbench(self) -> Workbench:
         from diffedit_cli.cache import Cache
 

@@ -234,6 +234,7 @@ PULL = _group(
     yes=(bool, False, "Do not ask."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
+DEPFILE = _group("Output", depfile=(Path | None, None, "Write a rule for Make: what the output depends on."))
 PREVIEW = _group(
     "Output",
     preview=(
@@ -264,7 +265,7 @@ RUN = _group(
 )
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
-FORCE = _group("Output", force=(bool, False, "Replace an existing file or model that diffedit did not make."))
+FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))
 SAVE_EMBEDS = _group(

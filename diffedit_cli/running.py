@@ -13,6 +13,7 @@ from diffedit_cli import batch, digests, files, naming
 from diffedit_cli.batch import Job, Opened, OpenWorkbench
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.ledger import Ledger
+from diffedit_cli.made import Made, touch
 from diffedit_cli.params import digest
 from diffedit_cli.report import Result
 from diffedit_cli.sources import Row
@@ -20,6 +21,7 @@ from diffedit_cli.sources import Row
 AHEAD = 2  # pictures that are read while another is edited
 SCHEMA = 1  # of identities
 
+Command = Callable[[Job, OpenWorkbench], Result]
 Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
 
 
@@ -46,6 +48,25 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     read = {name: _content(getattr(job, name)) for name in ("input", "mask", "latents", "within", "exclude")}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     return digest({**job.params.record(), **read, **rest, **about})
+
+
+def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about: dict[str, Any]) -> Command:
+    """The same work, but not where its outputs are there already, whole and from the same: they are only touched."""
+
+    def command(job: Job, workbench: OpenWorkbench) -> Result:
+        alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
+        outputs = expected(job)
+        if not alone or files.STANDARD_STREAM in outputs:
+            return work(job, workbench)
+        job = replace(job, identity=identity(job, about))
+        if made.is_up_to_date(outputs, str(job.identity)):
+            touch(outputs)
+            return batch.skipped_result(replace(job, output=outputs[0]))
+        result = work(job, workbench)
+        made.note([Path(path) for path in result.outputs], str(job.identity))
+        return result
+
+    return command
 
 
 def planned(

@@ -329,16 +329,23 @@ class Workbench:
     ) -> Mapping[str, Arrays]:
         """Arrays by kind, each found in the cache by what it is about, or computed with all that is missing."""
         keys = {kind: cache_key(kind, about) for kind, about in abouts.items()}
-        found = {kind: arrays for kind, key in keys.items() if (arrays := self._kept(kind, key, account)) is not None}
-        missing = [kind for kind in abouts if kind not in found]
-        account.cache[stage] = "miss" if missing else account.cache.get(stage, "hit")  # of all parts together
-        if not missing:
-            account.spent(stage, 0)
-            return found
-        made = compute(missing)
-        for kind in missing:
-            self._keep(kind, keys[kind], made[kind], abouts[kind], account)
-        return {**found, **made}
+        with contextlib.ExitStack() as lock:
+            found = self._all_kept(keys, account)
+            if len(found) < len(keys) and self.cache:
+                lock.enter_context(self.cache.alone(keys[min(keys)]))
+                found = self._all_kept(keys, account)  # by another process, meanwhile
+            missing = [kind for kind in abouts if kind not in found]
+            account.cache[stage] = "miss" if missing else account.cache.get(stage, "hit")  # of all parts together
+            if not missing:
+                account.spent(stage, 0)
+                return found
+            made = compute(missing)
+            for kind in missing:
+                self._keep(kind, keys[kind], made[kind], abouts[kind], account)
+            return {**found, **made}
+
+    def _all_kept(self, keys: Mapping[str, str], account: Account) -> dict[str, Arrays]:
+        return {kind: arrays for kind, key in keys.items() if (arrays := self._kept(kind, key, account)) is not None}
 
     def _kept(self, kind: str, key: str, account: Account) -> Arrays | None:
         """What the cache has under a key."""

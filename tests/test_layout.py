@@ -26,6 +26,7 @@ LAYERS = (
     {"params"},
     {"naming"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
+    {"made"},
     {"additions", "checkpoints", "formats"},
     {"models", "sources"},
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
