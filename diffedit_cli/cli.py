@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, prompts, settings
+from diffedit_cli import __version__, cli_cache, cli_models, cli_page, prompts, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, SOME_FAILED, DiffEditError, OutputError, UsageError, Withheld
 from diffedit_cli.options import takes
@@ -143,6 +143,9 @@ def edit(**given: Any) -> None:
 def run_batch(**given: Any) -> None:
     """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl."""
     _execute(given, "run", given["sources"], needs=("from_", "to"))
+
+
+app.command()(cli_page.report)
 
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:

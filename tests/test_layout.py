@@ -30,14 +30,14 @@ LAYERS = (
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting", "limits", "embeds", "writers"},
     {"engine.attention", "engine.refine", "given", "review"},
-    {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal"},
-    {"engine.sdxl", "report"},
+    {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal", "thumbnails"},
+    {"engine.sdxl", "page", "report"},
     {"engine.families"},
     {"runtime"},
     {"stages", "hub"},
     {"api", "batch", "examine"},
     {"cli_models"},
-    {"cli_cache"},
+    {"cli_cache", "cli_page"},
     {"cli"},
     {"__main__"},
 )
@@ -95,7 +95,7 @@ def test_no_file_is_longer_than_a_person_reads(path: Path) -> None:
 
 
 COMMANDS = (
-    *("", "mask", "invert", "edit", "run", "info", "doctor", "cache list", "cache prune", "cache clear"),
+    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "cache list", "cache prune", "cache clear"),
     *("models list", "models pull", "models use", "models show", "models save"),
 )
 ASK_AND_TELL = f"""
