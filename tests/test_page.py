@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +14,8 @@ from urllib.parse import unquote
 import page_folder
 import pytest
 from command import diffedit
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 from page_folder import entries, failed, line, paint
 from PIL import Image
 
@@ -301,14 +302,14 @@ def test_making_the_page_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=True)
 
 
-def test_the_packages_hold_the_templates(tmp_path: Path) -> None:
-    """Those that hatchling would build: asked of itself where it is installed, else read from its settings."""
-    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_the_packages_hold_the_templates(kind: str, tmp_path: Path) -> None:
+    builder = {"wheel": WheelBuilder, "sdist": SdistBuilder}[kind]
     project = tmp_path / "project"
-    ignore = shutil.ignore_patterns("builtin", "__pycache__")
-    shutil.copytree(PROJECT / "diffedit_cli", project / "diffedit_cli", ignore=ignore)
+    shutil.copytree(PROJECT / "diffedit_cli", project / "diffedit_cli", ignore=shutil.ignore_patterns("*.safetensors"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, project / name)
-    (wheel,) = builder(str(project)).build(directory=str(tmp_path), versions=["standard"])
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {f"diffedit_cli/templates/page.{end}" for end in ("html.jinja", "css", "js")} <= set(names)
+    (built,) = builder(str(project)).build(directory=str(tmp_path), versions=["standard"])
+    shutil.unpack_archive(built, tmp_path / "unpacked", "zip" if kind == "wheel" else "gztar")
+    names = {path.name for path in (tmp_path / "unpacked").rglob("diffedit_cli/templates/*")}
+    assert names == {"page.html.jinja", "page.css", "page.js"}

@@ -83,7 +83,7 @@
       pair.classList.add("dragging");
       follow(event);
     });
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    for (const end of ["pointerup", "pointercancel"]) {
       pair.addEventListener(end, () => {
         start = null;
         pair.classList.remove("dragging");
@@ -366,13 +366,13 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { target, key } = event;
-    const typing = target.matches("input, select");
-    if (typing && target.id === "words" && key === "Escape") {
+    if (target.id === "words" && key === "Escape") {
       target.value = "";
       update();
     }
-    const slides = typing && target.type === "range" && (key.startsWith("Arrow") || key === "Home" || key === "End");
-    if (find("help").open || slides || (typing && target.type !== "range")) return;
+    const moves = key.startsWith("Arrow") || key === "Home" || key === "End";
+    const own = target.matches("[type=search], select") || (moves && target.matches("[type=range], [type=radio]"));
+    if (own || find("help").open) return;
     const act = key === "?"
       ? () => find("help").showModal()
       : viewer.open
