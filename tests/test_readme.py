@@ -48,4 +48,5 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
         "smaller.mask.png",
     } <= written
     assert (tmp_path / "sample_images" / "cat.edited.png").is_file()
+    assert (tmp_path / "edited" / "index.html").is_file()
     assert len((tmp_path / "edited" / "results.jsonl").read_text().splitlines()) == 13
