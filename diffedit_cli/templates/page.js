@@ -35,7 +35,7 @@
     if (large && picture.full && (kind !== "mask" || !picture.small)) {
       const whole = new Image();
       whole.addEventListener("load", () => { image.src = whole.src; });
-      whole.addEventListener("error", () => say("The browser cannot show the file itself; what you see is a small copy."));
+      whole.addEventListener("error", () => say("The file is not there any more, or this browser cannot show it; what you see is a small copy."));
       whole.src = picture.full;
     }
     return image;
