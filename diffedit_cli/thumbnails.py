@@ -65,7 +65,7 @@ def _write(target: Path, source: Path, make: Make) -> bool:
     try:
         image = make(source)
         buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=80)
+        image.save(buffer, "WEBP", quality=80, method=2)  # half the time for hardly more bytes
     except (DiffEditError, OSError, ValueError, MemoryError):
         return False
     files.publish(target, buffer.getvalue())
