@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CACHE ?= demo/cache
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test test-slow check lint types format clean
+.PHONY: demo test test-slow chromium check lint types format clean
 
 demo: $(VENV)/.installed  ## install, turn the cat of a sample picture into a dog, say where to look
 	mkdir -p demo
@@ -19,6 +20,11 @@ test: $(VENV)/.installed-dev  ## install what the tests need, and pass them
 
 test-slow: $(VENV)/.installed-dev  ## the heavy suites
 	$(BIN)/python -m pytest -m slow
+
+chromium:  ## the browser that the report page is tested in, where apt-get has it; `make test` goes without if it must
+	@command -v chromium && command -v chromedriver || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends chromium chromium-driver; } || \
+		{ echo "Install Chromium and chromedriver, or say where they are: CHROMIUM=... CHROMEDRIVER=..."; exit 1; }
 
 check: lint types  ## everything else that must hold before a commit
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, cli_run, launch, settings
+from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, settings
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
@@ -31,7 +31,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
-app.command(name="run")(cli_run.run)
+app.command()(cli_run.run)
+app.command()(cli_page.report)
 
 
 def run() -> int:

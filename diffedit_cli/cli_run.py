@@ -38,7 +38,7 @@ def run(**given: Any) -> None:
 
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
-    from diffedit_cli import files, running, sources
+    from diffedit_cli import files, page, running, sources
     from diffedit_cli.ledger import Ledger
     from diffedit_cli.report import Reporter
 
@@ -76,6 +76,10 @@ def run(**given: Any) -> None:
                     reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run it again.")
                     break
             stopped = stopping()
+        try:
+            page.write(out, force=given["force"])
+        except DiffEditError as error:  # of what is done nothing is lost
+            reporter.say(f"warning: {error}")
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
 

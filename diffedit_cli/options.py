@@ -268,6 +268,7 @@ CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inve
 FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))
+QUIET = _group("Output", quiet=(bool, False, "Only errors."))
 SAVE_EMBEDS = _group(
     "Output", save_embeds=(Path | None, None, "A folder for the embeddings that are used, one file a prompt.")
 )
@@ -276,11 +277,8 @@ COMMON = (
     | SAVE_EMBEDS
     | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
     | JSON
-    | _group(
-        "Output",
-        quiet=(bool, False, "Only errors."),
-        verbose=(bool, False, "Tracebacks for what should not happen."),
-    )
+    | QUIET
+    | _group("Output", verbose=(bool, False, "Tracebacks for what should not happen."))
     | FORCE
 )
 

@@ -105,7 +105,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_torn(here: Path) -> No
     assert ran.code == 130
     assert ran.lines[-1] == "diffedit: Interrupted; what was finished is kept."
     assert "Traceback" not in ran.err
-    assert names(here / "out") == ["a.mask.png", "a.png", "results.jsonl"]
+    assert names(here / "out") == ["a.mask.png", "a.png", "index.html", "results.jsonl", "thumbnails"]
     assert pixels(here / "out" / "a.png").shape == (40, 60, 3)
     assert json.loads((here / "out" / "results.jsonl").read_text())["input"] == "a.png"
 
@@ -219,7 +219,15 @@ def test_run_edits_a_folder(here: Path) -> None:
     assert diffedit("mask", folder / "a.png", *WORDS).code == 0
     ran = diffedit("run", folder, *WORDS, "--out", "out", "--json")
     assert ran.code == 8
-    assert names(here / "out") == ["a.mask.png", "a.png", "b.jpg", "b.mask.png", "results.jsonl"]
+    assert names(here / "out") == [
+        "a.mask.png",
+        "a.png",
+        "b.jpg",
+        "b.mask.png",
+        "index.html",
+        "results.jsonl",
+        "thumbnails",
+    ]
     results = [json.loads(line) for line in ran.out.splitlines()]
     assert [Path(result["input"]).name for result in results] == ["a.png", "b.jpg", "broken.png"]
     assert [result["status"] for result in results] == ["done", "done", "failed"]

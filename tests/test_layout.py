@@ -32,8 +32,8 @@ LAYERS = (
     {"engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting", "limits", "embeds", "writers"},
     {"engine.attention", "engine.refine", "given", "review"},
-    {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal"},
-    {"engine.sdxl", "report"},
+    {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal", "thumbnails"},
+    {"engine.sdxl", "page", "report"},
     {"engine.families"},
     {"runtime"},
     {"stages", "hub"},
@@ -41,7 +41,7 @@ LAYERS = (
     {"running"},
     {"cli_models"},
     {"launch"},
-    {"cli_cache", "cli_run"},
+    {"cli_cache", "cli_page", "cli_run"},
     {"cli"},
     {"__main__"},
 )
@@ -99,7 +99,7 @@ def test_no_file_is_longer_than_a_person_reads(path: Path) -> None:
 
 
 COMMANDS = (
-    *("", "mask", "invert", "edit", "run", "info", "doctor", "cache list", "cache prune", "cache clear"),
+    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "cache list", "cache prune", "cache clear"),
     *("models list", "models pull", "models use", "models show", "models save"),
 )
 ASK_AND_TELL = f"""

@@ -53,3 +53,4 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
     assert [json.loads(line)["status"] for line in lines] == ["done"] * len(lines)
     assert len(list((tmp_path / "edited").glob("*.png"))) == 2 * 16  # the samples, and the results so far, with masks
     assert len(list((tmp_path / "edited" / "sample_images").glob("*.png"))) == 2 * 14
+    assert (tmp_path / "edited" / "index.html").is_file()

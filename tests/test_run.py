@@ -22,7 +22,8 @@ from diffedit_cli.params import Params
 def names(folder: Path) -> list[str]:
     """All pictures below, masks apart."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if not name.endswith((".mask.png", ".jsonl")))
+    beside = (".mask.png", ".jsonl", ".html")
+    return sorted(name for name in found if not name.endswith(beside) and not name.startswith("thumbnails/"))
 
 
 def results(ran: Ran) -> list[dict[str, Any]]:
@@ -212,7 +213,7 @@ def test_names_that_collide_are_said_before_any_work(here: Path) -> None:
 def test_a_second_run_passes_over_what_is_done(here: Path) -> None:
     first = run("album", "-r")
     assert statuses(first) == ["done"] * 4
-    before = {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (here / "out").glob("**/*.png")}
     again = run("album", "-r", "--model", os.environ["DIFFEDIT_MODEL"])
     assert statuses(again) == ["skipped"] * 4
     assert [one["output"] for one in results(again)] == [one["output"] for one in results(first)]
