@@ -18,6 +18,7 @@ from diffedit_cli.errors import OutputError
 SUFFIX = ".safetensors"
 MODELS = "models"  # folders, converted from checkpoints
 LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each, which is never removed
+MADE = "made"  # notes of what single commands wrote
 UNFINISHED = "unfinished"
 ABANDONED = 3600.0  # seconds after which an unfinished file or folder has no writer any more
 
@@ -104,6 +105,9 @@ class Cache:
                 _remove(entry.path)
             total -= entry.size
             removed.append(entry)
+        if not keep_bytes:
+            for beside in (LOCKS, MADE):
+                shutil.rmtree(self.root / beside, ignore_errors=True)
         return removed
 
     def _path(self, kind: str, key: str) -> Path:

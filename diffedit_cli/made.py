@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffedit_cli import digests, files
+from diffedit_cli.cache import MADE
 from diffedit_cli.errors import OutputError
 
 
@@ -21,7 +22,7 @@ class Made:
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder = root / "made"
+        self.folder = root / MADE
 
     def is_up_to_date(self, outputs: Sequence[Path], identity: str) -> bool:
         try:

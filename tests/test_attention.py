@@ -152,7 +152,7 @@ def test_the_layers_are_those_near_16_cells(sample_size: int, blocks: Sequence[s
 
 def found(*words: object) -> tuple[bytes, int]:
     """The mask, and what it cost."""
-    ran = diffedit("mask", "cat.png", *WORDS, *FAST, "--json", *words)
+    ran = diffedit("mask", "cat.png", *WORDS, *FAST, "--json", "--force", *words)
     assert ran.code == 0, ran.err
     return Path("cat.mask.png").read_bytes(), ran.json["evaluations"]["mask"]
 

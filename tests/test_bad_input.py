@@ -154,7 +154,6 @@ TABLE = [
     ("cache prune --keep nan", 2, "--keep"),
     (f"edit good.png other.png {PROMPTS} -o x.png", 2, "diffedit run --out"),
     (f"edit - {PROMPTS} --json", 2, "--json"),
-    (f"run - {PROMPTS} --out out", 2, "diffedit edit"),
     # outputs
     (f"edit good.png {PROMPTS} -o nowhere/x.png", 6, "nowhere"),
     (f"edit good.png {PROMPTS} -o text.png/x.png", 6, "text.png"),

@@ -100,14 +100,14 @@ def test_each_stage_is_the_same_with_files() -> None:
 @pytest.mark.usefixtures("here")
 def test_files_count_by_their_content_in_the_cache() -> None:
     wrote("mask", "cat.png", *WORDS, "--save-embeds", "e")
-    first = diffedit("mask", "cat.png", *FROM, *TO, "--json")
+    first = diffedit("mask", "cat.png", *FROM, *TO, "--json", "--force")
     assert first.json["cache"] == {"mask": "miss"}
     Path("e").rename("renamed")
     renamed = ("--from-embeds", "renamed/from.safetensors", "--to-embeds", "renamed/to.safetensors")
-    assert diffedit("mask", "cat.png", *renamed, "--json").json["cache"] == {"mask": "hit"}
+    assert diffedit("mask", "cat.png", *renamed, "--json", "--force").json["cache"] == {"mask": "hit"}
     changed = tensors("renamed/to.safetensors")["tokens"] + 1
     save_file({"tokens": changed}, "renamed/to.safetensors")
-    assert diffedit("mask", "cat.png", *renamed, "--json").json["cache"] == {"mask": "miss"}
+    assert diffedit("mask", "cat.png", *renamed, "--json", "--force").json["cache"] == {"mask": "miss"}
 
 
 @pytest.mark.usefixtures("here")

@@ -86,6 +86,23 @@ def test_a_list_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(here
     assert statuses(run("-", given=listed)) == ["skipped"]
 
 
+def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG001
+    line = "find . -name '*.png' -print0 | diffedit run -0 - --from cat --to dog --out edited/"
+    path = os.pathsep.join([str(Path(INSTALLED).parent), os.environ["PATH"]])
+    for state in ("done", "there already"):
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=here,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert state == "done" or done.stderr.count(state) == 4
+    assert names(here / "edited") == ["album/a.png", "album/sub/a.png", "album/sub/deep/c.png", "cat.png"]
+
+
 JOBS = {
     "jobs.jsonl": '{"input": "album/a.png", "to": "grass", "steps": 4}\n\n'
     '{"input": "album/b.jpg", "output": "x/y.png", "--seed": 3}\n',

@@ -151,7 +151,7 @@ def test_info_repeats_an_expanded_edit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_counts_is_what_was_written() -> None:
     """Other sentences, another mask; the same words without them, another again."""
     caches = [
-        diffedit("mask", "cat.png", *WORDS, *words, "--json").json["cache"]["mask"]
+        diffedit("mask", "cat.png", *WORDS, *words, "--json", "--force").json["cache"]["mask"]
         for words in (EXPAND, EXPAND, (*EXPAND, "--seed", 1), ("--expand", 2, *EXPAND[2:]), ())
     ]
     assert caches == ["miss", "hit", "miss", "miss", "miss"]
@@ -163,9 +163,9 @@ def test_a_damaged_entry_is_written_again() -> None:
     assert diffedit("invert", "cat.png", *CAPTION, *cache).code == 0
     (entry,) = Path("kept").glob("caption/*/*")
     entry.write_bytes(entry.read_bytes()[:-2])
-    ran = diffedit("invert", "cat.png", *CAPTION, *cache, "--json")
+    ran = diffedit("invert", "cat.png", *CAPTION, *cache, "--json", "--force")
     assert [warning for warning in ran.json["warnings"] if "damaged" in warning]
-    assert diffedit("invert", "cat.png", *CAPTION, *cache, "--json").json["warnings"] == []
+    assert diffedit("invert", "cat.png", *CAPTION, *cache, "--json", "--force").json["warnings"] == []
 
 
 BAD = [
