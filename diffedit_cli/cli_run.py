@@ -67,9 +67,14 @@ def run(**given: Any) -> None:
             jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
             reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
             on_bug = reporter.error if given["verbose"] else lambda _: None
-            for result in running.overlapped(jobs, launched.open, on_bug=on_bug, stopping=stopping):
-                if result.status != "skipped":
-                    ledger.write(result.json())
+            found = running.overlapped(
+                jobs,
+                launched.open,
+                on_bug=on_bug,
+                record=lambda result: ledger.write(result.json()),
+                stopping=stopping,
+            )
+            for result in found:
                 reporter.result(result)
                 codes[result.error["code"] if result.error else 0] += 1
                 if most and codes.total() - codes[0] >= most:

@@ -95,12 +95,21 @@ def overlapped(
     workbench: OpenWorkbench,
     *,
     on_bug: Callable[[str], Any],
+    record: Callable[[Result], Any] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Result]:
     """As `batch.each` of edits, in order, but pictures are read and written while others are edited.
 
-    After `stopping` says so no other picture is begun.
+    `record` is told of each result as soon as it is written, whatever is done meanwhile. After `stopping` says so no
+    other picture is begun.
     """
+
+    def settled(made: Callable[[], Result] | Result) -> Result:
+        result = made if isinstance(made, Result) else made()
+        if result.status != "skipped":
+            record(result)
+        return result
+
     with ThreadPoolExecutor(AHEAD, "files") as pool:
         waiting: deque[tuple[Job, Future[Opened | Result]] | Result] = deque()
         saving: Future[Result] | None = None
@@ -120,7 +129,7 @@ def overlapped(
                 made = opened if isinstance(opened, Result) else _painted(job, opened, workbench, on_bug)
             if saving is not None:
                 yield saving.result()
-            saving = _done(made) if isinstance(made, Result) else pool.submit(made)
+            saving = pool.submit(settled, made)
         if saving is not None:
             yield saving.result()
 
@@ -134,12 +143,6 @@ def _painted(
 ) -> Callable[[], Result] | Result:
     save = batch.attempted(job, lambda: batch.paint(job, opened, workbench), on_bug)
     return save if isinstance(save, Result) else lambda: batch.attempted(job, save, on_bug)
-
-
-def _done(result: Result) -> Future[Result]:
-    future: Future[Result] = Future()
-    future.set_result(result)
-    return future
 
 
 def _content(path: Path | None) -> str | None:
