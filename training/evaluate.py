@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.data import to_pixels, to_tensor
-from training.scenes import HELD_OUT, OBJECTS, Scene, scene
+from training.scenes import HELD_OUT, OBJECTS, PRESENT, Scene, World, scene
 from training.vae import psnr
 
 PROMPTS = (
@@ -26,6 +27,18 @@ PROMPTS = (
     "a bowl of pears on the grass", "a bowl of fruits on a table", "a cat and a dog on the grass",
     "an orange and a ball on the beach", "a photo of a tiger in the snow", "duck", "on the beach",
 )  # fmt: skip
+
+WIDER_PROMPTS = (
+    "a fox in the forest", "a panda in the snow", "a whale under the sea", "a rocket on the moon",
+    "a robot in a room", "a blue car on a road", "a red umbrella in the city", "a yellow balloon on the beach",
+    "a green hat on a table", "a purple tulip on the grass", "a boat at night", "a pineapple in the desert",
+    "a blue guitar and a red book in a room", "a lion and a yellow bird in the forest", "a pink teapot", "on the moon",
+)  # fmt: skip
+
+
+def knows_wider(folder: Path) -> bool:
+    """Whether an exported model was trained on the wider world."""
+    return "wider_pictures" in json.loads((folder / "world.json").read_text())
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
@@ -116,11 +129,11 @@ def mask_iou(pipeline: StableDiffusionPipeline, cases: int) -> float:
     return total / cases
 
 
-def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int) -> float:
+def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int, world: World = PRESENT) -> float:
     """Mean over whole held-out scenes of each one's own figure."""
     total = 0.0
     for index in range(count):
-        drawn = scene(HELD_OUT + 1000 + index)
+        drawn = scene(world.held_out + 1000 + index, world=world)
         true = np.asarray(drawn.picture)
         made = decode(pipeline, encode(pipeline, drawn))[0]
         total += psnr(float(np.square((made.astype(float) - true) / 127.5).mean()))
@@ -130,7 +143,8 @@ def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int) -> float:
 def evaluate(folder: Path, cases: int) -> dict[str, float]:
     """Figures for the card; contact sheets beside the folder."""
     pipeline = load(folder)
-    samples = [picture for at in range(0, len(PROMPTS), 8) for picture in draw(pipeline, PROMPTS[at : at + 8])]
+    prompts = PROMPTS + WIDER_PROMPTS if knows_wider(folder) else PROMPTS
+    samples = [picture for at in range(0, len(prompts), 8) for picture in draw(pipeline, prompts[at : at + 8])]
     grid(samples, 8).save(folder.with_name(f"{folder.name}-samples.png"))
     scenes = [scene(HELD_OUT + index) for index in range(8)]
     true = [np.asarray(drawn.picture) for drawn in scenes]

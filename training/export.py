@@ -15,7 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.evaluate import evaluate
 from training.fitness import calibrate
-from training.scenes import FRUIT, MIXED_FRUIT, OBJECTS, PLACES
+from training.places import PLACES
+from training.scenes import FRUIT, MIXED_FRUIT, PRESENT, WIDER, World
 from training.unet import Denoiser, UnetTraining, build_scheduler, unet_folder
 from training.vae import finished_vae
 from training.words import END, START, TOKEN, build_tokenizer, trained_words
@@ -34,9 +35,14 @@ def token_rows(words: Sequence[str]) -> list[int]:
     return [START, END, unknown, *(TOKEN[word] for word in words)]
 
 
-def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
+def learnt(wider_pictures: int) -> World:
+    """What a model knows that was shown so many pictures of the wider world."""
+    return WIDER if wider_pictures else PRESENT
+
+
+def compact_text_encoder(trained: CLIPTextModel, words: Sequence[str]) -> CLIPTextModel:
     """The text encoder with the embedding rows of the trained words only."""
-    rows = token_rows(trained_words())
+    rows = token_rows(words)
     settings = trained.config.to_dict() | {"vocab_size": len(rows)}
     compact = CLIPTextModel(CLIPTextConfig.from_dict(settings))
     weights = trained.state_dict()
@@ -46,30 +52,34 @@ def compact_text_encoder(trained: CLIPTextModel) -> CLIPTextModel:
     return compact
 
 
-def world(pictures: int) -> dict[str, Any]:
+def world(pictures: int, wider_pictures: int) -> dict[str, Any]:
     """What the model knows and how long it learnt, for programs."""
+    known = learnt(wider_pictures)
+    wider = {"wider_pictures": wider_pictures, "colours": known.colours} if wider_pictures else {}
     return {
         "pictures": pictures,
-        "words": trained_words(),
-        "objects": list(OBJECTS),
-        "places": {name: place.phrase for name, place in PLACES.items()},
+        "words": trained_words(known),
+        "objects": list(known.objects),
+        "places": {name: PLACES[name].phrase for name in known.places},
         "bowls": [*FRUIT, MIXED_FRUIT],
+        **wider,
     }
 
 
-def export(checkpoint: Path, folder: Path) -> int:
-    """Write the folder anew; gives the number of pictures behind it."""
+def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Write the folder anew; gives its ``world.json``."""
     saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
     settings = UnetTraining(**saved["settings"])
     vae = finished_vae().cpu()
     model = Denoiser(settings, vae.config.latent_channels)
     model.load_state_dict(saved["average"])
+    known = world(saved["pictures"], saved.get("wider_pictures", 0))
     beside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
-        text_encoder=compact_text_encoder(model.text_encoder).half(),
-        tokenizer=build_tokenizer(trained_words()),
+        text_encoder=compact_text_encoder(model.text_encoder, known["words"]).half(),
+        tokenizer=build_tokenizer(known["words"]),
         unet=model.unet.half(),
         scheduler=build_scheduler(),
         safety_checker=None,
@@ -84,28 +94,34 @@ def export(checkpoint: Path, folder: Path) -> int:
             config["dtype"] = "float32"  # what plain from_pretrained loads it as, like the other parts
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.copy(Path(__file__).with_name("LICENSE.fluent-emoji"), beside / "LICENSE")
-    (beside / "world.json").write_text(json.dumps(world(int(saved["pictures"])), indent=1) + "\n")
+    (beside / "world.json").write_text(json.dumps(known, indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)
-    return int(saved["pictures"])
+    return known
 
 
-def write_card(folder: Path, pictures: int, figures: Mapping[str, float]) -> None:
+def write_card(folder: Path, known: Mapping[str, Any], figures: Mapping[str, float]) -> None:
     """The model card, filled in with the figures of this very folder."""
     megabytes = sum(file.stat().st_size for file in folder.rglob("*.*")) / 1e6
     assert megabytes <= MOST_MEGABYTES, f"{megabytes:.1f} MB is more than {MOST_MEGABYTES}"
     card = CARD.read_text().format(
         sprites=NPM_PACKAGE,
-        objects=", ".join(OBJECTS),
-        places=", ".join(place.phrase for place in PLACES.values()),
-        bowls=", ".join([*FRUIT, MIXED_FRUIT]),
-        words=" ".join(trained_words()),
-        pictures=f"{pictures:,}",
+        objects=", ".join(known["objects"]),
+        colours=f"- In colours, too: {', '.join(known['colours'])}.\n" if "colours" in known else "",
+        places=", ".join(known["places"].values()),
+        bowls=", ".join(known["bowls"]),
+        words=" ".join(known["words"]),
+        pictures=_counted(known),
         megabytes=f"{megabytes:.1f}",
         **{name: f"{value:.2f}" for name, value in figures.items()},
     )
     (folder / "README.md").write_text(card)
+
+
+def _counted(known: Mapping[str, Any]) -> str:
+    wider = f" ({known['wider_pictures']:,} of the wider world)" if "wider_pictures" in known else ""
+    return f"{known['pictures']:,} pictures{wider}"
 
 
 def export_folder() -> Path:
@@ -124,10 +140,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=export_folder())
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes behind the card's figures")
     options = parser.parse_args()
-    pictures = export(options.checkpoint or best_checkpoint(), options.output)
+    known = export(options.checkpoint or best_checkpoint(), options.output)
     calibrate(options.output)
-    write_card(options.output, pictures, evaluate(options.output, options.scenes))
-    print(f"{options.output}: trained on {pictures:,} pictures")
+    write_card(options.output, known, evaluate(options.output, options.scenes))
+    print(f"{options.output}: trained on {_counted(known)}")
 
 
 if __name__ == "__main__":

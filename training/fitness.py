@@ -18,7 +18,8 @@ from diffedit_cli.engine import fitness
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.sd import StableDiffusion
 from training.data import to_tensor
-from training.scenes import HELD_OUT, scene
+from training.evaluate import knows_wider
+from training.scenes import PRESENT, WIDER, World, scene
 
 STRENGTH = 0.25
 TAKEN = 0.99
@@ -39,14 +40,19 @@ def misfits(model: LatentDiffusion, pictures: Iterable[Image.Image]) -> list[flo
     return found
 
 
-def scenes(first: int, count: int) -> Iterable[Image.Image]:
-    return (scene(seed).picture for seed in range(first, first + count))
+def worlds(folder: Path) -> tuple[World, ...]:
+    return (PRESENT, WIDER) if knows_wider(folder) else (PRESENT,)
+
+
+def scenes(world: World, first: int, count: int) -> Iterable[Image.Image]:
+    return (scene(seed, world=world).picture for seed in range(first, first + count))
 
 
 def calibrate(folder: Path, count: int = 200) -> float:
-    """Write the limit; gives it."""
+    """Write the limit, from so many scenes of each world; gives it."""
     model = StableDiffusion.load(folder, "cpu", torch.float32)
-    limit = float(torch.tensor(misfits(model, scenes(0, count))).quantile(TAKEN))
+    found = [value for world in worlds(folder) for value in misfits(model, scenes(world, world.first, count))]
+    limit = float(torch.tensor(found).quantile(TAKEN))
     (folder / "fitness.json").write_text(json.dumps({"strength": STRENGTH, "limit": round(limit, 4)}) + "\n")
     return limit
 
@@ -73,9 +79,11 @@ def main() -> None:
         calibrate(options.folder)
     limit = json.loads((options.folder / "fitness.json").read_text())["limit"]
     model = StableDiffusion.load(options.folder, "cpu", torch.float32)
-    held_out = misfits(model, scenes(HELD_OUT + 3_000_000, 200))
-    taken = sum(value <= limit for value in held_out)
-    print(f"limit {limit}; held-out scenes taken: {taken} of {len(held_out)}, the worst at {max(held_out):.4f}")
+    print(f"limit {limit}")
+    for world in worlds(options.folder):
+        held_out = misfits(model, scenes(world, world.held_out + 3_000_000, 200))
+        taken = sum(value <= limit for value in held_out)
+        print(f"held-out scenes taken: {taken} of {len(held_out)}, the worst at {max(held_out):.4f}")
     photos = photographs()
     for name, value in sorted(zip(photos, misfits(model, photos.values()), strict=True), key=lambda row: row[1]):
         print(f"{'TAKEN' if value <= limit else 'refused':8} {value:.4f} {name}")

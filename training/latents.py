@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data import to_tensor
-from training.scenes import HELD_OUT, scene
+from training.scenes import PRESENT, World, scene
 from training.words import draw_caption
 from training.workspace import autocast, device, save_atomically
 
@@ -24,8 +25,8 @@ Content = tuple[str, tuple[str, ...], str]
 """Kind, objects, place: all that a caption needs."""
 
 
-def _draw(seed: int) -> tuple[NDArray[np.uint8], Content]:
-    drawn = scene(seed)
+def _draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
+    drawn = scene(seed, world=world)
     return np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)
 
 
@@ -46,15 +47,16 @@ class Shard:
     contents: Sequence[Content]
 
 
-def make_shard(vae: AutoencoderKL, index: int) -> Shard:
+def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
     """Draw the scenes of a shard on one processor while the other encodes them."""
-    seeds = range(index * SHARD_SCENES, (index + 1) * SHARD_SCENES)
-    assert seeds[-1] < HELD_OUT
+    first = world.first + index * SHARD_SCENES
+    seeds = range(first, first + SHARD_SCENES)
+    assert seeds[-1] < world.held_out
     latents: list[Tensor] = []
     contents: list[Content] = []
     pixels: list[NDArray[np.uint8]] = []
     with get_context("spawn").Pool(1) as pool:
-        for picture, content in pool.imap(_draw, seeds, chunksize=20):
+        for picture, content in pool.imap(functools.partial(_draw, world), seeds, chunksize=20):
             pixels.append(picture)
             contents.append(content)
             if len(pixels) == 40 or len(contents) == len(seeds):
@@ -64,10 +66,10 @@ def make_shard(vae: AutoencoderKL, index: int) -> Shard:
 
 
 class Scenes:
-    """The scenes learnt from so far: those of the first shards, more of them as training goes."""
+    """A world's scenes learnt from so far: those of the first shards, more of them as training goes."""
 
-    def __init__(self, vae: AutoencoderKL, folder: Path) -> None:
-        self.vae, self.folder = vae, folder
+    def __init__(self, vae: AutoencoderKL, folder: Path, world: World = PRESENT) -> None:
+        self.vae, self.folder, self.world = vae, folder, world
         self.shards: list[Shard] = []
         self.with_one: list[tuple[int, int]] = []
         self.with_two: list[tuple[int, int]] = []
@@ -76,9 +78,9 @@ class Scenes:
         """Have at least this many shards, from their files where they are there."""
         while len(self.shards) < shards:
             index = len(self.shards)
-            path = self.folder / f"{index:04d}.pt"
+            path = self.folder / f"{self.world.shards}{index:04d}.pt"
             if not path.exists():
-                made = make_shard(self.vae, index)
+                made = make_shard(self.vae, index, self.world)
                 save_atomically((made.latents, list(made.contents)), path)
             shard = Shard(*torch.load(path))
             self.shards.append(shard)

@@ -56,6 +56,7 @@ def restart(folder: Path) -> int:
             "settings": vars(settings),
             "step": 0,
             "pictures": world["pictures"],
+            "wider_pictures": world.get("wider_pictures", 0),
             "model": model.state_dict(),
             "average": model.state_dict(),
         },

@@ -1,27 +1,25 @@
 """Draws captioned scenes with exact object masks from Fluent Emoji 3D sprites.
 
 ``scene(seed)`` always gives the same picture, caption and masks; ``swap={"cat": "dog"}`` draws the same scene with
-another object, which is the true result of an edit. Seeds from ``HELD_OUT`` on are never trained on.
-The order of the random draws is part of the contract: a seed must go on meaning the same picture.
+another object, which is the true result of an edit. ``scene(seed, world=WIDER)`` draws from more objects, drawings,
+colours and places; there ``place="snow"`` leaves the objects where they are. Seeds from a world's ``held_out`` on are
+never trained on. The order of the random draws is part of the contract: a seed must go on meaning the same picture.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from training.workspace import sprites_folder
+from training.places import CANVAS, PLACES, background, jitter
+from training.sprites import COLOURS, PAINT, sprite
 
 HELD_OUT = 10_000_000
-CANVAS = 256
 OPAQUE = 100  # alpha of 255, above which a pixel is the object's
+COLOURED = 0.75  # of the objects that come in colours
 
 OBJECTS: dict[str, str] = {
     "cat": "1f408", "dog": "1f415", "rabbit": "1f407", "horse": "1f40e", "cow": "1f404", "pig": "1f416",
@@ -36,57 +34,89 @@ OBJECTS: dict[str, str] = {
 FRUIT = {"apples": "apple", "pears": "pear", "oranges": "orange", "lemons": "lemon", "strawberries": "strawberry"}
 MIXED_FRUIT = "fruits"
 
-Colour = tuple[float, float, float]
-Pixels = NDArray[np.float64]
+MORE_DRAWINGS: dict[str, tuple[str, ...]] = {
+    "cat": ("1f431", "1f408-200d-2b1b"), "dog": ("1f436", "1f429"), "rabbit": ("1f430",), "horse": ("1f434",),
+    "cow": ("1f42e",), "pig": ("1f437",), "sheep": ("1f40f",), "tiger": ("1f42f",), "chick": ("1f425",),
+    "car": ("1f698", "1f699"), "bus": ("1f68d",), "ball": ("1f3c0", "1f3d0"), "cake": ("1f382",),
+    "hat": ("1f9e2", "1f452"), "house": ("1f3e1",),
+}  # fmt: skip
+"""What else an object of the present world may look like in the wider one."""
+
+MORE_OBJECTS: dict[str, tuple[str, ...]] = {
+    "bear": ("1f43b", "1f9f8"), "fox": ("1f98a",), "lion": ("1f981",), "monkey": ("1f412", "1f435"),
+    "panda": ("1f43c",), "mouse": ("1f401", "1f42d"), "frog": ("1f438",), "turtle": ("1f422",),
+    "fish": ("1f41f", "1f420"), "whale": ("1f433", "1f40b"), "owl": ("1f989",), "bird": ("1f426",),
+    "banana": ("1f34c",), "pineapple": ("1f34d",), "watermelon": ("1f349",), "pizza": ("1f355",), "donut": ("1f369",),
+    "truck": ("1f69a", "1f6fb"), "train": ("1f682",), "plane": ("1f6e9-fe0f", "2708-fe0f"), "boat": ("26f5", "1f6a4"),
+    "rocket": ("1f680",), "tractor": ("1f69c",), "mushroom": ("1f344",), "guitar": ("1f3b8",),
+    "umbrella": ("2602-fe0f",), "crown": ("1f451",), "robot": ("1f916",), "snowman": ("26c4",), "gift": ("1f381",),
+    "book": ("1f4d5", "1f4d6"),
+}  # fmt: skip
+
+OF_ANY_COLOUR = (
+    "ball", "balloon", "bird", "book", "bus", "car", "gift", "guitar", "hat", "plane", "teapot", "tractor", "truck",
+    "umbrella",
+)  # fmt: skip
+BUT_GREEN = tuple(colour for colour in COLOURS if colour != "green")
+IN_COLOURS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(OF_ANY_COLOUR, tuple(COLOURS)),
+    **dict.fromkeys(("fish", "rose", "tulip"), BUT_GREEN),
+    "apple": ("red", "yellow", "green"),
+}
+"""The colours that an object may have in the wider world: those in which it is still itself, and easy to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """What a place looks like: gradients of sky and ground (top, bottom), what stands about, how one says it."""
+class World:
+    """What scenes may show, and the seeds that they are learnt from: ``first`` up to ``held_out``."""
 
-    phrase: str
-    sky: tuple[Colour, Colour]
-    ground: tuple[Colour, Colour]
-    landmark: str = ""
+    objects: Mapping[str, tuple[str, ...]]
+    """The name of each object and the codes of its sprites."""
+    places: tuple[str, ...]
+    colours: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shards: str = ""
+    """How the names of its files of latents begin."""
+    first: int = 0
+    held_out: int = HELD_OUT
+    steady: bool = True
+    """Whether the objects stay as they are where another place is asked for."""
+
+    @property
+    def names(self) -> list[str]:
+        """Every object, then every one in a colour: ``balloon``, ``red balloon``."""
+        return [*self.objects, *(f"{colour} {name}" for name, colours in self.colours.items() for colour in colours)]
+
+    def draw_names(self, rng: random.Random) -> list[str]:
+        """Two objects, some of them in a colour."""
+        names = rng.sample(list(self.objects), 2)
+        return [
+            f"{rng.choice(self.colours[name])} {name}" if name in self.colours and rng.random() < COLOURED else name
+            for name in names
+        ]
+
+    def drawings(self, name: str) -> list[Image.Image]:
+        """The sprites that may stand for an object: as many in a colour, where one without paint gives way."""
+        colour, _, thing = name.rpartition(" ")
+        codes = self.objects[thing]
+        if colour:
+            paintable = next(code for code in codes if code in PAINT)
+            codes = tuple(code if code in PAINT else paintable for code in codes)
+        return [sprite(code, colour) for code in codes]
 
 
-PLACES: dict[str, Place] = {
-    "grass": Place(
-        phrase="on the grass",
-        sky=((110, 180, 250), (205, 232, 255)),
-        ground=((120, 190, 80), (70, 140, 50)),
-        landmark="1f333",
-    ),
-    "beach": Place(
-        phrase="on the beach",
-        sky=((90, 190, 245), (190, 235, 255)),
-        ground=((245, 222, 170), (225, 190, 125)),
-        landmark="1f334",
-    ),
-    "snow": Place(
-        phrase="in the snow",
-        sky=((175, 195, 220), (225, 235, 245)),
-        ground=((245, 250, 255), (205, 220, 240)),
-        landmark="1f332",
-    ),
-    "desert": Place(
-        phrase="in the desert",
-        sky=((250, 190, 120), (255, 230, 180)),
-        ground=((225, 160, 85), (185, 115, 55)),
-        landmark="1f335",
-    ),
-    "night": Place(
-        phrase="at night",
-        sky=((12, 16, 48), (50, 50, 100)),
-        ground=((40, 60, 60), (20, 32, 40)),
-    ),
-    "table": Place(
-        phrase="on a table",
-        sky=((200, 175, 160), (225, 205, 190)),
-        ground=((165, 105, 65), (120, 70, 40)),
-    ),
-}
-CLOUD, MOON = "2601-fe0f", "1f319"
+PRESENT = World(
+    objects={name: (code,) for name, code in OBJECTS.items()},
+    places=("grass", "beach", "snow", "desert", "night", "table"),
+    steady=False,
+)
+WIDER = World(
+    objects={name: (code, *MORE_DRAWINGS.get(name, ())) for name, code in OBJECTS.items()} | MORE_OBJECTS,
+    places=tuple(PLACES),
+    colours=IN_COLOURS,
+    shards="wider-",
+    first=20_000_000,
+    held_out=30_000_000,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +131,11 @@ class Scene:
     masks: dict[str, Image.Image]
 
 
-@functools.cache
-def sprite(code: str) -> Image.Image:
-    """The sprite of an emoji, cropped to what is drawn."""
-    image = Image.open(sprites_folder() / f"{code}.webp").convert("RGBA")
-    return image.crop(image.getbbox())
-
-
 def with_article(name: str) -> str:
     """``a cat``, ``an apple``, but ``grapes``."""
     if name == "grapes":
         return name
-    return ("an " if name[0] in "aeo" else "a ") + name
+    return ("an " if name[0] in "aeou" else "a ") + name
 
 
 def scene(
@@ -122,31 +145,32 @@ def scene(
     place: str | None = None,
     swap: Mapping[str, str] | None = None,
     size: int = CANVAS,
+    world: World = PRESENT,
 ) -> Scene:
     """The scene of a seed; each of the other arguments replaces what the seed would have chosen."""
     rng = random.Random(seed)
-    drawn_place = rng.choice(list(PLACES))
+    drawn_place = rng.choice(world.places)
     lot = rng.random()
-    names: Sequence[str] = rng.sample(list(OBJECTS), 2)
+    names: Sequence[str] = world.draw_names(rng)
     fruit = rng.choice([*FRUIT, MIXED_FRUIT])
     place = place or drawn_place
     kind = kind or ("bowl" if lot < 0.12 else "two" if lot < 0.34 else "empty" if lot < 0.38 else "one")
     names = objects or names
     replace = swap or {}
-    picture, horizon = _background(place, rng)
+    picture, horizon = background(place, random.Random(rng.random()) if world.steady else rng)
     masks: dict[str, Image.Image] = {}
     if kind == "one":
         names = [replace.get(names[0], names[0])]
         width = rng.uniform(80, 165)
         x = rng.uniform(width * 0.45, CANVAS - width * 0.45)
-        masks[names[0]] = _draw_object(picture, names[0], rng, horizon, width, x)
+        masks[names[0]] = _draw_object(picture, world.drawings(names[0]), rng, horizon, width, x)
     elif kind == "two":
         names = [replace.get(name, name) for name in names]
         left_first = rng.random() < 0.5
         for name, left in ((names[0], left_first), (names[1], not left_first)):
             width = rng.uniform(70, 115)
             x = CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
-            masks[name] = _draw_object(picture, name, rng, horizon, width, x)
+            masks[name] = _draw_object(picture, world.drawings(name), rng, horizon, width, x)
     elif kind == "bowl":
         fruit = objects[0] if objects else fruit
         names = [replace.get(fruit, fruit)]
@@ -174,97 +198,35 @@ def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:
     return f"a photo of {thing} {phrase}" if lot < 0.8 else thing
 
 
-def _jitter(colour: Colour, rng: random.Random, spread: float = 14) -> Colour:
-    red, green, blue = (min(255.0, max(0.0, value + rng.uniform(-spread, spread))) for value in colour)
-    return red, green, blue
-
-
-def _gradient(height: int, top: Colour, bottom: Colour) -> Pixels:
-    at = np.linspace(0, 1, height)[:, None]
-    return np.array(top)[None] * (1 - at) + np.array(bottom)[None] * at
-
-
-def _background(name: str, rng: random.Random) -> tuple[Image.Image, int]:
-    """The empty place, and the row of its horizon."""
-    place = PLACES[name]
-    horizon = int(CANVAS * rng.uniform(0.42, 0.62))
-    pixels = np.zeros((CANVAS, CANVAS, 3))
-    pixels[:horizon] = _gradient(horizon, _jitter(place.sky[0], rng), _jitter(place.sky[1], rng))[:, None]
-    ground = _gradient(CANVAS - horizon, _jitter(place.ground[0], rng), _jitter(place.ground[1], rng))
-    pixels[horizon:] = ground[:, None]
-    if name != "table":
-        _hills(pixels, name, horizon, rng)
-    picture = Image.fromarray(pixels.clip(0, 255).astype("uint8"))
-    draw = ImageDraw.Draw(picture)
-    if name == "night":
-        for _ in range(rng.randint(8, 24)):
-            x, y, radius = rng.uniform(0, CANVAS), rng.uniform(0, horizon * 0.8), rng.uniform(0.6, 1.8)
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 220))
-        _decorate(picture, MOON, rng, (24, 44), (0, horizon * 0.3))
-    elif name == "table":
-        for plank in range(1, rng.randint(3, 6)):
-            y = horizon + (CANVAS - horizon) * plank / 6
-            seam = tuple(int(value * 0.86) for value in place.ground[0])
-            draw.line((0, y, CANVAS, y), fill=seam, width=2)
-    else:
-        for _ in range(rng.randint(0, 2)):
-            _decorate(picture, CLOUD, rng, (36, 70), (0, horizon * 0.35))
-        if rng.random() < 0.6:
-            _decorate(picture, place.landmark, rng, (40, 80), (horizon - 40, horizon - 30), standing=True)
-    return picture, horizon
-
-
-def _hills(pixels: Pixels, name: str, horizon: int, rng: random.Random) -> None:
-    """A wavy edge of the ground; on the beach it is the sea."""
-    waves = np.arange(CANVAS) / CANVAS * 2 * math.pi * rng.uniform(0.5, 1.6) + rng.uniform(0, 6)
-    edge = horizon - (np.sin(waves) * rng.uniform(2, 12)).astype(int)
-    colour = _jitter(PLACES[name].ground[0], rng, 6)
-    if name == "beach":
-        colour = _jitter((60, 150, 215), rng, 8)
-    rows = np.arange(CANVAS)[:, None]
-    pixels[(rows >= edge[None]) & (rows < horizon + 14)] = colour
-
-
-def _decorate(
-    picture: Image.Image,
-    code: str,
-    rng: random.Random,
-    widths: tuple[float, float],
-    tops: tuple[float, float],
-    standing: bool = False,
-) -> None:
-    image = sprite(code)
-    width = rng.uniform(*widths)
-    image = image.resize((int(width), int(width * image.height / image.width)), Image.Resampling.LANCZOS)
-    x = int(rng.uniform(-0.2 * width, CANVAS - 0.8 * width))
-    y = int(rng.uniform(tops[0], max(tops)))
-    if standing:
-        y = int(rng.uniform(tops[1] + 30, tops[1] + 44)) - image.height
-    picture.paste(image, (x, y), image)
-
-
 def _draw_object(
-    picture: Image.Image, name: str, rng: random.Random, horizon: int, width: float, x: float
+    picture: Image.Image, drawings: Sequence[Image.Image], rng: random.Random, horizon: int, width: float, x: float
 ) -> Image.Image:
     bottom = rng.uniform(max(horizon + 24, width * 0.6), CANVAS - 8)
     mask = Image.new("L", (CANVAS, CANVAS), 0)
-    _put(picture, mask, name, random.Random(rng.random()), x, bottom, width)
+    _put(picture, mask, drawings, random.Random(rng.random()), x, bottom, width)
     return mask
 
 
 def _put(
-    picture: Image.Image, mask: Image.Image, name: str, rng: random.Random, centre: float, bottom: float, width: float
+    picture: Image.Image,
+    mask: Image.Image,
+    drawings: Sequence[Image.Image],
+    rng: random.Random,
+    centre: float,
+    bottom: float,
+    width: float,
 ) -> None:
-    """Paste an object with its shadow; add where it stands to the mask."""
-    image = sprite(OBJECTS[name])
+    """Paste one of an object's drawings with its shadow; add where it stands to the mask."""
+    flipped, light = rng.random() < 0.5, rng.uniform(0.9, 1.08)
+    image = rng.choice(drawings)
     height = width * image.height / image.width
     if height > width * 1.25:
         width *= 1.25 * width / height
         height = width * image.height / image.width
     image = image.resize((max(8, int(width)), max(8, int(height))), Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
+    if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    lit = ImageEnhance.Brightness(image.convert("RGB")).enhance(rng.uniform(0.9, 1.08))
+    lit = ImageEnhance.Brightness(image.convert("RGB")).enhance(light)
     lit.putalpha(image.getchannel("A"))
     stand(picture, mask, lit, int(centre - lit.width / 2), int(bottom - lit.height), bottom)
 
@@ -291,11 +253,11 @@ def _draw_bowl(picture: Image.Image, fruit: str, rng: random.Random, horizon: in
     mixed = [rng.choice(list(FRUIT.values())) for _ in range(len(_PILE))]
     size = width * 0.34
     for (right, up), any_fruit in zip(_PILE, mixed, strict=True):
-        name = FRUIT.get(fruit) or any_fruit
+        drawings = PRESENT.drawings(FRUIT.get(fruit) or any_fruit)
         own = random.Random(rng.random())
-        _put(picture, mask, name, own, centre + right * width, bottom - up * width + size * 0.35, size)
+        _put(picture, mask, drawings, own, centre + right * width, bottom - up * width + size * 0.35, size)
     depth = width * 0.42
-    colour = tuple(map(int, _jitter((70, 120, 200), rng, 30)))
+    colour = tuple(map(int, jitter((70, 120, 200), rng, 30)))
     rim = tuple(min(255, value + 35) for value in colour)
     bowl = Image.new("RGBA", (CANVAS * 2, CANVAS * 2), (0, 0, 0, 0))
     draw = ImageDraw.Draw(bowl)

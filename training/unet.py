@@ -23,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.latents import Scenes
 from training.optimizer import optimizer_for, scale_learning_rate
+from training.scenes import WIDER
 from training.vae import finished_vae, vae_digest
 from training.words import CAPACITY, END, MAX_LENGTH, START, encode_all
 from training.workspace import (
@@ -60,6 +61,8 @@ class UnetTraining:
     first_shards: int = 1
     pictures_per_shard: int = 8_000
     most_shards: int = 30
+    wider_share: float = 0.5
+    """Of each batch that shows the wider world. Shards and pairs come by how many pictures of their world were seen."""
 
 
 def build_text_encoder(settings: UnetTraining) -> CLIPTextModel:
@@ -164,12 +167,13 @@ class UnetTrainer:
         self.optimizer = optimizer_for(
             [self.model], settings.muon_lr, settings.adam_lr, weight_decay=settings.weight_decay
         )
-        self.step = self.pictures = 0
+        self.step = self.pictures = self.wider_pictures = 0
         self.rng = random.Random(0)
         if saved:
             self._restore(saved)
         self.levels = build_scheduler().alphas_cumprod.to(device())
         self.scenes = Scenes(vae, latents)
+        self.wider_scenes = Scenes(vae, latents, WIDER)
         self.folder = folder
         self.curve: Curve | None = None
 
@@ -177,6 +181,7 @@ class UnetTrainer:
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
         self.step, self.pictures = saved["step"], saved["pictures"]
+        self.wider_pictures = saved.get("wider_pictures", 0)
         if "optimizer" in saved:  # not in what training.restart writes
             self.optimizer.load_state_dict(saved["optimizer"])
             self.rng.setstate(saved["scenes_random"])
@@ -188,6 +193,7 @@ class UnetTrainer:
                 "settings": dataclasses.asdict(self.settings),
                 "step": self.step,
                 "pictures": self.pictures,
+                "wider_pictures": self.wider_pictures,
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -197,12 +203,22 @@ class UnetTrainer:
             path,
         )
 
+    def _batch(self, scenes: Scenes, count: int, seen: int) -> tuple[Tensor, list[str]]:
+        """Of one world, of which so many pictures were seen."""
+        settings = self.settings
+        scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
+        return scenes.batch(count, settings.two_share if seen >= settings.one_object_pictures else 0.0, self.rng)
+
     def train_step(self, rate: float = 1.0) -> tuple[float, float]:
         settings = self.settings
-        grown = settings.first_shards + self.pictures // settings.pictures_per_shard
-        self.scenes.grow(min(settings.most_shards, grown))
-        two_share = settings.two_share if self.pictures >= settings.one_object_pictures else 0.0
-        x_0, captions = self.scenes.batch(settings.batch, two_share, self.rng)
+        wider = round(settings.wider_share * settings.batch)
+        worlds = (
+            (self.scenes, settings.batch - wider, self.pictures - self.wider_pictures),
+            (self.wider_scenes, wider, self.wider_pictures),
+        )
+        parts = [self._batch(scenes, count, seen) for scenes, count, seen in worlds if count]
+        x_0 = torch.cat([latents for latents, _ in parts])
+        captions = [caption for _, of_part in parts for caption in of_part]
         scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
         self.optimizer.zero_grad()
         tokens = encode_all(captions).to(device())
@@ -212,6 +228,7 @@ class UnetTrainer:
         self.optimizer.step()
         self.step += 1
         self.pictures += settings.batch
+        self.wider_pictures += wider
         share = 1 - min(settings.average, self.step / (self.step + 500))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), share)

@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from training.scenes import FRUIT, MIXED_FRUIT, OBJECTS, PLACES, with_article
+from training.places import PLACES
+from training.scenes import FRUIT, MIXED_FRUIT, PRESENT, World, with_article
 
 MAX_LENGTH = 16
 START, END, FIRST_WORD = 0, 1, 2
@@ -59,6 +60,7 @@ _FORMS = (
     (0.04, "{where}"),
     (0.04, "a photo of {bare} {where}"),
 )
+_COLOUR_UNSAID = 0.15
 _PLACE_FORMS = ((0.8, "{where}"), (0.1, "a photo {where}"), (0.1, "a picture {where}"))
 
 
@@ -68,10 +70,19 @@ def captions_of(kind: str, objects: Sequence[str], place: str) -> list[tuple[flo
     if kind == "empty":
         return [(share, form.format(where=where)) for share, form in _PLACE_FORMS]
     return [
-        (share * part, form.format(thing=thing, bare=bare, where=where))
-        for part, thing, bare in _things(kind, objects)
+        (said * part * share, form.format(thing=thing, bare=bare, where=where))
+        for said, names in _names(objects)
+        for part, thing, bare in _things(kind, names)
         for share, form in _FORMS
     ]
+
+
+def _names(objects: Sequence[str]) -> list[tuple[float, Sequence[str]]]:
+    """The objects with their colours, and now and then without: a red balloon is a balloon."""
+    plain = [name.rpartition(" ")[2] for name in objects]
+    if plain == list(objects):
+        return [(1.0, objects)]
+    return [(1 - _COLOUR_UNSAID, objects), (_COLOUR_UNSAID, plain)]
 
 
 def _things(kind: str, objects: Sequence[str]) -> list[tuple[float, str, str]]:
@@ -97,15 +108,15 @@ def draw_caption(kind: str, objects: Sequence[str], place: str, rng: random.Rand
     return str(rng.choices(captions, shares)[0])
 
 
-def trained_words() -> list[str]:
-    """The words that captions of the present world use, by token number."""
+def trained_words(world: World = PRESENT) -> list[str]:
+    """The words that captions of a world use, by token number."""
     seen: set[str] = set()
-    for place in PLACES:
-        worlds: list[tuple[str, tuple[str, ...]]] = [("empty", ())]
-        worlds += [("one", (name,)) for name in OBJECTS]
-        worlds += [("two", (name, "cat")) for name in OBJECTS]
-        worlds += [("bowl", (name,)) for name in [*FRUIT, MIXED_FRUIT]]
-        for kind, objects in worlds:
+    for place in world.places:
+        shown: list[tuple[str, tuple[str, ...]]] = [("empty", ())]
+        shown += [("one", (name,)) for name in world.names]
+        shown += [("two", (name, "cat")) for name in world.names]
+        shown += [("bowl", (name,)) for name in [*FRUIT, MIXED_FRUIT]]
+        for kind, objects in shown:
             seen.update(word for _, caption in captions_of(kind, objects, place) for word in caption.split())
     return sorted(seen, key=TOKEN.__getitem__)
 
