@@ -190,10 +190,8 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
     shared = launch.shared(given, needs)
     params: Params = shared["params"]
-    if command == "edit":
-        beside = [batch.Job(input=source, **shared) for source in sources]
-        batch.check_distinct((job.input, target) for job in beside for target in batch.expected(command, job))
     jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
+    batch.check_distinct((job.input, target) for job in jobs for target in batch.expected(command, job))
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
     batch.check_together(jobs)

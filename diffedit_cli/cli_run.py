@@ -23,6 +23,7 @@ from diffedit_cli.options import takes
 if TYPE_CHECKING:
     from diffedit_cli.sources import Row
 
+NEEDS = ("from_", "to")
 OF_A_PICTURE = (
     o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in ("inpainter", "safety")},
     o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
@@ -63,7 +64,8 @@ def run(**given: Any) -> None:
         with Ledger(out) as ledger, _finishing(reporter.say) as stopping:
             rows = chain(listed, _outside(out, sources.streamed(streams, null=given["null"])))
             mine = (row for number, row in enumerate(rows) if number % parts == part - 1)
-            share = functools.partial(_share, given)
+            common = functools.cache(lambda: launch.shared(given, needs=NEEDS))
+            share = functools.partial(_share, given, common)
             jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
             reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
             on_bug = reporter.error if given["verbose"] else lambda _: None
@@ -101,17 +103,18 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
     from diffedit_cli import batch, running
 
-    shared = launch.shared(given, needs=("from_", "to"))
+    shared = launch.shared(given, needs=NEEDS)
     jobs = [running.job_of(row, lambda _: shared, given["out"], given["name"]) for row in rows]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
 
 
-def _share(given: dict[str, Any], row: Row) -> dict[str, Any]:
-    """What a row's job has beside input and output: the command line's options, and its own in their place."""
+def _share(given: dict[str, Any], common: Callable[[], dict[str, Any]], row: Row) -> dict[str, Any]:
+    """What a row's job has beside input and output: what is common to all, or its own options in their place."""
     own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
-    told = {"mask": None, "latents": None, **given, **own}
-    return launch.shared(told, needs=("to",) if told["mask"] else ("from_", "to"))
+    if not own:
+        return common()
+    return launch.shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS)
 
 
 def _outside(out: Path, rows: Iterable[Row]) -> Iterator[Row]:

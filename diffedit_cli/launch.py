@@ -76,7 +76,7 @@ class Launch:
         }
 
     @functools.cached_property
-    def workbench(self) -> Workbench:
+    def _workbench(self) -> Workbench:
         from diffedit_cli.cache import Cache
 
         given = self._given
@@ -98,7 +98,7 @@ class Launch:
 
     def open(self) -> Workbench:
         """The same each time."""
-        return self.workbench
+        return self._workbench
 
 
 def check_dtype(name: str) -> None:

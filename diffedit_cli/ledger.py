@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
@@ -85,10 +84,17 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a `results.jsonl`; what is torn or none is passed over."""
     with path.open("rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
-                said = json.loads(line)
-                if isinstance(said, dict):
-                    yield said
+            if (said := parsed(line)) is not None:
+                yield said
+
+
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a line, if it is one."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _text(path: str | Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -14,10 +13,9 @@ from urllib.parse import quote
 
 import jinja2
 
-from diffedit_cli import __version__, files, review, thumbnails
+from diffedit_cli import __version__, files, ledger, review, thumbnails
 from diffedit_cli.errors import InputError, OutputError
 
-RESULTS = "results.jsonl"
 PAGE = "index.html"
 GENERATOR = b'<meta name="generator" content="diffedit'
 HEAD = 4096  # bytes of a page that is ours in which that stands
@@ -67,25 +65,21 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; {remedy}.")
     try:
-        data = (folder / RESULTS).read_bytes()
+        data = (folder / ledger.NAME).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"The folder {folder} holds no {RESULTS}; {remedy}.") from None
+        raise InputError(f"The folder {folder} holds no {ledger.NAME}; {remedy}.") from None
     except OSError as error:
-        raise InputError(f"{folder / RESULTS} cannot be read: {error.strerror}; check its permissions.") from None
+        raise InputError(f"{folder / ledger.NAME} cannot be read: {error.strerror}; check its permissions.") from None
     written = [line for line in data.split(b"\n") if line.strip()]
     lines = [line for line in map(_parsed, written) if line is not None]
     if written and not lines:
-        raise InputError(f"{folder / RESULTS} holds no results of diffedit run; {remedy}.")
+        raise InputError(f"{folder / ledger.NAME} holds no results of diffedit run; {remedy}.")
     return _latest(lines), len(written) - len(lines)
 
 
 def _parsed(text: bytes) -> Line | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    ours = isinstance(line, dict) and line.get("status") in STATUSES and isinstance(line.get("input"), str)
-    return line if ours else None
+    line = ledger.parsed(text) or {}
+    return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
 
 
 def _latest(lines: Iterable[Line]) -> list[Line]:

@@ -148,9 +148,7 @@ class Pace:
 
     def count(self, result: Result) -> None:
         self.finished += 1
-        if result.status == "skipped":
-            return
-        self._edited += 1
+        self._edited += result.status != "skipped"
 
     @property
     def rate(self) -> str:

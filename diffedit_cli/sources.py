@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,16 @@ def _paths(stream: Any, end: bytes) -> Iterator[Path]:
 def _row(said: Any, where: str) -> Row:
     """A row of a table. What is wrong with it fails this row alone."""
     if not isinstance(said, Mapping):
-        return Row(input=Path(where), place=Path(where), where=where, problem=f"{where} is no table of options.")
+        return _unusable(where, f"{where} is no table of options.")
     given = {str(name).removeprefix("--"): value for name, value in said.items() if value not in (None, "")}
     name = given.pop("input", None)
     if not isinstance(name, str):
-        return Row(input=Path(where), place=Path(where), where=where, problem=f"{where} names no picture as input.")
+        return _unusable(where, f"{where} names no picture as input.")
     return Row(input=Path(name), place=_mirrored(Path(name)), given=given, where=where)
+
+
+def _unusable(where: str, problem: str) -> Row:
+    return Row(input=Path(where), place=Path(where), where=where, problem=problem)
 
 
 def _mirrored(path: Path) -> Path:
@@ -137,8 +141,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
             try:
                 yield _row(json.loads(line), where)
             except ValueError as error:
-                problem = f"{where} is no JSON object ({error})."
-                yield Row(input=Path(where), place=Path(where), where=where, problem=problem)
+                yield _unusable(where, f"{where} is no JSON object ({error}).")
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -152,8 +155,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 extra = said.pop(None, None)
                 where = f"{path} line {reader.line_num}"
                 row = _row(said, where)
-                problem = f"{where} has more cells than columns." if extra else row.problem
-                yield Row(input=row.input, place=row.place, given=row.given, where=where, problem=problem)
+                yield replace(row, problem=f"{where} has more cells than columns.") if extra else row
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"The job file {path} is no CSV table: {error}; save it again as UTF-8.") from error
 

@@ -305,7 +305,9 @@ class Workbench:
     def _shaped(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
         """The mask that is made from a map (h, w), as grey."""
         (width, height), (h, w) = picture.size, contrast.shape
-        guide = torch.from_numpy(picture.fitted((w * self.folder.factor, h * self.folder.factor)))
+        guide = None
+        if params.edges:
+            guide = torch.from_numpy(picture.fitted((w * self.folder.factor, h * self.folder.factor)))
         M = refine.mask(contrast, (height, width), guide=guide, **params.binarisation)
         return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
 

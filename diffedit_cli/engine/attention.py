@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffedit_cli.engine.diffedit import MAPS_AT_ONCE
+from diffedit_cli.engine.diffedit import MAPS_AT_ONCE, resized
 from diffedit_cli.engine.model import Embedding, Predictor
 from diffedit_cli.engine.process import Level, add_noise
 
@@ -47,8 +46,8 @@ class Watch:
         if self._sum is None:
             raise RuntimeError("nothing was predicted for the text that is watched")
         shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
-        looks = (self._sum / self._count).reshape(1, 1, grid[0] // shrink, grid[1] // shrink)
-        return F.interpolate(looks, grid, mode="bilinear", align_corners=False)[0, 0]
+        looks = (self._sum / self._count).reshape(grid[0] // shrink, grid[1] // shrink)
+        return resized(looks, grid)
 
 
 @contextlib.contextmanager

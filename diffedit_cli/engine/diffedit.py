@@ -74,9 +74,12 @@ def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None =
     if not limit > 0:
         return torch.zeros(size or contrast.shape, dtype=contrast.dtype, device=contrast.device)
     scaled = contrast.clamp(max=limit) / limit
-    if size is not None:
-        scaled = F.interpolate(scaled[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    return scaled
+    return scaled if size is None else resized(scaled, size)
+
+
+def resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Values of cells (h, w) at another size (H, W), bilinear."""
+    return F.interpolate(grid[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def invert(

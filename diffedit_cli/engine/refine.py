@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import rescale
+from diffedit_cli.engine.diffedit import rescale, resized
 
 BINS = 256  # of the histogram that a threshold is found in
 FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
@@ -41,11 +40,11 @@ def mask(
         blurred = ndimage.gaussian_filter(contrast.cpu().numpy(), smooth)
         contrast = torch.from_numpy(blurred).to(contrast.device)
     threshold = otsu(contrast, clamp) if threshold is None else threshold
-    scaled = rescale(contrast, clamp, size)
+    scaled = None
     if edges and guide is not None:
-        drawn = along_edges(rescale(contrast, clamp), guide, edges)
-        along = F.interpolate(drawn[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        scaled = along if (along > threshold).any() else scaled  # a faint speck can drown in its window
+        scaled = resized(along_edges(rescale(contrast, clamp), guide, edges), size)
+    if scaled is None or not (scaled > threshold).any():  # a faint speck can drown in its window
+        scaled = rescale(contrast, clamp, size)
     M = ramp(scaled, threshold) if soft else scaled > threshold
     if not (fill_holes or islands or grow) or not M.any():
         return M
@@ -64,7 +63,7 @@ def along_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
 
     colours = (guide.to(scaled.device, scaled.dtype)[None] + 1) / 2
     cell = max(1, guide.shape[-1] // scaled.shape[-1])
-    wide = F.interpolate(scaled[None, None], guide.shape[-2:], mode="bilinear", align_corners=False)
+    wide = resized(scaled, (guide.shape[-2], guide.shape[-1]))[None, None]
     window = 2 * round(cells * cell) + 1
     drawn: Tensor = guided_blur(colours, wide, window, FLAT, border_type="replicate", subsample=max(1, cell // 2))
     return drawn[0, 0].clamp(0, 1)
