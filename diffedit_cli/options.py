@@ -19,7 +19,9 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
-_WORDS: dict[str, dict[str, float | str]] = {"threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0}}  # for numbers
+_WORDS: dict[str, dict[str, float | str]] = {  # in place of numbers
+    "maps": {AUTO: AUTO}, "threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0},
+}  # fmt: skip
 _SWITCHES = {
     "recursive": "-r",
     "null": "-0",
@@ -45,8 +47,8 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
     words = _WORDS.get(name)
     declaration: Any = typer.Option(
         *flags,
-        parser=functools.partial(_number_or, words) if words else None,
-        metavar="|".join(["FLOAT", *words]) if words else None,
+        parser=functools.partial(_number_or, words, int if int in typing.get_args(kind) else float) if words else None,
+        metavar="|".join(["INTEGER" if int in typing.get_args(kind) else "FLOAT", *words]) if words else None,
         help=text,
         rich_help_panel=panel,
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
@@ -56,12 +58,13 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
     return Annotated[Any if words else kind, declaration]
 
 
-def _number_or(words: dict[str, float | str], text: Any) -> float | str:
-    """A number, or what one of these words means."""
+def _number_or(words: dict[str, float | str], kind: type[int] | type[float], text: Any) -> float | str:
+    """A number of this kind, or what one of these words means."""
     try:
-        return words[text] if text in words else float(text)
+        return words[text] if text in words else kind(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor {' nor '.join(words)}.") from None
+        number = "whole number" if kind is int else "number"
+        raise typer.BadParameter(f"{text!r} is neither a {number} nor {' nor '.join(words)}.") from None
 
 
 def _params(panel: str, **texts: str) -> Group:
@@ -74,6 +77,7 @@ def _params(panel: str, **texts: str) -> Group:
         "float": float,
         "float | None": float | None,
         "float | str": float | str,
+        "int | str": int | str,
         "bool": bool,
         "Prompt | None": str | None,
     }
@@ -124,7 +128,7 @@ MASK = _params(
     from_negative="What --from is not, while looking for the mask.",
     to_negative="What --to is not, while looking for the mask.",
     mask_method="Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
-    maps="Noise draws averaged into the mask.",
+    maps="Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
     mask_strength="How much noise the prompts are compared in, 0 to 1.",
     clamp="Cut differences at this multiple of their mean.",
     threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
@@ -132,7 +136,7 @@ MASK = _params(
     edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
     fill_holes="Fill the mask's holes.",
     islands="Leave out regions smaller than this share of the largest.",
-    grow="Grow the mask by so many latent cells (default: 0.25, or 0 with --soft).",
+    grow="Grow the mask by so many latent cells (default: 0.2, or 0 with --soft).",
     soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
 )
 LIMITS = _group(

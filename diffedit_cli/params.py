@@ -16,8 +16,9 @@ from diffedit_cli.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 EXPAND_LIMIT = 64  # sentences at once
-AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own, the mask's method
+AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own, as many maps as it takes ...
 OFF = "off"  # on the command line, a zoom of 1
+MOST_MAPS = 10  # that AUTO draws: as many as the paper always does
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
 SCHEDULERS = ("dpm++", "ddim")
@@ -34,7 +35,7 @@ class Params:
     from_negative: Prompt = ""
     to_negative: Prompt = ""
     mask_method: str = AUTO  # what shows where to edit; both: the product of the maps of the others
-    maps: int = 10  # n, noise draws averaged into the contrast map
+    maps: int | str = AUTO  # n, noise draws averaged into the contrast map; AUTO: until the mask is settled
     mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
     threshold: float | str = 0.5  # of the clamped map, rescaled to [0, 1]; AUTO: the map's own
@@ -67,7 +68,9 @@ class Params:
     expand_model: str = "google/flan-t5-large"
 
     def __post_init__(self) -> None:
-        for name in ("maps", "steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants"):
+        if self.maps != AUTO and not (isinstance(self.maps, int) and self.maps >= 1):
+            raise UsageError(f"--maps must be a whole number, at least 1, or {AUTO}, not {self.maps}.")
+        for name in ("steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants"):
             least = 0 if name in ("fixed_point", "reg_steps") else 1
             if getattr(self, name) < least:
                 raise UsageError(f"{option(name)} must be at least {least}, not {getattr(self, name)}.")
@@ -162,9 +165,11 @@ class Params:
         return self._record(names) | self.text_record()
 
     def attention_record(self) -> dict[str, Any]:
-        """What the attention map depends on: of --to only which words it leaves. Raises UsageError without words."""
-        names = ["from_", "maps", "mask_strength", "steps", "seed"]
-        return {"words": self.telling_words} | self._record(names) | self.text_record()
+        """What the attention map depends on: with a number of maps only on words of --to. Raises UsageError."""
+        words = {"words": self.telling_words}
+        if self.maps == AUTO:  # as many as the contrast needs
+            return words | self.contrast_record()
+        return words | self._record(["from_", "maps", "mask_strength", "steps", "seed"]) | self.text_record()
 
     def masked_by(self, attends: bool) -> Params:
         """With AUTO made out: both maps if the model `attends` to words, and some of --from are to give way.
@@ -175,6 +180,10 @@ class Params:
             return self
         method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
         return dataclasses.replace(self, mask_method=method)
+
+    @property
+    def most_maps(self) -> int:
+        return MOST_MAPS if isinstance(self.maps, str) else self.maps
 
     @property
     def telling_words(self) -> list[str]:
@@ -193,10 +202,10 @@ class Params:
 
     @property
     def growth(self) -> float:
-        """Where it is not given: a quarter of a cell, so that no rim of what was there stays, or 0 for a soft mask."""
+        """Where it is not given: a fifth of a cell, so that no rim of what was there stays, or 0 for a soft mask."""
         if self.grow is not None:
             return self.grow
-        return 0.0 if self.soft else 0.25
+        return 0.0 if self.soft else 0.2
 
     @property
     def zoom_factor(self) -> float | None:
@@ -252,7 +261,7 @@ class GivenParams(TypedDict, total=False):
     from_negative: Prompt
     to_negative: Prompt
     mask_method: str
-    maps: int
+    maps: int | str
     mask_strength: float
     clamp: float
     threshold: float | str

@@ -90,7 +90,7 @@ class Reporter:
         title = STAGE_TITLES[stage]
         if not self._console.is_terminal:
             if done == 1:
-                self.say(f"{title} ({total} {'maps' if stage == 'mask' else 'steps'})")
+                self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
             return
         if stage not in self._tasks or done == 1:
             self._remove(stage)

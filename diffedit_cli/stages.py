@@ -202,7 +202,7 @@ class Workbench:
         )
         x_0 = self.runtime.latents(picture, account)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
-        noise = torch.randn((params.maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
+        noise = torch.randn((params.most_maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
         )
         found: dict[str, Tensor] = {}
@@ -210,11 +210,13 @@ class Workbench:
             if "attention" in names:
                 words = model.watching(str(params.from_), params.telling_words, params.clip_skip)
                 watch = meanwhile.enter_context(words)
-            if "contrast" in names:
+            if params.maps == AUTO:
+                maps = diffedit.until_settled(diffedit.contrast(model, x_0, at, source, target, noise, at_once=2))
+            elif "contrast" in names:
                 maps = diffedit.contrast(model, x_0, at, source, target, noise)
             else:
                 maps = attention.looks(model, x_0, at, source.prompt, noise)
-            found["contrast"] = torch.stack(list(self._watched("mask", maps, params.maps))).mean(dim=0)
+            found["contrast"] = torch.stack(list(self._watched("mask", maps, len(noise)))).mean(dim=0)
         if "attention" in names:
             found["attention"] = watch.map((x_0.shape[-2], x_0.shape[-1]))
         return {name: found[name].cpu().numpy() for name in names}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.engine import diffedit
-from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert, until_settled
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
 from diffedit_cli.engine.solvers import DDIM
@@ -211,7 +211,7 @@ def test_evaluations(invert_guidance: float, guidance: float, spent: tuple[int, 
     levels = cosine_levels(params.steps)
     at = levels[levels_up_to(params.mask_strength, params.steps)]
     masking, inverting, editing = constant(), constant(), constant()
-    for _ in contrast(masking, draw(0), at, Text(SOURCE), Text(TARGET), draw(1, params.maps)):
+    for _ in contrast(masking, draw(0), at, Text(SOURCE), Text(TARGET), draw(1, params.most_maps)):
         pass
     levels = levels[: levels_up_to(params.strength, params.steps) + 1]
     given = trajectory(inverting, Text(SOURCE, EMPTY, params.invert_guidance), levels)
@@ -261,6 +261,32 @@ def test_maps_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.Mon
     expected = maps(nonlinear())
     monkeypatch.setattr(diffedit, "MAPS_AT_ONCE", at_once)
     close(maps(nonlinear()), expected)
+
+
+def spots(*places: int) -> Tensor:
+    """A map (4, 4) that is 1 in these cells and 0 elsewhere."""
+    cells = torch.zeros(16)
+    cells[list(places)] = 1
+    return cells.view(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "used"),
+    [
+        ([spots(1), spots(1), spots(2), spots(3)], 2),
+        ([spots(1), spots(2), spots(2), spots(1)], 4),
+        ([spots(1), spots(2), spots(3), spots(4), spots(1), spots(2)], 6),
+        ([spots(), spots(), spots(1), spots(1)], 2),
+        ([spots(0, 1, 2, 3, 4), spots(0, 1, 2, 3), spots(1), spots(1)], 2),
+        ([spots(0, 1, 2, 3), spots(0, 1, 2), spots(0, 1, 2), spots(0, 1, 2, 3)], 4),
+    ],
+    ids=["alike", "swapped", "never", "without contrast", "four of five", "three of four"],
+)
+def test_maps_are_drawn_until_their_halves_agree(drawn: list[Tensor], used: int) -> None:
+    """Of 16 cells up to five are marked: the clamp, three times the mean, leaves them above the threshold."""
+    left = iter(drawn)
+    assert len(list(until_settled(left))) == used
+    assert len(list(left)) == len(drawn) - used
 
 
 @pytest.mark.parametrize("n", [1, 5, 10])

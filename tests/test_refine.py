@@ -169,6 +169,7 @@ def test_info_repeats_them() -> None:
     ("words", "says"),
     [
         ("--threshold often", "neither a number nor auto"),
+        ("--maps 2.5", "neither a whole number nor auto"),
         ("--threshold 1.5", "or auto"),
         ("--smooth -1", "--smooth"),
         ("--grow 99", "--grow"),

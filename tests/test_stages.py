@@ -15,6 +15,7 @@ from diffedit_cli import formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import choose_device
+from diffedit_cli.engine import diffedit as engine
 from diffedit_cli.errors import DeviceError, ModelError, UsageError
 from diffedit_cli.params import Params
 from diffedit_cli.runtime import generator
@@ -58,10 +59,18 @@ def problems(account: Account) -> list[str]:
 
 
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
-    """Ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
-    account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2))
+    """Of the mask by the paper's ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
+    account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
     assert account.evaluations == {"mask": 20, "invert": 18, "edit": 36}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
+
+
+def test_maps_of_a_settled_mask_cost_no_more(bench: Workbench, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By themselves the maps of random weights may never agree: here any two do, and then none."""
+    params = Params(from_="cat", to="dog", steps=5, threshold=0.2)
+    for agreement, maps in ((0.0, 2), (2.0, 10)):
+        monkeypatch.setattr(engine, "AGREEMENT", agreement)
+        assert edit(bench, image, params, seed=maps).evaluations["mask"] == 2 * maps
 
 
 def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) -> None:
@@ -149,7 +158,7 @@ def test_the_same_picture_and_model_under_other_names_share(bench: Workbench, im
 def test_cache_keys_are_what_they_were() -> None:
     """A key that changes by accident makes everyone's cache worthless; on purpose, raise stages.SCHEMA."""
     about = {"picture": "p", "size": [60, 40], "model": "m", "model-name": "anything", "dtype": "float32"}
-    params = Params(from_="cat", to="dog")
+    params = Params(from_="cat", to="dog", maps=10)
     assert cache_key("contrast", about | params.contrast_record()) == CONTRAST_KEY
     assert cache_key("inversion", about | params.inversion_record()) == INVERSION_KEY
 

@@ -19,6 +19,7 @@ from diffedit_cli.engine.process import Level, Prediction, add_noise
 from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 4
+AGREEMENT = 0.8  # intersection over union of two masks from half of the maps each; that of all is nearer still
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,36 @@ class Text:
     guidance: float = 1.0
 
 
-def contrast(model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor) -> Iterator[Tensor]:
+def contrast(
+    model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
+) -> Iterator[Tensor]:
     """Step 1: |eps(x_t, Q) - eps(x_t, R)|, averaged over channels; one map (h, w) for each noise (n, C, h, w).
 
     x_0 is (1, C, h, w). With the same negative on both sides guidance only scales the difference,
     (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the negatives out then.
     """
-    for some in torch.split(noise, MAPS_AT_ONCE):
+    for some in torch.split(noise, at_once):
         x_t = add_noise(x_0, some, at)
         if R.negative is None and Q.negative is None:
             reference, query = _both(model, x_t, at, R.prompt, Q.prompt)
         else:
             reference, query = _guided(model, x_t, at, R), _guided(model, x_t, at, Q)
         yield from (query.eps - reference.eps).abs().mean(dim=1)
+
+
+def until_settled(maps: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Of the maps (h, w) as many, an even number, as it takes until the odd and the even ones give the same mask.
+
+    More would then change it little. The paper draws 10 whatever they show.
+    """
+    odd: list[Tensor] = []
+    even: list[Tensor] = []
+    for one, other in zip(maps, maps, strict=True):
+        yield from (one, other)
+        odd, even = [*odd, one], [*even, other]
+        M, N = (binarise(torch.stack(half).mean(dim=0)) for half in (odd, even))
+        if (M & N).sum() >= AGREEMENT * (M | N).sum():
+            return
 
 
 def binarise(
