@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MODELS = "models"  # folders, converted from checkpoints
 LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each, which is never removed
 MADE = "made"  # notes of what single commands wrote
 UNFINISHED = "unfinished"
+PATIENCE = 0.05  # seconds between two attempts at a lock
 ABANDONED = 3600.0  # seconds after which an unfinished file or folder has no writer any more
 
 
@@ -39,8 +41,9 @@ class Entry:
 class Cache:
     """A folder of entries, for any number of processes: entries appear by one rename. Locks only save double work."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, wait: Callable[[], object] = functools.partial(time.sleep, PATIENCE)) -> None:
+        """`wait` is called, again and again, while another makes what is needed."""
+        self.root, self._wait = root, wait
 
     def find(self, kind: str, key: str) -> Path | None:
         """The entry's file, or None. Marks it as used."""
@@ -62,16 +65,24 @@ class Cache:
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """While another process makes the entry of this key, waits. The system ends the lock with its process.
+        """While another makes the entry of this key, waits. The system ends the lock with its process.
 
         Where there can be no lock, two may make the same, and the last one stays.
         """
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
+
+        def taken() -> bool:
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return False
+            return True
 
         lock = FileLock(self.root / LOCKS / f"{key[:LOCK_DIGITS]}.lock")
         try:
             (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            while not taken():
+                self._wait()
         except (OSError, NotImplementedError):
             yield
             return

@@ -19,6 +19,7 @@ from diffedit_cli import launch, naming
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
+from diffedit_cli.params import AUTO
 
 if TYPE_CHECKING:
     from diffedit_cli.sources import Row
@@ -46,6 +47,7 @@ def run(**given: Any) -> None:
     out: Path = given["out"]
     naming.check(given["name"])
     part, parts = _shard(given["shard"])
+    at_once = _at_once(given["batch"])
     most = 1 if given["fail_fast"] else given["limit_failures"]
     streams = [source for source in given["sources"] if sources.is_streamed(source)]
     codes: Counter[int] = Counter()
@@ -69,19 +71,21 @@ def run(**given: Any) -> None:
             jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
             reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
             on_bug = reporter.error if given["verbose"] else lambda _: None
-            found = running.overlapped(
+            overlapped = running.overlapped(
                 jobs,
                 launched.open,
                 on_bug=on_bug,
                 record=lambda result: ledger.write(result.json()),
                 stopping=stopping,
+                at_once=at_once,
             )
-            for result in found:
-                reporter.result(result)
-                codes[result.error["code"] if result.error else 0] += 1
-                if most and codes.total() - codes[0] >= most:
-                    reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run it again.")
-                    break
+            with contextlib.closing(overlapped) as found:
+                for result in found:
+                    reporter.result(result)
+                    codes[result.error["code"] if result.error else 0] += 1
+                    if most and codes.total() - codes[0] >= most:
+                        reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
+                        break
             stopped = stopping()
         try:
             page.write(out, force=given["force"])
@@ -137,9 +141,18 @@ def _shard(text: str | None) -> tuple[int, int]:
     return part, parts
 
 
+def _at_once(text: str) -> int | None:
+    """How many pictures go through the network together; None where it is left to us."""
+    if text == AUTO:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch {text} is no number of pictures; give 1 or more, or auto.")
+    return int(text)
+
+
 @contextlib.contextmanager
 def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C lets the picture in hand be finished, a second one stops at once; says whether it was pressed."""
+    """Ctrl-C lets what is in hand be finished, a second one stops at once; says whether it was pressed."""
     pressed = False
 
     def press(*_: object) -> None:
@@ -147,7 +160,7 @@ def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        say("Finishing the picture in hand; press Ctrl-C again to stop at once.")
+        say("Finishing what is in hand; press Ctrl-C again to stop at once.")
 
     before = signal.signal(signal.SIGINT, press)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from diffedit_cli.engine.calls import is_out_of_memory
 from diffedit_cli.errors import DeviceError, UsageError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,10 +39,8 @@ def device_errors(device: str) -> Iterator[None]:
     """What torch says of a device that fails or is full. Raises DeviceError in its place."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
             raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
         if "CUDA error" in str(error) or "MPS" in str(error):
             reason = str(error).splitlines()[0]

@@ -263,6 +263,7 @@ RUN = _group(
     "Run",
     recursive=(bool, False, "Look into folders of folders, too, and make the same ones in --out."),
     null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
+    batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
     shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
     fail_fast=(bool, False, "Stop at the first picture that fails."),
     limit_failures=(int | None, None, "Stop when so many pictures have failed."),

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Reporter:
             transient=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[object, TaskID] = {}
         self._pace: Pace | None = None
 
     def __enter__(self) -> Reporter:
@@ -92,17 +93,18 @@ class Reporter:
             if done == 1:
                 self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
             return
-        if stage not in self._tasks or done == 1:
-            self._remove(stage)
-            self._tasks[stage] = self._bars.add_task(title, total=total)
-        self._bars.update(self._tasks[stage], completed=done)
+        bar = stage, threading.get_ident()  # of several pictures at a time each has its own thread
+        if bar not in self._tasks or done == 1:
+            self._remove(bar)
+            self._tasks[bar] = self._bars.add_task(title, total=total)
+        self._bars.update(self._tasks[bar], completed=done)
         if done == total:
-            self._remove(stage)
+            self._remove(bar)
 
     def result(self, result: Result) -> None:
         """One picture is finished."""
-        for stage in list(self._tasks):
-            self._remove(stage)
+        for bar in list(self._tasks):
+            self._remove(bar)
         if self._as_json:
             sys.stdout.write(result.json() + "\n")
             sys.stdout.flush()
@@ -135,9 +137,9 @@ class Reporter:
         """Shown even when quiet."""
         self._console.print(f"diffedit: {message}", markup=False)
 
-    def _remove(self, stage: str) -> None:
-        if stage in self._tasks:
-            self._bars.remove_task(self._tasks.pop(stage))
+    def _remove(self, bar: object) -> None:
+        if bar in self._tasks:
+            self._bars.remove_task(self._tasks.pop(bar))
 
 
 class Pace:

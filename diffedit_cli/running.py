@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import batch, digests, files, naming
 from diffedit_cli.batch import Job, Opened, OpenWorkbench
@@ -17,6 +18,12 @@ from diffedit_cli.made import Made, touch
 from diffedit_cli.params import digest
 from diffedit_cli.report import Result
 from diffedit_cli.sources import Row
+from diffedit_cli.together import Together
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffedit_cli.engine.model import Rows
 
 AHEAD = 2  # pictures that are read while another is edited
 SCHEMA = 1  # of identities
@@ -97,12 +104,15 @@ def overlapped(
     on_bug: Callable[[str], Any],
     record: Callable[[Result], Any] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[Result]:
+    at_once: int | None = 1,
+) -> Generator[Result, None, None]:
     """As `batch.each` of edits, in order, but pictures are read and written while others are edited.
 
+    So many are edited at once, their calls of the network joined; None: as many as is best where they are edited.
     `record` is told of each result as soon as it is written, whatever is done meanwhile. After `stopping` says so no
-    other picture is begun.
+    other picture is begun. Whoever closes it, or is interrupted, leaves those undone that are not painted yet.
     """
+    most = at_once or 1
 
     def settled(made: Callable[[], Result] | Result) -> Result:
         result = made if isinstance(made, Result) else made()
@@ -110,28 +120,49 @@ def overlapped(
             record(result)
         return result
 
-    with ThreadPoolExecutor(AHEAD, "files") as pool:
-        waiting: deque[tuple[Job, Future[Opened | Result]] | Result] = deque()
-        saving: Future[Result] | None = None
+    def begun(job: Job, opening: Future[Opened | Result]) -> Future[Future[Result]]:
+        nonlocal most
+        opened = opening.result()
+        if isinstance(opened, Result):
+            return ended(opened)
+        bench = batch.attempted(job, workbench, on_bug)
+        if isinstance(bench, Result):
+            return ended(bench)
+        most = at_once or bench.runtime.at_once
+        if most == 1:
+            return ended(_painted(job, opened, lambda: bench, on_bug))
+        own = bench.beside(together.ask, together.wait)
+        return together.begin(lambda: pool.submit(settled, _painted(job, opened, lambda: own, on_bug)))
+
+    def ended(made: Callable[[], Result] | Result) -> Future[Future[Result]]:
+        done: Future[Future[Result]] = Future()
+        done.set_result(pool.submit(settled, made))
+        return done
+
+    with ThreadPoolExecutor(AHEAD, "files") as pool, _together(workbench) as together:
         remaining = iter(jobs)
-        while not stopping():
-            while len(waiting) < AHEAD and (job := next(remaining, None)) is not None:
-                waiting.append(job if isinstance(job, Result) else (job, pool.submit(_opened, job, on_bug)))
-            if not waiting:
-                break
-            first = waiting.popleft()
-            made: Callable[[], Result] | Result
-            if isinstance(first, Result):
-                made = first
+        waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
+        unsaid: deque[Future[Future[Result]]] = deque()  # painted, then written
+        while True:
+            while not stopping() and len(waiting) < max(AHEAD, most) and (job := next(remaining, None)) is not None:
+                if isinstance(job, Result):
+                    waiting.append(functools.partial(ended, job))
+                else:
+                    waiting.append(functools.partial(begun, job, pool.submit(_opened, job, on_bug)))
+            if waiting and together.count < most and len(unsaid) < 2 * most and not stopping():
+                unsaid.append(waiting.popleft()())
+            elif together.count:
+                together.round()
+            elif unsaid:
+                wait([unsaid[0].result()])
             else:
-                job, opening = first
-                opened = opening.result()
-                made = opened if isinstance(opened, Result) else _painted(job, opened, workbench, on_bug)
-            if saving is not None:
-                yield saving.result()
-            saving = pool.submit(settled, made)
-        if saving is not None:
-            yield saving.result()
+                break
+            while unsaid and unsaid[0].done() and unsaid[0].result().done():
+                yield unsaid.popleft().result().result()
+
+
+def _together(workbench: OpenWorkbench) -> Together[Rows, Tensor]:
+    return Together(lambda asked: workbench().runtime.ask_together(asked))
 
 
 def _opened(job: Job, on_bug: Callable[[str], Any]) -> Opened | Result:

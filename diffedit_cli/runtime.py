@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,13 +17,15 @@ from diffedit_cli.account import LOAD, Account
 from diffedit_cli.artefacts import Arrays
 from diffedit_cli.devices import DTYPES, choose_device, device_errors
 from diffedit_cli.engine import fitness
-from diffedit_cli.engine.model import Embedding, Model
+from diffedit_cli.engine.model import Embedding, Model, Rows
 from diffedit_cli.errors import ModelError
 from diffedit_cli.images import Picture
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
+
+AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
 
 
 class Runtime:
@@ -36,25 +39,48 @@ class Runtime:
         self.folder, self.memory, self.any_picture = folder, memory, any_picture
         self.device = choose_device(device)
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures are best edited together: one where that would change float32's last bits."""
+        return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
+
+    def beside(self, ask: Callable[[Rows], Tensor]) -> Runtime:
+        """The same model for one of several pictures at a time, its network asked through `ask`."""
+        own = copy.copy(self)
+        own._open = lambda account: self.model(account).beside(ask)
+        own._model = own._x_0 = None
+        return own
+
+    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+        """The network's answers to several who got the model already."""
+        assert self._model is not None
+        with torch.inference_mode():
+            return self._model.ask_together(asked)
 
     def model(self, account: Account) -> Model:
         """The model, loaded at the first call."""
         if self._model is None:
-            started = time.perf_counter()
-            from diffedit_cli.engine import families
-
-            folder = self.folder
-            with device_errors(self.device):
-                self._model = families.load(
-                    folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
-                    **folder.additions, **dataclasses.asdict(self.memory),
-                )  # fmt: skip
-            if self.device == "cpu" and self.memory.offload != "none":
-                account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
-            account.seconds[LOAD] = time.perf_counter() - started
+            self._model = self._open(account)
         return self._model
+
+    def _load(self, account: Account) -> Model:
+        started = time.perf_counter()
+        from diffedit_cli.engine import families
+
+        folder = self.folder
+        with device_errors(self.device):
+            model = families.load(
+                folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
+                **folder.additions, **dataclasses.asdict(self.memory),
+            )  # fmt: skip
+        if self.device == "cpu" and self.memory.offload != "none":
+            account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
+        account.seconds[LOAD] = time.perf_counter() - started
+        return model
 
     def embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
         """What the model is told by a prompt: words, sentences to average, or a file."""
@@ -75,9 +101,10 @@ class Runtime:
             model = self.model(account)
             size = images.fitted_size(picture.size, model.native_size, model.multiple)
             fitted = torch.from_numpy(picture.fitted(size))[None]
-            self._x_0 = picture.digest, model.encode(fitted)
+            x_0 = model.encode(fitted)
             if not picture.part:
-                self._check_fitness(picture, self._x_0[1], account)
+                self._check_fitness(picture, x_0, account)
+            self._x_0 = picture.digest, x_0
         return self._x_0[1]
 
     def check(self, picture: Picture, account: Account) -> None:

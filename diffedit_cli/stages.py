@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import device_errors
 from diffedit_cli.engine import attention, diffedit, refine
+from diffedit_cli.engine.model import Rows
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import DiffEditError, NothingToEdit, UsageError
@@ -67,6 +69,13 @@ class Workbench:
         self.device, self.dtype = self.runtime.device, self.runtime.dtype
         self.inpainting = Inpainting(inpainter, self.device, self.dtype) if inpainter else None
         self.guard = Guard(inpainter or folder, self.device, safety)
+
+    def beside(self, ask: Callable[[Rows], Tensor], wait: Callable[[], None]) -> Workbench:
+        """For one of several pictures at a time: it asks by `ask`, and calls `wait` while another makes the same."""
+        own = copy.copy(self)
+        own.runtime = self.runtime.beside(ask)
+        own.cache = Cache(self.cache.root, wait) if self.cache else None
+        return own
 
     def open_account(self) -> Account:
         """For the costs of one picture."""

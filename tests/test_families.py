@@ -205,8 +205,8 @@ class Gaussian(nn.Module):
         super().__init__()
         self.config, self.dtype, self.alphas, self.s = like.config, torch.float32, alphas, s
 
-    def forward(self, x_t: Tensor, t: int, *, encoder_hidden_states: Tensor, **_: Any) -> Output:
-        m, alpha = encoder_hidden_states[:, :1, :1, None], self.alphas[t]
+    def forward(self, x_t: Tensor, t: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> Output:
+        m, alpha = encoder_hidden_states[:, :1, :1, None], self.alphas[t].reshape(-1, 1, 1, 1)
         a, b = alpha.sqrt(), (1 - alpha).sqrt()
         return Output(b * (x_t - a * m) / (a * a * self.s**2 + b * b))
 

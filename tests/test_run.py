@@ -345,7 +345,7 @@ def test_ctrl_c_finishes_the_picture_in_hand(here: Path, album: Path) -> None:
     running.send_signal(signal.SIGINT)
     rest, said = running.communicate(timeout=120)
     assert running.returncode == 130, said
-    assert b"Finishing the picture in hand" in said
+    assert b"Finishing what is in hand" in said
     done = [json.loads(line) for line in rest.splitlines()]
     assert 1 <= len(done) <= 3
     assert len(names(here / "out")) == len(done) + 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffedit_cli.engine.diffedit import MAPS_AT_ONCE, resized
-from diffedit_cli.engine.model import Embedding, Predictor
+from diffedit_cli.engine.model import Embedding, Predictor, Watcher
 from diffedit_cli.engine.process import Level, add_noise
 
 CELLS = 16  # a side: of these layers makes LEDITS++ (arXiv:2311.16711) its masks
@@ -28,16 +28,22 @@ class Watch:
         self._sum: Tensor | None = None
         self._count = 0
 
-    def see(self, layer: Any, hidden: Tensor, told: Tensor) -> None:
-        """A call of diffusers' cross-attention `layer`: hidden (B, cells, D) looks at what it is told (B, L, D)."""
+    def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor | None:
+        """Of a call of diffusers' cross-attention `layer`, hidden (B, cells, D) looking at what it is told (B, L, D).
+
+        Gives (B * heads, cells), or None where no row is told the text.
+        """
         if told.shape[1:] != self.tokens.shape[1:]:
-            return
+            return None
         rows = (told == self.tokens.to(told.device)).flatten(1).all(dim=1)
         if not rows.any():
-            return
+            return None
         query, key = layer.to_q(hidden[rows]), layer.to_k(told[rows])
-        weights = layer.get_attention_scores(layer.head_to_batch_dim(query), layer.head_to_batch_dim(key))
-        looks = weights[..., self.places].float().mean(dim=-1)  # (B * heads, cells)
+        weights: Tensor = layer.get_attention_scores(layer.head_to_batch_dim(query), layer.head_to_batch_dim(key))
+        return weights[..., self.places].float().mean(dim=-1)
+
+    def add(self, looks: Tensor) -> None:
+        """Looks (B * heads, cells) of a call that did not fail."""
         self._sum = looks.sum(dim=0) + (0 if self._sum is None else self._sum)
         self._count += len(looks)
 
@@ -51,19 +57,28 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(unet: nn.Module, text: Embedding, places: Sequence[int]) -> Iterator[Watch]:
-    """Watches what diffusers' UNet2DConditionModel attends to, without a change to what it predicts."""
-    watch = Watch(text, places)
+def watched(unet: nn.Module, watches: Sequence[Watcher | None]) -> Iterator[None]:
+    """One call of diffusers' UNet2DConditionModel, whose rows are watched by these, without a change to its output.
+
+    Of a call that fails nothing is seen.
+    """
+    rows = {watch: [row for row, one in enumerate(watches) if one is watch] for watch in watches if watch is not None}
+    looks: list[tuple[Watcher, Tensor]] = []
 
     def before(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        watch.see(layer, given[0], named["encoder_hidden_states"])
+        for watch, own in rows.items():
+            look = watch.look(layer, given[0][own], named["encoder_hidden_states"][own])
+            if look is not None:
+                looks.append((watch, look))
 
-    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers(unet)]
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers(unet)] if rows else []
     try:
-        yield watch
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+    for watch, look in looks:
+        watch.add(look)
 
 
 def layers(unet: Any) -> list[nn.Module]:

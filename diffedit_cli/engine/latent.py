@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,8 +14,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from diffedit_cli.engine import parts, weighting
-from diffedit_cli.engine.model import Embedding, Watch
-from diffedit_cli.engine.process import Level, Prediction
+from diffedit_cli.engine.calls import Calls
+from diffedit_cli.engine.model import Embedding, Rows, Watcher
+from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
 from diffedit_cli.engine.text import TextEncoder
 from diffedit_cli.errors import ModelError
 
@@ -31,6 +33,7 @@ class LatentDiffusion(ABC):
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
 
     multiple: int
+    prediction_type: PredictionType
 
     def __init__(self, *, vae: AutoencoderKL, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
         """Raises ModelError when the parts do not fit each other."""
@@ -40,7 +43,10 @@ class LatentDiffusion(ABC):
         self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size = int(network.config["sample_size"]) * self.factor
         self.evaluations = 0
-        self.vae_overflowed = False
+        self._calls = Calls(self._output)
+        self._ask: Callable[[Rows], Tensor] = self._calls.ask
+        self._watch: Watcher | None = None
+        self._vae_dtype = vae.dtype
         self._embeddings: dict[tuple[str, int], Embedding] = {}
 
     @classmethod
@@ -67,13 +73,28 @@ class LatentDiffusion(ABC):
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]: ...
 
     @abstractmethod
-    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction: ...
+    def _output(self, rows: Rows) -> Tensor: ...
 
     @abstractmethod
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding: ...
 
     @abstractmethod
     def _check_fit(self) -> None: ...
+
+    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
+        count = len(x_t)
+        self.evaluations += count
+        labels = torch.full((count,), at.timestep, device=x_t.device)
+        output = self._ask(Rows(x_t, labels, text.rows(count), [self._watch] * count))
+        return interpret(output.float(), x_t, at, self.prediction_type)
+
+    def beside(self, ask: Callable[[Rows], Tensor]) -> Self:
+        view = copy.copy(self)
+        view.evaluations, view._ask = 0, ask
+        return view
+
+    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+        return self._calls.ask_together(asked)
 
     def offload_to(self, device: str, offload: str) -> None:
         """Computes on this device from now on; the networks, in the computer's memory, wait there until they are used.
@@ -91,15 +112,21 @@ class LatentDiffusion(ABC):
     def dtype_name(self) -> str:
         return str(self.network.dtype).removeprefix("torch.")
 
+    @property
+    def vae_overflowed(self) -> bool:
+        return bool(self.vae.dtype != self._vae_dtype)
+
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         dtypes = [tensor.dtype for tensor in self._tensors()]  # not all the same: a VAE or T5 may be float32 in part
         for network in self._networks():
             network.to(torch.float32)
         self._embeddings.clear()
+        ask, self._ask = self._ask, self._calls.ask  # whoever works beside it has to wait
         try:
             yield
         finally:
+            self._ask = ask
             for tensor, dtype in zip(self._tensors(), dtypes, strict=True):
                 tensor.data = tensor.data.to(dtype)  # nothing is lost on the way back: every half is a float32
             self._embeddings.clear()
@@ -129,7 +156,7 @@ class LatentDiffusion(ABC):
         prompt: str,  # noqa: ARG002
         words: Sequence[str],  # noqa: ARG002
         clip_skip: int = 0,  # noqa: ARG002
-    ) -> AbstractContextManager[Watch]:
+    ) -> AbstractContextManager[Watcher]:
         raise ModelError(
             f"The model {self.name} has no attention from the picture to the words; use --mask-method noise, or a "
             "Stable Diffusion 1.x, 2.x or XL model."
@@ -160,7 +187,6 @@ class LatentDiffusion(ABC):
         result = compute(given)
         if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
             self.vae.to(torch.float32)
-            self.vae_overflowed = True
             result = compute(given)
         return result
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -14,8 +14,8 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from diffedit_cli.engine import attention, parts
 from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.engine.model import Embedding, Watch
-from diffedit_cli.engine.process import Level, Prediction, interpret
+from diffedit_cli.engine.model import Embedding, Rows, Watcher
+from diffedit_cli.engine.process import Level
 from diffedit_cli.engine.text import Clip
 from diffedit_cli.errors import ModelError, UsageError
 
@@ -53,20 +53,24 @@ class UNetDiffusion(LatentDiffusion):
         noisy = [(int(t), float(cumulative[t])) for t in reversed(self.scheduler.timesteps)]
         return [Level(t, alpha**0.5, (1 - alpha) ** 0.5) for t, alpha in clean + noisy]
 
-    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
-        self.evaluations += len(x_t)
-        text = text.rows(len(x_t))
-        output = self.unet(
-            x_t.to(self.unet.dtype),
-            at.timestep,
-            encoder_hidden_states=text.tokens,
-            added_cond_kwargs=self._conditions(x_t, text),
-        ).sample
-        return interpret(output.float(), x_t, at, self.prediction_type)
-
-    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> AbstractContextManager[Watch]:
+    @contextmanager
+    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
         """All text encoders split a prompt into the same tokens."""
-        return attention.watching(self.unet, self.embed(prompt, clip_skip), self.encoders[0].places(prompt, words))
+        self._watch = watch = attention.Watch(self.embed(prompt, clip_skip), self.encoders[0].places(prompt, words))
+        try:
+            yield watch
+        finally:
+            self._watch = None
+
+    def _output(self, rows: Rows) -> Tensor:
+        with attention.watched(self.unet, rows.watches):
+            output: Tensor = self.unet(
+                rows.x_t.to(self.unet.dtype),
+                rows.timesteps,
+                encoder_hidden_states=rows.text.tokens,
+                added_cond_kwargs=self._conditions(rows.x_t, rows.text),
+            ).sample
+        return output
 
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Tensor] | None:  # noqa: ARG002
         """What the UNet is told beside level and tokens."""

@@ -18,8 +18,8 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine import parts
 from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.engine.model import Embedding
-from diffedit_cli.engine.process import Level, Prediction, interpret
+from diffedit_cli.engine.model import Embedding, Rows
+from diffedit_cli.engine.process import Level
 from diffedit_cli.engine.text import Clip, TextEncoder
 from diffedit_cli.errors import ModelError
 
@@ -41,6 +41,8 @@ class StableDiffusion3(LatentDiffusion):
         "scheduler": parts.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     OPTIONAL = ("text_encoder_3", "tokenizer_3")
+
+    prediction_type = "flow_prediction"
 
     def __init__(
         self,
@@ -78,16 +80,14 @@ class StableDiffusion3(LatentDiffusion):
         times = reversed(self.scheduler.sigmas.tolist())
         return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
 
-    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
-        self.evaluations += len(x_t)
-        text = text.rows(len(x_t))
-        output = self.transformer(
-            x_t.to(self.transformer.dtype),
-            encoder_hidden_states=text.tokens,
-            pooled_projections=text.pooled,
-            timestep=torch.full((len(x_t),), at.timestep, device=x_t.device, dtype=torch.float32),
+    def _output(self, rows: Rows) -> Tensor:
+        output: Tensor = self.transformer(
+            rows.x_t.to(self.transformer.dtype),
+            encoder_hidden_states=rows.text.tokens,
+            pooled_projections=rows.text.pooled,
+            timestep=rows.timesteps,
         ).sample
-        return interpret(output.float(), x_t, at, "flow_prediction")
+        return output
 
     def encode(self, picture: Tensor) -> Tensor:
         longest = self.multiple * int(self.transformer.config["pos_embed_max_size"])

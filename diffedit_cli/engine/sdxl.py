@@ -47,9 +47,9 @@ class StableDiffusionXL(UNetDiffusion):
         """With `force_zeros_for_empty_prompt` the empty prompt is all zeros, as dropped captions were in training."""
         self.clip, self.clip_2 = Clip(tokenizer, text_encoder, name), Clip(tokenizer_2, text_encoder_2, name)
         self.force_zeros = force_zeros_for_empty_prompt
-        super().__init__(vae=vae, unet=unet, encoders=[self.clip, self.clip_2], scheduler=scheduler, name=name)
         if vae.config["force_upcast"] and vae.dtype == torch.float16:
             vae.to(torch.float32)  # the original VAE overflows in float16, and says so
+        super().__init__(vae=vae, unet=unet, encoders=[self.clip, self.clip_2], scheduler=scheduler, name=name)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
         first, second = (clip.penultimate(prompt, clip_skip) for clip in (self.clip, self.clip_2))

@@ -1,0 +1,126 @@
+"""Several pieces of work at a time, each in a thread of its own but only one ever at work, and answered together.
+
+So nothing that they share needs a lock, and what is done when is the same each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Semaphore, Thread
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Done = TypeVar("Done")
+
+PATIENCE = 0.05  # seconds between two looks for what all are waiting for
+
+
+class Together(Generic[Question, Answer]):
+    """Whoever leaves it ends the work that is not done: where it asks or waits, `Stopped` is raised."""
+
+    def __init__(self, answer: Callable[[Sequence[Question]], Sequence[Answer | Exception]]) -> None:
+        """`answer` gives for each question an answer, or what is raised where it was asked."""
+        self._answer = answer
+        self._turns: list[_Turn[Question, Answer]] = []
+        self._at_work: _Turn[Question, Answer] | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Together[Question, Answer]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        for turn in self._turns:
+            turn.go.release()
+            turn.thread.join()
+
+    @property
+    def count(self) -> int:
+        """How many pieces of work are not done."""
+        return len(self._turns)
+
+    def begin(self, work: Callable[[], Done]) -> Future[Done]:
+        """To be worked on from the next round on."""
+        done: Future[Done] = Future()
+
+        def run() -> None:
+            try:
+                self._take(turn)
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+            turn.over = True
+            turn.back.release()
+
+        turn = _Turn[Question, Answer](Thread(target=run, daemon=True))
+        self._turns.append(turn)
+        turn.thread.start()
+        return done
+
+    def round(self) -> None:
+        """Each in turn works on until it asks, waits or ends; then all that was asked is answered."""
+        begun = len(self._turns)
+        for turn in self._turns:
+            self._at_work = turn
+            turn.go.release()
+            turn.back.acquire()
+        self._turns = [turn for turn in self._turns if not turn.over]
+        asking = [turn for turn in self._turns if turn.question is not None]
+        questions = [turn.question for turn in asking if turn.question is not None]
+        if questions:
+            for turn, answer in zip(asking, self._answers(questions), strict=True):
+                turn.question, turn.answer = None, answer
+        elif len(self._turns) == begun:
+            time.sleep(PATIENCE)
+
+    def ask(self, question: Question) -> Answer:
+        """For a piece of work, in its turn. Raises what the answer is if that is an exception."""
+        turn = self._own_turn()
+        turn.question = question
+        self._pass(turn)
+        assert turn.answer is not None
+        if isinstance(turn.answer, Exception):
+            raise turn.answer
+        return turn.answer
+
+    def wait(self) -> None:
+        """For a piece of work, in its turn: lets the others go on for a round."""
+        self._pass(self._own_turn())
+
+    def _own_turn(self) -> _Turn[Question, Answer]:
+        assert self._at_work is not None
+        return self._at_work
+
+    def _pass(self, turn: _Turn[Question, Answer]) -> None:
+        turn.back.release()
+        self._take(turn)
+
+    def _take(self, turn: _Turn[Question, Answer]) -> None:
+        turn.go.acquire()
+        if self._stopped:
+            raise Stopped
+
+    def _answers(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
+        try:
+            return self._answer(questions)
+        except Exception as error:
+            return [error] * len(questions)
+
+
+class Stopped(BaseException):
+    """Nobody wants the work any more."""
+
+
+class _Turn(Generic[Question, Answer]):
+    def __init__(self, thread: Thread) -> None:
+        self.thread = thread
+        self.go, self.back = Semaphore(0), Semaphore(0)
+        self.question: Question | None = None
+        self.answer: Answer | Exception | None = None
+        self.over = False
