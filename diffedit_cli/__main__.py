@@ -22,9 +22,14 @@ def main() -> None:
         os.environ.setdefault("DIFFEDIT_OFFLINE", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
 
-    from diffedit_cli.cli import run
+    from diffedit_cli import warm
 
-    sys.exit(run())
+    code = warm.handed_over(sys.argv[1:])
+    if code is None:
+        from diffedit_cli.cli import run
+
+        code = run()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

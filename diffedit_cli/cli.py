@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, settings
+from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, settings, warm
 from diffedit_cli import options as o
-from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
+from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def run() -> int:
     return 0
 
 
-INTERRUPTION = "Interrupted; what was finished is kept."
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _complain(message: str) -> None:
@@ -267,3 +269,26 @@ def doctor(**given: Any) -> None:
         write_table(("WHAT", "STATE", "DETAIL"), rows)
     if code := max(finding.code for finding in findings):
         raise typer.Exit(code)
+
+
+@app.command()
+@takes(o.SERVE)
+def serve(**given: Any) -> None:
+    """Keep the program and its model in memory: edit, mask and invert are then done here, at once.
+
+    They come by a Unix socket that only you can use, and without it do the same themselves (DIFFEDIT_SERVE=off).
+    """
+    if given["stop"]:
+        stopped = warm.stop_all()
+        print(f"Stopped {stopped}." if stopped else "No server is running.")
+    elif given["status"]:
+        states = [f"process {process}: {state}" for process, state in warm.state()]
+        print("\n".join(states) or "No server is running.")
+    elif given["idle"] <= 0:
+        raise UsageError(f"--idle {given['idle']:g} is no time to wait; give seconds above 0.")
+    else:
+        from diffedit_cli import serving
+
+        serving.Server(run).serve(
+            given["idle"], lambda address: _tell(f"serving on {address}; end it with: diffedit serve --stop")
+        )

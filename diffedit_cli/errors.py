@@ -55,6 +55,7 @@ class Withheld(DiffEditError):
 
 SOME_FAILED = 8
 INTERRUPTED = 130
+INTERRUPTION = "Interrupted; what was finished is kept."
 
 
 def exit_code(codes: Counter[int]) -> int:

@@ -78,11 +78,13 @@ class Launch:
     @functools.cached_property
     def _workbench(self) -> Workbench:
         from diffedit_cli.cache import Cache
+        from diffedit_cli.engine import imports
 
         given = self._given
         cache = Cache(self._root) if given["cache"] else None
         self._reporter.loading(self.folder.name)
-        from diffedit_cli.stages import Workbench
+        with imports.without_garbage():
+            from diffedit_cli.stages import Workbench
 
         return Workbench(
             self.folder,

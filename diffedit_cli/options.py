@@ -268,6 +268,12 @@ RUN = _group(
     fail_fast=(bool, False, "Stop at the first picture that fails."),
     limit_failures=(int | None, None, "Stop when so many pictures have failed."),
 )
+SERVE = _group(
+    "Serve",
+    idle=(float, 600.0, "End after so many seconds without a command."),
+    stop=(bool, False, "End every server of yours, after what it has in hand."),
+    status=(bool, False, "Say which servers there are."),
+)
 METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
 FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +14,12 @@ from torch import Tensor
 from diffedit_cli import embeds, images
 from diffedit_cli.account import LOAD, Account
 from diffedit_cli.artefacts import Arrays
-from diffedit_cli.devices import DTYPES, choose_device, device_errors
+from diffedit_cli.devices import choose_device, device_errors
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
 from diffedit_cli.errors import ModelError
 from diffedit_cli.images import Picture
+from diffedit_cli.loading import LOADER
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params
@@ -69,14 +69,7 @@ class Runtime:
 
     def _load(self, account: Account) -> Model:
         started = time.perf_counter()
-        from diffedit_cli.engine import families
-
-        folder = self.folder
-        with device_errors(self.device):
-            model = families.load(
-                folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant,
-                **folder.additions, **dataclasses.asdict(self.memory),
-            )  # fmt: skip
+        model = LOADER.load(self.folder, self.device, self.dtype, self.memory)
         if self.device == "cpu" and self.memory.offload != "none":
             account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
         account.seconds[LOAD] = time.perf_counter() - started

@@ -21,12 +21,12 @@ LAYERS = (
     {"errors"},
     {""},
     {"account", "ledger", "colour", "files", "memory", "metadata", "together", "weights"},
-    {"engine", "engine.formats", "engine.offload", "engine.process", "engine.weighting"},
+    {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting"},
     {"deep", "prompts"},
     {"params"},
     {"naming"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
-    {"made"},
+    {"made", "warm"},
     {"additions", "checkpoints", "formats"},
     {"models", "sources"},
     {"engine.calls", "engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
@@ -36,7 +36,8 @@ LAYERS = (
     {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal", "thumbnails"},
     {"engine.sdxl", "page", "report"},
     {"engine.families"},
-    {"runtime"},
+    {"loading"},
+    {"runtime", "serving"},
     {"stages", "hub"},
     {"api", "batch", "examine"},
     {"running"},
@@ -100,7 +101,8 @@ def test_no_file_is_longer_than_a_person_reads(path: Path) -> None:
 
 
 COMMANDS = (
-    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "cache list", "cache prune", "cache clear"),
+    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "serve", "cache list"),
+    *("cache prune", "cache clear"),
     *("models list", "models pull", "models use", "models show", "models save"),
 )
 ASK_AND_TELL = f"""

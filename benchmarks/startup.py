@@ -1,0 +1,100 @@
+"""Where the time of one small edit goes: Python, torch, all else before the network's first answer, and the edit.
+
+    python -m benchmarks.startup [--runs 7]
+
+Each figure is the median of runs in processes of their own, which take turns, with the files in the system's memory.
+An edit is `diffedit edit` of a sample picture by the built-in model, nothing from the cache: alone, and handed to
+`diffedit serve`. The first answer is there when the command says that it is finding the mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PICTURE = Path(__file__).parent.parent / "sample_images" / "cat.png"
+DIFFEDIT = [sys.executable, "-m", "diffedit_cli"]
+
+
+def whole(words: list[str]) -> float:
+    """Seconds until the command has ended."""
+    started = time.perf_counter()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def edited(words: list[str]) -> tuple[float, float]:
+    """Seconds until the network's first answer, and until the edit has ended."""
+    started = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        first = next(time.perf_counter() - started for line in running.stderr if line.startswith("finding the mask"))
+        running.stderr.read()
+    if running.returncode:
+        sys.exit(f"diffedit edit ended with {running.returncode}")
+    return first, time.perf_counter() - started
+
+
+def served(folder: Path) -> subprocess.Popen[str]:
+    """A server that is ready, with the model loaded by a first edit."""
+    server = subprocess.Popen([*DIFFEDIT, "serve"], stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    server.stderr.readline()
+    edited(edit(folder))
+    return server
+
+
+def edit(folder: Path) -> list[str]:
+    words = f"edit {PICTURE} --from cat --to dog --no-cache -o".split()
+    return [*DIFFEDIT, *words, str(folder / "dog.png")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    runs = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ |= {"XDG_RUNTIME_DIR": temporary, "DIFFEDIT_CACHE_DIR": temporary}
+        plain = (
+            [*DIFFEDIT, "edit", "--help"],
+            [sys.executable, "-c", "pass"],
+            [sys.executable, "-c", "import torch"],
+            [sys.executable, "-c", "import torch._dynamo"],
+        )
+        rounds = [(*map(whole, plain), *edited(edit(folder))) for _ in range(1 + runs)]
+        asked, python, torch, compiler, first, alone = (
+            statistics.median(one[1:])  # the first round reads files from the disk
+            for one in zip(*rounds, strict=True)
+        )
+        server = served(folder)
+        try:
+            rounds = [edited(edit(folder)) for _ in range(runs)]
+        finally:
+            server.terminate()
+            server.wait()
+        warm_first, warm = (statistics.median(one) for one in zip(*rounds, strict=True))
+    rows = {
+        "`diffedit edit --help`": asked,
+        "Python itself": python,
+        "`import torch`": torch - python,
+        "`import torch._dynamo`, its compiler, which diffusers and transformers import": compiler - torch,
+        "an edit until the network's first answer": first,
+        "the same beside Python and `import torch`": first - torch,
+        "the whole edit": alone,
+        "by `diffedit serve`: until the network's first answer": warm_first,
+        "by `diffedit serve`: the whole edit": warm,
+    }
+    print(f"Medians of {runs} runs\n\n| | seconds | of the whole edit |\n|---|---|---|")
+    for what, seconds in rows.items():
+        print(f"| {what} | {seconds:.2f} | {100 * seconds / alone:.0f} % |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a command imports before it works: no more than it needs, and nothing of what is left out is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from command import FAST, WORDS
+
+UNNEEDED = ("bitsandbytes", "cv2", "flax", "jax", "matplotlib", "onnxruntime", "pandas", "sklearn", "tensorflow",
+            "torchaudio", "torchvision", "diffusers.pipelines", "compel", "imagecodecs",
+            "diffedit_cli.page", "diffedit_cli.thumbnails", "diffedit_cli.hub")  # fmt: skip
+EDIT_AND_TELL = """
+import sys
+from diffedit_cli.__main__ import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+ASK_FOR_MORE = """
+from diffedit_cli.engine import imports
+imports.only_what_is_named()
+from diffedit_cli.engine import sd
+import sys
+assert "diffusers.models.autoencoders.autoencoder_tiny" not in sys.modules
+import diffusers.models.transformers
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.unets import UNet1DModel
+assert AutoencoderKL is sd.AutoencoderKL and UNet2DConditionModel is sd.UNet2DConditionModel
+assert diffusers.models.transformers.DiTTransformer2DModel is diffusers.DiTTransformer2DModel
+imports.only_what_is_named()
+assert diffusers.models.unets.UNet1DModel is UNet1DModel
+print(AutoencoderTiny.__module__)
+"""
+
+
+def python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_edit_imports_only_what_it_needs() -> None:
+    imported = set(python(EDIT_AND_TELL, "edit", "cat.png", *WORDS, *FAST, "--no-cache").stderr.split())
+    assert {"torch", "diffusers.models.unets.unet_2d_condition"} <= imported  # it did edit
+    assert not imported & set(UNNEEDED)
+    kinds = ("autoencoders", "transformers", "unets")
+    theirs = {name for name in imported if name.startswith(tuple(f"diffusers.models.{kind}." for kind in kinds))}
+    assert theirs == {
+        "diffusers.models.autoencoders.autoencoder_kl",
+        "diffusers.models.autoencoders.vae",
+        "diffusers.models.transformers.dual_transformer_2d",
+        "diffusers.models.transformers.transformer_2d",
+        "diffusers.models.transformers.transformer_sd3",
+        "diffusers.models.unets.unet_2d_blocks",
+        "diffusers.models.unets.unet_2d_condition",
+    }
+
+
+def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
+    assert python(ASK_FOR_MORE).stdout.strip() == "diffusers.models.autoencoders.autoencoder_tiny"
