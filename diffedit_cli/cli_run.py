@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diffedit_cli import launch, naming
+from diffedit_cli import launch, naming, shards
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
@@ -45,10 +44,13 @@ def run(**given: Any) -> None:
 
     out: Path = given["out"]
     naming.check(given["name"])
-    part, parts = _shard(given["shard"])
+    shard = shards.chosen(given["shard"])
     most = 1 if given["fail_fast"] else given["limit_failures"]
     streams = [source for source in given["sources"] if sources.is_streamed(source)]
+    if shard.launched and files.STANDARD_STREAM in streams:
+        raise UsageError("Processes that are started together cannot share a list on standard input; give a job file.")
     codes: Counter[int] = Counter()
+    ended = False
     with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
         listed = _listed(given, streams)
         try:
@@ -63,11 +65,11 @@ def run(**given: Any) -> None:
         files.make_folder(out, "--out")
         with Ledger(out) as ledger, _finishing(reporter.say) as stopping:
             rows = chain(listed, _outside(out, sources.streamed(streams, null=given["null"])))
-            mine = (row for number, row in enumerate(rows) if number % parts == part - 1)
             common = functools.cache(lambda: launch.shared(given, needs=NEEDS))
             share = functools.partial(_share, given, common)
-            jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
-            reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
+            claimed = running.claimed(rows, share, out, given["name"], ledger, shard.has)
+            jobs = running.due(claimed, lambda: launched.about)
+            reporter.many(None if streams else shard.of(len(listed)))
             on_bug = reporter.error if given["verbose"] else lambda _: None
             found = running.overlapped(
                 jobs,
@@ -82,11 +84,16 @@ def run(**given: Any) -> None:
                 if most and codes.total() - codes[0] >= most:
                     reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run it again.")
                     break
+            else:
+                ended = True
             stopped = stopping()
-        try:
-            page.write(out, force=given["force"])
-        except DiffEditError as error:  # of what is done nothing is lost
-            reporter.say(f"warning: {error}")
+            try:
+                with ledger.alone():
+                    page.write(out, force=given["force"])
+            except DiffEditError as error:  # of what is done nothing is lost
+                reporter.say(f"warning: {error}")
+    if ended and not stopped:
+        shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
 
@@ -121,20 +128,6 @@ def _outside(out: Path, rows: Iterable[Row]) -> Iterator[Row]:
     """A list that `find` made may hold what an earlier run wrote."""
     inside = out.resolve()
     return (row for row in rows if row.given or inside not in row.input.resolve().parents)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Which part of how many: as given, else as whoever started this process and its like says, else all."""
-    if text is None:
-        count = int(os.environ.get("WORLD_SIZE", 1))
-        return (int(os.environ.get("RANK", 0)) + 1, count) if count > 1 else (1, 1)
-    try:
-        part, parts = map(int, text.split("/"))
-    except ValueError:
-        part, parts = 0, 0
-    if not 1 <= part <= parts:
-        raise UsageError(f"--shard {text} is no part of a run; give I/N, from 1/N to N/N.")
-    return part, parts
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -56,10 +58,28 @@ class Ledger:
 
     def write(self, line: str) -> None:
         """Appends a line in one go. Raises OutputError."""
+        data = line.encode() + b"\n"
         try:
-            os.write(self._file, line.encode() + b"\n")
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._failed(error) from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits while another process is in here: what it reads of the file then, the last one to come reads whole.
+
+        Where there can be no lock it does not wait.
+        """
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _done(self) -> Iterator[tuple[str, str]]:
         for said in lines(self.path) if self.path.exists() else ():

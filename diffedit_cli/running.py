@@ -69,23 +69,40 @@ def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about
     return command
 
 
-def planned(
-    rows: Iterable[Row], share: Share, out: Path, template: str, ledger: Ledger, about: Callable[[], dict[str, Any]]
-) -> Iterator[Job | Result]:
-    """A job for each row, or its result where there is nothing to do or it cannot be done."""
-    for row in rows:
+def claimed(
+    rows: Iterable[Row], share: Share, out: Path, template: str, ledger: Ledger, mine: Callable[[int], bool]
+) -> Iterator[tuple[Row, Job] | Result]:
+    """A job for each row whose position is `mine`, or its failure where it cannot be done.
+
+    Rows that other processes do take their outputs' names nevertheless: two of one name are noticed wherever they are.
+    """
+    for position, row in enumerate(rows):
         try:
             job = job_of(row, share, out, template)
             if taken := ledger.claim(job.written, row.input):
                 path, other = taken
                 raise UsageError(f"{other} and {row.input} would both write {path}; give each a name of its own.")
+            if mine(position):
+                yield row, replace(job, before=ledger.identity_of(job.written[0]))
+        except DiffEditError as error:
+            if mine(position):
+                yield refused(row, error)
+
+
+def due(claimed: Iterable[tuple[Row, Job] | Result], about: Callable[[], dict[str, Any]]) -> Iterator[Job | Result]:
+    """Each job that has to be done, or its result where it was done before, from the same and by the same."""
+    for one in claimed:
+        if isinstance(one, Result):
+            yield one
+            continue
+        row, job = one
+        try:
             job = replace(job, identity=identity(job, about()))
-            before = ledger.identity_of(job.written[0])
-            if before == job.identity and all(path.is_file() for path in job.written):
+            if job.before == job.identity and all(path.is_file() for path in job.written):
                 yield batch.skipped_result(job)
                 continue
             files.make_folder(job.written[0].parent, "--out")
-            yield replace(job, written_before=before is not None)
+            yield job
         except DiffEditError as error:
             yield refused(row, error)
 

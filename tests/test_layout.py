@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 LAYERS = (
     {"errors"},
     {""},
-    {"account", "ledger", "colour", "devices", "files", "memory", "metadata", "weights"},
+    {"account", "ledger", "colour", "devices", "files", "memory", "metadata", "shards", "weights"},
     {"engine", "engine.formats", "engine.offload", "engine.process", "engine.weighting"},
     {"deep", "prompts"},
     {"params"},
