@@ -49,7 +49,8 @@ class Job:
     compare: Path | None = None
     sheet: Path | None = None
     identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
-    before: str | None = None  # the identity of what an earlier run wrote in the outputs' place
+    before: str | None = None  # the identity of what an earlier run wrote, if all of it is there
+    written_before: bool = False  # by an earlier run, whatever the outputs say themselves
 
     @property
     def inputs(self) -> list[Path]:
@@ -265,7 +266,7 @@ def _stem(job: Job) -> str:
 
 
 def _target(job: Job, path: Path, option: str = "-o") -> Path:
-    ours = job.before is not None or made_by_us(path)
+    ours = job.written_before or made_by_us(path)
     files.check_target(path, inputs=job.inputs, ours=ours, force=job.force, option=option)
     return path
 

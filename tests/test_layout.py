@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 LAYERS = (
     {"errors"},
     {""},
-    {"account", "ledger", "colour", "devices", "files", "memory", "metadata", "shards", "weights"},
+    {"account", "ledger", "colour", "devices", "files", "memory", "metadata", "remote", "shards", "weights"},
     {"engine", "engine.formats", "engine.offload", "engine.process", "engine.weighting"},
     {"deep", "prompts"},
     {"params"},
@@ -38,6 +38,7 @@ LAYERS = (
     {"runtime"},
     {"stages", "hub"},
     {"api", "batch", "examine"},
+    {"places"},
     {"running"},
     {"cli_models"},
     {"launch"},

@@ -118,7 +118,7 @@ def test_processes_started_together_share_no_list(here: Path, monkeypatch: pytes
     monkeypatch.setenv("RANK", "1")
     ran = diffedit("run", "-", *OPTIONS, "--out", "out", given=b"cat.png\n")
     assert ran.code == 2
-    assert "give a job file" in ran.err
+    assert "give a file" in ran.err
 
 
 @pytest.mark.parametrize(
