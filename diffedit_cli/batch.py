@@ -49,6 +49,7 @@ class Job:
     compare: Path | None = None
     sheet: Path | None = None
     identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
+    before: str | None = None  # the identity of what an earlier run wrote, if all of it is there
     written_before: bool = False  # by an earlier run, whatever the outputs say themselves
 
     @property

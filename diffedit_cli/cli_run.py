@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diffedit_cli import launch, naming
+from diffedit_cli import files, launch, naming, remote, shards
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
 from diffedit_cli.params import AUTO
 
 if TYPE_CHECKING:
+    from diffedit_cli.remote import Fetched
     from diffedit_cli.sources import Row
 
 NEEDS = ("from_", "to")
@@ -40,19 +40,21 @@ def run(**given: Any) -> None:
 
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
-    from diffedit_cli import files, page, running, sources
-    from diffedit_cli.ledger import Ledger
-    from diffedit_cli.report import Reporter
+    from diffedit_cli import places, running, sources
+    from diffedit_cli.remote import Fetched
+    from diffedit_cli.report import Reporter, Result
 
-    out: Path = given["out"]
     naming.check(given["name"])
-    part, parts = _shard(given["shard"])
+    shard = shards.chosen(given["shard"])
     at_once = _at_once(given["batch"])
     most = 1 if given["fail_fast"] else given["limit_failures"]
-    streams = [source for source in given["sources"] if sources.is_streamed(source)]
     codes: Counter[int] = Counter()
-    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
-        listed = _listed(given, streams)
+    ended = False
+    place = places.place(given["out"])
+    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter, Fetched() as fetched:
+        listed, streams = _sources(given, fetched)
+        if shard.launched and files.STANDARD_STREAM in streams:
+            raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         try:
             if not streams:
                 _check(listed, given)
@@ -62,22 +64,25 @@ def run(**given: Any) -> None:
                 for row in listed:
                     sys.stdout.write(running.refused(row, error).json() + "\n")
             raise
-        files.make_folder(out, "--out")
-        with Ledger(out) as ledger, _finishing(reporter.say) as stopping:
-            rows = chain(listed, _outside(out, sources.streamed(streams, null=given["null"])))
-            mine = (row for number, row in enumerate(rows) if number % parts == part - 1)
+        with place, place.ledger(shard) as ledger, _finishing(reporter.say) as stopping:
+            streamed = sources.streamed(streams, null=given["null"])
+            rows = chain(listed, (row for row in streamed if row.given or not place.contains(row)))
             common = functools.cache(lambda: launch.shared(given, needs=NEEDS))
             share = functools.partial(_share, given, common)
-            jobs = running.planned(mine, share, out, given["name"], ledger, lambda: launched.about)
-            reporter.many(None if streams else len(range(part - 1, len(listed), parts)))
+            claimed = running.claimed(rows, share, place, given["name"], ledger, shard.has)
+            jobs = running.due(claimed, fetched, place, lambda: launched.about)
+            reporter.many(None if streams else shard.of(len(listed)))
+
+            def record(result: Result) -> Result:
+                result = running.told(result, fetched, place)
+                if result.status != "skipped":
+                    ledger.write(result.json())
+                    place.keep(ledger)
+                return result
+
             on_bug = reporter.error if given["verbose"] else lambda _: None
             overlapped = running.overlapped(
-                jobs,
-                launched.open,
-                on_bug=on_bug,
-                record=lambda result: ledger.write(result.json()),
-                stopping=stopping,
-                at_once=at_once,
+                jobs, launched.open, on_bug=on_bug, record=record, stopping=stopping, at_once=at_once
             )
             with contextlib.closing(overlapped) as found:
                 for result in found:
@@ -86,29 +91,41 @@ def run(**given: Any) -> None:
                     if most and codes.total() - codes[0] >= most:
                         reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
                         break
+                else:
+                    ended = True
             stopped = stopping()
-        try:
-            page.write(out, force=given["force"])
-        except DiffEditError as error:  # of what is done nothing is lost
-            reporter.say(f"warning: {error}")
+            place.keep(ledger, last=True)
+            try:
+                place.write_page(ledger, force=given["force"])
+            except DiffEditError as error:  # of what is done nothing is lost
+                reporter.say(f"warning: {error}")
+    if ended and not stopped:
+        shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
 
 
-def _listed(given: dict[str, Any], streams: list[Path]) -> list[Row]:
-    """The pictures whose names are known before any work. Raises InputError for a source without any."""
+def _sources(given: dict[str, Any], fetched: Fetched) -> tuple[list[Row], list[Path]]:
+    """The pictures whose names are known before any work, and the files that are read as they come.
+
+    Raises InputError for a source without any picture, UsageError for a URL of no known file system.
+    """
     from diffedit_cli import batch, sources
 
-    known = [source for source in given["sources"] if source not in streams]
-    return list(sources.listed(known, recursive=given["recursive"], skip=batch.made_by_us))
+    named = [remote.local(source) for source in given["sources"]]
+    known = [source for source in named if not sources.is_streamed(Path(source))]
+    streams = [
+        fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
+    ]
+    return list(sources.listed(known, recursive=given["recursive"], skip=batch.made_by_us)), streams
 
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
     from diffedit_cli import batch, running
 
-    shared = launch.shared(given, needs=NEEDS)
-    jobs = [running.job_of(row, lambda _: shared, given["out"], given["name"]) for row in rows]
+    shared, out = launch.shared(given, needs=NEEDS), Path(remote.local(given["out"]))
+    jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in rows]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
 
@@ -119,26 +136,6 @@ def _share(given: dict[str, Any], common: Callable[[], dict[str, Any]], row: Row
     if not own:
         return common()
     return launch.shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS)
-
-
-def _outside(out: Path, rows: Iterable[Row]) -> Iterator[Row]:
-    """A list that `find` made may hold what an earlier run wrote."""
-    inside = out.resolve()
-    return (row for row in rows if row.given or inside not in row.input.resolve().parents)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Which part of how many: as given, else as whoever started this process and its like says, else all."""
-    if text is None:
-        count = int(os.environ.get("WORLD_SIZE", 1))
-        return (int(os.environ.get("RANK", 0)) + 1, count) if count > 1 else (1, 1)
-    try:
-        part, parts = map(int, text.split("/"))
-    except ValueError:
-        part, parts = 0, 0
-    if not 1 <= part <= parts:
-        raise UsageError(f"--shard {text} is no part of a run; give I/N, from 1/N to N/N.")
-    return part, parts
 
 
 def _at_once(text: str) -> int | None:

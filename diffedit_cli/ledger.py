@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,22 +15,26 @@ from typing import Any
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
+PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
+LATER = """INSERT INTO done VALUES (?, ?, ?) ON CONFLICT (output) DO UPDATE
+    SET identity = excluded.identity, ended = excluded.ended WHERE excluded.ended >= ended"""
 
 
 class Ledger:
-    """What a folder's `results.jsonl` says, of each output the last line that it was done with.
+    """What a folder's `results.jsonl`, and that of each part, says: of each output the last line that it was done with.
 
     Any number of pictures fits in little memory, and several processes may write to one folder. A line that a killed
     process left torn is passed over. Raises OutputError for a file that cannot be read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / NAME
+    def __init__(self, folder: Path, name: str = NAME, url: str | None = None) -> None:
+        """Lines are written to the file of this name; with `url` they name outputs below it in place of the folder."""
+        self.folder, self.path, self._url = folder, folder / name, url
         self._known = sqlite3.connect("")  # a nameless file that ends with it
-        self._known.execute("CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT) WITHOUT ROWID")
+        self._known.execute("CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, ended TEXT) WITHOUT ROWID")
         self._known.execute("CREATE TABLE claimed (output TEXT PRIMARY KEY, input TEXT) WITHOUT ROWID")
         try:
-            self._known.executemany("INSERT OR REPLACE INTO done VALUES (?, ?)", self._done())
+            self._known.executemany(LATER, self._done())
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             self._end_torn_line()
         except OSError as error:
@@ -45,7 +52,7 @@ class Ledger:
         found = self._known.execute("SELECT identity FROM done WHERE output = ?", (self._key(output),)).fetchone()
         return None if found is None else str(found[0])
 
-    def claim(self, outputs: Iterable[Path], claimant: Path) -> tuple[Path, str] | None:
+    def claim(self, outputs: Iterable[Path], claimant: str) -> tuple[Path, str] | None:
         """Marks outputs as this picture's; gives the first that is another's already, and whose."""
         for output in outputs:
             key = self._key(output)
@@ -56,16 +63,38 @@ class Ledger:
 
     def write(self, line: str) -> None:
         """Appends a line in one go. Raises OutputError."""
+        data = line.encode() + b"\n"
         try:
-            os.write(self._file, line.encode() + b"\n")
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._failed(error) from error
 
-    def _done(self) -> Iterator[tuple[str, str]]:
-        for said in lines(self.path) if self.path.exists() else ():
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits while another process is in here: what it reads of the file then, the last one to come reads whole.
+
+        Where there can be no lock it does not wait.
+        """
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _done(self) -> Iterator[tuple[str, str, str]]:
+        for said in (said for path in parts(self.folder) for said in lines(path)):
             if said.get("status") == "done" and isinstance(said.get("identity"), str):
                 for output in said.get("outputs") or ():
-                    yield self._key(Path(output)), said["identity"]
+                    yield self._key(self._local(output)), said["identity"], str(said.get("ended") or "")
+
+    def _local(self, output: str) -> Path:
+        below = self._url and output.startswith(f"{self._url}/")
+        return self.folder / output[len(f"{self._url}/") :] if below else Path(output)
 
     def _end_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
@@ -78,6 +107,20 @@ class Ledger:
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"{self.path} cannot be written: {error.strerror}; choose another folder with --out.")
+
+
+def part_name(number: int, count: int) -> str:
+    """The file of a part that cannot share one with the others."""
+    return NAME if count == 1 else f"results-{number}-of-{count}.jsonl"
+
+
+def is_part(name: str) -> bool:
+    return PART.fullmatch(name) is not None
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files of a folder that tell of results."""
+    return sorted(path for path in folder.glob("results*.jsonl") if is_part(path.name))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -96,8 +96,9 @@ IMAGES: Group = {"images": (argument(list[Path], "Pictures, or - for standard in
 SOURCES: Group = {
     "sources": (
         argument(
-            list[Path],
-            "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or - for paths on standard input.",
+            list[str],
+            "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or URLs of these; - for paths on standard "
+            "input.",
         ),
         REQUIRED,
     )
@@ -256,7 +257,7 @@ SHOWS = PREVIEW | _group(
 SHOWN = (*SHOWS, *OVERLAY)
 OUTPUT_FOLDER = _group(
     "Output",
-    out=(Path, REQUIRED, "The folder to write into."),
+    out=(str, REQUIRED, "The folder to write into, or its URL."),
     name=(str, NAME, "What results are called, of {stem}, {ext}, {from}, {to} and {seed}."),
 )
 RUN = _group(

@@ -26,16 +26,30 @@ TEMPLATES = Path(__file__).parent / "templates"
 Line = dict[str, Any]
 
 
-def write(folder: Path, *, force: bool = False, progress: Callable[[int, int], None] = lambda *_: None) -> Path:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def write(
+    folder: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    holds: Callable[[Path], bool] = _is_file,
+) -> Path:
     """Writes the page of what `folder`'s results.jsonl tells, and returns where it is.
 
-    `progress` hears how many of the small pictures that had to be made are done. A foreign index.html is replaced only
-    by `force`. Raises InputError and OutputError.
+    `progress` hears how many of the small pictures that had to be made are done. `holds` says which files there are,
+    where the folder stands for one that is elsewhere: of these no small pictures are made. A foreign index.html is
+    replaced only by `force`. Raises InputError and OutputError.
     """
     lines, unreadable = _read(folder)
     target = folder / PAGE
     _check(target, force)
-    place = _Place(folder)
+    place = _Place(folder, holds)
     entries = [_entry(line, place) for line in lines]
     place.make_thumbnails(progress)
     entries = [_without(entry, place.missing) for entry in entries]
@@ -64,8 +78,9 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     remedy = "name a folder that diffedit run wrote into with --out"
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; {remedy}.")
+    parts = ledger.parts(folder) or [folder / ledger.NAME]
     try:
-        data = (folder / ledger.NAME).read_bytes()
+        data = b"\n".join(path.read_bytes() for path in parts)
     except FileNotFoundError:
         raise InputError(f"The folder {folder} holds no {ledger.NAME}; {remedy}.") from None
     except OSError as error:
@@ -74,6 +89,8 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     lines = [line for line in map(_parsed, written) if line is not None]
     if written and not lines:
         raise InputError(f"{folder / ledger.NAME} holds no results of diffedit run; {remedy}.")
+    if len(parts) > 1:
+        lines.sort(key=lambda line: _text(line.get("ended")) or "")
     return _latest(lines), len(written) - len(lines)
 
 
@@ -113,8 +130,8 @@ def _latest(lines: Iterable[Line]) -> list[Line]:
 class _Place:
     """The page's folder: finds the files that lines name, says how the page reaches them, collects thumbnails."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, holds: Callable[[Path], bool]) -> None:
+        self.folder, self._holds = folder, holds
         self.missing: set[str] = set()
         self._wanted: dict[Path, tuple[Path, thumbnails.Make]] = {}
         self._absolute = Path(os.path.abspath(folder))  # noqa: PTH100  # as it is named: links are not followed
@@ -122,9 +139,9 @@ class _Place:
     def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
         """A picture for the page: what it is called, how it is reached, and its small picture."""
         path, small = find(recorded), thumbnails.place(recorded, make)
-        if path is not None:
+        if path is not None and _is_file(path):
             self._wanted[self.folder / small] = (path, make)
-        elif not _is_file(self.folder / small):  # one from before is still good
+        elif not self._holds(self.folder / small):  # one from before is still good
             self.missing.add(small)
         return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
 
@@ -139,13 +156,13 @@ class _Place:
         path = Path(recorded)
         steps = [part for part in path.parts if part not in (path.anchor, "..")]
         inside = (self.folder.joinpath(*steps[start:]) for start in range(len(steps)))
-        return next((candidate for candidate in (path, *inside) if _is_file(candidate)), None)
+        return next((candidate for candidate in (path, *inside) if self._holds(candidate)), None)
 
     def input(self, recorded: str) -> Path | None:
         """Where an input is now: as recorded, from the working folder or from one that this folder is in."""
         path = Path(recorded)
         near = () if path.is_absolute() else (parent / path for parent in self._absolute.parents)
-        return next((candidate for candidate in (path, *near) if _is_file(candidate)), None)
+        return next((candidate for candidate in (path, *near) if self._holds(candidate)), None)
 
     def address(self, path: Path) -> str:
         """A link from the page, relative where there can be such a one."""
@@ -219,13 +236,6 @@ def _dict(value: Any) -> dict[Any, Any]:
 def _is_number(value: Any) -> TypeGuard[float]:
     """JSON as Python reads it may hold infinities, which a browser's does not know."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _make_folder(path: Path) -> None:

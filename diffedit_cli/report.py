@@ -20,6 +20,10 @@ LOADING = "load"
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of one picture, under the contract's JSON keys."""
@@ -42,6 +46,7 @@ class Result:
     from_: str | None = None
     to: str | None = None
     identity: str | None = None
+    ended: str = field(default_factory=_now)
 
     def json(self) -> str:
         fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}

@@ -16,6 +16,8 @@ from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
 from diffedit_cli.params import digest
+from diffedit_cli.places import Place
+from diffedit_cli.remote import Fetched
 from diffedit_cli.report import Result
 from diffedit_cli.sources import Row
 from diffedit_cli.together import Together
@@ -76,25 +78,61 @@ def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about
     return command
 
 
-def planned(
-    rows: Iterable[Row], share: Share, out: Path, template: str, ledger: Ledger, about: Callable[[], dict[str, Any]]
-) -> Iterator[Job | Result]:
-    """A job for each row, or its result where there is nothing to do or it cannot be done."""
-    for row in rows:
+def claimed(
+    rows: Iterable[Row], share: Share, place: Place, template: str, ledger: Ledger, mine: Callable[[int], bool]
+) -> Iterator[tuple[Row, Job] | Result]:
+    """A job for each row whose position is `mine`, or its failure where it cannot be done.
+
+    Rows that other processes do take their outputs' names nevertheless: two of one name are noticed wherever they are.
+    """
+    for position, row in enumerate(rows):
         try:
-            job = job_of(row, share, out, template)
-            if taken := ledger.claim(job.written, row.input):
+            job = job_of(row, share, place.path, template)
+            if taken := ledger.claim(job.written, row.name):
                 path, other = taken
-                raise UsageError(f"{other} and {row.input} would both write {path}; give each a name of its own.")
+                raise UsageError(f"{other} and {row.name} would both write {path}; give each a name of its own.")
+            if mine(position):
+                before = ledger.identity_of(job.written[0])
+                whole = before is not None and all(map(place.holds, job.written))
+                yield row, replace(job, before=before if whole else None, written_before=before is not None)
+        except DiffEditError as error:
+            if mine(position):
+                yield refused(row, error)
+
+
+def due(
+    claimed: Iterator[tuple[Row, Job] | Result], fetched: Fetched, place: Place, about: Callable[[], dict[str, Any]]
+) -> Iterator[Job | Result]:
+    """Each job that has to be done, or its result where it was done before, from the same and by the same."""
+    wanted = (("" if isinstance(one, Result) else one[0].url, one) for one in claimed)
+    for path, one in fetched.ahead(wanted):
+        if isinstance(one, Result):
+            yield one
+            continue
+        row, job = one
+        try:
+            if isinstance(path, DiffEditError):
+                raise path
+            job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
-            before = ledger.identity_of(job.written[0])
-            if before == job.identity and all(path.is_file() for path in job.written):
+            if job.before == job.identity:
                 yield batch.skipped_result(job)
                 continue
-            files.make_folder(job.written[0].parent, "--out")
-            yield replace(job, written_before=before is not None)
+            place.prepare(job)
+            yield job
         except DiffEditError as error:
             yield refused(row, error)
+
+
+def told(result: Result, fetched: Fetched, place: Place) -> Result:
+    """A result with its files where they belong, and under the names that these have there."""
+    source = fetched.url(result.input)
+    error, warnings = result.error, tuple(text.replace(result.input, source) for text in result.warnings)
+    if error is not None:
+        error = {**error, "message": error["message"].replace(result.input, source)}
+    taken = place.take(replace(result, error=error, warnings=warnings), source)
+    fetched.drop(result.input)
+    return replace(taken, input=source)
 
 
 def overlapped(
@@ -102,23 +140,21 @@ def overlapped(
     workbench: OpenWorkbench,
     *,
     on_bug: Callable[[str], Any],
-    record: Callable[[Result], Any] = lambda _: None,
+    record: Callable[[Result], Result],
     stopping: Callable[[], bool] = lambda: False,
     at_once: int | None = 1,
 ) -> Generator[Result, None, None]:
     """As `batch.each` of edits, in order, but pictures are read and written while others are edited.
 
     So many are edited at once, their calls of the network joined; None: as many as is best where they are edited.
-    `record` is told of each result as soon as it is written, whatever is done meanwhile. After `stopping` says so no
-    other picture is begun. Whoever closes it, or is interrupted, leaves those undone that are not painted yet.
+    `record` is told of each result as soon as it is written, whatever is done meanwhile, and returns it as it is to be
+    told. After `stopping` says so no other picture is begun. Whoever closes it, or is interrupted, leaves those undone
+    that are not painted yet.
     """
     most = at_once or 1
 
     def settled(made: Callable[[], Result] | Result) -> Result:
-        result = made if isinstance(made, Result) else made()
-        if result.status != "skipped":
-            record(result)
-        return result
+        return record(made if isinstance(made, Result) else made())
 
     def begun(job: Job, opening: Future[Opened | Result]) -> Future[Future[Result]]:
         nonlocal most
@@ -185,4 +221,4 @@ def _content(path: Path | None) -> str | None:
 
 def refused(row: Row, error: DiffEditError) -> Result:
     said = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
-    return Result(status="failed", input=str(row.input), error=said)
+    return Result(status="failed", input=row.name, error=said)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import files, formats
+from diffedit_cli import files, formats, remote
 from diffedit_cli.errors import InputError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -21,7 +21,6 @@ else:
 
 EXTENSIONS = (*formats.EXTENSIONS, ".gif")
 CHUNK = 1 << 16
-PATTERN = "*?["
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +32,23 @@ class Row:
     given: Mapping[str, Any] = field(default_factory=dict)  # options, by their long names without dashes
     where: str = ""  # in which line, for messages
     problem: str | None = None  # why it can only fail
+    url: str = ""  # where the picture has to be fetched from
+
+    @property
+    def name(self) -> str:
+        return self.url or str(self.input)
 
 
-def listed(sources: Iterable[Path], *, recursive: bool, skip: Callable[[Path], bool]) -> Iterator[Row]:
+def listed(sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool]) -> Iterator[Row]:
     """The pictures of folders, patterns and names, in order; `skip` leaves out some that a folder or pattern holds.
 
-    Raises InputError for a folder or a pattern without any.
+    Raises InputError for a folder or a pattern without any, UsageError for a URL of no known file system.
     """
-    for source in sources:
-        if source.is_dir():
+    for said in sources:
+        source = Path(said)
+        if remote.is_url(said):
+            yield from _some(_at_url(said, recursive), f"{said} holds no pictures", recursive)
+        elif source.is_dir():
             yield from _some(_in_folder(source, recursive, skip), f"The folder {source} holds no pictures", recursive)
         elif _is_pattern(source):
             yield from _some(_matching(source, skip), f"No picture is called {source}")
@@ -58,7 +65,7 @@ def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
     for source in sources:
         if source == files.STANDARD_STREAM:
             for path in _paths(sys.stdin.buffer, b"\0" if null else b"\n"):
-                yield Row(input=path, place=_mirrored(path))
+                yield _named(path)
         else:
             files.check_readable(source, "job file")
             yield from READERS[source.suffix.lower()](source)
@@ -68,8 +75,14 @@ def is_streamed(source: Path) -> bool:
     return source == files.STANDARD_STREAM or (source.suffix.lower() in READERS and not source.is_dir())
 
 
+def _at_url(url: str, recursive: bool) -> Iterator[Row]:
+    for one, place in remote.listed(url, recursive=recursive):
+        if one == url or Path(one).suffix.lower() in EXTENSIONS:
+            yield Row(input=Path(place), place=Path(place), url=one)
+
+
 def _is_pattern(source: Path) -> bool:
-    return any(sign in str(source) for sign in PATTERN) and not source.exists()
+    return any(sign in str(source) for sign in remote.PATTERN) and not source.exists()
 
 
 def _some(rows: Iterable[Row], complaint: str, recursive: bool = True) -> Iterator[Row]:
@@ -93,7 +106,7 @@ def _in_folder(folder: Path, recursive: bool, skip: Callable[[Path], bool]) -> I
 def _matching(pattern: Path, skip: Callable[[Path], bool]) -> Iterator[Row]:
     """`**` is any number of folders; what lies below the first sign of a pattern is mirrored."""
     fixed = list(pattern.parts)
-    while any(sign in part for part in fixed for sign in PATTERN):
+    while any(sign in part for part in fixed for sign in remote.PATTERN):
         fixed.pop()
     root = Path(*fixed)
     rest = str(pattern.relative_to(root)) if fixed else str(pattern)
@@ -102,14 +115,22 @@ def _matching(pattern: Path, skip: Callable[[Path], bool]) -> Iterator[Row]:
             yield Row(input=path, place=path.relative_to(root))
 
 
-def _paths(stream: Any, end: bytes) -> Iterator[Path]:
+def _paths(stream: Any, end: bytes) -> Iterator[str]:
     """Any bytes but the end may stand in a name."""
     left = b""
     while data := stream.read1(CHUNK):
         *whole, left = (left + data).split(end)
-        yield from (Path(os.fsdecode(name)) for name in whole if name)
+        yield from (os.fsdecode(name) for name in whole if name)
     if left:
-        yield Path(os.fsdecode(left))
+        yield os.fsdecode(left)
+
+
+def _named(name: str, **more: Any) -> Row:
+    """A row of a path or a URL."""
+    if remote.is_url(name := remote.local(name)):
+        place = Path(remote.name(name))
+        return Row(input=place, place=place, url=name, **more)
+    return Row(input=Path(name), place=_mirrored(Path(name)), **more)
 
 
 def _row(said: Any, where: str) -> Row:
@@ -120,7 +141,7 @@ def _row(said: Any, where: str) -> Row:
     name = given.pop("input", None)
     if not isinstance(name, str):
         return _unusable(where, f"{where} names no picture as input.")
-    return Row(input=Path(name), place=_mirrored(Path(name)), given=given, where=where)
+    return _named(name, given=given, where=where)
 
 
 def _unusable(where: str, problem: str) -> Row:

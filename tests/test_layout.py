@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 LAYERS = (
     {"errors"},
     {""},
-    {"account", "ledger", "colour", "files", "memory", "metadata", "together", "weights"},
+    {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting"},
     {"deep", "prompts"},
     {"params"},
@@ -40,6 +40,7 @@ LAYERS = (
     {"runtime", "serving"},
     {"stages", "hub"},
     {"api", "batch", "examine"},
+    {"places"},
     {"running"},
     {"cli_models"},
     {"launch"},

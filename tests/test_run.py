@@ -186,7 +186,7 @@ def test_a_million_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
 
 def test_a_folder_needs_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--recursive looks into its folders"):
-        list(sources.listed([tmp_path], recursive=False, skip=lambda _: False))
+        list(sources.listed([str(tmp_path)], recursive=False, skip=lambda _: False))
 
 
 # Names

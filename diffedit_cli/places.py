@@ -1,0 +1,172 @@
+"""Where the results of a run go: a folder, or a URL, for which they are made in a folder and sent up whole."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from diffedit_cli import files, ledger, page, remote, thumbnails
+from diffedit_cli.batch import Job
+from diffedit_cli.errors import OutputError
+from diffedit_cli.ledger import Ledger
+from diffedit_cli.report import Result
+from diffedit_cli.shards import Shard
+from diffedit_cli.sources import Row
+
+REST, PACE = 2.0, 20.0  # results.jsonl is sent after so many seconds, and so many times what it took last
+PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
+
+
+class Place:
+    """A folder of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._resolved = path, path.resolve()
+
+    def __enter__(self) -> Place:
+        """Makes the folder. Raises OutputError."""
+        files.make_folder(self.path, "--out")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ledger(self, shard: Shard) -> Ledger:  # noqa: ARG002  # all parts share one
+        """Raises OutputError."""
+        return Ledger(self.path)
+
+    def contains(self, row: Row) -> bool:
+        """Whether a row's picture lies in here."""
+        return self._resolved in row.input.resolve().parents
+
+    def holds(self, path: Path) -> bool:
+        return path.is_file()
+
+    def prepare(self, job: Job) -> None:
+        """Makes the folder of a job's outputs. Raises OutputError."""
+        files.make_folder(job.written[0].parent, "--out")
+
+    def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
+        """The result as it is told, once its files are where they belong; `source` is where its picture came from."""
+        return result
+
+    def keep(self, written: Ledger, *, last: bool = False) -> None:
+        """Called when a line has been written, and at the end. Raises OutputError."""
+
+    def write_page(self, written: Ledger, *, force: bool) -> None:
+        """Raises InputError, OutputError."""
+        with written.alone():
+            page.write(self.path, force=force)
+
+
+class RemotePlace(Place):
+    """A folder at a URL, and one of this machine in which each picture is made before it is sent.
+
+    Each part of a run has a results file of its own there, for an object store cannot append.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._temporary = tempfile.TemporaryDirectory(prefix="diffedit-")
+        self._names: set[str] = set()  # what was there when it was last looked at
+        self._next = 0.0
+        super().__init__(Path(self._temporary.name) / "out")
+
+    def __enter__(self) -> RemotePlace:
+        super().__enter__()
+        (self.path / thumbnails.FOLDER).mkdir(exist_ok=True)
+        self._names = remote.names(self.url)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+    def ledger(self, shard: Shard) -> Ledger:
+        self._fetch_results(but=None)
+        return Ledger(self.path, ledger.part_name(shard.number, shard.count), self.url)
+
+    def contains(self, row: Row) -> bool:
+        return row.url.startswith(self.url + "/")
+
+    def holds(self, path: Path) -> bool:
+        if not path.is_relative_to(self.path):
+            return path.is_file()
+        return path.relative_to(self.path).as_posix() in self._names
+
+    def prepare(self, job: Job) -> None:
+        """And what lies there that no results file tells of is fetched, to see whose it is."""
+        super().prepare(job)
+        if not (job.written_before or job.force):
+            for path in job.written:
+                self._fetch(path)
+
+    def take(self, result: Result, source: str) -> Result:
+        written = [Path(path) for path in (*result.outputs, result.mask) if path and self.path in Path(path).parents]
+        named = replace(
+            result,
+            output=self._named(result.output) if result.output else None,
+            outputs=tuple(map(self._named, result.outputs)),
+            mask=self._named(result.mask) if result.mask else None,
+            error={**result.error, "message": self._named(result.error["message"])} if result.error else None,
+        )
+        if result.status == "skipped":
+            return named
+        shown = [(result.input, source, PICTURE)]
+        shown += [(path, self._named(path), PICTURE) for path in result.outputs]
+        shown += [(result.mask, self._named(result.mask), MASK)] if result.mask else []
+        small = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
+        try:
+            thumbnails.renew(small, lambda *_: None)
+            self._send([*(path for path in small if path.is_file()), *written])
+        except OutputError as error:
+            said = {"code": error.code, "message": str(error)}
+            return replace(named, status="failed", error=said, output=None, outputs=(), mask=None)
+        finally:
+            for path in (*small, *written):
+                path.unlink(missing_ok=True)
+        return named
+
+    def keep(self, written: Ledger, *, last: bool = False) -> None:
+        if not last and time.monotonic() < self._next:
+            return
+        started = time.monotonic()
+        with contextlib.nullcontext() if last else contextlib.suppress(OutputError):  # there is a next time
+            self._send([written.path])
+        self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
+
+    def write_page(self, written: Ledger, *, force: bool) -> None:
+        self._names = remote.names(self.url)
+        self._fetch_results(but=written.path.name)
+        self._fetch(self.path / page.PAGE)
+        self._send([page.write(self.path, force=force, holds=self.holds)])
+
+    def _fetch_results(self, but: str | None) -> None:
+        for name in self._names:
+            if ledger.is_part(name) and name != but:
+                remote.fetch(f"{self.url}/{name}", self.path / name)
+
+    def _fetch(self, path: Path) -> None:
+        if self.holds(path):
+            remote.fetch(self._url(path), path)
+
+    def _send(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            remote.send(path, self._url(path))
+
+    def _url(self, path: Path) -> str:
+        return f"{self.url}/{path.relative_to(self.path).as_posix()}"
+
+    def _named(self, text: str) -> str:
+        return text.replace(str(self.path), self.url)
+
+
+def place(out: str) -> Place:
+    """Of `--out`, a path or a URL. Raises UsageError for a URL of no known file system."""
+    if not remote.is_url(out := remote.local(out)):
+        return Place(Path(out))
+    remote.opened(out)
+    return RemotePlace(out)

@@ -1,0 +1,72 @@
+"""Which part of a run this process does, and waiting for the processes that it was started with."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from diffedit_cli.errors import UsageError
+
+LAUNCHERS = (  # how they tell a process which of how many it is
+    ("RANK", "WORLD_SIZE"),  # accelerate launch, torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun
+    ("PMI_RANK", "PMI_SIZE"),
+)
+PATIENCE = 0.5  # seconds between looks at whether the others have ended
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `count`; `launched` by one that starts the processes of all parts together."""
+
+    number: int = 1
+    count: int = 1
+    launched: bool = False
+
+    def has(self, position: int) -> bool:
+        """Whether the picture at this position (from 0) is of this part."""
+        return position % self.count == self.number - 1
+
+    def of(self, total: int) -> int:
+        """How many of so many pictures are of this part."""
+        return len(range(self.number - 1, total, self.count))
+
+    def wait_for_the_others(self) -> None:
+        """Returns when all processes have called this, for torchrun kills the others of one that exits with an error.
+
+        Its own store counts them, on all machines. Where that has gone, there is nobody left to wait for.
+        """
+        if not self.launched or "TORCHELASTIC_RUN_ID" not in os.environ:
+            return
+        from torch.distributed.rendezvous import rendezvous
+
+        try:
+            store = next(rendezvous("env://"))[0]
+            store.add("diffedit", 1)
+            while store.add("diffedit", 0) < self.count:
+                time.sleep(PATIENCE)
+        except (RuntimeError, OSError, ValueError):
+            return
+
+
+def chosen(text: str | None) -> Shard:
+    """As given (`3/8`), else as whoever started this process and its like says, else all. Raises UsageError."""
+    if text is not None:
+        return _shard("--shard", text)
+    for rank, size in LAUNCHERS:
+        if os.environ.get(size, "1") != "1":
+            number = os.environ.get(rank, "0")
+            text = f"{int(number) + 1 if number.isdecimal() else number}/{os.environ[size]}"
+            return _shard(f"As {rank} and {size} say,", text, launched=True)
+    return Shard()
+
+
+def _shard(said_by: str, text: str, launched: bool = False) -> Shard:
+    try:
+        number, count = map(int, text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise UsageError(f"{said_by} {text} is no part of a run; give --shard I/N, from 1/N to N/N.")
+    return Shard(number, count, launched)
