@@ -16,8 +16,6 @@ from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
 from diffedit_cli.params import digest
-from diffedit_cli.places import Place
-from diffedit_cli.remote import Fetched
 from diffedit_cli.report import Result
 from diffedit_cli.sources import Row
 from diffedit_cli.together import Together
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffedit_cli.engine.model import Rows
+    from diffedit_cli.places import Place
+    from diffedit_cli.remote import Fetched
 
 AHEAD = 2  # pictures that are read while another is edited
 SCHEMA = 1  # of identities
@@ -168,14 +168,18 @@ def overlapped(
         if most == 1:
             return ended(_painted(job, opened, lambda: bench, on_bug))
         own = bench.beside(together.ask, together.wait)
-        return together.begin(lambda: pool.submit(settled, _painted(job, opened, lambda: own, on_bug)))
+        return together.begin(lambda: writer.submit(settled, _painted(job, opened, lambda: own, on_bug)))
 
     def ended(made: Callable[[], Result] | Result) -> Future[Future[Result]]:
         done: Future[Future[Result]] = Future()
-        done.set_result(pool.submit(settled, made))
+        done.set_result(writer.submit(settled, made))
         return done
 
-    with ThreadPoolExecutor(AHEAD, "files") as pool, _together(workbench) as together:
+    with (
+        ThreadPoolExecutor(AHEAD, "reading") as readers,
+        ThreadPoolExecutor(1, "writing") as writer,  # one, so that they are recorded in the order in which they end
+        _together(workbench) as together,
+    ):
         remaining = iter(jobs)
         waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
         unsaid: deque[Future[Future[Result]]] = deque()  # painted, then written
@@ -184,7 +188,7 @@ def overlapped(
                 if isinstance(job, Result):
                     waiting.append(functools.partial(ended, job))
                 else:
-                    waiting.append(functools.partial(begun, job, pool.submit(_opened, job, on_bug)))
+                    waiting.append(functools.partial(begun, job, readers.submit(_opened, job, on_bug)))
             if waiting and together.count < most and len(unsaid) < 2 * most and not stopping():
                 unsaid.append(waiting.popleft()())
             elif together.count:

@@ -18,7 +18,7 @@ from diffedit_cli import __version__
 
 KEYS = [
     "status", "error", "input", "output", "outputs", "mask", "mask_area", "preview", "model", "device", "seed",
-    "evaluations", "cache", "seconds", "warnings", "from", "to", "identity",
+    "evaluations", "cache", "seconds", "warnings", "from", "to", "identity", "ended",
 ]  # fmt: skip
 
 
