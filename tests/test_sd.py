@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,6 +206,14 @@ def test_an_unknown_word_is_an_error_that_lists_the_known_ones(builtin: StableDi
     assert {"cat", "dog", "grass"} <= set(known)
     for word in known:
         builtin.embed(word)
+
+
+def test_prompts_are_embedded_once_but_not_kept_for_ever(tiny: StableDiffusion) -> None:
+    first = weakref.ref(tiny.embed("a cat").tokens)
+    assert tiny.embed("a cat").tokens is first()
+    for count in range(1, 200):
+        tiny.embed("cat" + count * " ")
+    assert first() is None
 
 
 def test_a_large_vocabulary_spells_every_word(tiny: StableDiffusion) -> None:

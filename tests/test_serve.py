@@ -234,9 +234,12 @@ def test_bars_are_drawn_on_the_terminal_of_the_client(monkeypatch: pytest.Monkey
     assert b"\x1b[" in shown
 
 
-def working(*words: object) -> subprocess.Popen[bytes]:
-    """A client whose work has begun."""
-    client = started("edit", "cat.png", *WORDS, *LONG, *words)
+def working() -> subprocess.Popen[bytes]:
+    """A client whose work has begun, and that heeds Ctrl-C even where the tests run in the background."""
+    line, pipe = [INSTALLED, "edit", "cat.png", *WORDS, *LONG], subprocess.PIPE
+    client = subprocess.Popen(
+        line, stdout=pipe, stderr=pipe, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     assert client.stderr is not None
     assert client.stderr.readline().startswith(b"finding the mask")
     return client
@@ -281,7 +284,7 @@ def test_whoever_waits_too_long_does_the_work_itself(told: Path) -> None:
 
 @pytest.mark.usefixtures("server")
 def test_one_is_enough() -> None:
-    ran = installed("serve")
+    ran = installed("serve", "--idle", "1")
     assert ran.code == 2
     assert "running already" in ran.err
 
@@ -324,7 +327,7 @@ def test_a_folder_that_others_can_enter_is_not_used(own: Servers, told: Path) ->
     (own.folder / "diffedit").chmod(0o755)
     assert handed("edit", "none.png", *WORDS).code == 3
     assert "numpy" in told.read_text()
-    ran = installed("serve")
+    ran = installed("serve", "--idle", "1")
     assert ran.code == 6
     assert "not a folder of this user alone" in ran.err
 

@@ -23,6 +23,8 @@ from diffedit_cli.errors import ModelError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MOST_EMBEDDINGS = 64  # that are kept: of SD 3 they have 3 MB each, and a server or a run sees any number of prompts
+
 
 class LatentDiffusion(ABC):
     """A VAE, a network in its latents, and text encoders; latents stay float32, the networks run in their own dtype."""
@@ -145,6 +147,8 @@ class LatentDiffusion(ABC):
                 "Stable Diffusion 1.x, 2.x or XL model."
             )
         if key not in self._embeddings:
+            if len(self._embeddings) == MOST_EMBEDDINGS:
+                self._embeddings.clear()
             self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
         return self._embeddings[key]
 
