@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from diffedit_cli.remote import Fetched
     from diffedit_cli.sources import Row
 
-NEEDS = ("from_", "to")
-OF_A_PICTURE = (
-    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in ("inpainter", "safety")},
-    o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
-)  # fmt: skip
-
 
 @takes(
     o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES,
@@ -40,7 +34,7 @@ def run(**given: Any) -> None:
 
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
-    from diffedit_cli import places, running, sources
+    from diffedit_cli import fleet, places, running, sources
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter, Result
 
@@ -64,27 +58,38 @@ def run(**given: Any) -> None:
                 for row in listed:
                     sys.stdout.write(running.refused(row, error).json() + "\n")
             raise
-        with place, place.ledger(shard) as ledger, _finishing(reporter.say) as stopping:
+        with (
+            fleet.hired(given["ray"], given) as workers,
+            place,
+            place.ledger(shard) as ledger,
+            _finishing(reporter.say) as stopping,
+        ):
             streamed = sources.streamed(streams, null=given["null"])
             rows = chain(listed, (row for row in streamed if row.given or not place.contains(row)))
-            common = functools.cache(lambda: launch.shared(given, needs=NEEDS))
-            share = functools.partial(_share, given, common)
-            claimed = running.claimed(rows, share, place, given["name"], ledger, shard.has)
-            jobs = running.due(claimed, fetched, place, lambda: launched.about)
+            claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has)
             reporter.many(None if streams else shard.of(len(listed)))
 
             def record(result: Result) -> Result:
-                result = running.told(result, fetched, place)
                 if result.status != "skipped":
                     ledger.write(result.json())
                     place.keep(ledger)
                 return result
 
-            on_bug = reporter.error if given["verbose"] else lambda _: None
-            overlapped = running.overlapped(
-                jobs, launched.open, on_bug=on_bug, record=record, stopping=stopping, at_once=at_once
-            )
-            with contextlib.closing(overlapped) as found:
+            told = functools.partial(running.told, fetched=fetched, place=place)
+            if workers:
+                mine = (told(one) if isinstance(one, Result) else one for one in claimed)
+                edited = fleet.edited(mine, workers, record=record, stopping=stopping)
+            else:
+                jobs = running.due(claimed, fetched, place, lambda: launched.about)
+                edited = running.overlapped(
+                    jobs,
+                    launched.open,
+                    on_bug=reporter.error if given["verbose"] else lambda _: None,
+                    record=lambda result: record(told(result)),
+                    stopping=stopping,
+                    at_once=at_once,
+                )
+            with contextlib.closing(edited) as found:
                 for result in found:
                     reporter.result(result)
                     codes[result.error["code"] if result.error else 0] += 1
@@ -124,18 +129,10 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
     from diffedit_cli import batch, running
 
-    shared, out = launch.shared(given, needs=NEEDS), Path(remote.local(given["out"]))
+    shared, out = launch.shared(given, needs=launch.NEEDS), Path(remote.local(given["out"]))
     jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in rows]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
-
-
-def _share(given: dict[str, Any], common: Callable[[], dict[str, Any]], row: Row) -> dict[str, Any]:
-    """What a row's job has beside input and output: what is common to all, or its own options in their place."""
-    own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
-    if not own:
-        return common()
-    return launch.shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS)
 
 
 def _at_once(text: str) -> int | None:

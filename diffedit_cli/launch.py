@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import cli_models, prompts
@@ -15,10 +15,16 @@ from diffedit_cli.params import AUTO, PROMPTS, Params
 if TYPE_CHECKING:
     from diffedit_cli.models import ModelFolder
     from diffedit_cli.report import Reporter
+    from diffedit_cli.sources import Row
     from diffedit_cli.stages import Workbench
 
 PER_PICTURE = (
     "force", "metadata", "within", "exclude", "box", "point", "mask", "latents", "frames", "save_embeds", *o.SHOWN,
+)  # fmt: skip
+NEEDS = ("from_", "to")
+OF_A_PICTURE = (
+    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in ("inpainter", "safety")},
+    o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
 )  # fmt: skip
 _MEANING = {"from_": "is in the picture now", "to": "it should become"}
 
@@ -46,6 +52,20 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
         given["point"] = limits.place("--point", given["point"], "X", "Y")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
     return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
+
+
+def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
+    """What a row's job has beside input and output: what is common to all, or its own options in their place.
+
+    It raises what `shared` does, and UsageError for an option that no row can have.
+    """
+    common = functools.cache(lambda: shared(given, needs=NEEDS))
+
+    def of(row: Row) -> dict[str, Any]:
+        own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
+        return shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS) if own else common()
+
+    return of
 
 
 class Launch:

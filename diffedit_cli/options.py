@@ -266,6 +266,7 @@ RUN = _group(
     null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
     batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
     shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
+    ray=(str | None, None, "Let so many workers of Ray do it, or auto: as many as it has GPUs, else processors."),
     fail_fast=(bool, False, "Stop at the first picture that fails."),
     limit_failures=(int | None, None, "Stop when so many pictures have failed."),
 )

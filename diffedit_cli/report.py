@@ -58,7 +58,7 @@ class Reporter:
     """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self._as_json, self._quiet = as_json, quiet
+        self._as_json, self._quiet, self._output = as_json, quiet, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description:>16}"),
@@ -111,8 +111,8 @@ class Reporter:
         for bar in list(self._tasks):
             self._remove(bar)
         if self._as_json:
-            sys.stdout.write(result.json() + "\n")
-            sys.stdout.flush()
+            self._output.write(result.json() + "\n")
+            self._output.flush()
         for warning in result.warnings:
             self.say(f"warning: {warning}")
         if self._pace is not None:

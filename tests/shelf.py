@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
+
+POISON = "poison.png"  # whoever fetches it dies
 
 
 class Shelf(DirFileSystem):
@@ -18,17 +21,26 @@ class Shelf(DirFileSystem):
     def __init__(self, **options: Any) -> None:
         super().__init__(path=os.environ["SHELF"], fs=LocalFileSystem(auto_mkdir=True), **options)
 
+    def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
+        if rpath.endswith(POISON):
+            os._exit(1)
+        super().get_file(rpath, lpath, **options)
+
     def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
         part = f"{rpath}.{os.getpid()}.part"
         super().put_file(lpath, part, **options)
         Path(self._join(part)).replace(self._join(rpath))
 
 
-def install(folder: Path) -> Path:
-    """Makes a folder that tells whoever has it on PYTHONPATH of this file system, as an installed package does."""
-    about = folder / "shelf-1.0.dist-info"
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store in the folder that is returned, known to commands that are started, as by an installed package."""
+    package = folder / "package"
+    about = package / "shelf-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shelf\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[fsspec.specs]\nshelf = shelf:Shelf\n")
-    (folder / "shelf.py").write_text(Path(__file__).read_text())
-    return folder
+    (package / "shelf.py").write_text(Path(__file__).read_text())
+    monkeypatch.setenv("SHELF", str(folder / "shelf"))
+    on_path = filter(None, [str(package), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(on_path))
+    return folder / "shelf"

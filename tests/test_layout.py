@@ -44,6 +44,7 @@ LAYERS = (
     {"running"},
     {"cli_models"},
     {"launch"},
+    {"fleet"},
     {"cli_cache", "cli_page", "cli_run"},
     {"cli"},
     {"__main__"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -151,20 +150,11 @@ def test_what_counts_is_what_was_done_last_in_whatever_parts(memory: MemoryFileS
     assert statuses(run("memory://in", "-r", "--no-metadata")) == ["done"] * 3
 
 
-def shelved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that commands find at shelf://, in the folder that is returned."""
-    monkeypatch.setenv("SHELF", str(folder / "shelf"))
-    on_path = [str(shelf.install(folder / "package")), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(on_path))
-    for number in range(8):
-        path = folder / "shelf" / "in" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(path, (40, 40 + number))
-    return folder / "shelf"
-
-
 def test_killed_and_started_again_it_is_as_if_nothing_had_been(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = shelved(here, monkeypatch)
+    store = shelf.installed(here, monkeypatch)
+    (store / "in").mkdir(parents=True)
+    for number in range(8):
+        picture(store / "in" / f"{number}.png", (40, 40 + number))
     words = ("run", "shelf://in", *WORDS, *FAST)
     whole = finished(started(*words, "--out", "shelf://whole"))
     assert whole.code == 0, whole.err

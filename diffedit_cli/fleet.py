@@ -1,0 +1,152 @@
+"""The jobs of a run on Ray: each worker holds one model; Ray starts workers that are lost again, and their pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli import batch, launch, places, running
+from diffedit_cli.batch import Job
+from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
+from diffedit_cli.params import AUTO
+from diffedit_cli.remote import Fetched
+from diffedit_cli.report import Reporter, Result
+from diffedit_cli.sources import Row
+
+TRIES = 2  # more, for a picture whose worker was lost
+LEAST = 80 * 2**20  # bytes, the smallest store of objects that Ray has: rows and results are small
+LIBRARIES = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")  # whose variables the workers are to have, too
+
+
+class Worker:
+    """Edits one picture at a time, in the same folder and by the same options as the process that started the run."""
+
+    def __init__(self, given: dict[str, Any], folder: Path, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        self._given, self._folder = given, folder
+
+    @functools.cached_property
+    def _launched(self) -> launch.Launch:
+        return launch.Launch(self._given, Reporter(quiet=True))
+
+    @functools.cached_property
+    def _place(self) -> places.Place:
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            raise UsageError(
+                f"The folder {self._folder} is not on every machine of Ray ({error.strerror}); share it, or give URLs."
+            ) from None
+        return places.place(self._given["out"]).__enter__()
+
+    def edit(self, row: Row, before: str | None, written_before: bool) -> Result:
+        """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
+        try:
+            place, share = self._place, launch.for_rows(self._given)
+            job = running.job_of(row, share, place.path, self._given["name"])
+            job = replace(job, before=before, written_before=written_before)
+            with Fetched() as fetched:
+                jobs = running.due(iter([(row, job)]), fetched, place, lambda: self._launched.about)
+                told = functools.partial(running.told, fetched=fetched, place=place)
+                return next(running.overlapped(jobs, self._launched.open, on_bug=_print, record=told))
+        except DiffEditError as error:
+            return running.refused(row, error)
+
+
+def edited(
+    claimed: Iterator[tuple[Row, Job] | Result],
+    workers: list[Any],
+    *,
+    record: Callable[[Result], Result],
+    stopping: Callable[[], bool],
+) -> Generator[Result, None, None]:
+    """Results as they come, each first told to `record`. After `stopping` says so no other picture is begun.
+
+    One that took its worker with it each time has failed.
+    """
+    import ray
+
+    idle, busy = list(workers), {}
+    while True:
+        while idle and not stopping() and (one := next(claimed, None)) is not None:
+            if isinstance(one, Result):
+                yield record(one)
+                continue
+            row, job = one
+            worker = idle.pop()
+            busy[worker.edit.remote(row, job.before, job.written_before)] = worker, row
+        if not busy:
+            return
+        [ended], _ = ray.wait(list(busy), num_returns=1)
+        worker, row = busy.pop(ended)
+        idle.append(worker)
+        try:
+            result = ray.get(ended)
+        except ray.exceptions.RayActorError as error:
+            lost = f"The worker of this picture was lost {TRIES + 1} times ({type(error).__name__}); is memory short?"
+            result = running.refused(row, DeviceError(lost))
+        except ray.exceptions.RayError as error:
+            result = running.refused(row, DiffEditError(batch.bug_message(error)))
+        yield record(result)
+
+
+@contextlib.contextmanager
+def hired(text: str | None, given: dict[str, Any]) -> Iterator[list[Any]]:
+    """So many workers, for `auto` as many as Ray has GPUs, else processors; each with one of these of its own.
+
+    Of the Ray that runs, as RAY_ADDRESS or this machine has it, else of one that is started here and ends with this.
+    Without a text none. Raises UsageError, also where Ray is not installed or has too few.
+    """
+    if text is None:
+        yield []
+        return
+    if text != AUTO and not (text.isdecimal() and int(text)):
+        raise UsageError(f"--ray {text} is no number of workers; give one, or auto.")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the workers of a Ray that is started here are the run itself
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--ray needs Ray; install it with: pip install 'diffedit-cli[ray]'.") from None
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers
+        _start(0 if text == AUTO else int(text), verbose=given["verbose"])
+        try:
+            yield _workers(0 if text == AUTO else int(text), given)
+        finally:
+            ray.shutdown()
+
+
+def _start(count: int, *, verbose: bool) -> None:
+    import ray
+
+    said = {"log_to_driver": verbose, "logging_level": "ERROR"}
+    try:
+        ray.init(address=AUTO, **said)
+    except ConnectionError:
+        processors = max(count, os.cpu_count() or 1)
+        ray.init(num_cpus=processors, object_store_memory=LEAST, include_dashboard=False, **said)
+
+
+def _workers(count: int, given: dict[str, Any]) -> list[Any]:
+    import ray
+
+    here = ray.cluster_resources()
+    needed = "GPU" if here.get("GPU") and given["device"].split(":")[0] in (AUTO, "cuda") else "CPU"
+    room = int(here.get(needed, 0))
+    if not count <= room:
+        raise UsageError(f"--ray {count} is more than Ray has room for, one on each of {room} {needed}s; ask for less.")
+    options = {"num_cpus": 1, "num_gpus": int(needed == "GPU"), "max_restarts": -1, "max_task_retries": TRIES}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(LIBRARIES)}
+    hire = ray.remote(**options)(Worker).remote
+    return [hire(given, Path.cwd(), environment) for _ in range(count or room)]
+
+
+def _print(trace: str) -> None:
+    """Where Ray passes it on, if it was asked for."""
+    print(trace, file=sys.stderr, flush=True)
