@@ -271,7 +271,7 @@ def test_thousands_of_pictures_are_shown_as_they_come_into_sight(window: Any, tm
     (folder / "results.jsonl").write_text("".join(json.dumps(about) + "\n" for about in lines))
     window.get(page.write(folder).as_uri())
     filled = "document.querySelectorAll('.card .pair').length"
-    assert window.execute_script("return document.querySelectorAll('.card').length") == 5000
+    assert until(window, "document.querySelectorAll('.card').length == 5000")
     assert 0 < window.execute_script(f"return {filled}") < 100
     press(window, Keys.ARROW_RIGHT, Keys.END)
     assert window.switch_to.active_element.text == "4999.png"
