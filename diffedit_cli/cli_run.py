@@ -21,6 +21,7 @@ from diffedit_cli.options import takes
 from diffedit_cli.params import AUTO
 
 if TYPE_CHECKING:
+    from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
     from diffedit_cli.sources import Row
 
@@ -46,7 +47,7 @@ def run(**given: Any) -> None:
     ended = False
     place = places.place(given["out"])
     with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter, Fetched() as fetched:
-        listed, streams = _sources(given, fetched)
+        listed, streams = _sources(given, place, fetched)
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         try:
@@ -110,19 +111,26 @@ def run(**given: Any) -> None:
         raise typer.Exit(code)
 
 
-def _sources(given: dict[str, Any], fetched: Fetched) -> tuple[list[Row], list[Path]]:
+def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[list[Row], list[Path]]:
     """The pictures whose names are known before any work, and the files that are read as they come.
 
+    Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
     Raises InputError for a source without any picture, UsageError for a URL of no known file system.
     """
-    from diffedit_cli import batch, sources
+    from diffedit_cli import batch, sources, thumbnails
+
+    def made(path: Path) -> bool:
+        return thumbnails.is_one(path) or batch.made_by_us(path)
 
     named = [remote.local(source) for source in given["sources"]]
     known = [source for source in named if not sources.is_streamed(Path(source))]
     streams = [
         fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
     ]
-    return list(sources.listed(known, recursive=given["recursive"], skip=batch.made_by_us)), streams
+    listed = sources.listed(known, recursive=given["recursive"], skip=made)
+    if given["out"].rstrip("/") in {source.rstrip("/") for source in known}:
+        return list(listed), streams
+    return [row for row in listed if not row.url or row.url in known or not place.contains(row)], streams
 
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:

@@ -46,8 +46,8 @@ class Place:
     def holds(self, path: Path) -> bool:
         return path.is_file()
 
-    def prepare(self, job: Job) -> None:
-        """Makes the folder of a job's outputs. Raises OutputError."""
+    def prepare(self, job: Job, source: str) -> None:  # noqa: ARG002  # an input is known when an output is checked
+        """Makes the folder of a job's outputs; `source` is its picture's URL, if it has one. Raises OutputError."""
         files.make_folder(job.written[0].parent, "--out")
 
     def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
@@ -97,9 +97,12 @@ class RemotePlace(Place):
             return path.is_file()
         return path.relative_to(self.path).as_posix() in self._names
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job, source: str) -> None:
         """And what lies there that no results file tells of is fetched, to see whose it is."""
-        super().prepare(job)
+        super().prepare(job, source)
+        for path in job.written:
+            if source and remote.are_one(source, self._url(path)):
+                raise OutputError(f"The output {path} is also an input; inputs are never replaced: choose another.")
         if not (job.written_before or job.force):
             for path in job.written:
                 self._fetch(path)

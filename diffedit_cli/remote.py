@@ -54,6 +54,12 @@ def opened(url: str) -> tuple[Any, str]:
     return found
 
 
+def are_one(url: str, other: str) -> bool:
+    """Whether two URLs mean the same file, however they are written."""
+    (system, place), (another, there) = opened(url), opened(other)
+    return type(system) is type(another) and place == there
+
+
 def fetch(url: str, path: Path) -> None:
     """Writes the file at a URL to `path`. Raises UsageError, InputError."""
     system, place = opened(url)

@@ -118,7 +118,7 @@ def due(
             if job.before == job.identity:
                 yield batch.skipped_result(job)
                 continue
-            place.prepare(job)
+            place.prepare(job, row.url)
             yield job
         except DiffEditError as error:
             yield refused(row, error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
 
-from diffedit_cli import files, formats, review
+from diffedit_cli import files, formats, ledger, review
 from diffedit_cli.errors import DiffEditError
 
 FOLDER = "thumbnails"
@@ -30,6 +30,11 @@ def place(recorded: str, make: Make) -> str:
     """
     digest = hashlib.sha256(f"{make.__name__} {recorded}".encode("utf-8", "surrogatepass")).hexdigest()
     return f"{FOLDER}/{digest[:20]}.webp"
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file is a small picture of a run's page."""
+    return path.parent.name == FOLDER and (path.parent.parent / ledger.NAME).is_file()
 
 
 def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:

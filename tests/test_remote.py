@@ -138,6 +138,20 @@ def test_a_second_run_passes_over_what_is_done_and_does_again_what_is_not(memory
     assert len(memory.cat_file("/out/results.jsonl").splitlines()) == 5
 
 
+@pytest.mark.usefixtures("memory")
+def test_results_in_the_source_are_no_sources() -> None:
+    assert statuses(run("memory://in", "-r", out="memory://in/edited")) == ["done"] * 3
+    assert statuses(run("memory://in", "-r", out="memory://in/edited")) == ["skipped"] * 3
+
+
+def test_an_input_is_never_replaced(memory: MemoryFileSystem) -> None:
+    before = pictures(memory, "/in")
+    ran = run("memory:///in/sub/a.png", "--force", out="memory://in/sub")
+    assert ran.code == 6
+    assert "The output memory://in/sub/a.png is also an input" in ran.err
+    assert pictures(memory, "/in") == before
+
+
 def test_what_counts_is_what_was_done_last_in_whatever_parts(memory: MemoryFileSystem) -> None:
     whole = run("memory://in", "-r", "--no-metadata")
     parts = [run("memory://in", "-r", "--no-metadata", "--seed", 4, "--shard", f"{part}/2") for part in (1, 2)]

@@ -86,6 +86,13 @@ def test_a_list_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(here
     assert statuses(run("-", given=listed)) == ["skipped"]
 
 
+@pytest.mark.usefixtures("album")
+def test_a_folder_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(here: Path) -> None:
+    assert statuses(run(".", "-r")) == ["done"] * 5
+    assert list((here / "out" / "thumbnails").iterdir())
+    assert statuses(run(".", "-r")) == ["skipped"] * 5
+
+
 def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG001
     line = "find . -name '*.png' -print0 | diffedit run -0 - --from cat --to dog --out edited/"
     path = os.pathsep.join([str(Path(INSTALLED).parent), os.environ["PATH"]])
