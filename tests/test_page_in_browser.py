@@ -68,7 +68,9 @@ def one(window: Any, selector: str) -> Any:
 
 
 def names(window: Any) -> list[str]:
-    """Those of the cards, in order."""
+    """Those of the cards, in order, once the browser has drawn them: only what comes into sight is filled."""
+    drawn = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
+    window.execute_async_script(f"const [done] = arguments; {drawn}")
     return [name.text for name in all_of(window, ".card .name")]
 
 
