@@ -61,11 +61,6 @@ def run() -> int:
     return 0
 
 
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
 def _complain(message: str) -> None:
     sys.stderr.write(f"diffedit: {message}\n")
 
@@ -289,6 +284,7 @@ def serve(**given: Any) -> None:
     else:
         from diffedit_cli import serving
 
-        serving.Server(run).serve(
-            given["idle"], lambda address: _tell(f"serving on {address}; end it with: diffedit serve --stop")
-        )
+        def ready(address: Path) -> None:
+            print(f"serving on {address}; end it with: diffedit serve --stop", file=sys.stderr, flush=True)
+
+        serving.Server(run).serve(given["idle"], ready)

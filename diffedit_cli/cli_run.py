@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diffedit_cli import files, launch, naming, remote, shards
+from diffedit_cli import files, launch, naming, shards
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
-from diffedit_cli.params import AUTO
 
 if TYPE_CHECKING:
     from diffedit_cli.places import Place
@@ -41,7 +40,7 @@ def run(**given: Any) -> None:
 
     naming.check(given["name"])
     shard = shards.chosen(given["shard"])
-    at_once = _at_once(given["batch"])
+    at_once = launch.count("--batch", given["batch"], "pictures")
     most = 1 if given["fail_fast"] else given["limit_failures"]
     codes: Counter[int] = Counter()
     ended = False
@@ -117,7 +116,7 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[lis
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
     Raises InputError for a source without any picture, UsageError for a URL of no known file system.
     """
-    from diffedit_cli import batch, sources, thumbnails
+    from diffedit_cli import batch, remote, sources, thumbnails
 
     def made(path: Path) -> bool:
         return thumbnails.is_one(path) or batch.made_by_us(path)
@@ -135,21 +134,12 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[lis
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
-    from diffedit_cli import batch, running
+    from diffedit_cli import batch, remote, running
 
     shared, out = launch.shared(given, needs=launch.NEEDS), Path(remote.local(given["out"]))
     jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in rows]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
-
-
-def _at_once(text: str) -> int | None:
-    """How many pictures go through the network together; None where it is left to us."""
-    if text == AUTO:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch {text} is no number of pictures; give 1 or more, or auto.")
-    return int(text)
 
 
 @contextlib.contextmanager

@@ -106,8 +106,7 @@ def hired(text: str | None, given: dict[str, Any]) -> Iterator[list[Any]]:
     if text is None:
         yield []
         return
-    if text != AUTO and not (text.isdecimal() and int(text)):
-        raise UsageError(f"--ray {text} is no number of workers; give one, or auto.")
+    count = launch.count("--ray", text, "workers") or 0
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_worker_niceness", "0")  # the workers of a Ray that is started here are the run itself
     try:
@@ -115,9 +114,9 @@ def hired(text: str | None, given: dict[str, Any]) -> Iterator[list[Any]]:
     except ImportError:
         raise UsageError("--ray needs Ray; install it with: pip install 'diffedit-cli[ray]'.") from None
     with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers
-        _start(0 if text == AUTO else int(text), verbose=given["verbose"])
+        _start(count, verbose=given["verbose"])
         try:
-            yield _workers(0 if text == AUTO else int(text), given)
+            yield _workers(count, given)
         finally:
             ray.shutdown()
 

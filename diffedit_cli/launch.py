@@ -123,6 +123,15 @@ class Launch:
         return self._workbench
 
 
+def count(option: str, text: str, what: str) -> int | None:
+    """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""
+    if text == AUTO:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{option} {text} is no number of {what}; give 1 or more, or {AUTO}.")
+    return int(text)
+
+
 def check_dtype(name: str) -> None:
     if name not in ("auto", "float32", "float16", "bfloat16"):
         raise UsageError(f"--dtype {name} is unknown; use auto, float32, float16 or bfloat16.")

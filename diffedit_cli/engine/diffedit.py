@@ -69,7 +69,8 @@ def until_settled(maps: Iterator[Tensor]) -> Iterator[Tensor]:
     even: list[Tensor] = []
     for one, other in zip(maps, maps, strict=True):
         yield from (one, other)
-        odd, even = [*odd, one], [*even, other]
+        odd.append(one)
+        even.append(other)
         M, N = (binarise(torch.stack(half).mean(dim=0)) for half in (odd, even))
         if (M & N).sum() >= AGREEMENT * (M | N).sum():
             return
