@@ -36,6 +36,20 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where the networks run, and in which numbers: the same for every method."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def done(self) -> None:
+        """Wait for a GPU: it answers before it is ready."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+
+ON_CPU = Where()
 THE_SOURCE = "{from}"  # as a negative: the case's own source prompt
 Method = Callable[[Case], Outcome]
 
@@ -52,8 +66,11 @@ def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:
 class Ours:
     """The product's own stages, nothing taken from a cache; without a mask it is plain DDIM inversion and decoding."""
 
-    def __init__(self, folder: models.ModelFolder, params: Params, *, masked: bool = True) -> None:
-        self.bench, self.params, self.masked = Workbench(folder, None), params, masked
+    def __init__(
+        self, folder: models.ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU
+    ) -> None:
+        self.bench = Workbench(folder, None, device=where.device, dtype=where.dtype)
+        self.params, self.masked = params, masked
         self.bench.runtime.model(Account())
 
     def __call__(self, case: Case) -> Outcome:
@@ -75,13 +92,15 @@ class Ours:
 class Pipeline:
     """What diffusers' pipelines share here: the same weights, the picture at the model's size, evaluations counted."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, where: Where = ON_CPU) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import diffusers
 
             kind = getattr(diffusers, name)
-            self.pipe: Any = kind.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+            self.pipe: Any = kind.from_pretrained(folder, torch_dtype=getattr(torch, where.dtype), safety_checker=None)
+        self.pipe.to(where.device)
+        self.where = where
         self.pipe.set_progress_bar_config(disable=True)
         self.size = int(self.pipe.unet.config.sample_size) * self.pipe.vae_scale_factor
         self.evaluations = 0
@@ -98,6 +117,7 @@ class Pipeline:
         self.evaluations, started = 0, time.perf_counter()
         image = Image.fromarray(case.picture).resize((self.size, self.size), Image.Resampling.LANCZOS)
         made, mask = self.edit(case, image, torch.Generator().manual_seed(case.number))
+        self.where.done()
         seconds = time.perf_counter() - started
         final = at_canvas(made, case)
         if mask is not None:
@@ -109,8 +129,8 @@ class Pipeline:
 class DiffusersDiffEdit(Pipeline):
     """The deprecated pipeline with its defaults, the source prompt as negative as its guide does."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__("StableDiffusionDiffEditPipeline", folder)
+    def __init__(self, folder: Path, where: Where = ON_CPU) -> None:
+        super().__init__("StableDiffusionDiffEditPipeline", folder, where)
         from diffusers import DDIMInverseScheduler
 
         self.pipe.inverse_scheduler = DDIMInverseScheduler.from_config(self.pipe.scheduler.config)

@@ -1,7 +1,8 @@
 """Our edit and diffusers' DiffEdit, one after the other in one process; ``python -m benchmarks.speed --out DIR``.
 
 The same weights, pictures, device and dtype, all of it warm; medians, ratios of pairs, and SceneBench's quality beside
-them. Writes DIR/speed.json and DIR/speed.md. Needs the judge: ``python -m benchmarks.judge``.
+them. Writes DIR/speed.json and DIR/speed.md. Needs the judge: ``python -m benchmarks.judge``. With ``--fullsize``
+instead a model of Stable Diffusion 1.5's size with random weights edits a photograph of 512 px: only for the time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
+import torch
+
+from benchmarks import fullsize
 from benchmarks.cases import Case, draw_case
-from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outcome
+from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outcome, Where
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
 from diffedit_cli import models
 from diffedit_cli.cache import Cache
@@ -37,6 +43,7 @@ MEASURES = {
     "ratio": "diffusers / ours",
 }
 THEIRS = "diffusers' DiffEdit"
+Row = dict[str, Any]
 
 
 def elsewhere(case: Case) -> Case:
@@ -60,7 +67,13 @@ class Again:
         return made
 
 
-def compared(ways: dict[str, Method], cases: Sequence[Case]) -> dict[str, dict[str, list[float]]]:
+def scenes(count: int) -> list[Case]:
+    return [draw_case(number) for number in range(count)]
+
+
+def compared(
+    ways: dict[str, Method], cases: Sequence[Case], measure: Callable[[Case, Outcome], Row]
+) -> dict[str, dict[str, list[float]]]:
     """Each way's figures of each case, the ways taking turns; the first case only warms them up."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     for number, case in enumerate(cases):
@@ -70,13 +83,14 @@ def compared(ways: dict[str, Method], cases: Sequence[Case]) -> dict[str, dict[s
         if not number:
             continue
         for name, row in rows.items():
-            taken, theirs = row.get("seconds"), rows[THEIRS].get("seconds")
-            if taken and theirs:
-                row["ratio"] = theirs / taken
+            own, theirs = row.get("seconds"), rows[THEIRS].get("seconds")
+            if own and theirs:
+                row["ratio"] = theirs / own
             for measured, value in row.items():
                 if value is not None:
                     found[name].setdefault(measured, []).append(value)
-        print(f"case {case.number}: " + ", ".join(f"{name} {row.get('seconds'):.2f} s" for name, row in rows.items()))
+        taken = (f"{name} {row.get('seconds') or 0:.2f} s" for name, row in rows.items())
+        print(f"case {case.number}: " + ", ".join(taken), flush=True)
     return found
 
 
@@ -89,25 +103,56 @@ def figures(values: dict[str, list[float]]) -> dict[str, Interval]:
     return made
 
 
+def photographs(count: int) -> list[Case]:
+    """A photograph again and again; nothing is known of what is on it, so nothing but time can be measured."""
+    from skimage import data
+
+    picture = data.astronaut()
+    nothing = np.zeros(picture.shape[:2], dtype=bool)
+    words = {"source": "a cat", "target": "a dog", "old": "cat", "new": "dog"}
+    return [
+        Case(number=n, kind="one", picture=picture, result=picture, mask=nothing, new_mask=nothing, kept={}, **words)
+        for n in range(count)
+    ]
+
+
+def only_time(_: Case, made: Outcome) -> Row:
+    return {"evaluations": made.evaluations, "seconds": made.seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--model", default=models.BUILTIN)
+    parser.add_argument("--fullsize", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    folder = models.find(options.model)
-    with tempfile.TemporaryDirectory() as cache:
+    where = Where(options.device, options.dtype)
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.fullsize:
+            fullsize.write_model(Path(temporary) / "model", small=False)
+            torch.set_default_dtype(torch.float32)
+        folder = models.find(str(Path(temporary) / "model") if options.fullsize else options.model)
+        ours = Params(threshold=0.2) if options.fullsize else Params()  # else random weights find nothing to edit
         ways: dict[str, Method] = {
-            THEIRS: DiffusersDiffEdit(folder.path),
-            "diffedit": Ours(folder, Params()),
-            "diffedit, another --to of the same picture": Again(Ours(folder, Params()), Path(cache)),
-            "diffedit at the pipeline's settings": Ours(folder, AS_THEIRS),
+            THEIRS: DiffusersDiffEdit(folder.path, where),
+            "diffedit": Ours(folder, ours, where=where),
+            "diffedit, another --to of the same picture": Again(
+                Ours(folder, ours, where=where), Path(temporary) / "cache"
+            ),
+            "diffedit at the pipeline's settings": Ours(
+                folder, replace(AS_THEIRS, threshold=ours.threshold), where=where
+            ),
         }
-        found = compared(ways, [draw_case(number) for number in range(options.cases + 1)])
+        cases = photographs(options.cases + 1) if options.fullsize else scenes(options.cases + 1)
+        found = compared(ways, cases, only_time if options.fullsize else measure)
     table = {name: figures(values) for name, values in found.items()}
     (options.out / "speed.json").write_text(json.dumps(table, indent=2) + "\n")
-    head = f"{options.cases} cases of SceneBench, model {folder.name}, float32 on the processor, medians of times.\n\n"
+    shown = "a photograph of 512 px" if options.fullsize else "cases of SceneBench"
+    head = f"{options.cases} {shown}, model {folder.name}, {where.dtype} on {where.device}, medians of times.\n\n"
     (options.out / "speed.md").write_text(head + rows_of("way", table, MEASURES))
     print((options.out / "speed.md").read_text())
 

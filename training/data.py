@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from multiprocessing import get_context
 
 import numpy as np
@@ -11,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.scenes import CANVAS, HELD_OUT, scene
-from training.workspace import workspace
+from training.scenes import CANVAS, PRESENT, WIDER, World, scene
+from training.workspace import device, workspace
 
 POOL_SCENES = 6000
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
     """(B, H, W, 3) bytes -> (B, 3, H, W) in [-1, 1], channels last."""
-    values = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+    values = (pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))).permute(0, 3, 1, 2)
     return (values.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -29,47 +30,59 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     return bytes_.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _pixels(seed: int) -> NDArray[np.uint8]:
-    return np.asarray(scene(seed).picture)
+def _pixels(world: World, seed: int) -> NDArray[np.uint8]:
+    return np.asarray(scene(seed, world=world).picture)
 
 
-def render(seeds: Iterable[int]) -> NDArray[np.uint8]:
+def render(seeds: Sequence[int], world: World = PRESENT) -> NDArray[np.uint8]:
     """The pictures of many seeds, (N, 256, 256, 3), drawn by all processors."""
     with get_context("spawn").Pool(os.cpu_count()) as pool:
-        return np.stack(pool.map(_pixels, seeds, chunksize=25))
+        return np.stack(pool.map(functools.partial(_pixels, world), seeds, chunksize=25))
 
 
-def held_out_pictures(count: int) -> NDArray[np.uint8]:
-    return np.stack([_pixels(HELD_OUT + index) for index in range(count)])
+def held_out_pictures(count: int, world: World = PRESENT) -> NDArray[np.uint8]:
+    return np.stack([_pixels(world, world.held_out + index) for index in range(count)])
 
 
 def picture_pool() -> NDArray[np.uint8]:
-    """``POOL_SCENES`` rendered scenes, kept in a file and mapped into memory."""
-    path = workspace() / "pictures" / f"{CANVAS}px-{POOL_SCENES}.npy"
+    """``POOL_SCENES`` scenes of each world, kept in a file and mapped into memory."""
+    path = workspace() / "pictures" / f"{CANVAS}px-{2 * POOL_SCENES}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp.npy")
-        np.save(beside, render(range(POOL_SCENES)))
+        shape = (2 * POOL_SCENES, CANVAS, CANVAS, 3)
+        pool = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
+        for half, world in enumerate((PRESENT, WIDER)):
+            for start in range(0, POOL_SCENES, 1000):
+                seeds = range(world.first + start, world.first + min(start + 1000, POOL_SCENES))
+                first = half * POOL_SCENES + start
+                pool[first : first + len(seeds)] = render(seeds, world)
+        pool.flush()
         beside.replace(path)
-    pool: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pool
+    kept: NDArray[np.uint8] = np.load(path, mmap_mode="c")
+    return kept
 
 
 class CropSampler:
-    """Random square crops of the pool, each the busier of two, half of them mirrored."""
+    """Random square crops of the pool, each the busier of two, half of them mirrored; on a GPU, cut there."""
 
     def __init__(self, pool: NDArray[np.uint8], size: int) -> None:
-        self.pool, self.size = pool, size
+        self.pool = torch.from_numpy(pool)
+        if device().type == "cuda":
+            self.pool = self.pool.to(device())
+        self.size = size
 
     def batch(self, count: int) -> Tensor:
-        return to_tensor(np.stack([self._busier() for _ in range(count)]))
+        """(B, 3, size, size) in [-1, 1]."""
+        both = torch.stack([self._crops(count), self._crops(count)])
+        busy = both[:, :, ::4, ::4].float().flatten(2).std(2)
+        chosen = both[busy.argmax(0), torch.arange(count, device=both.device)]
+        return to_tensor(chosen)
 
-    def _busier(self) -> NDArray[np.uint8]:
-        picture = self.pool[np.random.randint(len(self.pool))]
-        crop = max((self._crop(picture) for _ in range(2)), key=lambda pixels: float(pixels[::4, ::4].std()))
-        return crop[:, ::-1] if np.random.rand() < 0.5 else crop
-
-    def _crop(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        top, left = np.random.randint(0, CANVAS - self.size + 1, 2)
-        crop: NDArray[np.uint8] = picture[top : top + self.size, left : left + self.size]
-        return crop
+    def _crops(self, count: int) -> Tensor:
+        where = self.pool.device
+        along = torch.arange(self.size, device=where)
+        picture = torch.randint(len(self.pool), (count, 1, 1), device=where)
+        top, left = torch.randint(CANVAS - self.size + 1, (2, count, 1), device=where)
+        columns = left + torch.where(torch.rand(count, 1, device=where) < 0.5, along, along.flip(0))
+        return self.pool[picture, (top + along)[:, :, None], columns[:, None]]

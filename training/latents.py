@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.data import to_tensor
 from training.scenes import PRESENT, World, scene
-from training.words import draw_caption
+from training.words import draw_caption, encode_all
 from training.workspace import autocast, device, save_atomically
 
 SHARD_SCENES = 2000
@@ -32,11 +32,12 @@ def _draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
 
 @torch.no_grad()
 def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
-    """(N, 256, 256, 3) bytes -> (N, C, 32, 32), scaled to a standard deviation of about 1."""
+    """(N, 256, 256, 3) bytes -> (N, C, 32, 32) on the VAE's device, of a standard deviation of about 1."""
     parts = []
-    for batch in np.split(pixels, range(8, len(pixels), 8)):
+    at_once = 8 if device().type == "cpu" else 50
+    for batch in np.split(pixels, range(at_once, len(pixels), at_once)):
         with autocast():
-            parts.append(vae.encode(to_tensor(batch).to(device())).latent_dist.mode().float().cpu())
+            parts.append(vae.encode(to_tensor(torch.from_numpy(batch).to(device()))).latent_dist.mode().float())
     scale: float = vae.config.scaling_factor
     return torch.cat(parts) * scale
 
@@ -60,7 +61,7 @@ def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
             pixels.append(picture)
             contents.append(content)
             if len(pixels) == 40 or len(contents) == len(seeds):
-                latents.append(encode_pictures(vae, np.stack(pixels)).half())
+                latents.append(encode_pictures(vae, np.stack(pixels)).half().cpu())
                 pixels = []
     return Shard(torch.cat(latents), contents)
 
@@ -87,12 +88,12 @@ class Scenes:
             for at, (kind, *_) in enumerate(shard.contents):
                 (self.with_two if kind == "two" else self.with_one).append((index, at))
 
-    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, list[str]]:
-        """Latents and freshly drawn captions; a share of the scenes shows two objects."""
+    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Latents and the tokens of freshly drawn captions; a share of the scenes shows two objects."""
         latents: list[Tensor] = []
         captions: list[str] = []
         for _ in range(count):
             index, at = rng.choice(self.with_two if rng.random() < two_share else self.with_one)
             latents.append(self.shards[index].latents[at])
             captions.append(draw_caption(*self.shards[index].contents[at], rng))
-        return torch.stack(latents).float(), captions
+        return torch.stack(latents).float(), encode_all(captions)

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of (rows, columns) towards 1: the Newton-Schulz iteration of Muon.
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push the singular values of (..., rows, columns) towards 1: the Newton-Schulz iteration of Muon.
 
     Each iteration multiplies from the left by a polynomial of the Gram matrix; working on the Gram matrix alone, and
     on the matrix itself only at the end, saves half of the work or more where one side is much the longer.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrix / torch.linalg.matrix_norm(matrix).add(1e-7)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
-    gram = x @ x.T
+    x: Tensor = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).add(1e-7)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    gram = x @ x.mT
     whole: Tensor | None = None
     for _ in range(steps):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = b * gram + c * (gram @ gram)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         whole = polynomial if whole is None else polynomial @ whole
         gram = polynomial @ gram @ polynomial
     if whole is not None:
         x = whole @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with ``muon=True`` follow orthogonalised momentum (convolutions flattened), the others AdamW."""
+    """Groups with ``muon=True`` follow orthogonalised momentum (convolutions flattened), the others AdamW.
+
+    Matrices of one shape are treated together, and so are all of Adam's parameters: on a GPU, starting thousands of
+    little computations would take longer than the computations.
+    """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         defaults = {"lr": 1e-3, "muon": False, "betas": (0.9, 0.99), "momentum": 0.95, "weight_decay": 0.0}
@@ -41,33 +45,44 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            update = self._muon if group["muon"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, group)
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if learning:
+                torch._foreach_mul_(learning, 1 - group["lr"] * group["weight_decay"])
+                (self._muon if group["muon"] else self._adam)(learning, group)
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(momentum, group["momentum"]).flatten(1)
-        rows, columns = direction.shape
-        direction = orthogonalise(direction).view_as(parameter)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+    def _muon(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = self._kept("momentum", parameters)
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        alike: dict[torch.Size, list[int]] = {}
+        for index, direction in enumerate(directions):
+            alike.setdefault(direction.flatten(1).shape, []).append(index)
+        for (rows, columns), indices in alike.items():
+            together = orthogonalise(torch.stack([directions[index].flatten(1) for index in indices]))
+            moved = [parameters[index] for index in indices]
+            ways = [way.view_as(parameter) for way, parameter in zip(together, moved, strict=True)]
+            torch._foreach_add_(moved, ways, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
-        state["step"] += 1
+    def _adam(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        means, squares = self._kept("mean", parameters), self._kept("square", parameters)
+        group["step"] = group.get("step", 0) + 1
         first, second = group["betas"]
-        mean = state["mean"].lerp_(gradient, 1 - first)
-        square = state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (square / (1 - second ** state["step"])).sqrt_().add_(1e-8)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - first ** state["step"]))
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+        scales = torch._foreach_div(squares, 1 - second ** group["step"])
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, scales, value=-group["lr"] / (1 - first ** group["step"]))
+
+    def _kept(self, name: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What is remembered of each parameter from step to step, zero at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
 
 def optimizer_for(modules: Iterable[nn.Module], muon_lr: float, adam_lr: float, weight_decay: float = 0.0) -> Muon:

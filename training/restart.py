@@ -1,7 +1,7 @@
 """Goes on from an exported folder where no checkpoint is left. ``python -m training.restart FOLDER``
 
-Afterwards ``python -m training.unet`` finds a finished VAE and a checkpoint with the folder's weights; only the
-optimizer starts anew.
+Afterwards ``python -m training.unet`` finds a checkpoint with the folder's weights, and the folder's VAE where none is
+finished; only the optimizer starts anew.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def spread_text_encoder(exported: CLIPTextModel, words: list[str], fresh: dict[s
 def restart(folder: Path) -> int:
     """Write VAE and checkpoint from an exported folder; gives the number of pictures behind it."""
     checkpoint, finished = unet_folder() / "checkpoint.pt", vae_folder() / "finished"
-    for path in (checkpoint, finished):
-        if path.exists():
-            raise SystemExit(f"{path} is there already; go on from it, or move it away")
+    if checkpoint.exists():
+        raise SystemExit(f"{checkpoint} is there already; go on from it, or move it away")
     world: dict[str, Any] = json.loads((folder / "world.json").read_text())
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -50,7 +49,8 @@ def restart(folder: Path) -> int:
     text = spread_text_encoder(text_encoder, world["words"], model.text_encoder.state_dict())
     model.text_encoder.load_state_dict(text)
     model.unet.load_state_dict(unet.state_dict())
-    AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).save_pretrained(finished)
+    if not finished.exists():
+        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).save_pretrained(finished)
     save_atomically(
         {
             "settings": vars(settings),

@@ -2,7 +2,7 @@
 
 The main run keeps a constant learning rate and has no end: stop it whenever, it resumes from its checkpoint.
 ``--decay-steps N`` leaves the checkpoint alone: it takes a copy, lowers the learning rate to nothing over N steps
-and writes ``decayed.pt``, which is what gets exported.
+and writes ``decayed.pt``, which is what gets exported. ``--minutes M``, for a GPU, does both in one sitting.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.latents import Scenes
 from training.optimizer import optimizer_for, scale_learning_rate
-from training.scenes import WIDER
+from training.scenes import PRESENT, WIDER
+from training.stream import Drawing, Stream
 from training.vae import finished_vae, vae_digest
-from training.words import CAPACITY, END, MAX_LENGTH, START, encode_all
+from training.words import CAPACITY, END, MAX_LENGTH, START
 from training.workspace import (
     Curve,
     add_settings,
@@ -150,6 +151,15 @@ def loss_of(
     return (error * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
 
 
+def scenes_of(vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> tuple[Scenes | Stream, Scenes | Stream]:
+    """Of the present and of the wider world: shards in files, on a GPU what is drawn meanwhile."""
+    if device().type == "cpu":
+        return Scenes(vae, latents), Scenes(vae, latents, WIDER)
+    drawing = Drawing()
+    present, wider = (Stream(vae, drawing, world, settings.most_shards) for world in (PRESENT, WIDER))
+    return present, wider
+
+
 class UnetTrainer:
     """Trains, checkpoints, resumes."""
 
@@ -172,8 +182,7 @@ class UnetTrainer:
         if saved:
             self._restore(saved)
         self.levels = build_scheduler().alphas_cumprod.to(device())
-        self.scenes = Scenes(vae, latents)
-        self.wider_scenes = Scenes(vae, latents, WIDER)
+        self.scenes, self.wider_scenes = scenes_of(vae, latents, settings)
         self.folder = folder
         self.curve: Curve | None = None
 
@@ -203,13 +212,14 @@ class UnetTrainer:
             path,
         )
 
-    def _batch(self, scenes: Scenes, count: int, seen: int) -> tuple[Tensor, list[str]]:
+    def _batch(self, scenes: Scenes | Stream, count: int, seen: int) -> tuple[Tensor, Tensor]:
         """Of one world, of which so many pictures were seen."""
         settings = self.settings
         scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
         return scenes.batch(count, settings.two_share if seen >= settings.one_object_pictures else 0.0, self.rng)
 
-    def train_step(self, rate: float = 1.0) -> tuple[float, float]:
+    def train_step(self, rate: float = 1.0) -> Tensor:
+        """One batch at a share of the learning rate; gives loss and error, to be read when they are needed."""
         settings = self.settings
         wider = round(settings.wider_share * settings.batch)
         worlds = (
@@ -217,12 +227,10 @@ class UnetTrainer:
             (self.wider_scenes, wider, self.wider_pictures),
         )
         parts = [self._batch(scenes, count, seen) for scenes, count, seen in worlds if count]
-        x_0 = torch.cat([latents for latents, _ in parts])
-        captions = [caption for _, of_part in parts for caption in of_part]
+        x_0, tokens = (torch.cat(both).to(device()) for both in zip(*parts, strict=True))
         scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
         self.optimizer.zero_grad()
-        tokens = encode_all(captions).to(device())
-        loss, error = loss_of(self.model, x_0.to(device()), tokens, self.levels, settings)
+        loss, error = loss_of(self.model, x_0, tokens, self.levels, settings)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -232,13 +240,13 @@ class UnetTrainer:
         share = 1 - min(settings.average, self.step / (self.step + 500))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), share)
-        return loss.item(), error.item()
+        return torch.stack([loss.detach(), error])
 
     def train(self, until: int | None = None, report_every: int = 50, save_seconds: float = 300) -> None:
         """The main run."""
         self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
         saved_at = started = time.monotonic()
-        log: list[tuple[float, float]] = []
+        log: list[Tensor] = []
         while until is None or self.step < until:
             log.append(self.train_step())
             if self.step % report_every == 0:
@@ -251,8 +259,8 @@ class UnetTrainer:
         self.save(self.checkpoint)
         self.curve.draw()
 
-    def _report(self, log: list[tuple[float, float]], started: float) -> None:
-        loss, error = torch.tensor(log).mean(0).tolist()
+    def _report(self, log: list[Tensor], started: float) -> None:
+        loss, error = torch.stack(log).mean(0).tolist()
         rate = len(log) * self.settings.batch / (time.monotonic() - started)
         if self.curve:
             self.curve.add(self.step, pictures=self.pictures, loss=loss, error=error)
@@ -262,7 +270,7 @@ class UnetTrainer:
 
     def decay(self, steps: int, path: Path) -> None:
         """Lower the learning rate to nothing; the main run's checkpoint stays as it is."""
-        log: list[tuple[float, float]] = []
+        log: list[Tensor] = []
         started = time.monotonic()
         for done in range(steps):
             log.append(self.train_step(rate=1 - done / steps))
@@ -271,22 +279,42 @@ class UnetTrainer:
                 log, started = [], time.monotonic()
         self.save(path)
 
+    def train_for(self, minutes: float, path: Path, decay: float = 0.5) -> None:
+        """A sitting of known length, the learning rate going down over its last part; writes what `decay` would."""
+        self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
+        log: list[Tensor] = []
+        begun = started = saved_at = time.monotonic()
+        while (left := 1 - (time.monotonic() - begun) / (60 * minutes)) > 0:
+            log.append(self.train_step(rate=min(1.0, left / decay)))
+            if len(log) == 50:
+                self._report(log, started)
+                log, started = [], time.monotonic()
+            if time.monotonic() - saved_at > 60:  # somebody else's GPU may go at any moment
+                self.save(path)
+                saved_at = time.monotonic()
+        self.save(path)
+        self.curve.draw()
+
 
 def unet_folder() -> Path:
     return workspace() / "unet"
 
 
 def main() -> None:
+    torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=unet_folder(), help="where checkpoint and curve are kept")
     parser.add_argument("--until", type=int, help="stop at this step")
     parser.add_argument("--decay-steps", type=int, help="instead: decay a copy of the checkpoint over N steps")
+    parser.add_argument("--minutes", type=float, help="instead: train this long, decaying over the second half")
     add_settings(parser, UnetTraining)
     options = parser.parse_args()
     torch.manual_seed(0)
     latents = workspace() / "latents" / vae_digest()
     trainer = UnetTrainer(options.folder, finished_vae(), latents, read_settings(options, UnetTraining))
-    if options.decay_steps:
+    if options.minutes:
+        trainer.train_for(options.minutes, options.folder / "decayed.pt")
+    elif options.decay_steps:
         trainer.decay(options.decay_steps, options.folder / "decayed.pt")
     else:
         trainer.train(options.until)

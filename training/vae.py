@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training.data import CropSampler, held_out_pictures, picture_pool, to_tensor
 from training.optimizer import optimizer_for, scale_learning_rate
+from training.scenes import WIDER
 from training.workspace import (
     Curve,
     add_settings,
@@ -116,15 +117,15 @@ def held_out_psnr(vae: AutoencoderKL, images: Tensor) -> float:
     return total / len(images)
 
 
-def learning_rate(step: int, settings: VaeTraining) -> float:
-    """Warm up, stay, then go down linearly to nothing at the last step."""
-    return min(1.0, (step + 1) / settings.warmup, (settings.steps - step) / settings.decay)
+def learning_rate(step: int, left: float, settings: VaeTraining) -> float:
+    """Warm up, stay, then go down linearly to nothing; `left` is the share of the training that is to come."""
+    return min(1.0, (step + 1) / settings.warmup, left * settings.steps / settings.decay)
 
 
 class VaeTrainer:
     """Trains, checkpoints, resumes."""
 
-    def __init__(self, folder: Path, settings: VaeTraining, compiled: bool = False) -> None:
+    def __init__(self, folder: Path, settings: VaeTraining, compiled: bool = False, start: Path | None = None) -> None:
         self.checkpoint = folder / "checkpoint.pt"
         saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
         if saved:  # everything may change between sittings but the network
@@ -132,6 +133,8 @@ class VaeTrainer:
             settings = dataclasses.replace(settings, **shape)
         self.settings = settings
         self.vae = build_vae(settings)
+        if start and not saved:
+            self.vae.load_state_dict(AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32).state_dict())
         self.average = build_vae(settings).requires_grad_(False)
         self.average.load_state_dict(self.vae.state_dict())
         self.optimizer = optimizer_for([self.vae], settings.muon_lr, settings.adam_lr)
@@ -163,8 +166,9 @@ class VaeTrainer:
             self.checkpoint,
         )
 
-    def train_step(self, images: Tensor) -> tuple[float, float, float]:
-        scale_learning_rate(self.optimizer, learning_rate(self.step, self.settings))
+    def train_step(self, images: Tensor, left: float) -> Tensor:
+        """Gives loss, squared error and divergence, to be read when they are needed."""
+        scale_learning_rate(self.optimizer, learning_rate(self.step, left, self.settings))
         self.optimizer.zero_grad()
         loss, error, divergence = loss_of(self.vae, images, self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -174,17 +178,21 @@ class VaeTrainer:
         share = 1 - min(0.998, self.step / (self.step + 100))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), share)
-        return loss.item(), error.item(), divergence.item()
+        return torch.stack([loss.detach(), error, divergence])
 
-    def train(self, report_every: int = 100, save_seconds: float = 300) -> None:
+    def train(self, minutes: float | None = None, report_every: int = 100, save_seconds: float = 300) -> None:
+        """For so many steps, or for so long."""
         crops = CropSampler(picture_pool(), self.settings.crop)
-        whole = to_tensor(held_out_pictures(16)).to(device())
-        saved_at = started = time.monotonic()
-        log: list[tuple[float, float, float]] = []
-        while self.step < self.settings.steps:
-            log.append(self.train_step(crops.batch(self.settings.batch).to(device())))
+        whole = to_tensor(np.concatenate([held_out_pictures(8), held_out_pictures(8, WIDER)])).to(device())
+        begun = saved_at = started = time.monotonic()
+        log: list[Tensor] = []
+        while True:
+            spent = (time.monotonic() - begun) / (60 * minutes) if minutes else self.step / self.settings.steps
+            if spent >= 1:
+                break
+            log.append(self.train_step(crops.batch(self.settings.batch).to(device()), 1 - spent))
             if self.step % report_every == 0:
-                loss, error, divergence = torch.tensor(log).mean(0).tolist()
+                loss, error, divergence = torch.stack(log).mean(0).tolist()
                 held_out = held_out_psnr(self.average, whole)
                 self.curve.add(self.step, loss=loss, psnr=psnr(error), kl=divergence, held_out_psnr=held_out)
                 rate = len(log) / (time.monotonic() - started)
@@ -224,7 +232,8 @@ def finish(folder: Path) -> None:
     saved = torch.load(folder / "checkpoint.pt", weights_only=False)
     vae = build_vae(VaeTraining(**saved["settings"])).eval()
     vae.load_state_dict(saved["average"])
-    centre(vae, to_tensor(picture_pool()[:256]).to(device()))
+    pool = picture_pool()
+    centre(vae, to_tensor(pool[:: len(pool) // 256]).to(device()))
     beside = folder / "finished.tmp"
     vae.save_pretrained(beside)
     beside.rename(folder / "finished")
@@ -250,9 +259,12 @@ def vae_digest() -> str:
 
 
 def main() -> None:
+    torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
     parser.add_argument("--folder", type=Path, default=vae_folder(), help="where checkpoint and curve are kept")
+    parser.add_argument("--minutes", type=float, help="train this long in place of so many steps")
+    parser.add_argument("--start", type=Path, help="a finished VAE to begin with, such as training/ready_vae")
     parser.add_argument("--ready", action="store_true", help="train nothing, take the repository's finished VAE")
     add_settings(parser, VaeTraining)
     options = parser.parse_args()
@@ -263,7 +275,9 @@ def main() -> None:
         return
     torch.manual_seed(0)
     np.random.seed(0)
-    VaeTrainer(options.folder, read_settings(options, VaeTraining), options.compile).train()
+    VaeTrainer(options.folder, read_settings(options, VaeTraining), options.compile, options.start).train(
+        options.minutes
+    )
     finish(options.folder)
 
 

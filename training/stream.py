@@ -1,0 +1,107 @@
+"""Scenes for a GPU: drawn by all processors while it trains, encoded and kept on it.
+
+A processor sees far fewer pictures than it can draw and makes shards, ``training.latents``; a GPU sees thousands a
+second and takes what has been drawn so far. The scenes are those of the same seeds; in what order they come is not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from training.latents import SHARD_SCENES, encode_pictures
+from training.scenes import CANVAS, World, scene
+from training.words import MAX_LENGTH, draw_caption, encode_all
+
+BLOCK = 200
+"""Scenes that a process draws at once."""
+CAPTIONS = 24
+"""Of each scene, drawn with it: which of them is learnt from is decided at each visit."""
+Block = tuple[Path, Tensor, list[bool]]
+"""File of pictures, (BLOCK, CAPTIONS, MAX_LENGTH) tokens, whether two objects are shown."""
+
+
+def draw_block(world: World, first: int, folder: Path) -> Block:
+    """Pictures go through a file: to send them between processes would hold up the training."""
+    torch.set_num_threads(1)
+    drawn = [scene(seed, world=world) for seed in range(first, first + BLOCK)]
+    path = folder / f"{first}.npy"
+    np.save(path, np.stack([np.asarray(made.picture) for made in drawn]))
+    tokens = []
+    for seed, made in enumerate(drawn, first):
+        rng = random.Random(seed)
+        captions = [draw_caption(made.kind, made.objects, made.place, rng) for _ in range(CAPTIONS)]
+        tokens.append(encode_all(captions).short())
+    return path, torch.stack(tokens), [made.kind == "two" for made in drawn]
+
+
+class Drawing:
+    """The processes that draw; the worlds take turns."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="diffedit-scenes-"))
+        self.pool = get_context("spawn").Pool(os.cpu_count())
+        atexit.register(self.close)
+
+    def ask(self, world: World, first: int) -> AsyncResult[Block]:
+        return self.pool.apply_async(draw_block, (world, first, self.folder))
+
+    def close(self) -> None:
+        self.pool.terminate()
+        self.pool.join()
+        shutil.rmtree(self.folder)
+
+
+class Stream:
+    """A world's scenes on the GPU, more of them as training goes."""
+
+    def __init__(self, vae: AutoencoderKL, drawing: Drawing, world: World, most_shards: int) -> None:
+        self.vae, self.drawing, self.world = vae, drawing, world
+        most = most_shards * SHARD_SCENES
+        side = CANVAS // 2 ** (len(vae.config.block_out_channels) - 1)
+        shape = (most, vae.config.latent_channels, side, side)
+        self.latents = torch.empty(shape, dtype=torch.half, device=vae.device)
+        self.tokens = torch.empty((most, CAPTIONS, MAX_LENGTH), dtype=torch.short, device=vae.device)
+        self.with_one: list[int] = []
+        self.with_two: list[int] = []
+        self.count = self.asked = 0
+        self.waiting: list[AsyncResult[Block]] = []
+
+    def grow(self, shards: int) -> None:
+        """Have this many shards drawn; take in one block that is ready, waiting for the very first."""
+        while self.asked < shards * SHARD_SCENES and len(self.waiting) < (os.cpu_count() or 1):
+            self.waiting.append(self.drawing.ask(self.world, self.world.first + self.asked))
+            self.asked += BLOCK
+        if not self.count:
+            self.waiting[0].wait()
+        ready = next((block for block in self.waiting if block.ready()), None)
+        if ready is not None:
+            self.waiting.remove(ready)
+            self._take(*ready.get())
+
+    def _take(self, path: Path, tokens: Tensor, two: list[bool]) -> None:
+        there = slice(self.count, self.count + BLOCK)
+        self.latents[there] = encode_pictures(self.vae, np.load(path))
+        self.tokens[there] = tokens.to(self.tokens.device)
+        path.unlink()
+        for at, shows_two in enumerate(two, self.count):
+            (self.with_two if shows_two else self.with_one).append(at)
+        self.count += BLOCK
+
+    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Latents and the tokens of one of each scene's captions; a share of the scenes shows two objects."""
+        kinds = [self.with_two if rng.random() < two_share else self.with_one for _ in range(count)]
+        where = torch.tensor([rng.choice(scenes) for scenes in kinds]).to(self.latents.device)
+        which = torch.randint(CAPTIONS, (count,), device=where.device)
+        return self.latents[where].float(), self.tokens[where, which].long()
