@@ -48,10 +48,10 @@ class Result:
     identity: str | None = None
     ended: str = field(default_factory=_now)
 
-    def json(self) -> str:
+    def json(self, **more: Any) -> str:
         fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
         fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
-        return json.dumps(fields)  # in ASCII: any terminal's encoding and any file name passes
+        return json.dumps(fields | more)  # in ASCII: any terminal's encoding and any file name passes
 
 
 class Reporter:
@@ -110,14 +110,15 @@ class Reporter:
         """One picture is finished."""
         for bar in list(self._tasks):
             self._remove(bar)
+        if self._pace is not None:
+            self._pace.count(result)
+            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate or "pictures")
         if self._as_json:
-            self._output.write(result.json() + "\n")
+            more = {} if self._pace is None else {"progress": self._pace.record()}
+            self._output.write(result.json(**more) + "\n")
             self._output.flush()
         for warning in result.warnings:
             self.say(f"warning: {warning}")
-        if self._pace is not None:
-            self._pace.count(result)
-            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate)
         if result.error is not None:
             self.error(result.error["message"])
         else:
@@ -159,17 +160,32 @@ class Pace:
 
     @property
     def rate(self) -> str:
-        return f"{self._a_minute:.1f} a minute" if self._edited else "pictures"
+        """`14.2 a minute, 13:52 left`, as far as that can be said."""
+        if not self._edited:
+            return ""
+        left = self._seconds_left
+        return f"{self._a_minute:.1f} a minute" + (f", {datetime.timedelta(seconds=left)} left" if left else "")
 
     def __str__(self) -> str:
         """`3 of 200, 14.2 a minute, 13:52 left`"""
-        parts = [str(self.finished) if self.total is None else f"{self.finished} of {self.total}"]
-        if self._edited:
-            parts.append(self.rate)
-            if self.total is not None and self.finished < self.total:
-                left = round(60 * (self.total - self.finished) / self._a_minute)
-                parts.append(f"{datetime.timedelta(seconds=left)} left")
-        return ", ".join(parts)
+        counted = str(self.finished) if self.total is None else f"{self.finished} of {self.total}"
+        return ", ".join(filter(None, (counted, self.rate)))
+
+    def record(self) -> dict[str, float | None]:
+        """The same for programs: None is what cannot be said."""
+        a_minute = round(self._a_minute, 1) if self._edited else None
+        return {
+            "finished": self.finished,
+            "total": self.total,
+            "a_minute": a_minute,
+            "seconds_left": self._seconds_left,
+        }
+
+    @property
+    def _seconds_left(self) -> int | None:
+        if self.total is None or not (self._edited or self.finished == self.total):
+            return None
+        return round(60 * (self.total - self.finished) / self._a_minute) if self.finished < self.total else 0
 
     @property
     def _a_minute(self) -> float:
