@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 LOADING = "load"
+ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
 
 
@@ -128,6 +129,11 @@ class Reporter:
             if result.preview not in (None, "-") and not self._quiet:
                 self._show(str(result.preview))
 
+    def summary(self, page: str | None) -> None:
+        """What became of all pictures of a run, and where its page is, if it has one."""
+        if self._pace is not None:
+            self.say("  ".join(filter(None, (self._pace.summary, page))))
+
     def _show(self, path: str) -> None:
         """A picture, where the terminal has colours and letters for it."""
         if self._console.is_terminal and self._console.color_system and not self._console.options.ascii_only:
@@ -152,11 +158,20 @@ class Pace:
     """How many pictures of a run are finished, how fast, and how long the others take."""
 
     def __init__(self, total: int | None) -> None:
-        self.total, self.finished, self._edited, self._started = total, 0, 0, time.monotonic()
+        self.total, self._counted, self._started = total, dict.fromkeys(ENDS, 0), time.monotonic()
 
     def count(self, result: Result) -> None:
-        self.finished += 1
-        self._edited += result.status != "skipped"
+        self._counted[result.status] += 1
+
+    @property
+    def finished(self) -> int:
+        return sum(self._counted.values())
+
+    @property
+    def summary(self) -> str:
+        """`3 done, 1 failed`"""
+        said = [f"{number} {ENDS[status]}" for status, number in self._counted.items() if number]
+        return ", ".join(said) or "no pictures"
 
     @property
     def rate(self) -> str:
@@ -186,6 +201,11 @@ class Pace:
         if self.total is None or not (self._edited or self.finished == self.total):
             return None
         return round(60 * (self.total - self.finished) / self._a_minute) if self.finished < self.total else 0
+
+    @property
+    def _edited(self) -> int:
+        """Those that took their time; most failures are quick."""
+        return self._counted["done"] + self._counted["withheld"]
 
     @property
     def _a_minute(self) -> float:

@@ -39,8 +39,9 @@ def test_the_pace_is_that_of_pictures_that_were_edited(clock: list[float]) -> No
     assert pace.record() == {"finished": 4, "total": 10, "a_minute": 6.0, "seconds_left": 60}
     for _ in range(6):
         pace.count(result("failed"))
-    assert str(pace) == "10 of 10, 18.0 a minute"
-    assert pace.record() == {"finished": 10, "total": 10, "a_minute": 18.0, "seconds_left": 0}
+    assert str(pace) == "10 of 10, 6.0 a minute"
+    assert pace.record() == {"finished": 10, "total": 10, "a_minute": 6.0, "seconds_left": 0}
+    assert pace.summary == "3 done, 1 passed over, 6 failed"
 
 
 def test_of_a_list_nobody_knows_how_long_it_takes(clock: list[float]) -> None:
@@ -93,3 +94,16 @@ def test_elsewhere_there_are_plain_lines_and_objects_for_programs(here: Path, li
 
 def test_of_a_single_edit_there_is_no_progress_to_tell(here: Path) -> None:  # noqa: ARG001
     assert "progress" not in diffedit("edit", "cat.png", *WORDS, "--json").json
+
+
+def test_in_the_end_it_says_what_became_of_all_and_where_to_look(here: Path) -> None:
+    def last(*words: object) -> str:
+        return diffedit("run", *words, *WORDS, "--out", "out").lines[-1]
+
+    (here / "album").mkdir()
+    picture(here / "album" / "a.png")
+    assert last("album") == "1 done  out/index.html"
+    (here / "album" / "none.png").write_bytes(b"no picture")
+    assert last("album") == "1 passed over, 1 failed  out/index.html"
+    assert last("album", "--quiet").startswith("diffedit: album/none.png is not a picture")
+    assert last("-") == "no pictures  out/index.html"
