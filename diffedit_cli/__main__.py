@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
+
 TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
 
 
@@ -22,13 +24,17 @@ def main() -> None:
         os.environ.setdefault("DIFFEDIT_OFFLINE", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
 
-    from diffedit_cli import warm
+    try:
+        from diffedit_cli import warm
 
-    code = warm.handed_over(sys.argv[1:])
-    if code is None:
-        from diffedit_cli.cli import run
+        code = warm.handed_over(sys.argv[1:])
+        if code is None:
+            from diffedit_cli.cli import run
 
-        code = run()
+            code = run()
+    except KeyboardInterrupt:  # while the program itself is being read
+        sys.stderr.write(f"diffedit: {INTERRUPTION}\n")
+        code = INTERRUPTED
     sys.exit(code)
 
 

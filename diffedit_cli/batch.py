@@ -48,6 +48,7 @@ class Job:
     overlay: Path | None = None
     compare: Path | None = None
     sheet: Path | None = None
+    chosen_by: str = "-o"  # the option that chooses another output
     identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
     before: str | None = None  # the identity of what an earlier run wrote, if all of it is there
     written_before: bool = False  # by an earlier run, whatever the outputs say themselves
@@ -141,10 +142,10 @@ def open_edit(job: Job) -> Opened:
     extension = formats.default_extension(picture)
     outputs = numbered(job.output or _beside(job.input, f".edited{extension}"), job.params)
     for output in outputs:
-        _target(job, output)
+        _target(job, output, job.chosen_by)
     chosen = formats.output_format(outputs[0], picture)
     if job.mask_output is not None:
-        _target(job, job.mask_output)
+        _target(job, job.mask_output, job.chosen_by)
     shows = _shows_targets(job, [*outputs, *job.written])
     embeds = _embeds_targets(job, job.stages)
     return Opened(picture, given_mask, given_latents, allowed, outputs, chosen, shows, embeds, _frames_targets(job))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from diffedit_cli import files
+from diffedit_cli import files, unfinished
 from diffedit_cli.errors import OutputError
 
 SUFFIX = ".safetensors"
@@ -22,7 +22,6 @@ LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file
 MADE = "made"  # notes of what single commands wrote
 UNFINISHED = "unfinished"
 PATIENCE = 0.05  # seconds between two attempts at a lock
-ABANDONED = 3600.0  # seconds after which an unfinished file or folder has no writer any more
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Cache:
             if total <= keep_bytes and entry.kind != UNFINISHED:
                 break
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                _remove(entry.path)
+                (unfinished.remove_if_left if entry.kind == UNFINISHED else _remove)(entry.path)
             total -= entry.size
             removed.append(entry)
         if not keep_bytes:
@@ -135,8 +134,8 @@ class Cache:
                     yield Entry(path, "model", _size(path), path.stat().st_mtime)
         for path in (*self.root.glob("*/.*"), *self.root.glob("*/*/.*")):
             with contextlib.suppress(FileNotFoundError):
-                if (used := path.stat().st_mtime) < time.time() - ABANDONED:
-                    yield Entry(path, UNFINISHED, _size(path), used)
+                if unfinished.is_left(path):
+                    yield Entry(path, UNFINISHED, _size(path), path.stat().st_mtime)
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,7 @@ import functools
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from diffedit_cli.options import takes
 if TYPE_CHECKING:
     from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
+    from diffedit_cli.report import Reporter, Result
     from diffedit_cli.sources import Row
 
 
@@ -42,22 +43,14 @@ def run(**given: Any) -> None:
     shard = shards.chosen(given["shard"])
     at_once = launch.count("--batch", given["batch"], "pictures")
     most = 1 if given["fail_fast"] else given["limit_failures"]
-    codes: Counter[int] = Counter()
-    ended = False
+    if most is not None and most < 1:
+        raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
     place = places.place(given["out"])
     with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter, Fetched() as fetched:
         listed, streams = _sources(given, place, fetched)
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
-        try:
-            if not streams:
-                _check(listed, given)
-            launched = launch.Launch(given, reporter)
-        except DiffEditError as error:
-            if given["json"]:
-                for row in listed:
-                    sys.stdout.write(running.refused(row, error).json() + "\n")
-            raise
+        launched = _launched(given, reporter, listed, known=not streams)
         with (
             fleet.hired(given["ray"], given) as workers,
             place,
@@ -67,7 +60,7 @@ def run(**given: Any) -> None:
             streamed = sources.streamed(streams, null=given["null"])
             rows = chain(listed, (row for row in streamed if row.given or not place.contains(row)))
             claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has)
-            reporter.many(None if streams else shard.of(len(listed)))
+            told = functools.partial(running.told, fetched=fetched, place=place)
 
             def record(result: Result) -> Result:
                 if result.status != "skipped":
@@ -75,39 +68,66 @@ def run(**given: Any) -> None:
                     place.keep(ledger)
                 return result
 
-            told = functools.partial(running.told, fetched=fetched, place=place)
             if workers:
                 mine = (told(one) if isinstance(one, Result) else one for one in claimed)
                 edited = fleet.edited(mine, workers, record=record, stopping=stopping)
             else:
-                jobs = running.due(claimed, fetched, place, lambda: launched.about)
                 edited = running.overlapped(
-                    jobs,
+                    running.due(claimed, fetched, place, lambda: launched.about),
                     launched.open,
                     on_bug=reporter.error if given["verbose"] else lambda _: None,
                     record=lambda result: record(told(result)),
                     stopping=stopping,
                     at_once=at_once,
                 )
-            with contextlib.closing(edited) as found:
-                for result in found:
-                    reporter.result(result)
-                    codes[result.error["code"] if result.error else 0] += 1
-                    if most and codes.total() - codes[0] >= most:
-                        reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
-                        break
-                else:
-                    ended = True
+            reporter.many(None if streams else shard.of(len(listed)))
+            codes, ended = _reported(edited, reporter, most)
             stopped = stopping()
             place.keep(ledger, last=True)
+            page = None
             try:
-                place.write_page(ledger, force=given["force"])
+                page = place.write_page(ledger, force=given["force"])
             except DiffEditError as error:  # of what is done nothing is lost
                 reporter.say(f"warning: {error}")
+            reporter.summary(page)
     if ended and not stopped:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
+
+
+def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> launch.Launch:
+    """The models, once all that can be checked before any work is; `known`: every row is listed. Raises DiffEditError.
+
+    With --json each picture is told to have failed by it.
+    """
+    from diffedit_cli import running
+
+    try:
+        if known:
+            _check(listed, given)
+        return launch.Launch(given, reporter)
+    except DiffEditError as error:
+        if given["json"]:
+            for row in listed:
+                sys.stdout.write(running.refused(row, error).json() + "\n")
+        raise
+
+
+def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: int | None) -> tuple[Counter[int], bool]:
+    """How many results there were of each exit code, and whether they came to their end.
+
+    At so many failures, if any number is too many, it does not wait for the others.
+    """
+    codes: Counter[int] = Counter()
+    with contextlib.closing(edited):
+        for result in edited:
+            reporter.result(result)
+            codes[result.error["code"] if result.error else 0] += 1
+            if most and codes.total() - codes[0] >= most:
+                reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
+                return codes, False
+    return codes, True
 
 
 def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[list[Row], list[Path]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffedit_cli import unfinished
 from diffedit_cli.errors import InputError, OutputError, UsageError
 
 STANDARD_STREAM = Path("-")
@@ -80,25 +80,15 @@ def publish(path: Path, data: bytes) -> None:
         except OSError as error:
             raise OutputError(f"Standard output cannot be written: {error.strerror}; name a file with -o.") from error
         return
-    temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        with unfinished.file(path) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(descriptor)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}; free some space, or choose another folder."
         ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
 
 
 @contextlib.contextmanager
@@ -109,8 +99,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part") as temporary:
-            fresh, old = Path(temporary) / "new", Path(temporary) / "old"
+        with unfinished.folder(path) as temporary:
+            fresh, old = temporary / "new", temporary / "old"
             fresh.mkdir()
             yield fresh
             if replace and path.exists():

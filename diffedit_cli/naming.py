@@ -37,8 +37,10 @@ def check(template: str) -> None:
 def named(template: str, place: Path, extension: str, params: Params) -> Path:
     """Where a picture's result goes below the output folder: in the folders of its place, named by the template.
 
-    Raises UsageError for a name outside.
+    A template without an ending gets the picture's. Raises UsageError for a name outside.
     """
+    if not re.search(r"({ext}|\.\w+)$", template):
+        template += "{ext}"
     words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
     name = template.format(stem=place.stem, ext=extension, **words)
     return below(place.parent / name)

@@ -57,10 +57,10 @@ class Place:
     def keep(self, written: Ledger, *, last: bool = False) -> None:
         """Called when a line has been written, and at the end. Raises OutputError."""
 
-    def write_page(self, written: Ledger, *, force: bool) -> None:
-        """Raises InputError, OutputError."""
+    def write_page(self, written: Ledger, *, force: bool) -> str:
+        """Returns where it is. Raises InputError, OutputError."""
         with written.alone():
-            page.write(self.path, force=force)
+            return str(page.write(self.path, force=force))
 
 
 class RemotePlace(Place):
@@ -141,11 +141,13 @@ class RemotePlace(Place):
             self._send([written.path])
         self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
 
-    def write_page(self, written: Ledger, *, force: bool) -> None:
+    def write_page(self, written: Ledger, *, force: bool) -> str:
         self._names = remote.names(self.url)
         self._fetch_results(but=written.path.name)
         self._fetch(self.path / page.PAGE)
-        self._send([page.write(self.path, force=force, holds=self.holds)])
+        made = page.write(self.path, force=force, holds=self.holds)
+        self._send([made])
+        return self._url(made)
 
     def _fetch_results(self, but: str | None) -> None:
         for name in self._names:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 LOADING = "load"
+ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
 
 
@@ -48,10 +49,10 @@ class Result:
     identity: str | None = None
     ended: str = field(default_factory=_now)
 
-    def json(self) -> str:
+    def json(self, **more: Any) -> str:
         fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
         fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
-        return json.dumps(fields)  # in ASCII: any terminal's encoding and any file name passes
+        return json.dumps(fields | more)  # in ASCII: any terminal's encoding and any file name passes
 
 
 class Reporter:
@@ -110,14 +111,15 @@ class Reporter:
         """One picture is finished."""
         for bar in list(self._tasks):
             self._remove(bar)
+        if self._pace is not None:
+            self._pace.count(result)
+            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate or "pictures")
         if self._as_json:
-            self._output.write(result.json() + "\n")
+            more = {} if self._pace is None else {"progress": self._pace.record()}
+            self._output.write(result.json(**more) + "\n")
             self._output.flush()
         for warning in result.warnings:
             self.say(f"warning: {warning}")
-        if self._pace is not None:
-            self._pace.count(result)
-            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate)
         if result.error is not None:
             self.error(result.error["message"])
         else:
@@ -126,6 +128,11 @@ class Reporter:
             )
             if result.preview not in (None, "-") and not self._quiet:
                 self._show(str(result.preview))
+
+    def summary(self, page: str | None) -> None:
+        """What became of all pictures of a run, and where its page is, if it has one."""
+        if self._pace is not None:
+            self.say("  ".join(filter(None, (self._pace.summary, page))))
 
     def _show(self, path: str) -> None:
         """A picture, where the terminal has colours and letters for it."""
@@ -151,25 +158,54 @@ class Pace:
     """How many pictures of a run are finished, how fast, and how long the others take."""
 
     def __init__(self, total: int | None) -> None:
-        self.total, self.finished, self._edited, self._started = total, 0, 0, time.monotonic()
+        self.total, self._counted, self._started = total, dict.fromkeys(ENDS, 0), time.monotonic()
 
     def count(self, result: Result) -> None:
-        self.finished += 1
-        self._edited += result.status != "skipped"
+        self._counted[result.status] += 1
+
+    @property
+    def finished(self) -> int:
+        return sum(self._counted.values())
+
+    @property
+    def summary(self) -> str:
+        """`3 done, 1 failed`"""
+        said = [f"{number} {ENDS[status]}" for status, number in self._counted.items() if number]
+        return ", ".join(said) or "no pictures"
 
     @property
     def rate(self) -> str:
-        return f"{self._a_minute:.1f} a minute" if self._edited else "pictures"
+        """`14.2 a minute, 13:52 left`, as far as that can be said."""
+        if not self._edited:
+            return ""
+        left = self._seconds_left
+        return f"{self._a_minute:.1f} a minute" + (f", {datetime.timedelta(seconds=left)} left" if left else "")
 
     def __str__(self) -> str:
         """`3 of 200, 14.2 a minute, 13:52 left`"""
-        parts = [str(self.finished) if self.total is None else f"{self.finished} of {self.total}"]
-        if self._edited:
-            parts.append(self.rate)
-            if self.total is not None and self.finished < self.total:
-                left = round(60 * (self.total - self.finished) / self._a_minute)
-                parts.append(f"{datetime.timedelta(seconds=left)} left")
-        return ", ".join(parts)
+        counted = str(self.finished) if self.total is None else f"{self.finished} of {self.total}"
+        return ", ".join(filter(None, (counted, self.rate)))
+
+    def record(self) -> dict[str, float | None]:
+        """The same for programs: None is what cannot be said."""
+        a_minute = round(self._a_minute, 1) if self._edited else None
+        return {
+            "finished": self.finished,
+            "total": self.total,
+            "a_minute": a_minute,
+            "seconds_left": self._seconds_left,
+        }
+
+    @property
+    def _seconds_left(self) -> int | None:
+        if self.total is None or not (self._edited or self.finished == self.total):
+            return None
+        return round(60 * (self.total - self.finished) / self._a_minute) if self.finished < self.total else 0
+
+    @property
+    def _edited(self) -> int:
+        """Those that took their time; most failures are quick."""
+        return self._counted["done"] + self._counted["withheld"]
 
     @property
     def _a_minute(self) -> float:

@@ -46,7 +46,8 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     else:
         place = naming.named(template, row.place, batch.written_extension(row.input), shared["params"])
     output = out / place
-    return Job(input=row.input, output=output, mask_output=output.with_name(f"{output.stem}.mask.png"), **shared)
+    mask = output.with_name(f"{output.stem}.mask.png")
+    return Job(input=row.input, output=output, mask_output=mask, chosen_by="--out", **shared)
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:

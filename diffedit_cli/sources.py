@@ -137,7 +137,9 @@ def _row(said: Any, where: str) -> Row:
     """A row of a table. What is wrong with it fails this row alone."""
     if not isinstance(said, Mapping):
         return _unusable(where, f"{where} is no table of options.")
-    given = {str(name).removeprefix("--"): value for name, value in said.items() if value not in (None, "")}
+    given = {
+        str(name).removeprefix("--").replace("_", "-"): value for name, value in said.items() if value not in (None, "")
+    }
     name = given.pop("input", None)
     if not isinstance(name, str):
         return _unusable(where, f"{where} names no picture as input.")
@@ -171,7 +173,9 @@ def _csv(path: Path) -> Iterator[Row]:
         try:
             columns: Sequence[str] = reader.fieldnames or ()
             if "input" not in columns:
-                raise UsageError(f"The job file {path} has no column input; its first line names the columns.")
+                raise UsageError(
+                    f"The job file {path} has no column input; its first line names the columns, with commas between."
+                )
             for said in reader:
                 extra = said.pop(None, None)
                 where = f"{path} line {reader.line_num}"

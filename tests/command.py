@@ -66,9 +66,9 @@ def installed(*words: object, given: bytes = b"", folder: Path | None = None) ->
 
 
 def started(*words: object, folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """The installed program, running."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen([INSTALLED, *map(str, words)], stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder)
+    """The installed program, running. Its streams have no buffer, in which lines would be lost to `finished`."""
+    pipe, line = subprocess.PIPE, [INSTALLED, *map(str, words)]
+    return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, bufsize=0)
 
 
 def finished(process: subprocess.Popen[bytes], given: bytes = b"") -> Ran:

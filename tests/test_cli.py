@@ -85,6 +85,25 @@ def test_a_pipe_gives_the_bytes_of_the_file_run(here: Path) -> None:
     assert ended.stderr.decode().splitlines()[-1].startswith("standard output  ")
 
 
+INTERRUPTED_EARLY = """
+import sys
+from diffedit_cli import __main__
+class Press:
+    def find_spec(self, name, *_):
+        if name == "diffedit_cli.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Press())
+sys.argv = ["diffedit", "--version"]
+__main__.main()
+"""
+
+
+def test_ctrl_c_before_the_program_has_been_read_is_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_EARLY], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "diffedit: Interrupted; what was finished is kept.\n"
+
+
 def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_torn(here: Path) -> None:
     for name in ("a.png", "b.png"):
         picture(here / name)

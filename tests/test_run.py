@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import INSTALLED, WORDS, Ran, diffedit, picture
+from command import INSTALLED, WORDS, Ran, diffedit, picture, started
 
 from diffedit_cli import devices, ledger, naming, sources
 from diffedit_cli.errors import InputError, UsageError
@@ -111,7 +111,7 @@ def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG
 
 
 JOBS = {
-    "jobs.jsonl": '{"input": "album/a.png", "to": "grass", "steps": 4}\n\n'
+    "jobs.jsonl": '{"input": "album/a.png", "to": "grass", "steps": 4, "fill_holes": false}\n\n'
     '{"input": "album/b.jpg", "output": "x/y.png", "--seed": 3}\n',
     "jobs.csv": "input,to,steps,output,seed\nalbum/a.png,grass,4,,\nalbum/b.jpg,,,x/y.png,3\n",
     "jobs.toml": 'from = "cat"\n[[job]]\ninput = "album/a.png"\nto = "grass"\nsteps = 4\n'
@@ -163,6 +163,7 @@ def test_a_row_that_cannot_be_done_fails_alone(here: Path, album: Path, row: str
     ("name", "text", "code", "says"),
     [
         ("jobs.csv", "picture,to\na.png,dog\n", 2, "no column input"),
+        ("jobs.csv", "input;to\na.png;dog\n", 2, "with commas between"),
         ("jobs.csv", b"input\n\xff\xfe\n", 2, "no CSV table"),
         ("jobs.toml", "[[job]\n", 2, "no TOML"),
         ("jobs.toml", "input = 3\n", 2, "no [[job]]"),
@@ -206,6 +207,8 @@ def test_a_folder_needs_pictures(tmp_path: Path) -> None:
         ("{stem}-{to}{ext}", "b.jpg", "b-a-white-dog.jpg"),
         ("{to}/{stem}.webp", "a/b.png", "a/a-white-dog/b.webp"),
         ("{from}-{seed}{ext}", "b.png", "cat-7.png"),
+        ("{stem}-{to}", "a/b.jpg", "a/b-a-white-dog.jpg"),
+        ("v1.5/{seed}", "b.jpg", "v1.5/7.jpg"),
     ],
 )
 def test_results_are_called_by_a_template(template: str, place: str, name: str) -> None:
@@ -291,6 +294,21 @@ def test_failures_can_end_a_run(album: Path, words: list[object], ended: int) ->
     assert statuses(ran).count("failed") == ended
 
 
+@pytest.mark.usefixtures("album")
+@pytest.mark.parametrize("number", [0, -1])
+def test_what_is_no_number_of_failures_is_said(here: Path, number: int) -> None:
+    ran = run("album", "--limit-failures", number)
+    assert ran.code == 2
+    assert f"--limit-failures {number} is no number of pictures" in ran.err
+    assert not (here / "out").exists()
+
+
+def test_an_input_that_would_be_replaced_is_said_with_the_option_that_chose_it(album: Path) -> None:
+    ran = diffedit("run", album / "a.png", *WORDS, "--out", album)
+    assert ran.code == 6
+    assert "inputs are never replaced: choose another with --out." in ran.err
+
+
 # Parts
 
 
@@ -332,10 +350,6 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.Monk
 
 
 # Ended
-
-
-def started(*words: object, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([INSTALLED, *map(str, words)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_ctrl_c_finishes_the_picture_in_hand(here: Path, album: Path) -> None:
