@@ -230,7 +230,11 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        record = self._record(["to", "guidance", "scheduler"]) | self._changed(["feather", "zoom"])
+        return self.repainting_record() | self._changed(["feather", "zoom"])
+
+    def repainting_record(self) -> dict[str, Any]:
+        """The same for what the network alone makes of them."""
+        record = self._record(["to", "guidance", "scheduler"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.negative) | self.text_record()
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, limits, models, prompts, review, zoom
+from diffedit_cli import composition, embeds, given, kept, limits, prompts, review, zoom
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
@@ -26,19 +26,17 @@ from diffedit_cli.engine import attention, diffedit, refine
 from diffedit_cli.engine.model import Rows
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
-from diffedit_cli.errors import DiffEditError, NothingToEdit, UsageError
+from diffedit_cli.errors import NothingToEdit, UsageError
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import AUTO, Params, digest, levels_up_to
+from diffedit_cli.params import AUTO, Params, levels_up_to
 from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
 from diffedit_cli.zoom import Part
-
-SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 Found = tuple[NDArray[np.uint8], NDArray[np.float32]]  # mask (H, W) as grey, contrast map (h, w)
@@ -106,8 +104,8 @@ class Workbench:
             params = self._writers(account).captioned(params, picture)
             about = self._about(picture) | params.inversion_record()
             trajectory = functools.partial(self._trajectory, picture, params, account)
-            arrays = self._remembered(
-                "invert", {"inversion": about}, account,
+            arrays = kept.remembered(
+                self.cache, "invert", {"inversion": about}, account,
                 lambda _: {"inversion": self.runtime.computed("invert", account, trajectory)},
             )["inversion"]  # fmt: skip
         return Latents(arrays["trajectory"], arrays["timesteps"], about)
@@ -147,7 +145,6 @@ class Workbench:
             None if self.inpainting else latents or self.invert(part.picture, params, account) for part in parts
         ]
         with account.clock("edit"):
-            account.cache["edit"] = "miss"
             variants = [
                 [self._painted(*one, params.variant(number), account) for one in zip(parts, inversions, strict=True)]
                 for number in range(params.variants)
@@ -255,9 +252,18 @@ class Workbench:
     def _painted(self, part: Part, latents: Latents | None, params: Params, account: Account) -> Painted:
         if latents is None:
             return self._inpainted(part, params, account)
-        decoded = self.runtime.computed("edit", account, lambda: self._edited(part, params, latents, account))
-        cells = max(latents.trajectory.shape[-2:])
-        return Painted(decoded["picture"], cells, part.box, params.edit_record() | self.guard.record, latents.made)
+        h, w = latents.trajectory.shape[-2:]
+        # a cell is repainted when any pixel of it is: what the mask shows is then never half old
+        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
+        said = params.edit_record() | self.guard.record
+        given_arrays = kept.content(latents.trajectory, latents.timesteps, M.numpy())
+        about = {"given": given_arrays, **self._about(part.picture), **params.repainting_record()}
+        edited = functools.partial(self._edited, part, M, params, latents, account)
+        decoded = kept.remembered(
+            self.cache, "edit", {"edited": about}, account,
+            lambda _: {"edited": self.runtime.computed("edit", account, edited)},
+        )["edited"]  # fmt: skip
+        return Painted(decoded["picture"], max(h, w), part.box, said, latents.made)
 
     def _inpainted(self, part: Part, params: Params, account: Account) -> Painted:
         assert self.inpainting is not None
@@ -268,19 +274,17 @@ class Workbench:
             account.warn(f"The inpainting model overflowed in {self.dtype}; the stage was repeated in float32.")
         return Painted(made.picture, max(made.grid), part.box, self.inpainting.record(params) | self.guard.record)
 
-    def _edited(self, part: Part, params: Params, latents: Latents, account: Account) -> Arrays:
+    def _edited(self, part: Part, M: Tensor, params: Params, latents: Latents, account: Account) -> Arrays:
         model = self.runtime.model(account)
         grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
         levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
-        # a cell is repainted when any pixel of it is: what the mask shows is then never half old
-        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, grid)[0].to(
-            self.device
-        )
         negative = self.runtime.embedding(params.negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
-        steps = self._watched("edit", diffedit.edit(model, trajectory, M, query, solver), len(levels) - 1)
+        steps = self._watched(
+            "edit", diffedit.edit(model, trajectory, M.to(self.device), query, solver), len(levels) - 1
+        )
         *_, y_0 = steps
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 
@@ -330,60 +334,5 @@ class Workbench:
             made = self.runtime.computed("mask", account, lambda: self._compared(picture, params, account, missing))
             return {name: {name: array} for name, array in made.items()}
 
-        found = self._remembered("mask", abouts, account, compared)
+        found = kept.remembered(self.cache, "mask", abouts, account, compared)
         return {name: torch.from_numpy(found[name][name]) for name in abouts}
-
-    def _remembered(
-        self,
-        stage: str,
-        abouts: Mapping[str, Mapping[str, Any]],
-        account: Account,
-        compute: Callable[[Collection[str]], Mapping[str, Arrays]],
-    ) -> Mapping[str, Arrays]:
-        """Arrays by kind, each found in the cache by what it is about, or computed with all that is missing."""
-        keys = {kind: cache_key(kind, about) for kind, about in abouts.items()}
-        with contextlib.ExitStack() as lock:
-            found = self._all_kept(keys, account)
-            if len(found) < len(keys) and self.cache:
-                lock.enter_context(self.cache.alone(keys[min(keys)]))
-                found = self._all_kept(keys, account)  # by another process, meanwhile
-            missing = [kind for kind in abouts if kind not in found]
-            account.cache[stage] = "miss" if missing else account.cache.get(stage, "hit")  # of all parts together
-            if not missing:
-                account.spent(stage, 0)
-                return found
-            made = compute(missing)
-            for kind in missing:
-                self._keep(kind, keys[kind], made[kind], abouts[kind], account)
-            return {**found, **made}
-
-    def _all_kept(self, keys: Mapping[str, str], account: Account) -> dict[str, Arrays]:
-        return {kind: arrays for kind, key in keys.items() if (arrays := self._kept(kind, key, account)) is not None}
-
-    def _kept(self, kind: str, key: str, account: Account) -> Arrays | None:
-        """What the cache has under a key."""
-        entry = self.cache.find(kind, key) if self.cache else None
-        if entry is None:
-            return None
-        try:
-            arrays, said = artefacts.unpack(entry)
-            if said["key"] != key:
-                raise ValueError("it is another entry")
-        except artefacts.UNREADABLE:
-            account.warn(f"The cache entry {entry} is damaged; it is made again.")
-            return None
-        return arrays
-
-    def _keep(self, kind: str, key: str, arrays: Arrays, about: Mapping[str, Any], account: Account) -> None:
-        if self.cache is None:
-            return
-        try:
-            self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
-        except DiffEditError as error:
-            account.warn(f"Nothing is kept in the cache: {error}")
-
-
-def cache_key(kind: str, about: Mapping[str, Any]) -> str:
-    """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
-    relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
-    return digest({"schema": SCHEMA, "kind": kind, **relevant})

@@ -31,7 +31,7 @@ LAYERS = (
     {"models", "sources"},
     {"engine.calls", "engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting"},
-    {"devices", "limits", "embeds", "writers"},
+    {"devices", "kept", "limits", "embeds", "writers"},
     {"engine.attention", "engine.refine", "given", "review"},
     {"engine.sd", "engine.sd3", "composition", "zoom", "inpainting", "safety", "terminal", "thumbnails"},
     {"engine.sdxl", "page", "report"},

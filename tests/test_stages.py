@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import FAST, WORDS, Ran, diffedit, picture
 from PIL import Image
@@ -13,16 +14,18 @@ from safetensors.torch import load_file, save_file
 
 from diffedit_cli import formats, models
 from diffedit_cli.account import Account
+from diffedit_cli.artefacts import Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import choose_device
 from diffedit_cli.engine import diffedit as engine
 from diffedit_cli.errors import DeviceError, ModelError, UsageError
+from diffedit_cli.kept import cache_key
 from diffedit_cli.params import Params
 from diffedit_cli.runtime import generator
-from diffedit_cli.stages import Workbench, cache_key
+from diffedit_cli.stages import Workbench
 
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
-NOTHING_SPENT = {"mask": 0, "invert": 0, "edit": 8}
+NOTHING_SPENT = {"mask": 0, "invert": 0, "edit": 0}
 
 
 @pytest.fixture
@@ -73,11 +76,38 @@ def test_maps_of_a_settled_mask_cost_no_more(bench: Workbench, image: Path, monk
         assert edit(bench, image, params, seed=maps).evaluations["mask"] == 2 * maps
 
 
-def test_the_same_edit_again_costs_only_the_edit(bench: Workbench, image: Path) -> None:
+def test_the_same_edit_again_costs_nothing(bench: Workbench, image: Path) -> None:
     assert edit(bench, image).evaluations == {"mask": 4, "invert": 4, "edit": 8}
     again = edit(bench, image)
     assert again.evaluations == NOTHING_SPENT
-    assert again.cache == {"mask": "hit", "invert": "hit", "edit": "miss"}
+    assert again.cache == {"mask": "hit", "invert": "hit", "edit": "hit"}
+
+
+def test_another_threshold_with_the_same_mask_costs_nothing(bench: Workbench, image: Path) -> None:
+    """A drawn mask makes the same cells of any threshold; a wider fade is laid over what was painted before."""
+    drawn = np.zeros((40, 60), dtype=bool)
+    drawn[8:24, 16:40] = True
+    scene = formats.load(image)
+    results = []
+    for threshold, feather in ((0.3, 0.25), (0.6, 0.25), (0.6, 1.0)):
+        account = Account()
+        params = dataclasses.replace(PARAMS, threshold=threshold, feather=feather)
+        (edited,) = bench.edit(scene, params, account, Mask(drawn), None)
+        results.append(np.asarray(edited.image))
+        assert account.evaluations["edit"] == (0 if len(results) > 1 else 8)
+    assert np.array_equal(*results[:2])
+    assert not np.array_equal(*results[1:])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance": 5.0}, {"negative": "grass"}, {"eta": 1.0}, {"eta": 1.0, "seed": 3}, {"to": "grass"}, {"steps": 6}],
+    ids=str,
+)
+def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, changes: dict[str, object]) -> None:
+    edit(bench, image)
+    edit(bench, image, eta=1.0, seed=2)
+    assert edit(bench, image, **changes).evaluations["edit"] > 0
 
 
 @pytest.mark.parametrize(
@@ -156,7 +186,7 @@ def test_the_same_picture_and_model_under_other_names_share(bench: Workbench, im
 
 
 def test_cache_keys_are_what_they_were() -> None:
-    """A key that changes by accident makes everyone's cache worthless; on purpose, raise stages.SCHEMA."""
+    """A key that changes by accident makes everyone's cache worthless; on purpose, raise kept.SCHEMA."""
     about = {"picture": "p", "size": [60, 40], "model": "m", "model-name": "anything", "dtype": "float32"}
     params = Params(from_="cat", to="dog", maps=10)
     assert cache_key("contrast", about | params.contrast_record()) == CONTRAST_KEY
@@ -203,7 +233,7 @@ def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("edit", image, *WORDS, *FAST, "--model", tiny_epsilon, "--cache-dir", tmp_path / "cache", "--json")
-    for extra, kept in ((["--no-cache"], 0), ([], 3), (["--no-cache"], 3)):
+    for extra, kept in ((["--no-cache"], 0), ([], 4), (["--no-cache"], 4)):
         ran = diffedit(*words, *extra)
         assert ran.json["evaluations"] == {"mask": 4, "invert": 4, "edit": 8}
         assert len(Cache(tmp_path / "cache").entries()) == kept
@@ -262,7 +292,7 @@ def test_stages_chained_by_files_give_the_bytes_of_one_edit(
     assert diffedit("mask", image, *mask_words, *shared).code == 0
     assert diffedit("invert", image, "--caption", "cat", *shared).code == 0
     stages = ("--mask", tmp_path / "scene.mask.png", "--latents", tmp_path / "scene.latents.safetensors")
-    ran = diffedit("edit", image, *WORDS, *stages, *shared, "--json")
+    ran = diffedit("edit", image, *WORDS, *stages, *shared, "--no-cache", "--json")  # repaints all anew
     assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 8}
     assert made(ran, output) == whole
     assert made(diffedit("edit", image, *WORDS, *stages[:2], *shared), output) == whole
