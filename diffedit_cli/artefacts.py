@@ -110,6 +110,19 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
     return arrays, about
 
 
+def made_by_us(path: Path) -> bool:
+    """Whether diffedit wrote the file, by what the file itself says."""
+    return path.is_file() and read_record(path) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a mask, latents file or edited picture was made, or None."""
+    try:
+        return read_packed_record(path)
+    except UNREADABLE:
+        return formats.read_record(path)
+
+
 def read_packed_record(path: Path) -> dict[str, Any]:
     """The record alone. Raises one of UNREADABLE."""
     about = _stated(path)
@@ -151,17 +164,18 @@ def load_latents(path: Path) -> Latents:
     return latents
 
 
-def pack_mask(mask: Mask) -> bytes:
-    """An 8-bit greyscale PNG, white = repaint, and grey = in part."""
-    info = metadata.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
+def pack_mask(mask: Mask, *, telling: bool = True) -> bytes:
+    """An 8-bit greyscale PNG, white = repaint, and grey = in part; not `telling` more than that it is ours."""
+    about = {**mask.made, "pixels": mask.digest} if mask.made and telling else {}
+    info = metadata.png_record(record("mask", about) if mask.made else None)
     buffer = io.BytesIO()
     Image.fromarray(mask.shown).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def load_mask(path: Path, soft: bool = False) -> Mask:
+def load_mask(path: Path, soft: bool = False, max_pixels: int = files.MAX_PIXELS) -> Mask:
     """A mask file, ours or drawn: at least half bright means repaint, or `soft` grey in part. Raises InputError."""
-    return as_mask(formats.load(path), soft)
+    return as_mask(formats.load(path, max_pixels), soft)
 
 
 def as_mask(picture: Picture, soft: bool = False) -> Mask:

@@ -213,15 +213,15 @@ def info(**given: Any) -> None:
     import json
     import shlex
 
-    from diffedit_cli import batch, files
+    from diffedit_cli import artefacts, files
     from diffedit_cli.errors import InputError
     from diffedit_cli.params import options_of, preparations_of
 
     path: Path = given["file"]
     files.check_readable(path, "file")
-    record = batch.read_record(path)
+    record = artefacts.read_record(path)
     kind = (record or {}).get("kind", "")
-    if record is None or (kind in o.SHOWN and "picture" not in record):
+    if record is None or (kind in (*o.SHOWN, "mask", "frame") and "picture" not in record):
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
     commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
