@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 import sys
 import tempfile
@@ -108,25 +109,21 @@ def publish(path: Path, data: bytes) -> None:
         except OSError as error:
             raise OutputError(f"Standard output cannot be written: {error.strerror}; name a file with -o.") from error
         return
-    temporary = None
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        # Not by tempfile: this takes the user's umask, which cannot be asked for without setting it for all threads.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}; free some space, or choose another folder."
         ) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from diffedit_cli import formats
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.images import compose
 
+pillow_heif.register_heif_opener()
 MEMORY = 2 * 2**30  # bytes of address space: more than any of them may take
 SUFFIXES = {"HEIF": ".heic", "JPEG": ".jpg", "TIFF": ".tif"}
 GIANT = 60_000
@@ -49,7 +50,6 @@ def good() -> dict[str, bytes]:
     files["true.bmp"] = saved(image, "BMP")
     files["palette.bmp"] = saved(image.convert("P"), "BMP")
     files["palette.gif"] = saved(image.convert("P"), "GIF", transparency=3)
-    pillow_heif.register_heif_opener()
     return files | {"RGB-8.heic": saved(image, "HEIF", exif=picture_files.exif(6).tobytes(), icc_profile=icc.SRGB)}
 
 
