@@ -228,7 +228,11 @@ def info(**given: Any) -> None:
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
     asked = {"frame": ["--frames", "FRAMES"]} | {name: [f"--{name}", path.name] for name in o.SHOWN}
-    words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+    try:
+        words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+        before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it is a stranger's
+        raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:
         print(json.dumps({**record, "command": line}))
@@ -237,11 +241,14 @@ def info(**given: Any) -> None:
         rows = value.items() if isinstance(value, dict) else [(None, value)]
         for inner, item in rows:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
-            print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
-    if line:
-        for before in preparations_of(record):
-            print(shlex.join(["diffedit", *before]))
-        print(line)
+            print(_printable(f"{name if inner is None else f'{name} {inner}'}: {shown}"))
+    for each in [*before, line] if line else []:
+        print(_printable(each))
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
 RECORD_TAG = 0x9213  # ImageHistory
+RECORDED_PARTS, RECORDED_LISTS = ("mask", "latents", "edit"), ("lora", "embedding", "size")
 XMP_TAG, PROFILE_TAG = 700, 34675
 ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["']))[0-9]""")
 RESOLUTION_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
@@ -122,4 +123,14 @@ def _parsed(text: Any) -> dict[str, Any] | None:
         record = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("tool") == RECORD_KEY else None
+    return record if is_sound(record) and record.get("tool") == RECORD_KEY else None
+
+
+def is_sound(record: Any) -> bool:
+    """Whether it is built like a record of ours; a stranger's file may say anything of itself."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("kind", ""), str)
+        and all(isinstance(record.get(part, {}), dict) for part in RECORDED_PARTS)
+        and all(isinstance(record.get(name, []), list) for name in RECORDED_LISTS)
+    )

@@ -320,7 +320,7 @@ def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]
         if declared.parser:
             return name, declared.parser(str(value))
         return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
-    except (ValueError, typer.BadParameter):
+    except (ValueError, OverflowError, typer.BadParameter):
         raise UsageError(f"{flag} cannot be {value!r}; see diffedit edit --help.") from None
 
 

@@ -137,6 +137,7 @@ class Workbench:
             given.check_mask(mask, picture, None if self.inpainting else params, about)
         if latents is not None:
             given.check_latents(latents, params, about)
+            self.runtime.check_given(latents, picture, account)
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         boxes = [] if latents else self._boxes(mask.pixels, params)
         parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]
@@ -367,7 +368,7 @@ class Workbench:
             return None
         try:
             arrays, said = artefacts.unpack(entry)
-            if said["key"] != key:
+            if (said["key"], said["kind"]) != (key, kind):
                 raise ValueError("it is another entry")
         except artefacts.UNREADABLE:
             account.warn(f"The cache entry {entry} is damaged; it is made again.")

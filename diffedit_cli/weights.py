@@ -54,7 +54,7 @@ def header(
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
         ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise wrong from None
     if 8 + length + max(ends, default=0) != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")

@@ -51,6 +51,10 @@ class LatentDiffusion(ABC):
         self._vae_dtype = vae.dtype
         self._embeddings: dict[tuple[str, int], Embedding] = {}
 
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) for width and height in pixels."""
+        return int(self.vae.config["latent_channels"]), size[1] // self.factor, size[0] // self.factor
+
     @classmethod
     def load(
         cls,
