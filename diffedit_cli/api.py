@@ -131,11 +131,13 @@ class EditResult:
         record = {**self.edited.record, **artefacts.record("compare", {})}
         files.publish(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record))
 
-    def save(self, path: str | Path, *, metadata: bool = True) -> None:
+    def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
-        chosen = formats.output_format(Path(path), self.picture)
-        record = self.edited.record if metadata else None
-        files.publish(Path(path), formats.encode(self.edited.picture, chosen, record))
+        chosen, picture = formats.output_format(Path(path), self.picture), self.edited.picture
+        if strip_metadata:
+            picture = replace(picture, metadata=picture.metadata.stripped())
+        record = self.edited.record if metadata and not strip_metadata else None
+        files.publish(Path(path), formats.encode(picture, chosen, record))
 
 
 class DiffEdit:
@@ -164,9 +166,11 @@ class DiffEdit:
         lora: Iterable[str] = (),
         embedding: Iterable[str] = (),
         safety: bool = True,
+        max_pixels: int = files.MAX_PIXELS,
         on_step: Callable[[str, int, int], object] | None = None,
     ) -> None:
         """Raises ModelError for a model that is not on this machine, DeviceError for a device that is not here."""
+        self._max_pixels = max_pixels
         if dtype not in ("auto", *DTYPES):
             raise UsageError(f"The dtype {dtype} is unknown; use auto, {', '.join(DTYPES)}.")
         kept = None if cache is None else Path(cache)
@@ -237,7 +241,10 @@ class DiffEdit:
         Withheld for a result that the model's safety checker flags.
         """
         given, account = self._begun(picture)
-        drawn, allowed = _mask(mask, params.get("soft", False)), self._limits(given, within, exclude, box, point)
+        drawn, allowed = (
+            _mask(mask, self._max_pixels, params.get("soft", False)),
+            self._limits(given, within, exclude, box, point),
+        )
         if latents is not None and self._bench.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
         inversion = latents.latents if isinstance(latents, InversionResult) else None
@@ -254,7 +261,7 @@ class DiffEdit:
             return [Image.fromarray(frame) for frame in self._bench.frames(inversion.latents, inversion.account)]
 
     def _begun(self, picture: PictureLike) -> tuple[Picture, Account]:
-        given, account = _picture(picture), self._bench.open_account()
+        given, account = _picture(picture, self._max_pixels), self._bench.open_account()
         for warning in given.warnings:
             account.warn(warning)
         return given, account
@@ -267,7 +274,7 @@ class DiffEdit:
         box: tuple[int, int, int, int] | None,
         point: tuple[int, int] | None,
     ) -> Limits:
-        allowed = Limits(_mask(within), _mask(exclude), box, point)
+        allowed = Limits(_mask(within, self._max_pixels), _mask(exclude, self._max_pixels), box, point)
         allowed.check(picture)
         return allowed
 
@@ -283,20 +290,20 @@ def _checked(params: GivenParams, *needed: str) -> Params:
     return checked
 
 
-def _picture(given: PictureLike, name: str = "the picture") -> Picture:
+def _picture(given: PictureLike, max_pixels: int, name: str = "the picture") -> Picture:
     if isinstance(given, (str, Path)):
-        return formats.load(Path(given))
-    return (
-        formats.from_image(given, name) if isinstance(given, Image.Image) else formats.from_array(_array(given), name)
-    )
+        return formats.load(Path(given), max_pixels)
+    if isinstance(given, Image.Image):
+        return formats.from_image(given, name, max_pixels)
+    return formats.from_array(_array(given), name, max_pixels)
 
 
-def _mask(given: MaskLike | None, soft: bool = False) -> Mask | None:
+def _mask(given: MaskLike | None, max_pixels: int, soft: bool = False) -> Mask | None:
     if given is None:
         return None
     if isinstance(given, MaskResult):
         return given.mask
-    mask = artefacts.as_mask(_picture(given, "the mask"), soft)
+    mask = artefacts.as_mask(_picture(given, max_pixels, "the mask"), soft)
     return mask if isinstance(given, (str, Path)) else replace(mask, name="given")
 
 

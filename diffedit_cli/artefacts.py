@@ -26,7 +26,9 @@ RECORD = "diffedit"
 CHECKSUM = "sha256"
 Arrays = dict[str, NDArray[Any]]
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError)
+TRAJECTORY = {"trajectory": 4, "timesteps": 1}
+RANKS = {"contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY}
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,35 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if stated != _checksum(arrays, about):
         raise ValueError("its contents do not match its checksum")
+    _check(arrays, RANKS.get(about["kind"], {}))
     return arrays, about
+
+
+def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
+    """A checksum that fits says nothing of who made it. Raises ValueError for what no stage makes."""
+    for name, rank in ranks.items():
+        if name not in arrays or arrays[name].ndim != rank or not arrays[name].size:
+            raise ValueError(f"it holds no {name} of {rank} dimensions")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"not all of its {name} is finite")
+    if ranks is TRAJECTORY:
+        trajectory, timesteps = arrays["trajectory"], arrays["timesteps"]
+        if trajectory.dtype != np.float32 or len(trajectory) != len(timesteps) or (np.diff(timesteps) <= 0).any():
+            raise ValueError("its trajectory is no series of latents, each with a later timestep")
+
+
+def made_by_us(path: Path) -> bool:
+    """Whether diffedit wrote the file, by what the file itself says."""
+    return path.is_file() and read_record(path) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a mask, latents file or edited picture was made, or None."""
+    try:
+        return read_packed_record(path)
+    except UNREADABLE:
+        return formats.read_record(path)
 
 
 def read_packed_record(path: Path) -> dict[str, Any]:
@@ -120,10 +150,12 @@ def read_packed_record(path: Path) -> dict[str, Any]:
 def _stated(path: Path) -> dict[str, Any]:
     """Record and checksum, as the file states them."""
     with safetensors.safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-    if RECORD not in metadata:
+        said = file.metadata() or {}
+    if RECORD not in said:
         raise ValueError("it was not made by diffedit")
-    about: dict[str, Any] = json.loads(metadata[RECORD])
+    about: dict[str, Any] = json.loads(said[RECORD])
+    if not metadata.is_sound(about):
+        raise ValueError("what it says of itself is damaged")
     if about.get("format") != FORMAT_VERSION:
         raise ValueError(f"its format version is {about.get('format')}, this diffedit reads {FORMAT_VERSION}")
     return about
@@ -142,8 +174,6 @@ def load_latents(path: Path) -> Latents:
         if about["kind"] != "latents":
             raise ValueError(f"it holds {about['kind']}, not latents")
         latents = Latents(arrays["trajectory"], arrays["timesteps"], _body(about), str(path))
-        if latents.trajectory.ndim != 4 or not np.isfinite(latents.trajectory).all():
-            raise ValueError("its trajectory is no series of finite latents")
     except UNREADABLE as error:
         raise InputError(
             f"The latents file {path} cannot be used: {reason(error)}; make it again with diffedit invert."
@@ -151,17 +181,18 @@ def load_latents(path: Path) -> Latents:
     return latents
 
 
-def pack_mask(mask: Mask) -> bytes:
-    """An 8-bit greyscale PNG, white = repaint, and grey = in part."""
-    info = metadata.png_record(record("mask", {**mask.made, "pixels": mask.digest}) if mask.made else None)
+def pack_mask(mask: Mask, *, telling: bool = True) -> bytes:
+    """An 8-bit greyscale PNG, white = repaint, and grey = in part; not `telling` more than that it is ours."""
+    about = {**mask.made, "pixels": mask.digest} if mask.made and telling else {}
+    info = metadata.png_record(record("mask", about) if mask.made else None)
     buffer = io.BytesIO()
     Image.fromarray(mask.shown).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def load_mask(path: Path, soft: bool = False) -> Mask:
+def load_mask(path: Path, soft: bool = False, max_pixels: int = files.MAX_PIXELS) -> Mask:
     """A mask file, ours or drawn: at least half bright means repaint, or `soft` grey in part. Raises InputError."""
-    return as_mask(formats.load(path), soft)
+    return as_mask(formats.load(path, max_pixels), soft)
 
 
 def as_mask(picture: Picture, soft: bool = False) -> Mask:

@@ -35,6 +35,8 @@ class Job:
     params: Params
     force: bool = False
     metadata: bool = True
+    strip_metadata: bool = False  # of the input, too
+    max_pixels: int = files.MAX_PIXELS
     within: Path | None = None
     exclude: Path | None = None
     box: tuple[int, ...] | None = None
@@ -80,8 +82,8 @@ class Job:
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
-    picture = formats.load(job.input)
-    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point)
+    picture = _picture(job)
+    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     output = _target(job, job.output or _beside(job.input, ".mask.png"))
     shows = _shows_targets(job, [output])
     embeds = _embeds_targets(job, ["mask"])
@@ -97,7 +99,7 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
 
 def invert(job: Job, workbench: OpenWorkbench) -> Result:
     """Inverts the picture and writes its latents. Raises DiffEditError."""
-    picture = formats.load(job.input)
+    picture = _picture(job)
     output = _target(job, job.output or _beside(job.input, ".latents.safetensors"))
     embeds = _embeds_targets(job, ["invert"])
     frames = _frames_targets(job)
@@ -105,7 +107,7 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     account = bench.open_account()
     latents = bench.invert(picture, job.params, account)
     _save_embeds(embeds, job, picture, bench, account)
-    _save_frames(frames, latents, bench, account)
+    _save_frames(frames, job, latents, bench, account)
     files.publish(output, artefacts.pack_latents(latents))
     return _result(job, picture, bench, account, output=output)
 
@@ -135,10 +137,10 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
 
 def open_edit(job: Job) -> Opened:
     """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
-    picture = formats.load(job.input)
-    given_mask = artefacts.load_mask(job.mask, job.params.soft) if job.mask else None
+    picture = _picture(job)
+    given_mask = artefacts.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
-    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point)
+    allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     extension = formats.default_extension(picture)
     outputs = numbered(job.output or _beside(job.input, f".edited{extension}"), job.params)
     for output in outputs:
@@ -159,13 +161,13 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
     first = variants[0]
     _save_embeds(opened.embeds, job, picture, bench, account)
     if first.latents is not None:
-        _save_frames(opened.frames, first.latents, bench, account)
+        _save_frames(opened.frames, job, first.latents, bench, account)
 
     def save() -> Result:
         data = [formats.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
         shown = _shown(opened.shows, job, picture, first.mask, variants)
         if job.mask_output is not None:
-            files.publish(job.mask_output, artefacts.pack_mask(first.mask))
+            files.publish(job.mask_output, artefacts.pack_mask(first.mask, telling=job.metadata))
         for output, picture_data in zip(opened.outputs, data, strict=True):
             files.publish(output, picture_data)
         _publish(shown)
@@ -228,12 +230,12 @@ def check_together(jobs: Sequence[Job]) -> None:
     if len(jobs) > 1 and any(job.save_embeds and job.params.caption == AUTO for job in jobs):
         raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
     check_distinct((job.input, frame_path(job, 0)) for job in jobs if job.frames is not None)
-    inputs = {path.resolve() for job in jobs for path in job.inputs if path != files.STANDARD_STREAM}
+    inputs = {files.resolved(path) for job in jobs for path in job.inputs if path != files.STANDARD_STREAM}
     for job in jobs:
         if job.sheet is not None and job.params.variants < 2:
             raise UsageError("--sheet shows several results side by side; ask for them with --variants.")
         for kind, path in job.shows.items():
-            if path.resolve() in inputs:
+            if files.resolved(path) in inputs:
                 raise OutputError(f"--{kind} {path} is also an input; inputs are never replaced: choose another name.")
     for kind in review.KINDS:
         shown = [(job.input, job.shows[kind]) for job in jobs if kind in job.shows]
@@ -258,6 +260,12 @@ def written_extension(path: Path) -> str:
     return path.suffix if path.suffix.lower() in formats.EXTENSIONS else ".png"
 
 
+def _picture(job: Job) -> Picture:
+    """As its results are to have it."""
+    picture = formats.load(job.input, job.max_pixels)
+    return replace(picture, metadata=picture.metadata.stripped()) if job.strip_metadata else picture
+
+
 def _beside(path: Path, ending: str) -> Path:
     return files.STANDARD_STREAM if path == files.STANDARD_STREAM else path.with_name(path.stem + ending)
 
@@ -267,19 +275,19 @@ def _stem(job: Job) -> str:
 
 
 def _target(job: Job, path: Path, option: str = "-o") -> Path:
-    ours = job.written_before or made_by_us(path)
+    ours = job.written_before or artefacts.made_by_us(path)
     files.check_target(path, inputs=job.inputs, ours=ours, force=job.force, option=option)
     return path
 
 
 def _shows_targets(job: Job, others: Iterable[Path]) -> dict[str, Path]:
     """Where what people want to look at goes, by kind, apart from the other outputs. Raises UsageError, OutputError."""
-    shows, taken = job.shows, dict.fromkeys((path.resolve() for path in others), "another output")
+    shows, taken = job.shows, dict.fromkeys((files.resolved(path) for path in others), "another output")
     for kind, path in shows.items():
         if path != getattr(job, kind):
             files.make_folder(path.parent, f"--{kind}")
         _target(job, path, f"--{kind}")
-        if (other := taken.setdefault(path.resolve(), f"--{kind}")) != f"--{kind}":
+        if (other := taken.setdefault(files.resolved(path), f"--{kind}")) != f"--{kind}":
             raise UsageError(f"--{kind} and {other} would both write {path}; give each its own name.")
     return shows
 
@@ -331,24 +339,12 @@ def _frames_targets(job: Job) -> list[Path]:
     return [_target(job, frame_path(job, level)) for level in range(levels)]
 
 
-def _save_frames(targets: list[Path], latents: Latents, bench: Workbench, account: Account) -> None:
+def _save_frames(targets: list[Path], job: Job, latents: Latents, bench: Workbench, account: Account) -> None:
     if targets:
+        made = latents.made if job.metadata else {}
         for level, (path, pixels) in enumerate(zip(targets, bench.frames(latents, account), strict=True)):
-            record = artefacts.record("frame", {**latents.made, "level": level})
+            record = artefacts.record("frame", {**made, "level": level})
             files.publish(path, formats.encode_png(pixels, record))
-
-
-def made_by_us(path: Path) -> bool:
-    """Whether diffedit wrote the file, by what the file itself says."""
-    return path.is_file() and read_record(path) is not None
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """How a mask, latents file or edited picture was made, or None."""
-    try:
-        return artefacts.read_packed_record(path)
-    except artefacts.UNREADABLE:
-        return formats.read_record(path)
 
 
 def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:

@@ -213,22 +213,26 @@ def info(**given: Any) -> None:
     import json
     import shlex
 
-    from diffedit_cli import batch, files
+    from diffedit_cli import artefacts, files
     from diffedit_cli.errors import InputError
     from diffedit_cli.params import options_of, preparations_of
 
     path: Path = given["file"]
     files.check_readable(path, "file")
-    record = batch.read_record(path)
+    record = artefacts.read_record(path)
     kind = (record or {}).get("kind", "")
-    if record is None or (kind in o.SHOWN and "picture" not in record):
+    if record is None or (kind in (*o.SHOWN, "mask", "frame") and "picture" not in record):
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
     commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
     asked = {"frame": ["--frames", "FRAMES"]} | {name: [f"--{name}", path.name] for name in o.SHOWN}
-    words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+    try:
+        words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+        before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it is a stranger's
+        raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:
         print(json.dumps({**record, "command": line}))
@@ -237,11 +241,14 @@ def info(**given: Any) -> None:
         rows = value.items() if isinstance(value, dict) else [(None, value)]
         for inner, item in rows:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
-            print(f"{name if inner is None else f'{name} {inner}'}: {shown}")
-    if line:
-        for before in preparations_of(record):
-            print(shlex.join(["diffedit", *before]))
-        print(line)
+            print(_printable(f"{name if inner is None else f'{name} {inner}'}: {shown}"))
+    for each in [*before, line] if line else []:
+        print(_printable(each))
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 @app.command()

@@ -136,10 +136,10 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[lis
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
     Raises InputError for a source without any picture, UsageError for a URL of no known file system.
     """
-    from diffedit_cli import batch, remote, sources, thumbnails
+    from diffedit_cli import artefacts, remote, sources, thumbnails
 
     def made(path: Path) -> bool:
-        return thumbnails.is_one(path) or batch.made_by_us(path)
+        return thumbnails.is_one(path) or artefacts.made_by_us(path)
 
     named = [remote.local(source) for source in given["sources"]]
     known = [source for source in named if not sources.is_streamed(Path(source))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +13,44 @@ from diffedit_cli import unfinished
 from diffedit_cli.errors import InputError, OutputError, UsageError
 
 STANDARD_STREAM = Path("-")
+MAX_PIXELS = 200_000_000  # of a picture, unless somebody says otherwise
+CHUNK = 2**26  # bytes
 
 
-def read(path: Path, what: str) -> bytes:
-    """A whole file, or standard input for `-`. Raises InputError, naming `what` it should have been."""
-    if path == STANDARD_STREAM:
-        return sys.stdin.buffer.read()
-    check_readable(path, what)
-    return path.read_bytes()
+def read(path: Path, what: str, most: int | None = None) -> bytes:
+    """A whole file, or standard input for `-`, of so many bytes at most.
+
+    Raises InputError, naming `what` it should have been.
+    """
+    chunks, size = [], 0
+    if path != STANDARD_STREAM:
+        check_readable(path, what)
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else path.open("rb") as file:
+        while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
+            chunks.append(chunk)
+            size += len(chunk)
+            if most is not None and size > most:
+                name = "Standard input" if path == STANDARD_STREAM else path
+                raise InputError(f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first.")
+    return b"".join(chunks)
+
+
+def resolved(path: Path) -> Path:
+    """Absolute and without links, as far as they lead anywhere; a name that no file can have stays as it is."""
+    try:
+        return Path(os.path.realpath(path))  # which, unlike Path.resolve, takes links that go in a circle
+    except ValueError:
+        return path
 
 
 def check_readable(path: Path, what: str) -> None:
-    """Raises InputError, naming `what` the file should have been, unless it can be opened for reading."""
+    """Raises InputError, naming `what` the file should have been, unless it is one that can be opened for reading."""
     try:
+        if not stat.S_ISDIR(mode := path.stat().st_mode) and not stat.S_ISREG(mode):  # opening those may never return
+            raise InputError(
+                f"{path} is a pipe or a device, not a {what}; send it to standard input and name it -, or save it as "
+                "a file."
+            )
         path.open("rb").close()
     except FileNotFoundError:
         raise InputError(f"There is no {what} {path}; check the name.") from None
@@ -32,6 +58,8 @@ def check_readable(path: Path, what: str) -> None:
         raise InputError(f"{path} is a folder, not a {what}; name a file in it.") from None
     except OSError as error:
         raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.") from None
+    except ValueError as error:  # a zero byte
+        raise InputError(f"There can be no {what} {str(path)!r}: {error}; check the name.") from None
 
 
 def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool, option: str = "-o") -> None:

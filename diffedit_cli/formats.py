@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from diffedit_cli import colour, deep, files, metadata
-from diffedit_cli.errors import InputError, OutputError, UsageError
+from diffedit_cli.errors import DeviceError, DiffEditError, InputError, OutputError, UsageError
+from diffedit_cli.files import MAX_PIXELS
 from diffedit_cli.images import Picture, Pixels
 
-MAX_PIXELS = 200_000_000
+LARGEST_PIXEL, LARGEST_REST = 8, 2**26  # bytes in a file: four channels of 16 bits, and all that lies beside them
+STRIP = 256  # rows
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, before any pixel is read
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, and by us
+
+# Not all that Pillow knows: others are no pictures of pixels, run other programs, or have decoders that few look after.
+READABLE = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
 MODES = {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "CMYK")} | {"1": "L", "P": "RGB", "PA": "RGBA"}
 EXTENSIONS = {
@@ -39,24 +48,40 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 HEIC_NEEDS = "HEIC needs the library pillow-heif; install it with: pip install 'diffedit-cli[heic]'."
 
 
-def load(path: Path) -> Picture:
-    """Reads a picture, or standard input for `-`. Raises InputError."""
-    data = files.read(path, "picture")
+def load(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads a picture, or standard input for `-`. Raises InputError, or DeviceError where memory is short."""
+    data = files.read(path, "picture", most=LARGEST_PIXEL * max_pixels + LARGEST_REST)
     name = "standard input" if path == files.STANDARD_STREAM else str(path)
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and not _enable_heic():
         raise InputError(f"{name} cannot be read: {HEIC_NEEDS}")
+    with _reading(name):
+        image = opened(io.BytesIO(data))
+        is_deep = deep.is_deep(image)
+    return replace(_picture(image, name, data if is_deep else None, max_pixels), name=str(path))
+
+
+def opened(file: Path | io.BytesIO) -> ImageFile.ImageFile:
+    """A picture of which no pixel is read yet. Raises what Pillow raises."""
+    return Image.open(file, formats=[*READABLE, "HEIF"] if "HEIF" in Image.OPEN else READABLE)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Decoders raise anything on damaged data, and remark on odd metadata, which is not the user's business."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            is_deep = deep.is_deep(image)
+            yield
+    except DiffEditError:
+        raise
     except UnidentifiedImageError:
         raise InputError(
             f"{name} is not a picture that can be read; use PNG, JPEG, WebP, TIFF, BMP, AVIF or HEIC."
         ) from None
-    except Exception as error:  # decoders raise anything on damaged data
-        raise _damaged(name, error) from error
-    return replace(_picture(image, name, data if is_deep else None), name=str(path))
+    except MemoryError:
+        raise DeviceError(f"There is too little memory to read the picture {name}; make it smaller first.") from None
+    except Exception as error:
+        raise InputError(f"The picture {name} is damaged ({error}); use an intact copy.") from error
 
 
 def _enable_heic() -> bool:
@@ -69,27 +94,19 @@ def _enable_heic() -> bool:
     return True
 
 
-def from_image(image: Image.Image, name: str = "the picture") -> Picture:
+def from_image(image: Image.Image, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Picture:
     """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
-    return _picture(image, name, None)
+    return _picture(image, name, None, max_pixels)
 
 
-def _picture(image: Image.Image, name: str, data: bytes | None) -> Picture:
+def _picture(image: Image.Image, name: str, data: bytes | None, max_pixels: int) -> Picture:
     """`data` is the file of a picture of 16 bits, which Pillow would read as one of 8."""
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
-            "make it smaller first."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not the user's business
-            notes = _notes(image, name)
-            notes += () if data is not None else _depth_note(image, name)
-            pixels, mode = _read(image) if data is None else deep.read(image, data)
-            beside, record = metadata.read(image), metadata.record_in(image)
-    except Exception as error:  # decoders raise anything on damaged data
-        raise _damaged(name, error) from error
+    _check_size(image.size, name, max_pixels)
+    with _reading(name):
+        notes = _notes(image, name)
+        notes += () if data is not None else _depth_note(image, name)
+        pixels, mode = _read(image) if data is None else deep.read(image, data)
+        record, beside = metadata.record_in(image), metadata.read(image)
     if pixels is None:
         raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to RGB.")
     colours = colour.SRGB
@@ -105,10 +122,19 @@ def _picture(image: Image.Image, name: str, data: bytes | None) -> Picture:
     return Picture(name, pixels, mode, written_as, beside, colours, notes, record)
 
 
+def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
+    if math.prod(size) > max_pixels:
+        raise InputError(
+            f"{name} has {size[0]} x {size[1]} pixels, more than {max_pixels / 10**6:g} million; "
+            "make it smaller first, or raise --max-pixels."
+        )
+
+
 def _read(image: Image.Image) -> tuple[Pixels | None, str]:
     """Upright pixels (H, W, C) and mode of an opened picture; no pixels where the mode is not supported."""
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     if image.mode.startswith("I;16"):
         return np.asarray(upright).astype(np.uint16)[..., None], "L"
     mode = MODES.get(image.mode)
@@ -116,11 +142,19 @@ def _read(image: Image.Image) -> tuple[Pixels | None, str]:
         return None, image.mode
     if mode in ("L", "RGB") and "transparency" in image.info:
         mode += "A"
-    pixels = np.asarray(upright.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1), mode
+    return _array(upright if upright.mode == mode else upright.convert(mode)), mode
 
 
-def from_array(array: NDArray[Any], name: str = "the picture") -> Picture:
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    """Its pixels (H, W, C), strip by strip: at once they would be in memory three times."""
+    pixels = np.empty((image.height, image.width, len(image.getbands())), dtype=np.uint8)
+    for top in range(0, image.height, STRIP):
+        part = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        pixels[top : top + STRIP] = np.asarray(part).reshape(part.height, part.width, -1)
+    return pixels
+
+
+def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Picture:
     """Grey (H, W), or (H, W, C) with 1 to 4 channels; bool, uint8, uint16, or float in [0, 1]. Raises InputError."""
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in deep.MODES or not array.size:
@@ -134,18 +168,13 @@ def from_array(array: NDArray[Any], name: str = "the picture") -> Picture:
         if not (array.min() >= 0 and array.max() <= 1):
             raise InputError(f"{name} is an array of float that are not all from 0 to 1; scale them.")
         array = (array * 255).round().astype(np.uint8)
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise InputError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller first.")
+    _check_size(array.shape[1::-1], name, max_pixels)
     return Picture(name, np.ascontiguousarray(array), deep.MODES[array.shape[2]], "PNG")
 
 
-def _damaged(name: str, error: Exception) -> InputError:
-    return InputError(f"The picture {name} is damaged ({error}); use an intact copy.")
-
-
 def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
-    frames = getattr(image, "n_frames", 1)
-    return (f"{name} has {frames} frames; only the first is used.",) if frames > 1 else ()
+    several = getattr(image, "is_animated", False)  # counting them would read a file of a million to its end
+    return (f"{name} has several frames; only the first is used.",) if several else ()
 
 
 def _depth_note(image: Image.Image, name: str) -> tuple[str, ...]:
@@ -185,12 +214,30 @@ def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
     """
     buffer = io.BytesIO()
     try:
-        if picture.is_deep and chosen in deep.FORMATS:
-            return deep.encode(picture.pixels, picture.mode, chosen, picture.metadata, record)
-        picture.image.save(buffer, chosen, **_options(picture, chosen, record))
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"The result cannot be written as {chosen} ({error}); choose .png with -o.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd metadata of the input
+            if picture.is_deep and chosen in deep.FORMATS:
+                return deep.encode(picture.pixels, picture.mode, chosen, picture.metadata, record)
+            _save(picture.image, buffer, chosen, _options(picture, chosen, record))
+    except MemoryError:
+        raise DeviceError("There is too little memory to write the result; make the picture smaller first.") from None
+    except Exception as error:  # encoders raise as many kinds as decoders
+        raise OutputError(
+            f"The result of {picture.name} cannot be written as {chosen} ({error}); choose another format with -o, or "
+            "leave out the input's metadata with --strip-metadata."
+        ) from error
     return buffer.getvalue()
+
+
+def _save(image: Image.Image, buffer: io.BytesIO, chosen: str, options: dict[str, Any]) -> None:
+    try:
+        image.save(buffer, chosen, **options)
+    except (OSError, RuntimeError, ValueError):
+        if options.pop("compression", None) is None:
+            raise
+        buffer.seek(0)
+        image.save(buffer, chosen, **options)  # without libtiff, which refuses odd tags
+        buffer.truncate()
 
 
 def _options(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -217,9 +264,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if EXTENSIONS.get(path.suffix.lower()) == "HEIF":
         _enable_heic()
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return metadata.record_in(image)
+            with opened(path) as image:
+                return metadata.record_in(image)
     except Exception:  # a foreign or damaged file has no record
         return None
 

@@ -72,7 +72,7 @@ def _found(cache: Cache, kind: str, key: str, account: Account) -> Arrays | None
         return None
     try:
         arrays, said = artefacts.unpack(entry)
-        if said["key"] != key:
+        if (said["key"], said["kind"]) != (key, kind):
             raise ValueError("it is another entry")
     except artefacts.UNREADABLE:
         account.warn(f"The cache entry {entry} is damaged; it is made again.")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from diffedit_cli.stages import Workbench
 
 PER_PICTURE = (
-    "force", "metadata", "within", "exclude", "box", "point", "mask", "latents", "frames", "save_embeds", *o.SHOWN,
+    "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
+    "frames", "save_embeds", *o.SHOWN,
 )  # fmt: skip
 NEEDS = ("from_", "to")
 OF_A_PICTURE = (
@@ -36,7 +37,11 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
     """
     if given.get("inpainter") and (given.get("latents") or given.get("frames")):
         raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
+    if given["max_pixels"] < 1:
+        raise UsageError(f"--max-pixels {given['max_pixels']} is no number of pixels; give 1 or more.")
     given = {**given, **prompts.chosen(given, PROMPTS)}
+    if given.get("strip_metadata"):
+        given["metadata"] = False  # which tells the prompts
     for name in needs:
         if isinstance(given[name], str) and not given[name].strip():
             flag = f"--{name.rstrip('_')}"

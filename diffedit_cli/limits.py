@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffedit_cli import artefacts
+from diffedit_cli import artefacts, files
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
@@ -75,9 +75,12 @@ def load(
     exclude: Path | None,
     box: tuple[int, ...] | None = None,
     point: tuple[int, ...] | None = None,
+    max_pixels: int = files.MAX_PIXELS,
 ) -> Limits:
     """Raises InputError for a file that is no picture of this picture's size, or a place that is not in it."""
-    masks = [artefacts.load_mask(path) if path is not None else None for path in (within, exclude)]
+    masks = [
+        artefacts.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)
+    ]
     limits = Limits(masks[0], masks[1], box, point)
     limits.check(picture)
     return limits

@@ -39,7 +39,7 @@ class Made:
             files.publish(self._note(outputs[0]), json.dumps(said).encode())
 
     def _note(self, output: Path) -> Path:
-        return self.folder / f"{hashlib.sha256(os.fsencode(output.resolve())).hexdigest()}.json"
+        return self.folder / f"{hashlib.sha256(os.fsencode(files.resolved(output))).hexdigest()}.json"
 
 
 def touch(paths: Iterable[Path]) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
 RECORD_TAG = 0x9213  # ImageHistory
+RECORDED_PARTS, RECORDED_LISTS = ("mask", "latents", "edit"), ("lora", "embedding", "size")
 XMP_TAG, PROFILE_TAG = 700, 34675
 ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["']))[0-9]""")
+RESOLUTION_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
 INNER_TABLES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # How the pixels lay in a TIFF that the picture came from: not how they lie in ours. The last are Photoshop's layers.
 LAYOUT_TAGS = (
@@ -38,6 +40,14 @@ class Metadata:
         if record is not None:
             exif[RECORD_TAG] = json.dumps(record, sort_keys=True)
         return exif
+
+    def stripped(self) -> Metadata:
+        """What of it says how the picture looks: colour profile and resolution, which some formats have in EXIF."""
+        kept, whole = Image.Exif(), self.directory()
+        for tag in RESOLUTION_TAGS:
+            if tag in whole:
+                kept[tag] = whole[tag]
+        return replace(self, exif=kept.tobytes() if len(kept) else b"", xmp=b"")
 
     def options(self, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
         """For Pillow's `save` in format `chosen`."""
@@ -102,13 +112,25 @@ def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
 
 def record_in(image: Image.Image) -> dict[str, Any] | None:
     """How diffedit made the picture, or None."""
-    texts = (image.info.get(RECORD_KEY), image.getexif().get(RECORD_TAG), image.info.get("comment"))
+    texts = [image.info.get(RECORD_KEY), image.info.get("comment")]
+    if image.format != "PNG":  # of which EXIF may stand behind the pixels: all of them would be read
+        texts.append(image.getexif().get(RECORD_TAG))
     return next(filter(None, map(_parsed, texts)), None)
 
 
 def _parsed(text: Any) -> dict[str, Any] | None:
     try:
         record = json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("tool") == RECORD_KEY else None
+    return record if is_sound(record) and record.get("tool") == RECORD_KEY else None
+
+
+def is_sound(record: Any) -> bool:
+    """Whether it is built like a record of ours; a stranger's file may say anything of itself."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("kind", ""), str)
+        and all(isinstance(record.get(part, {}), dict) for part in RECORDED_PARTS)
+        and all(isinstance(record.get(name, []), list) for name in RECORDED_LISTS)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -183,7 +182,7 @@ class ModelFolder:
     def _settings(self, part: str, name: str) -> dict[str, Any]:
         path = self.path / part / name
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = weights.read_json(path)
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
@@ -293,7 +292,7 @@ def family_of(folder: Path, name: str) -> str:
     """The format that a folder's index names. Raises ModelError for one that diffedit cannot use."""
     index = folder / "model_index.json"
     try:
-        pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        pipeline = weights.read_json(index).get("_class_name")
     except (OSError, ValueError, AttributeError):
         raise ModelError(
             f"{name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
@@ -333,7 +332,7 @@ def _check_shards(name: str, folder: Path, family: str, variant: str | None, aga
     for part in (*FAMILIES[family].networks, *FAMILIES[family].optional):
         for index in (folder / part).glob(pattern):
             try:
-                needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                needed = set(weights.read_json(index)["weight_map"].values())
             except (OSError, ValueError, KeyError, AttributeError, TypeError):
                 raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
             missing = sorted(file for file in needed if not (folder / part / file).is_file())

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffedit_cli import files
 from diffedit_cli.errors import UsageError
 from diffedit_cli.naming import DEFAULT as NAME
 from diffedit_cli.params import AUTO, OFF, Params, option
@@ -276,7 +277,15 @@ SERVE = _group(
     stop=(bool, False, "End every server of yours, after what it has in hand."),
     status=(bool, False, "Say which servers there are."),
 )
-METADATA = _group("Output", metadata=(bool, True, "Write into the result how it was made."))
+METADATA = _group(
+    "Output",
+    metadata=(bool, True, "Write into the result how it was made."),
+    strip_metadata=(
+        bool,
+        False,
+        "Leave out of the result how it was made, and what the picture's file tells (EXIF with the place, XMP).",
+    ),
+)
 CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
 FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
@@ -293,6 +302,7 @@ COMMON = (
     | QUIET
     | _group("Output", verbose=(bool, False, "Tracebacks for what should not happen."))
     | FORCE
+    | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures that have more, before they are read."))
 )
 
 
@@ -310,7 +320,7 @@ def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]
         if declared.parser:
             return name, declared.parser(str(value))
         return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
-    except (ValueError, typer.BadParameter):
+    except (ValueError, OverflowError, typer.BadParameter):
         raise UsageError(f"{flag} cannot be {value!r}; see diffedit edit --help.") from None
 
 

@@ -68,6 +68,9 @@ class Params:
     expand_model: str = "google/flan-t5-large"
 
     def __post_init__(self) -> None:
+        for name in PROMPTS:
+            if isinstance(words := getattr(self, name), str) and not _is_text(words):
+                raise UsageError(f"{option(name)} holds bytes that are no text; write it in UTF-8.")
         if self.maps != AUTO and not (isinstance(self.maps, int) and self.maps >= 1):
             raise UsageError(f"--maps must be a whole number, at least 1, or {AUTO}, not {self.maps}.")
         for name in ("steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants"):
@@ -362,6 +365,11 @@ def _said(found: Mapping[str, Any], name: str) -> list[Any]:
 def option(name: str) -> str:
     """The command-line spelling of a parameter: `mask_strength` -> `--mask-strength`."""
     return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _is_text(words: str) -> bool:
+    """Whether none of it stands for a byte of another encoding."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def _default(name: str) -> Any:

@@ -25,7 +25,7 @@ class Place:
     """A folder of this machine."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._resolved = path, path.resolve()
+        self.path, self._resolved = path, files.resolved(path)
 
     def __enter__(self) -> Place:
         """Makes the folder. Raises OutputError."""
@@ -41,7 +41,7 @@ class Place:
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in here."""
-        return self._resolved in row.input.resolve().parents
+        return self._resolved in files.resolved(row.input).parents
 
     def holds(self, path: Path) -> bool:
         return path.is_file()

@@ -36,7 +36,7 @@ class Embeds:
     @classmethod
     def at(cls, path: Path) -> Embeds:
         """A file by what its header says. Raises InputError, or ModelError for a pickled one."""
-        data = files.read(path, "embeddings file")
+        files.check_readable(path, "embeddings file")
         weights.refuse_pickle(path)
         try:
             header = weights.header(path)
@@ -50,7 +50,7 @@ class Embeds:
                 raise InputError(
                     f"The embeddings file {path} holds {header[name]['dtype']} in {name}; store it as float32."
                 )
-        return cls(hashlib.sha256(data).hexdigest(), path, tokens, pooled)
+        return cls(hashlib.sha256(files.read(path, "embeddings file")).hexdigest(), path, tokens, pooled)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     """
     read = {name: _content(getattr(job, name)) for name in ("input", "mask", "latents", "within", "exclude")}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
+    rest |= {"strip-metadata": True} if job.strip_metadata else {}
     return digest({**job.params.record(), **read, **rest, **about})
 
 

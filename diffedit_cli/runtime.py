@@ -13,11 +13,11 @@ from torch import Tensor
 
 from diffedit_cli import embeds, images
 from diffedit_cli.account import LOAD, Account
-from diffedit_cli.artefacts import Arrays
+from diffedit_cli.artefacts import Arrays, Latents
 from diffedit_cli.devices import choose_device, device_errors
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import Picture
 from diffedit_cli.loading import LOADER
 from diffedit_cli.memory import Memory
@@ -99,6 +99,17 @@ class Runtime:
                 self._check_fitness(picture, x_0, account)
             self._x_0 = picture.digest, x_0
         return self._x_0[1]
+
+    def check_given(self, latents: Latents, picture: Picture, account: Account) -> None:
+        """Raises InputError for latents of another shape than this picture's, whatever they say they were made for."""
+        model = self.model(account)
+        shape = model.latent_shape(images.fitted_size(picture.size, model.native_size, model.multiple))
+        held = latents.trajectory.shape[1:]
+        if held != shape:
+            raise InputError(
+                f"The latents file {latents.name} holds latents of the shape {held}, and those of {picture.name} have "
+                f"{shape}; make it again with diffedit invert."
+            )
 
     def check(self, picture: Picture, account: Account) -> None:
         """Raises ModelError for a picture that does not fit, where only parts of it will be looked at."""

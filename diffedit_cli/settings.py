@@ -32,7 +32,7 @@ def read() -> dict[str, Any]:
             continue
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
         for name, value in found.items():
             if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):

@@ -163,7 +163,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 continue
             try:
                 yield _row(json.loads(line), where)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield _unusable(where, f"{where} is no JSON object ({error}).")
 
 
@@ -189,7 +189,7 @@ def _toml(path: Path) -> Iterator[Row]:
     """`[[job]]` tables; what stands before them counts for all."""
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The job file {path} is no TOML: {error}; mend it.") from error
     jobs = said.pop("job", None)
     if not isinstance(jobs, list):

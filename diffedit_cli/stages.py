@@ -135,6 +135,7 @@ class Workbench:
             given.check_mask(mask, picture, None if self.inpainting else params, about)
         if latents is not None:
             given.check_latents(latents, params, about)
+            self.runtime.check_given(latents, picture, account)
         mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
         boxes = [] if latents else self._boxes(mask.pixels, params)
         parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]

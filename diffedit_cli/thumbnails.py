@@ -87,7 +87,7 @@ def of_picture(path: Path) -> Image.Image:
 def _roughly(path: Path) -> Image.Image | None:
     """A JPEG decoded at a half, a quarter or an eighth of its size, which takes a fraction of the time; else None."""
     try:
-        with Image.open(path) as image:
+        with formats.opened(path) as image:
             if image.format not in ("JPEG", "MPO") or max(image.size) < 4 * SIDE:
                 return None
             image.draft(image.mode, (2 * SIDE, 2 * SIDE))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -27,12 +28,9 @@ def file(path: Path) -> Iterator[int]:
     What killed processes left in the folder goes. Raises OSError.
     """
     sweep(path.parent)
-    descriptor, temporary = _begun(path, tempfile.mkstemp)
+    descriptor, temporary = _begun(path, _make_file)
     try:
         yield descriptor
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
@@ -108,6 +106,14 @@ def _begun(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]
         if os.path.lexists(name):
             return descriptor, Path(name)
         os.close(descriptor)  # somebody swept it before it was locked
+
+
+def _make_file(dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
+    """As tempfile does, but with the user's umask, which cannot be asked for without setting it for all threads."""
+    while True:
+        path = dir / f"{prefix}{secrets.token_hex(4)}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), str(path)
 
 
 def _make_folder(**name: Any) -> tuple[int, str]:

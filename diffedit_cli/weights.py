@@ -27,9 +27,23 @@ def variant_of(name: str) -> str | None:
     return found and (found["variant"] or found["late"])
 
 
+def read_json(path: Path) -> Any:
+    """What a model's settings say. Raises OSError or ValueError, also for a device and for what is nested absurdly."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def refuse_pickle(path: Path) -> None:
     """Raises ModelError for a pickled file, whatever it is called."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe may never return
+            raise ModelError(
+                f"{path} is no file of weights but a folder, a pipe or a device; name a .safetensors file."
+            )
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
@@ -54,7 +68,7 @@ def header(
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
         ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise wrong from None
     if 8 + length + max(ends, default=0) != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")

@@ -102,7 +102,7 @@ def find(name: str, architecture: str) -> Path:
         advice = f"download it with: diffedit models pull {name}" if name.count("/") == 1 else "name a folder or hub id"
         raise ModelError(f"There is no model {name} on this machine; {advice}.")
     try:
-        said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["architectures"]
+        said = weights.read_json(folder / CONFIG)["architectures"]
     except (OSError, ValueError, KeyError, TypeError):
         said = None
     if not isinstance(said, list) or architecture not in said:

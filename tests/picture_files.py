@@ -121,7 +121,7 @@ def read_pixels(data: bytes, kind: str) -> NDArray[Any]:
 def read_metadata(data: bytes, kind: str) -> dict[Any, Any]:
     """EXIF with its inner tables, XMP, colour profile and resolution, without how the pixels lie."""
     with Image.open(io.BytesIO(data)) as image:
-        info, exif_data = image.info, image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        info, exif_data = image.info, (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
     xmp = info.get("xmp")
     about = {"xmp": xmp, "profile": info.get("icc_profile"), "dpi": info.get("dpi")}
     if kind == "TIFF" or exif_data:

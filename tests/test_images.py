@@ -188,7 +188,7 @@ def test_a_jpeg_with_a_second_picture_behind_stays_a_jpeg(bench: Workbench, tmp_
         lambda: bench,
     )
     assert result.output == str(tmp_path / "scene.edited.jpg")
-    assert "2 frames" in result.warnings[0]
+    assert "several frames" in result.warnings[0]
     with Image.open(result.output) as after:
         assert after.format == "JPEG"
 
@@ -214,7 +214,7 @@ def test_deep_and_modern_files_are_edited_and_known_as_ours(bench: Workbench, tm
     assert job.output is not None
     before, after = formats.load(path), formats.load(job.output)
     assert (after.mode, after.is_deep, after.format) == (before.mode, suffix in (".png", ".tif"), before.format)
-    assert batch.made_by_us(job.output)
+    assert artefacts.made_by_us(job.output)
     if after.is_deep:
         different = (before.pixels != after.pixels).any(axis=-1)
         assert different.any()
@@ -279,7 +279,7 @@ def test_the_fitted_size_suits_the_model(size: tuple[int, int], native: int, mul
 
 
 def record_of(path: Path) -> dict[str, object] | None:
-    return batch.read_record(path)
+    return artefacts.read_record(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])

@@ -11,7 +11,7 @@ from command import WORDS, diffedit
 from PIL import Image
 from safetensors.numpy import load_file
 
-from diffedit_cli import batch, sources
+from diffedit_cli import artefacts, sources
 
 NAMES = ["cat.edited.png", "cat.edited-2.png", "cat.edited-3.png"]
 
@@ -116,7 +116,7 @@ def test_frames_are_ours_and_others_are_not_replaced(here: Path) -> None:
 def test_an_edit_writes_them_too_and_a_folder_of_them_is_no_input(here: Path) -> None:
     assert diffedit("edit", "cat.png", *WORDS, "--frames", here / "frames").code == 0
     assert len(list((here / "frames").iterdir())) == 5
-    listed = sources.listed([str(here)], recursive=False, skip=batch.made_by_us)
+    listed = sources.listed([str(here)], recursive=False, skip=artefacts.made_by_us)
     assert [row.input for row in listed] == [here / "cat.png"]
     assert "holds no pictures" in diffedit("run", "frames", *WORDS, "--out", "out").lines[-1]
 

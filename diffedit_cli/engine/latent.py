@@ -44,12 +44,20 @@ class LatentDiffusion(ABC):
         self.device = vae.device  # where it computes, wherever its networks wait
         self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size = int(network.config["sample_size"]) * self.factor
+        if self.native_size < 1:
+            raise ModelError(
+                f"The model {name} does not fit: it says that it paints {self.native_size} pixels; get it again."
+            )
         self.evaluations = 0
         self._calls = Calls(self._output)
         self._ask: Callable[[Rows], Tensor] = self._calls.ask
         self._watch: Watcher | None = None
         self._vae_dtype = vae.dtype
         self._embeddings: dict[tuple[str, int], Embedding] = {}
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) for width and height in pixels."""
+        return int(self.vae.config["latent_channels"]), size[1] // self.factor, size[0] // self.factor
 
     @classmethod
     def load(

@@ -114,6 +114,10 @@ class Model(Predictor, Protocol):
     multiple: int  # pixels: both sides of a picture must be multiples of this
     evaluations: int  # network evaluations so far, one for each picture in a batch
 
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) for width and height in pixels, multiples of `multiple`."""
+        ...
+
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
         """steps + 1 levels from clean to noisiest. Raises UsageError for more steps than the model has.
 
