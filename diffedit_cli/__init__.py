@@ -19,10 +19,12 @@ from diffedit_cli.errors import (
 if TYPE_CHECKING:
     from diffedit_cli.api import DiffEdit, EditResult, InversionResult, MaskResult
     from diffedit_cli.params import Params
+    from diffedit_cli.presets import PRESETS
     from diffedit_cli.prompts import Embeds
 
 __version__ = "0.1.0"
 __all__ = [
+    "PRESETS",
     "DeviceError",
     "DiffEdit",
     "DiffEditError",
@@ -43,6 +45,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first used."""
     if name in __all__:
-        place = {"Embeds": "prompts", "Params": "params"}.get(name, "api")
+        place = {"Embeds": "prompts", "PRESETS": "presets", "Params": "params"}.get(name, "api")
         return getattr(importlib.import_module(f"diffedit_cli.{place}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

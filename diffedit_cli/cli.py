@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, settings, warm
+from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, profiling, settings, warm
 from diffedit_cli import options as o
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
@@ -108,8 +108,8 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
 
 @app.command()
 @takes(
-    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.PREVIEW,
-    o.OVERLAY, o.COMMON,
+    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE,
+    o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
 )  # fmt: skip
 def mask(**given: Any) -> None:
     """Find what has to change, and write it as a mask: white is what an edit would repaint."""
@@ -117,7 +117,10 @@ def mask(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.COMMON)
+@takes(
+    o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.PROFILE,
+    o.COMMON,
+)  # fmt: skip
 def invert(**given: Any) -> None:
     """Walk a picture back into noise, and write the whole way as latents."""
     _execute(given, "invert", [given["image"]])
@@ -125,8 +128,8 @@ def invert(**given: Any) -> None:
 
 @app.command()
 @takes(
-    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.STEPS,
-    o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.COMMON,
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.PRESET,
+    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.PROFILE, o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
@@ -161,11 +164,12 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             work = running.once(work, Made(cli_models.kept(given)), expected, launched.about | {"command": command})
         on_bug = reporter.error if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
-        for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
-            reporter.result(result)
-            if given["depfile"] and result.error is None:
-                _write_depfile(given["depfile"], jobs[0], result, launched)
-            codes[result.error["code"] if result.error else 0] += 1
+        with profiling.profiled(given["profile"], force=given["force"]):
+            for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
+                reporter.result(result)
+                if given["depfile"] and result.error is None:
+                    _write_depfile(given["depfile"], jobs[0], result, launched)
+                codes[result.error["code"] if result.error else 0] += 1
     if code := exit_code(codes):
         raise typer.Exit(code)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @takes(
     o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES,
-    o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
+    o.PRESET, o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run(**given: Any) -> None:
     """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl.

@@ -15,6 +15,7 @@ from diffedit_cli import files
 from diffedit_cli.errors import UsageError
 from diffedit_cli.naming import DEFAULT as NAME
 from diffedit_cli.params import AUTO, OFF, Params, option
+from diffedit_cli.presets import BALANCED, preset
 
 Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
@@ -154,6 +155,30 @@ ZOOM = _params(
 )
 SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
 STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
+
+
+def _apply(context: typer.Context, name: str) -> str:
+    """Before any other option is read: what stands in the settings counts more, as do environment and command line."""
+    context.default_map = {**preset(name), **(context.default_map or {})}
+    return name
+
+
+PRESET: Group = {
+    "preset": (
+        Annotated[
+            str,
+            typer.Option(
+                help="fast, balanced or best: other defaults of what costs time.",
+                rich_help_panel="Noise levels",
+                is_eager=True,
+                callback=_apply,
+                envvar="DIFFEDIT_PRESET",
+                show_envvar=False,
+            ),
+        ],
+        BALANCED,
+    )
+}
 SCHEDULER = _params("Noise levels", scheduler="dpm++, or ddim that needs more steps.")
 INVERSION = (
     SCHEDULER
@@ -241,6 +266,9 @@ PULL = _group(
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
 DEPFILE = _group("Output", depfile=(Path | None, None, "Write a rule for Make: what the output depends on."))
+PROFILE = _group(
+    "Output", profile=(Path | None, None, "Write where the time went in this .json file, for chrome://tracing.")
+)
 PREVIEW = _group(
     "Output",
     preview=(
