@@ -28,7 +28,10 @@ Arrays = dict[str, NDArray[Any]]
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError)
 TRAJECTORY = {"trajectory": 4, "timesteps": 1}
-RANKS = {"contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY}
+RANKS = {
+    "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
+    "edited": {"picture": 3},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

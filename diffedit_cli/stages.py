@@ -268,6 +268,7 @@ class Workbench:
 
     def _inpainted(self, part: Part, params: Params, account: Account) -> Painted:
         assert self.inpainting is not None
+        account.cache["edit"] = "miss"
         noise = generator(params.seed, part.picture, "inpaint")
         made = self.inpainting.paint(part.picture, part.mask, params, noise, functools.partial(self.progress, "edit"))
         account.spent("edit", made.evaluations)

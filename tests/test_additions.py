@@ -210,10 +210,8 @@ def test_every_stage_is_another_with_them(tiny_epsilon: Path, tmp_path: Path, mo
     assert set(ran.json["cache"].values()) == {"miss"}
     assert (tmp_path / "cat.edited.png").read_bytes() != plain
     assert " ".join(added) in diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
-    assert set(diffedit("edit", "cat.png", *prompts, *added, "--json", "--force").json["cache"].values()) == {
-        "hit",
-        "miss",
-    }
+    again = diffedit("edit", "cat.png", *prompts, *added, "--json", "--force")
+    assert set(again.json["cache"].values()) == {"hit"}
     shutil.copy("style.safetensors", "renamed.safetensors")
     renamed = ("--lora", "renamed.safetensors:0.5", *added[2:])
     assert diffedit("edit", "cat.png", *prompts, *renamed, "--json", "--force").json["cache"]["mask"] == "hit"

@@ -72,7 +72,7 @@ def test_two_processes_with_one_cache_agree(alone: tuple[Path, list[Ran]]) -> No
     assert [ran.code for ran in runs] == [0, 0]
     assert [ran.warnings for ran in runs] == [[], []]
     assert (folder / "0.png").read_bytes() == (folder / "1.png").read_bytes()
-    assert len(list((folder / "cache").rglob("*.safetensors"))) == 3
+    assert len(list((folder / "cache").rglob("*.safetensors"))) == 4
     assert not list(folder.rglob("*.part"))
 
 
@@ -253,10 +253,11 @@ def test_run_edits_a_folder(here: Path) -> None:
     results = [json.loads(line) for line in ran.out.splitlines()]
     assert [Path(result["input"]).name for result in results] == ["a.png", "b.jpg", "broken.png"]
     assert [result["status"] for result in results] == ["done", "done", "failed"]
-    assert all(list(result) == KEYS for result in results)
+    assert all(list(result) == [*KEYS, "progress"] for result in results)
     assert results[2]["error"]["code"] == 3
     assert "broken.png" in results[2]["error"]["message"]
-    assert ran.out == (here / "out" / "results.jsonl").read_bytes()
+    kept = [json.loads(line) for line in (here / "out" / "results.jsonl").read_text().splitlines()]
+    assert kept == [{name: value for name, value in result.items() if name != "progress"} for result in results]
     assert (here / "out" / "a.png").read_bytes() == (folder / "a.edited.png").read_bytes()
     assert (here / "out" / "a.mask.png").read_bytes() == (folder / "a.mask.png").read_bytes()
     assert results[0]["mask"] == str(Path("out") / "a.mask.png")

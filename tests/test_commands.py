@@ -249,9 +249,10 @@ def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.
     assert "contrast" in listed
     assert "inversion" in listed
     assert "attention" in listed
-    assert "3 entries" in listed
+    assert "edited" in listed
+    assert "4 entries" in listed
     assert "removed 0 entries" in diffedit("cache", "prune").out.decode()
-    assert "removed 2 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
+    assert "removed 3 entries" in diffedit("cache", "prune", "--keep", max(sizes) / 1e6).out.decode()
     assert "removed 1 entries" in diffedit("cache", "clear").out.decode()
     assert "0 entries" in diffedit("cache", "list").out.decode()
 

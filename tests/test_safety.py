@@ -108,7 +108,8 @@ def test_the_others_of_a_batch_go_on(here: Path, strict: Path) -> None:
     assert ran.code == 9
     results = [json.loads(line) for line in ran.out.splitlines()]
     assert [result["status"] for result in results] == ["done", "withheld"]
-    assert (here / "out" / "results.jsonl").read_bytes() == ran.out
+    kept = [json.loads(line) for line in (here / "out" / "results.jsonl").read_text().splitlines()]
+    assert kept == [{name: value for name, value in result.items() if name != "progress"} for result in results]
     assert {path.name for path in (here / "out").glob("*.png")} == {"cat.png", "cat.mask.png"}
     (here / "bad.png").write_text("no picture")
     assert diffedit("run", "bad.png", *words[1:], "--out", "again").code == 8

@@ -111,7 +111,8 @@ def without_times(ran: Ran) -> tuple[int, object, list[str]]:
     """What does not change from one time to the next."""
     out: object = ran.out
     if ran.out.startswith(b"{"):
-        out = [{**json.loads(line), "seconds": None, "ended": None} for line in ran.out.splitlines()]
+        timed = {"seconds": None, "ended": None, "progress": None}
+        out = [{**json.loads(line), **timed} for line in ran.out.splitlines()]
     return ran.code, out, [line for line in ran.lines if " s · " not in line]
 
 
