@@ -233,7 +233,8 @@ def test_import_is_quick_and_nothing_is_printed(image: Path, tiny_epsilon: Path)
 import sys, diffedit_cli
 assert not {{"torch", "numpy", "diffusers", "transformers"}} & set(sys.modules)
 from diffedit_cli import DiffEdit, ModelError
-assert all(getattr(diffedit_cli, name).__name__ == name for name in diffedit_cli.__all__)
+assert all(getattr(diffedit_cli, name).__name__ == name for name in diffedit_cli.__all__ if name != "PRESETS")
+assert diffedit_cli.PRESETS["balanced"] == {{}}
 edited = DiffEdit({str(tiny_epsilon)!r}, device="cpu", inpainter={str(tiny_epsilon)!r}).edit(
     {str(image)!r}, from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
 assert edited.image.size == (60, 40)
