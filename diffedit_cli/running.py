@@ -117,7 +117,7 @@ def due(
                 raise path
             job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
-            if job.before == job.identity:
+            if job.before == job.identity and not job.force:
                 yield batch.skipped_result(job)
                 continue
             place.prepare(job, row.url)

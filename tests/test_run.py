@@ -246,6 +246,7 @@ def test_a_second_run_passes_over_what_is_done(here: Path) -> None:
     assert [one["output"] for one in results(again)] == [one["output"] for one in results(first)]
     assert {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*.png")} == before
     assert len((here / "out" / ledger.NAME).read_text().splitlines()) == 4
+    assert statuses(run("album", "-r", "--force")) == ["done"] * 4
 
 
 def test_what_changed_is_done_again_and_nothing_else(here: Path, album: Path) -> None:
