@@ -8,6 +8,7 @@ with one thread each: much sooner done on processors, but the seconds are then t
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,10 +180,12 @@ def each(call: Callable[[int], Any], numbers: Sequence[int], jobs: int) -> Itera
         yield from pool.imap(_ask, numbers)
 
 
-def typed(name: str, value: str) -> Any:
-    """A parameter's value from its words; those without a default are words."""
-    default = getattr(Params(), name)
-    return value if default is None else type(default)(value)
+def typed(value: str) -> Any:
+    """A parameter's value: a number, True or False, or else its words."""
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return value
 
 
 def main() -> None:
@@ -194,7 +197,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of ours, as in steps=20")
     options = parser.parse_args()
-    params = Params(**{name: typed(name, value) for name, value in (setting.split("=") for setting in options.set)})
+    params = Params(**{name: typed(value) for name, value in (setting.split("=") for setting in options.set)})
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "cases.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
