@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
@@ -32,10 +33,17 @@ def main() -> None:
             from diffedit_cli.cli import run
 
             code = run()
+        _end_in_peace()
     except KeyboardInterrupt:  # while the program itself is being read
+        _end_in_peace()
         sys.stderr.write(f"diffedit: {INTERRUPTION}\n")
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _end_in_peace() -> None:
+    """What is done is done: Ctrl-C while Python tidies up would only hide how the command ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffedit_cli import artefacts, files, formats, limits, review
+from diffedit_cli import artefacts, errors, files, formats, limits, review
 from diffedit_cli.errors import DiffEditError, OutputError, UsageError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.params import AUTO, Params, levels_up_to
@@ -206,6 +206,8 @@ def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> 
         failed = failed_result(job, error.code, str(error))
         return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
     except Exception as error:
+        if errors.is_out_of_memory(error):
+            return failed_result(job, errors.DeviceError.code, errors.OUT_OF_MEMORY)
         on_bug(traceback.format_exc())
         return failed_result(job, DiffEditError.code, bug_message(error))
 

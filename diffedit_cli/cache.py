@@ -105,15 +105,21 @@ class Cache:
     def prune(self, keep_bytes: int) -> list[Entry]:
         """Removes what is unfinished, then the least recently used entries until at most `keep_bytes` are left.
 
-        Returns what it removed.
+        Returns what it removed. Raises OutputError for what cannot be removed.
         """
         entries = sorted(self.entries(), key=lambda entry: entry.kind != UNFINISHED)
         total, removed = sum(entry.size for entry in entries), []
         for entry in entries:
             if total <= keep_bytes and entry.kind != UNFINISHED:
                 break
-            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            try:
                 (unfinished.remove_if_left if entry.kind == UNFINISHED else _remove)(entry.path)
+            except FileNotFoundError:  # another process was quicker
+                pass
+            except OSError as error:
+                raise OutputError(
+                    f"{entry.path} cannot be removed: {error.strerror}; check the permissions of the cache folder."
+                ) from error
             total -= entry.size
             removed.append(entry)
         if not keep_bytes:
@@ -148,9 +154,8 @@ def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink()
         return
-    doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
-    path.rename(doomed)  # at once: nobody finds half of it
-    shutil.rmtree(doomed, ignore_errors=True)
+    with unfinished.folder(path) as doomed:
+        path.rename(doomed / "old")  # at once: nobody finds half of it
 
 
 def default_root() -> Path:

@@ -14,7 +14,16 @@ import typer
 
 from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, profiling, settings, warm
 from diffedit_cli import options as o
-from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DiffEditError, UsageError, exit_code
+from diffedit_cli.errors import (
+    INTERRUPTED,
+    INTERRUPTION,
+    OUT_OF_MEMORY,
+    DeviceError,
+    DiffEditError,
+    UsageError,
+    exit_code,
+    is_out_of_memory,
+)
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
@@ -54,6 +63,9 @@ def run() -> int:
         sys.stderr.close()  # whoever read our output has gone
         return 1
     except Exception as error:
+        if is_out_of_memory(error):
+            _complain(OUT_OF_MEMORY)
+            return DeviceError.code
         from diffedit_cli.batch import bug_message
 
         _complain(traceback.format_exc() if verbose else bug_message(error))

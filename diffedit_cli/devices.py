@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from diffedit_cli.engine.calls import is_out_of_memory
-from diffedit_cli.errors import DeviceError, UsageError
+from diffedit_cli.errors import DeviceError, UsageError, is_out_of_memory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -56,6 +56,14 @@ class Withheld(DiffEditError):
 SOME_FAILED = 8
 INTERRUPTED = 130
 INTERRUPTION = "Interrupted; what was finished is kept."
+OUT_OF_MEMORY = "There is too little memory for this; end other programs, or make the picture smaller first."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device's memory, or the computer's, is full; torch's own error is known by its name."""
+    said = str(error)
+    full = "out of memory" in said or "can't allocate memory" in said or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and full)
 
 
 def exit_code(codes: Counter[int]) -> int:

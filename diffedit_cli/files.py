@@ -137,6 +137,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 fresh.rename(path)
             except OSError:
                 if not path.is_dir():  # else another process was quicker with the same
+                    if old.exists():
+                        old.rename(path)
                     raise
     except OSError as error:
         raise OutputError(

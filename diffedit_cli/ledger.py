@@ -87,10 +87,13 @@ class Ledger:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _done(self) -> Iterator[tuple[str, str, str]]:
-        for said in (said for path in parts(self.folder) for said in lines(path)):
-            if said.get("status") == "done" and isinstance(said.get("identity"), str):
-                for output in said.get("outputs") or ():
-                    yield self._key(self._local(output)), said["identity"], str(said.get("ended") or "")
+        for path in parts(self.folder):
+            ended = ""
+            for said in lines(path):
+                ended = max(ended, str(said.get("ended") or ""))  # a later line is later, though the clock went back
+                if said.get("status") == "done" and isinstance(said.get("identity"), str):
+                    for output in said.get("outputs") or ():
+                        yield self._key(self._local(output)), said["identity"], ended
 
     def _local(self, output: str) -> Path:
         below = self._url and output.startswith(f"{self._url}/")

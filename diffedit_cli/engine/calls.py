@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.engine.model import Rows
+from diffedit_cli.errors import is_out_of_memory
 
 PAIR = 2  # rows of a guided evaluation: of several who ask, no more than so many for each go into one call
 
@@ -54,10 +55,3 @@ class Calls:
                     raise
             self._most = math.ceil(len(rows) / 2)  # and only now, as the error is gone, is what the call held, too
         return torch.cat([self._output(half, most) for half in rows.halves()])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that the device's memory, or the computer's, is full."""
-    said = str(error)
-    full = "out of memory" in said or "can't allocate memory" in said
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (isinstance(error, RuntimeError) and full)
