@@ -1,4 +1,4 @@
-"""How much an edit may cost: defaults in place of those of `Params`, chosen by SceneBench (docs/performance.md)."""
+"""How much an edit may cost: defaults in place of those of `Params`, chosen by SceneBench (docs/tuning.md)."""
 
 from __future__ import annotations
 
