@@ -1,0 +1,66 @@
+"""What the networks compute: the same by any number of threads, and never used where it is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import picture
+
+from diffedit_cli import formats, models
+from diffedit_cli.account import Account
+from diffedit_cli.cache import Cache
+from diffedit_cli.errors import ModelError
+from diffedit_cli.params import Params
+from diffedit_cli.stages import Workbench
+
+PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return picture(tmp_path / "scene.png")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_epsilon: Path) -> Workbench:
+    """With an empty cache."""
+    return Workbench(models.find(str(tiny_epsilon)), Cache(tmp_path / "cache"), device="cpu")
+
+
+def test_results_do_not_depend_on_the_number_of_threads(image: Path, tiny_epsilon: Path) -> None:
+    found = {}
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            bench = Workbench(models.find(str(tiny_epsilon)), None, device="cpu")
+            [found[threads]] = bench.edit(formats.load(image), PARAMS, Account(), None, None)
+    finally:
+        torch.set_num_threads(before)
+    one, two = found[1], found[2]
+    assert (one.mask.pixels == two.mask.pixels).all()
+    assert np.abs(one.latents.trajectory - two.latents.trajectory).max() < 1e-4
+    assert np.abs(np.asarray(one.image, int) - np.asarray(two.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("stage", ["mask", "invert", "edit"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_noticed_in_every_stage(
+    bench: Workbench, image: Path, monkeypatch: pytest.MonkeyPatch, stage: str, value: float
+) -> None:
+    """And nothing of it is kept."""
+    watched = bench._watched
+
+    def spoilt(name: str, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
+        for step in watched(name, steps, total):
+            yield step.clone().fill_(value) if name == stage else step
+
+    monkeypatch.setattr(bench, "_watched", spoilt)
+    with pytest.raises(ModelError, match="not finite"):
+        bench.edit(formats.load(image), PARAMS, Account(), None, None)
+    kinds = {"mask": (), "invert": ("contrast", "attention"), "edit": ("contrast", "attention", "inversion")}
+    assert {entry.kind for entry in bench.cache.entries()} == set(kinds[stage])
