@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from multiprocessing import get_context
 
 import numpy as np
@@ -34,12 +33,6 @@ def _pixels(world: World, seed: int) -> NDArray[np.uint8]:
     return np.asarray(scene(seed, world=world).picture)
 
 
-def render(seeds: Sequence[int], world: World = PRESENT) -> NDArray[np.uint8]:
-    """The pictures of many seeds, (N, 256, 256, 3), drawn by all processors."""
-    with get_context("spawn").Pool(os.cpu_count()) as pool:
-        return np.stack(pool.map(functools.partial(_pixels, world), seeds, chunksize=25))
-
-
 def held_out_pictures(count: int, world: World = PRESENT) -> NDArray[np.uint8]:
     return np.stack([_pixels(world, world.held_out + index) for index in range(count)])
 
@@ -50,13 +43,13 @@ def picture_pool() -> NDArray[np.uint8]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp.npy")
-        shape = (2 * POOL_SCENES, CANVAS, CANVAS, 3)
-        pool = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
-        for half, world in enumerate((PRESENT, WIDER)):
-            for start in range(0, POOL_SCENES, 1000):
-                seeds = range(world.first + start, world.first + min(start + 1000, POOL_SCENES))
-                first = half * POOL_SCENES + start
-                pool[first : first + len(seeds)] = render(seeds, world)
+        pool = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(2 * POOL_SCENES, CANVAS, CANVAS, 3))
+        with get_context("spawn").Pool(os.cpu_count()) as drawing:
+            for half, world in enumerate((PRESENT, WIDER)):
+                seeds = range(world.first, world.first + POOL_SCENES)
+                drawn = drawing.imap(functools.partial(_pixels, world), seeds, chunksize=25)
+                for at, pixels in enumerate(drawn, half * POOL_SCENES):
+                    pool[at] = pixels
         pool.flush()
         beside.replace(path)
     kept: NDArray[np.uint8] = np.load(path, mmap_mode="c")
@@ -67,9 +60,7 @@ class CropSampler:
     """Random square crops of the pool, each the busier of two, half of them mirrored; on a GPU, cut there."""
 
     def __init__(self, pool: NDArray[np.uint8], size: int) -> None:
-        self.pool = torch.from_numpy(pool)
-        if device().type == "cuda":
-            self.pool = self.pool.to(device())
+        self.pool = torch.from_numpy(pool).to(device())
         self.size = size
 
     def batch(self, count: int) -> Tensor:

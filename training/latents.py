@@ -25,7 +25,8 @@ Content = tuple[str, tuple[str, ...], str]
 """Kind, objects, place: all that a caption needs."""
 
 
-def _draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
+def draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
+    """A scene's picture, and all that a caption needs."""
     drawn = scene(seed, world=world)
     return np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)
 
@@ -57,7 +58,7 @@ def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
     contents: list[Content] = []
     pixels: list[NDArray[np.uint8]] = []
     with get_context("spawn").Pool(1) as pool:
-        for picture, content in pool.imap(functools.partial(_draw, world), seeds, chunksize=20):
+        for picture, content in pool.imap(functools.partial(draw, world), seeds, chunksize=20):
             pixels.append(picture)
             contents.append(content)
             if len(pixels) == 40 or len(contents) == len(seeds):

@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from training.latents import SHARD_SCENES, encode_pictures
-from training.scenes import CANVAS, World, scene
+from training.latents import SHARD_SCENES, draw, encode_pictures
+from training.scenes import CANVAS, World
 from training.words import MAX_LENGTH, draw_caption, encode_all
 
 BLOCK = 200
@@ -35,15 +35,14 @@ Block = tuple[Path, Tensor, list[bool]]
 def draw_block(world: World, first: int, folder: Path) -> Block:
     """Pictures go through a file: to send them between processes would hold up the training."""
     torch.set_num_threads(1)
-    drawn = [scene(seed, world=world) for seed in range(first, first + BLOCK)]
+    drawn = [draw(world, seed) for seed in range(first, first + BLOCK)]
     path = folder / f"{first}.npy"
-    np.save(path, np.stack([np.asarray(made.picture) for made in drawn]))
+    np.save(path, np.stack([picture for picture, _ in drawn]))
     tokens = []
-    for seed, made in enumerate(drawn, first):
+    for seed, (_, content) in enumerate(drawn, first):
         rng = random.Random(seed)
-        captions = [draw_caption(made.kind, made.objects, made.place, rng) for _ in range(CAPTIONS)]
-        tokens.append(encode_all(captions).short())
-    return path, torch.stack(tokens), [made.kind == "two" for made in drawn]
+        tokens.append(encode_all([draw_caption(*content, rng) for _ in range(CAPTIONS)]).short())
+    return path, torch.stack(tokens), [kind == "two" for _, (kind, *_) in drawn]
 
 
 class Drawing:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import random
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,30 +272,33 @@ class UnetTrainer:
 
     def decay(self, steps: int, path: Path) -> None:
         """Lower the learning rate to nothing; the main run's checkpoint stays as it is."""
-        log: list[Tensor] = []
-        started = time.monotonic()
-        for done in range(steps):
-            log.append(self.train_step(rate=1 - done / steps))
-            if len(log) == 50:
-                self._report(log, started)
-                log, started = [], time.monotonic()
-        self.save(path)
+        self._follow((1 - done / steps for done in range(steps)), path)
 
     def train_for(self, minutes: float, path: Path, decay: float = 0.5) -> None:
         """A sitting of known length, the learning rate going down over its last part; writes what `decay` would."""
         self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
+        begun = time.monotonic()
+
+        def rates() -> Iterator[float]:
+            while (left := 1 - (time.monotonic() - begun) / (60 * minutes)) > 0:
+                yield min(1.0, left / decay)
+
+        self._follow(rates(), path, save_seconds=60)  # somebody else's GPU may go at any moment
+        self.curve.draw()
+
+    def _follow(self, rates: Iterable[float], path: Path, save_seconds: float = math.inf) -> None:
+        """A step at each share of the learning rate, and the result in `path`."""
         log: list[Tensor] = []
-        begun = started = saved_at = time.monotonic()
-        while (left := 1 - (time.monotonic() - begun) / (60 * minutes)) > 0:
-            log.append(self.train_step(rate=min(1.0, left / decay)))
+        started = saved_at = time.monotonic()
+        for rate in rates:
+            log.append(self.train_step(rate))
             if len(log) == 50:
                 self._report(log, started)
                 log, started = [], time.monotonic()
-            if time.monotonic() - saved_at > 60:  # somebody else's GPU may go at any moment
+            if time.monotonic() - saved_at > save_seconds:
                 self.save(path)
                 saved_at = time.monotonic()
         self.save(path)
-        self.curve.draw()
 
 
 def unet_folder() -> Path:
