@@ -135,7 +135,7 @@ class EditResult:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
         chosen, picture = formats.output_format(Path(path), self.picture), self.edited.picture
         if strip_metadata:
-            picture = replace(picture, metadata=picture.metadata.stripped())
+            picture = picture.stripped()
         record = self.edited.record if metadata and not strip_metadata else None
         files.publish(Path(path), formats.encode(picture, chosen, record))
 

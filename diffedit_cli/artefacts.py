@@ -99,7 +99,7 @@ def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
     """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # one key: safetensors writes several in any order, and the same tensors must give the same bytes
-    metadata = {RECORD: json.dumps({**about, CHECKSUM: _checksum(arrays, about)}, sort_keys=True)}
+    metadata = {RECORD: json.dumps({**about, CHECKSUM: checksum(arrays, about)}, sort_keys=True)}
     data: bytes = safetensors.numpy.save(arrays, metadata)
     return data
 
@@ -110,7 +110,7 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
     stated = about.pop(CHECKSUM)
     with safetensors.safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if stated != _checksum(arrays, about):
+    if stated != checksum(arrays, about):
         raise ValueError("its contents do not match its checksum")
     _check(arrays, RANKS.get(about["kind"], {}))
     return arrays, about
@@ -221,9 +221,10 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
-    checksum = hashlib.sha256(digest(about).encode())
+def checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of arrays and what is said of them."""
+    total = hashlib.sha256(digest(about).encode())
     for name in sorted(arrays):
-        checksum.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
-        checksum.update(arrays[name].tobytes())
-    return checksum.hexdigest()
+        total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        total.update(arrays[name].tobytes())
+    return total.hexdigest()

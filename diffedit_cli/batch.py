@@ -265,7 +265,7 @@ def written_extension(path: Path) -> str:
 def _picture(job: Job) -> Picture:
     """As its results are to have it."""
     picture = formats.load(job.input, job.max_pixels)
-    return replace(picture, metadata=picture.metadata.stripped()) if job.strip_metadata else picture
+    return picture.stripped() if job.strip_metadata else picture
 
 
 def _beside(path: Path, ending: str) -> Path:

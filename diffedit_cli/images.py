@@ -38,6 +38,10 @@ class Picture:
     record: Mapping[str, Any] | None = None
     part: bool = False
 
+    def stripped(self) -> Picture:
+        """The same, of whose file nothing is told but how it looks."""
+        return replace(self, metadata=self.metadata.stripped())
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""

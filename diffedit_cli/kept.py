@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from diffedit_cli import artefacts, models
 from diffedit_cli.account import Account
@@ -49,14 +45,6 @@ def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
     relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
     return digest({"schema": SCHEMA, "kind": kind, **relevant})
-
-
-def content(*arrays: NDArray[Any]) -> str:
-    """Sha256 (hex) of arrays, for what is made from them."""
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
 
 
 def _all_found(cache: Cache | None, keys: Mapping[str, str], account: Account) -> dict[str, Arrays]:

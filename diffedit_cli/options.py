@@ -40,7 +40,8 @@ def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
     return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
 
 
-def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any:
+def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more: Any) -> Any:
+    """`more` is for Typer."""
     flags = [option(name)]
     if kind is bool and default:
         flags = [f"{flags[0]}/--no-{name}"]
@@ -56,6 +57,7 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str) -> Any
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
+        **more,
     )
     return Annotated[Any if words else kind, declaration]
 
@@ -163,19 +165,10 @@ def _apply(context: typer.Context, name: str) -> str:
     return name
 
 
+_PRESET_TEXT = "fast, balanced or best: other defaults of what costs time."
 PRESET: Group = {
     "preset": (
-        Annotated[
-            str,
-            typer.Option(
-                help="fast, balanced or best: other defaults of what costs time.",
-                rich_help_panel="Noise levels",
-                is_eager=True,
-                callback=_apply,
-                envvar="DIFFEDIT_PRESET",
-                show_envvar=False,
-            ),
-        ],
+        _annotated("Noise levels", "preset", str, BALANCED, _PRESET_TEXT, is_eager=True, callback=_apply),
         BALANCED,
     )
 }

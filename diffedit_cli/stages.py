@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import composition, embeds, given, kept, limits, prompts, review, zoom
+from diffedit_cli import artefacts, composition, embeds, given, kept, limits, prompts, review, zoom
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
@@ -257,8 +256,8 @@ class Workbench:
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
         said = params.edit_record() | self.guard.record
-        given_arrays = kept.content(latents.trajectory, latents.timesteps, M.numpy())
-        about = {"given": given_arrays, **self._about(part.picture), **params.repainting_record()}
+        arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
+        about = self._about(part.picture) | params.repainting_record() | {"given": artefacts.checksum(arrays, {})}
         edited = functools.partial(self._edited, part, M, params, latents, account)
         decoded = kept.remembered(
             self.cache, "edit", {"edited": about}, account,
@@ -278,8 +277,7 @@ class Workbench:
 
     def _edited(self, part: Part, M: Tensor, params: Params, latents: Latents, account: Account) -> Arrays:
         model = self.runtime.model(account)
-        grid = (latents.trajectory.shape[-2], latents.trajectory.shape[-1])
-        levels = model.levels(params.steps, math.prod(grid))[: len(latents.timesteps)]
+        levels = model.levels(params.steps, M.numel())[: len(latents.timesteps)]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
         negative = self.runtime.embedding(params.negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
