@@ -1,8 +1,9 @@
-"""What a run over many pictures costs beside the network, and whether its memory stays flat.
+"""What a run over many pictures costs beside the network, and whether it goes on as it began.
 
 ``python -m benchmarks.many --out DIR`` edits held-out scenes of the built-in world with one `diffedit run`, some by a
-`diffedit edit` each, and then many at few steps while it watches the memory of the process. Writes DIR/many.md,
-DIR/memory.csv and DIR/memory.png.
+`diffedit edit` each, alone and handed to `diffedit serve`, and then many at few steps while it watches the memory and
+the open files of the process; some of these are then edited again, alone. Writes DIR/many.md, DIR/memory.csv and
+DIR/memory.png.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +33,24 @@ OPTIONS = ("--model", "builtin", "--no-cache", "--quiet", "--force", "--json")
 STAGES = ("mask", "invert", "edit")  # whose time is the network's, with next to nothing beside it
 QUICK = ("--steps", "4", "--maps", "1", "--threshold", "0.3")
 WATCH_EVERY = 20  # pictures
+COMPARE_EVERY = 100  # pictures
+Job = dict[str, str]
+
+
+@dataclass
+class Watch:
+    """What was seen of a long run."""
+
+    points: list[tuple[int, int]] = field(default_factory=list)  # pictures done, and bytes of memory then
+    open_files: list[int] = field(default_factory=list)
+    ended: Counter[str] = field(default_factory=Counter)  # how pictures ended, by status or error code
+
+    @property
+    def slope(self) -> float:
+        """Bytes a picture, by least squares over the second half, when all that is kept is there."""
+        half = self.points[len(self.points) // 2 :]
+        x, y = (sum(values) / len(half) for values in zip(*half, strict=True))
+        return float(sum((a - x) * (b - y) for a, b in half) / sum((a - x) ** 2 for a, _ in half))
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -48,48 +71,73 @@ def network_seconds(result: dict[str, Any]) -> float:
 
 
 def run(jobs: Path, out: Path, words: Sequence[str] = ()) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each result of a run, and the process's resident memory then, in bytes."""
+    """Each result of a run, and the process that runs."""
     command = [*COMMAND, "run", str(jobs), "--out", str(out), *OPTIONS, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            yield json.loads(line), resident(process.pid)
+            yield json.loads(line), process.pid
 
 
 def resident(process: int) -> int:
-    """Of Linux."""
+    """Bytes of its memory, on Linux."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def one_by_one(jobs: Path, out: Path, count: int) -> list[float]:
-    """Seconds of single commands, each in a process of its own, the files warm."""
-    seconds = []
-    for row in map(json.loads, jobs.read_text().splitlines()[:count]):
-        words = ("edit", row["input"], "--from", row["from"], "--to", row["to"], "-o", str(out / "one.png"), *OPTIONS)
-        started = time.perf_counter()
-        subprocess.run((*COMMAND, *words), stdout=subprocess.DEVNULL, check=False)
-        seconds.append(time.perf_counter() - started)
-    return seconds
+def read(jobs: Path) -> list[Job]:
+    return [json.loads(line) for line in jobs.read_text().splitlines()]
 
 
-def watched(jobs: Path, out: Path) -> list[tuple[int, int]]:
-    """Pictures done and bytes then, also as a curve: memory.csv, memory.png."""
-    curve = Curve(out / "memory.csv", ("megabytes",), -1)
-    found = []
-    for done, (_, memory) in enumerate(run(jobs, out / "watched", QUICK), start=1):
+def edit(job: Job, output: Path, words: Sequence[str] = ()) -> float:
+    """Seconds of a single command, which may end in an error."""
+    command = (*COMMAND, "edit", job["input"], "--from", job["from"], "--to", job["to"], "-o", str(output))
+    started = time.perf_counter()
+    subprocess.run((*command, *OPTIONS, *words), stdout=subprocess.DEVNULL, check=False)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def served() -> Iterator[None]:
+    """With a server that `diffedit edit` hands its work to."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        with subprocess.Popen([*COMMAND, "serve"], stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr is not None
+            server.stderr.readline()
+            try:
+                yield
+            finally:
+                server.terminate()
+
+
+def watched(jobs: Path, out: Path) -> Watch:
+    """A run at few steps; its memory also as a curve: memory.csv, memory.png."""
+    curve, seen = Curve(out / "memory.csv", ("megabytes",), -1), Watch()
+    for done, (result, process) in enumerate(run(jobs, out / "watched", QUICK), start=1):
+        seen.ended[result["status"] if not result["error"] else f"error {result['error']['code']}"] += 1
         if done % WATCH_EVERY == 0:
-            found.append((done, memory))
-            curve.add(done, megabytes=memory / 2**20)
+            seen.points.append((done, resident(process)))
+            seen.open_files.append(len(os.listdir(f"/proc/{process}/fd")))  # noqa: PTH208
+            curve.add(done, megabytes=seen.points[-1][1] / 2**20)
     curve.draw()
-    return found
+    return seen
 
 
-def slope(points: Sequence[tuple[int, int]]) -> float:
-    """Bytes a picture, by least squares over the second half, when all that is kept is there."""
-    half = points[len(points) // 2 :]
-    x, y = (sum(values) / len(half) for values in zip(*half, strict=True))
-    return float(sum((a - x) * (b - y) for a, b in half) / sum((a - x) ** 2 for a, _ in half))
+def compared(jobs: Path, out: Path) -> tuple[int, int]:
+    """How many pictures of the watched run come out the same alone, to the byte, and of how many."""
+    found = []
+    for job in read(jobs)[::COMPARE_EVERY]:
+        before, alone = out / "watched" / Path(job["input"]).name, out / "alone.png"
+        alone.unlink(missing_ok=True)
+        edit(job, alone, QUICK)
+        found.append(alone.exists() == before.exists() and (not before.exists() or same_pixels(alone, before)))
+    return sum(found), len(found)
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    with Image.open(one) as first, Image.open(other) as second:
+        return first.tobytes() == second.tobytes()
 
 
 def main() -> None:
@@ -104,7 +152,9 @@ def main() -> None:
     results = [result for result, _ in run(jobs, options.out / "run")]
     seconds = time.perf_counter() - started
     network = sum(map(network_seconds, results))
-    single = median(one_by_one(jobs, options.out, options.single))
+    single = median(edit(job, options.out / "one.png") for job in read(jobs)[: options.single])
+    with served():
+        warm = median(edit(job, options.out / "one.png") for job in read(jobs)[: options.single])
     together = seconds / len(results)
     lines = [
         f"{len(results)} pictures of 256 px, built-in model, default options.",
@@ -116,12 +166,23 @@ def main() -> None:
         f"| the whole run, over that of the stages | {seconds / network:.3f} |",
         f"| `diffedit edit`, a picture (median of {options.single}) | {single:.2f} s |",
         f"| one by one, over the run | {single / together:.2f} |",
+        f"| `diffedit edit` with `diffedit serve`, a picture | {warm:.2f} s |",
+        f"| the same, over the run | {warm / together:.2f} |",
     ]
     if options.watched:
-        points = watched(draw(options.out / "many", options.watched), options.out)
-        lines.append(f"| memory after {points[0][0]} / {points[-1][0]} pictures | "
-                     f"{points[0][1] / 2**20:.0f} / {points[-1][1] / 2**20:.0f} MB |")  # fmt: skip
-        lines.append(f"| growth over the second half, a picture | {slope(points) / 1024:.1f} KB |")
+        many = draw(options.out / "many", options.watched)
+        seen = watched(many, options.out)
+        memory = [size / 2**20 for _, size in seen.points]
+        same, of = compared(many, options.out)
+        lines += [
+            f"| memory after {seen.points[0][0]} / {seen.points[-1][0]} pictures, at most "
+            f"| {memory[0]:.0f} / {memory[-1]:.0f}, {max(memory):.0f} MB |",
+            f"| growth over the second half, a picture | {seen.slope / 1024:.1f} KB |",
+            f"| open files, at the first and the last look, at most "
+            f"| {seen.open_files[0]} / {seen.open_files[-1]}, {max(seen.open_files)} |",
+            f"| how they ended | {', '.join(f'{number} {name}' for name, number in seen.ended.most_common())} |",
+            f"| the same alone | {same} of {of} |",
+        ]
     (options.out / "many.md").write_text("\n".join(lines) + "\n")
     print((options.out / "many.md").read_text())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from diffedit_cli.errors import InputError, OutputError, UsageError
 STANDARD_STREAM = Path("-")
 MAX_PIXELS = 200_000_000  # of a picture, unless somebody says otherwise
 CHUNK = 2**26  # bytes
+REPLACED = ".diffedit-replaced"  # behind the name of a folder until another stands in its place
 
 
 def read(path: Path, what: str, most: int | None = None) -> bytes:
@@ -123,24 +125,31 @@ def publish(path: Path, data: bytes) -> None:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill, which takes that name when it is whole; else nothing of it stays.
 
-    A folder that is there by then stays as it is, unless it is to be replaced. Raises OutputError.
+    A folder that is there by then stays as it is, unless it is to be replaced: then it has another name for a moment,
+    under which it stays where nothing can take its place. Raises OutputError.
     """
+    old = path.with_name(path.name + REPLACED)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.folder(path) as temporary:
-            fresh, old = temporary / "new", temporary / "old"
+            fresh = temporary / "new"
             fresh.mkdir()
             yield fresh
             if replace and path.exists():
+                if old.exists():
+                    shutil.rmtree(old)
                 path.rename(old)
             try:
                 fresh.rename(path)
             except OSError:
                 if not path.is_dir():  # else another process was quicker with the same
-                    if old.exists():
+                    if replace and old.exists():
                         old.rename(path)
                     raise
+            if replace:
+                shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        kept = f" What was there is now {old}." if replace and old.exists() and not path.exists() else ""
         raise OutputError(
-            f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another."
+            f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another.{kept}"
         ) from error

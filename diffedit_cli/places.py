@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from diffedit_cli import files, ledger, page, remote, thumbnails
+from diffedit_cli import files, ledger, page, remote, thumbnails, unfinished
 from diffedit_cli.batch import Job
 from diffedit_cli.errors import OutputError
 from diffedit_cli.ledger import Ledger
@@ -71,10 +70,10 @@ class RemotePlace(Place):
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._temporary = tempfile.TemporaryDirectory(prefix="diffedit-")
+        self._left = contextlib.ExitStack()
         self._names: set[str] = set()  # what was there when it was last looked at
         self._next = 0.0
-        super().__init__(Path(self._temporary.name) / "out")
+        super().__init__(self._left.enter_context(unfinished.elsewhere()) / "out")
 
     def __enter__(self) -> RemotePlace:
         super().__enter__()
@@ -83,7 +82,7 @@ class RemotePlace(Place):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+        self._left.close()
 
     def ledger(self, shard: Shard) -> Ledger:
         self._fetch_results(but=None)

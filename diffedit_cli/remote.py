@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from diffedit_cli import unfinished
 from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError
 
 PATTERN = "*?["
@@ -121,7 +123,8 @@ class Fetched:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(AHEAD, "fetch")
         self._lock = Lock()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._left = contextlib.ExitStack()
         self._urls: dict[str, str] = {}  # by paths
 
     def __enter__(self) -> Fetched:
@@ -129,14 +132,13 @@ class Fetched:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._left.close()
 
     def get(self, url: str) -> Path:
         """Raises UsageError, InputError."""
         with self._lock:
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="diffedit-")
-        path = Path(tempfile.mkdtemp(dir=self._folder.name)) / name(url)
+            self._folder = self._folder or self._left.enter_context(unfinished.elsewhere())
+        path = Path(tempfile.mkdtemp(dir=self._folder)) / name(url)
         fetch(url, path)
         self._urls[str(path)] = url
         return path

@@ -50,6 +50,11 @@ def folder(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def elsewhere() -> contextlib.AbstractContextManager[Path]:
+    """An empty folder where the system keeps what is temporary, as `folder` makes one."""
+    return folder(Path(tempfile.gettempdir()) / "files")
+
+
 def sweep(parent: Path) -> None:
     """Removes what killed processes left in a folder, and nothing that may still be written."""
     with contextlib.suppress(OSError):

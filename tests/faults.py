@@ -23,6 +23,7 @@ from command import FAST, WORDS, Ran, diffedit, picture
 from safetensors.numpy import load
 
 from diffedit_cli import ledger, unfinished
+from diffedit_cli.files import REPLACED
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -106,8 +107,9 @@ class Home:
         for sign in ("Traceback", "should not", "Exception ignored"):
             assert sign not in err, err
         now = state(self.root)
+        replaced = {path.replace(REPLACED, ""): content for path, content in now.items() if REPLACED in path}
         for path, content in now.items():
-            if is_hidden(path):
+            if is_hidden(path) or REPLACED in path:
                 continue
             accepted = [known[path] for known in (self.inputs, self.whole) if path in known]
             if path.endswith("results.jsonl"):
@@ -115,10 +117,9 @@ class Home:
             elif self.name != "cache clear" or path.startswith(WORK):
                 assert any(same(path, content, one) for one in accepted), f"{path} is torn, or none knows it"
         went = {path for path in self.inputs if path.startswith(WORK)} - set(now)
-        if self.name == "models save" and code:  # two renames replace a folder: between them it is not there, all of it
-            assert went in (set(), {path for path in self.inputs if path.startswith(f"{WORK}/saved/")})
-        else:
-            assert not went
+        if went:  # two renames replace a folder: between them it has another name, all of it
+            assert code
+            assert replaced == {path: self.inputs[path] for path in went}
         missing = {path for path in self.whole if not path.startswith(f"{CACHE}/")} - set(now)
         if code == 0 and missing:  # the page of what is done
             assert all("index.html" in path or "thumbnails/" in path for path in missing), missing

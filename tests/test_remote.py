@@ -57,6 +57,11 @@ def pictures(system: MemoryFileSystem, folder: str = "/out") -> dict[str, bytes]
     return {name: data for name, data in found.items() if name.endswith((".png", ".jpg"))}
 
 
+def left(folder: Path) -> list[Path]:
+    """Of folders for what is fetched or sent."""
+    return list((folder / "temporary").glob(".*.part"))
+
+
 def of_disk(folder: Path) -> dict[str, bytes]:
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {name: path.read_bytes() for name, path in found.items() if name.endswith((".png", ".jpg"))}
@@ -168,6 +173,8 @@ def test_what_counts_is_what_was_done_last_in_whatever_parts(memory: MemoryFileS
 def test_killed_and_started_again_it_is_as_if_nothing_had_been(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf.installed(here, monkeypatch)
     (store / "in").mkdir(parents=True)
+    (here / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(here / "temporary"))
     for number in range(8):
         picture(store / "in" / f"{number}.png", (40, 40 + number))
     words = ("run", "shelf://in", *WORDS, *FAST)
@@ -179,8 +186,10 @@ def test_killed_and_started_again_it_is_as_if_nothing_had_been(here: Path, monke
         running.stdout.readline()
     running.kill()
     running.communicate()
+    assert left(here)
     again = finished(started(*words, "--out", "shelf://out", "--json"))
     assert again.code == 0, again.err
+    assert not left(here)
     assert len(results(again)) == 8
     assert of_disk(store / "out") == of_disk(store / "whole")
     assert {Path(said["output"]).name for said in ledger.lines(store / "out" / ledger.NAME)} == {
