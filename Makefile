@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 CACHE ?= demo/cache
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test test-slow chromium check lint types format clean
+.PHONY: demo test test-slow oldest audit chromium check lint types format clean
 
 demo: $(VENV)/.installed  ## install, turn the cat of a sample picture into a dog, say where to look
 	mkdir -p demo
@@ -20,6 +20,22 @@ test: $(VENV)/.installed-dev  ## install what the tests need, and pass them
 
 test-slow: $(VENV)/.installed-dev  ## the heavy suites
 	$(BIN)/python -m pytest -m slow
+
+oldest: OLDEST = .venv-oldest/bin/python
+oldest:  ## the tests with the oldest libraries that pyproject.toml allows, but torch as in constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST) -m pip install --quiet --disable-pip-version-check uv
+	grep ^torch== constraints.txt > .venv-oldest/torch.txt
+	$(OLDEST) -m uv pip compile --quiet --python $(OLDEST) --extra dev --resolution lowest-direct \
+		--constraints .venv-oldest/torch.txt --output-file .venv-oldest/pins.txt pyproject.toml
+	$(OLDEST) -m uv pip install --quiet --python $(OLDEST) --requirements .venv-oldest/pins.txt
+	$(OLDEST) -m uv pip install --quiet --python $(OLDEST) --no-deps --editable .
+	$(OLDEST) -m pytest -n auto
+
+audit:  ## known vulnerabilities of what constraints.txt names
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 chromium:  ## the browser that the report page is tested in, where apt-get has it; `make test` goes without if it must
 	@command -v chromium && command -v chromedriver || \
@@ -40,7 +56,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .venv-oldest .venv-audit demo
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
