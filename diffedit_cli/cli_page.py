@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def report(**given: Any) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = given["quiet"] or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+    bars = Progress(*columns, console=console, transient=True, disable=hidden)
+    with nullcontext() if hidden else bars:  # before Rich 15 bars that are disabled end in an empty line
         bar = bars.add_task("small pictures", total=None)
         target = page.write(
             given["folder"],

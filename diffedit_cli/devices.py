@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from diffedit_cli.errors import DeviceError, UsageError, is_out_of_memory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def fit_threads() -> None:
+    """No more threads than processors that a container may use, where its quota is less than the machine has.
+
+    Torch knows of a process's affinity, not of quotas, and threads that wait for time hold up the others. What the
+    environment says (OMP_NUM_THREADS) counts more.
+    """
+    allowed = quota(CGROUPS)
+    if allowed < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, math.ceil(allowed)))
+
+
+def quota(groups: Path) -> float:
+    """How many processors the control group in this folder may keep busy, of version 2 or 1; inf for all there are."""
+    try:
+        if (groups / "cpu.max").exists():
+            most, period = (groups / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            most, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(most) / int(period) if int(most) > 0 else math.inf
+    except (OSError, ValueError):  # "max" is no number
+        return math.inf
 
 
 def choose_device(name: str) -> str:

@@ -74,13 +74,15 @@ class Reporter:
         self._pace: Pace | None = None
 
     def __enter__(self) -> Reporter:
-        self._bars.start()
+        if not self._bars.disable:  # before Rich 15 bars that are disabled end in an empty line
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if not self._bars.disable:
+            self._bars.stop()
 
     def many(self, total: int | None) -> None:
         """Results are counted from now on; `total` is None where nobody knows how many there will be."""

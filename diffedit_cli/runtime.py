@@ -14,7 +14,7 @@ from torch import Tensor
 from diffedit_cli import embeds, images
 from diffedit_cli.account import LOAD, Account
 from diffedit_cli.artefacts import Arrays, Latents
-from diffedit_cli.devices import choose_device, device_errors
+from diffedit_cli.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
 from diffedit_cli.errors import InputError, ModelError
@@ -38,6 +38,7 @@ class Runtime:
         """
         self.folder, self.memory, self.any_picture = folder, memory, any_picture
         self.device = choose_device(device)
+        fit_threads()
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
         self._open = self._load
         self._model: Model | None = None

@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_named(
     torch.save({"lora": torch.ones(2)}, "pickled.safetensors")
     Path("text.safetensors").write_text("words")
     cases = {
-        "--lora xl.safetensors": (4, "The LoRA xl.safetensors does not fit the model", "text_encoder", "does not have"),
+        "--lora xl.safetensors": (4, "The LoRA xl.safetensors does not fit the model", "fc1", "does not have"),
         "--lora away.safetensors": (4, "unet.elsewhere, which that model does not have"),
         "--lora bare.safetensors": (4, "transformer_blocks", "which that model does not have"),
         "--lora dora.safetensors": (4, "it is a DoRA"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from command import picture
 
-from diffedit_cli import formats, models
+from diffedit_cli import devices, formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import ModelError
@@ -45,6 +46,38 @@ def test_results_do_not_depend_on_the_number_of_threads(image: Path, tiny_epsilo
     assert (one.mask.pixels == two.mask.pixels).all()
     assert np.abs(one.latents.trajectory - two.latents.trajectory).max() < 1e-4
     assert np.abs(np.asarray(one.image, int) - np.asarray(two.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "processors"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu.max": "\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_threads_are_no_more_than_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], processors: float
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert devices.quota(tmp_path) == processors
+    before = torch.get_num_threads()
+    monkeypatch.setattr(devices, "CGROUPS", tmp_path)
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        devices.fit_threads()
+        assert torch.get_num_threads() == 3, "the user's word counts more"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        devices.fit_threads()
+        assert torch.get_num_threads() == (2 if processors < 2 else 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stage", ["mask", "invert", "edit"])
