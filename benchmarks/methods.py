@@ -20,6 +20,7 @@ from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.composition import pixels
 from diffedit_cli.engine import families
+from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.images import Picture
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
@@ -34,6 +35,7 @@ class Outcome:
     mask: NDArray[np.bool_] | None
     evaluations: int
     seconds: float
+    networks: float | None = None  # seconds of these inside of UNet, VAE and text encoders
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,36 @@ class Ours:
         self, folder: models.ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU
     ) -> None:
         self.bench = Workbench(folder, None, device=where.device, dtype=where.dtype)
-        self.params, self.masked = params, masked
-        self.bench.runtime.model(Account())
+        self.params, self.masked, self.where = params, masked, where
+        model = self.bench.runtime.model(Account())
+        assert isinstance(model, LatentDiffusion)
+        for network in (model.network, model.vae.encoder, model.vae.decoder, *(one.network for one in model.encoders)):
+            network.register_forward_pre_hook(self._enter)
+            network.register_forward_hook(self._leave)
+        self._inside = self._entered = 0.0
+
+    def _enter(self, *_: object) -> None:
+        self._entered = time.perf_counter()
+
+    def _leave(self, *_: object) -> None:
+        self.where.done()
+        self._inside += time.perf_counter() - self._entered
 
     def __call__(self, case: Case) -> Outcome:
         params = replace(self.params, from_=case.source, to=case.target, seed=case.number)
         if params.negative == THE_SOURCE:
             params = replace(params, negative=case.source)
         whole = None if self.masked else Mask(np.ones(case.picture.shape[:2], dtype=bool))
-        account = Account()
+        account, self._inside, started = Account(), 0.0, time.perf_counter()
         (edited,) = self.bench.edit(picture_of(case), params, account, whole, None)
+        seconds = time.perf_counter() - started
         return Outcome(
             final=np.asarray(edited.image),
             decoded=at_canvas(Image.fromarray(pixels(edited.painted[0].picture)), case),
             mask=edited.mask.pixels if self.masked else None,
             evaluations=sum(account.evaluations.values()),
-            seconds=sum(account.seconds.values()),
+            seconds=seconds,
+            networks=self._inside,
         )
 
 
@@ -129,20 +145,23 @@ class Pipeline:
 class DiffusersDiffEdit(Pipeline):
     """The deprecated pipeline with its defaults, the source prompt as negative as its guide does."""
 
-    def __init__(self, folder: Path, where: Where = ON_CPU) -> None:
+    def __init__(self, folder: Path, where: Where = ON_CPU, steps: int = 50, maps: int = 10) -> None:
+        self.steps, self.maps = steps, maps
         super().__init__("StableDiffusionDiffEditPipeline", folder, where)
         from diffusers import DDIMInverseScheduler
 
         self.pipe.inverse_scheduler = DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
+        told = {"num_inference_steps": self.steps, "generator": generator}
         mask = self.pipe.generate_mask(
-            image, source_prompt=case.source, target_prompt=case.target, generator=generator, output_type="np"
-        )
-        latents = self.pipe.invert(image=image, prompt=case.source, generator=generator).latents
+            image, source_prompt=case.source, target_prompt=case.target, output_type="np", num_maps_per_mask=self.maps,
+            **told,
+        )  # fmt: skip
+        latents = self.pipe.invert(image=image, prompt=case.source, **told).latents
         made = self.pipe(
-            case.target, mask_image=mask, image_latents=latents, negative_prompt=case.source, generator=generator
-        )
+            case.target, mask_image=mask, image_latents=latents, negative_prompt=case.source, **told
+        )  # fmt: skip
         return made.images[0], mask[0]
 
 

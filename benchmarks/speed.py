@@ -3,6 +3,8 @@
 The same weights, pictures, device and dtype, all of it warm; medians, ratios of pairs, and SceneBench's quality beside
 them. Writes DIR/speed.json and DIR/speed.md. Needs the judge: ``python -m benchmarks.judge``. With ``--fullsize``
 instead a model of Stable Diffusion 1.5's size with random weights edits a photograph of 512 px: only for the time.
+There ``--share 0.2`` takes a fifth of each side's steps and maps, where hours would pass otherwise.
+``python -m benchmarks.performance`` makes docs/performance.md of it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outc
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
 from diffedit_cli import models
 from diffedit_cli.cache import Cache
-from diffedit_cli.params import Params
+from diffedit_cli.params import AUTO, Params
 from training.scenes import OBJECTS
 
 AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no more than the paper's mask
@@ -41,6 +43,7 @@ MEASURES = {
     "evaluations": "evaluations",
     "seconds": "seconds",
     "ratio": "diffusers / ours",
+    "overhead": "whole / networks",
 }
 THEIRS = "diffusers' DiffEdit"
 Row = dict[str, Any]
@@ -67,6 +70,14 @@ class Again:
         return made
 
 
+def fewer(params: Params, share: float) -> Params:
+    """A share of the steps and of the maps, each rounded."""
+    if share == 1:
+        return params
+    maps = round(params.most_maps * share)
+    return replace(params, steps=round(params.steps * share), maps=params.maps if params.maps == AUTO else maps)
+
+
 def scenes(count: int) -> list[Case]:
     return [draw_case(number) for number in range(count)]
 
@@ -77,15 +88,18 @@ def compared(
     """Each way's figures of each case, the ways taking turns; the first case only warms them up."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     for number, case in enumerate(cases):
-        rows = {
-            name: (measure(case, made) if (made := run(case, way)) else failed_case()) for name, way in ways.items()
-        }
+        rows: dict[str, Row] = {}
+        for name, way in ways.items():
+            made = run(case, way)
+            rows[name] = {**measure(case, made), "networks": made.networks} if made else failed_case()
         if not number:
             continue
         for name, row in rows.items():
             own, theirs = row.get("seconds"), rows[THEIRS].get("seconds")
             if own and theirs:
                 row["ratio"] = theirs / own
+            if own and row.get("networks"):
+                row["overhead"] = own / row["networks"]
             for measured, value in row.items():
                 if value is not None:
                     found[name].setdefault(measured, []).append(value)
@@ -97,7 +111,7 @@ def compared(
 def figures(values: dict[str, list[float]]) -> dict[str, Interval]:
     """Means with their intervals; medians of what is timed."""
     made = {name: interval(found) for name, found in values.items() if name in MEASURES}
-    for name in ("seconds", "ratio"):
+    for name in {"seconds", "ratio", "overhead"} & made.keys():
         _, low, high = made[name]
         made[name] = (median(values[name]), low, high)
     return made
@@ -125,6 +139,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--model", default=models.BUILTIN)
     parser.add_argument("--fullsize", action="store_true")
+    parser.add_argument("--share", type=float, default=1.0, help="of both sides' steps and maps")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
@@ -137,15 +152,14 @@ def main() -> None:
             torch.set_default_dtype(torch.float32)
         folder = models.find(str(Path(temporary) / "model") if options.fullsize else options.model)
         ours = Params(threshold=0.2) if options.fullsize else Params()  # else random weights find nothing to edit
+        ours, theirs = (fewer(params, options.share) for params in (ours, replace(AS_THEIRS, threshold=ours.threshold)))
         ways: dict[str, Method] = {
-            THEIRS: DiffusersDiffEdit(folder.path, where),
+            THEIRS: DiffusersDiffEdit(folder.path, where, theirs.steps, int(theirs.maps)),
             "diffedit": Ours(folder, ours, where=where),
             "diffedit, another --to of the same picture": Again(
                 Ours(folder, ours, where=where), Path(temporary) / "cache"
             ),
-            "diffedit at the pipeline's settings": Ours(
-                folder, replace(AS_THEIRS, threshold=ours.threshold), where=where
-            ),
+            "diffedit at the pipeline's settings": Ours(folder, theirs, where=where),
         }
         cases = photographs(options.cases + 1) if options.fullsize else scenes(options.cases + 1)
         found = compared(ways, cases, only_time if options.fullsize else measure)

@@ -1,0 +1,112 @@
+"""Makes docs/performance.md and its plot of what was measured; ``python -m benchmarks.performance DIR``.
+
+DIR/speed and DIR/fullsize are by ``benchmarks.speed``, DIR/scaling.json by ``benchmarks.scaling``; what is not there is
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+PLOT = DOCUMENT.with_suffix(".png")
+HEAD = """# How fast
+
+Made by `python -m benchmarks.performance DIR` of what the benchmarks of speed wrote, on {machine}, torch {torch}.
+
+An edit's time is that of its network evaluations. The defaults take some 60, where diffusers' deprecated DiffEdit
+pipeline takes 200: the inversion is not guided, the mask's comparison leaves out what cancels, noise is drawn only until
+the mask is settled, and a second-order solver needs 20 steps where DDIM needs 50. What was computed before is not
+computed again: another `--to` keeps the inversion, and whatever gives the same mask keeps the whole edit.
+"""
+SPEED = """
+## Beside diffusers' pipeline
+
+Both in one process, taking turns, warm, with the same weights and pictures, each with its own defaults, and ours also
+with the pipeline's: `python -m benchmarks.speed --out DIR/speed`. "Whole / networks" is the time of the whole edit over
+that inside of UNet, VAE and text encoder.
+
+"""
+FULLSIZE = """
+## A model of Stable Diffusion 1.5's size
+
+Random weights, only for the time, where a share of both sides' steps and maps stands for all of them:
+`python -m benchmarks.speed --fullsize --share 0.1 --out DIR/fullsize`.
+
+"""
+SCALING = """
+## Large pictures
+
+One scene at every size, few steps: `python -m benchmarks.scaling --out DIR`. With zoom the network sees the same number
+of cells whatever the picture's size; without it convolutions grow with the pixels, and attention with their square.
+
+| picture | {ways} |
+|---|{line}|
+{rows}
+
+![Seconds over megapixels]({plot})
+"""
+
+
+def machine() -> str:
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    return f"{torch.get_num_threads()} threads of {cpu}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def scaling(measured: dict[str, Any], plot: Path) -> str:
+    """The section, and its plot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows: list[dict[str, Any]] = measured["rows"]
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    figure, axis = pyplot.subplots(figsize=(6, 3.6))
+    for way in ways:
+        mine = [row for row in rows if row["way"] == way]
+        axis.plot([row["size"] ** 2 / 1e6 for row in mine], [row["seconds"] for row in mine], "o-", label=way)
+    axis.set(xscale="log", yscale="log", xlabel="megapixels", ylabel="seconds")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(plot, dpi=100)
+    found = {(row["way"], row["size"]): row for row in rows}
+    lines = [
+        f"| {size} px | " + " | ".join(f"{found[way, size]['seconds']:.2f} s" for way in ways) + " |"
+        for size in dict.fromkeys(row["size"] for row in rows)
+    ]
+    return SCALING.format(
+        ways=" | ".join(ways), line="---|" * (len(ways) - 1) + "---", rows="\n".join(lines), plot=plot.name
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measured", type=Path, metavar="DIR")
+    folder = parser.parse_args().measured
+    text = HEAD.format(machine=machine(), torch=torch.__version__)
+    for name, head in (("speed", SPEED), ("fullsize", FULLSIZE)):
+        if (folder / name / "speed.md").exists():
+            text += head + (folder / name / "speed.md").read_text()
+    if (folder / "scaling.json").exists():
+        text += scaling(json.loads((folder / "scaling.json").read_text()), PLOT)
+    DOCUMENT.write_text(text)
+    print(DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()
