@@ -78,6 +78,7 @@ def _params(panel: str, **texts: str) -> Group:
         "str": str,
         "Prompt": str,
         "int": int,
+        "int | None": int | None,
         "float": float,
         "float | None": float | None,
         "float | str": float | str,
@@ -181,6 +182,7 @@ INVERSION = (
         caption_model="A BLIP model: a hub id or a folder.",
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1.",
+        invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
         reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
         lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
@@ -197,6 +199,7 @@ EDIT = (
     GUIDANCE
     | _params(
         "Edit",
+        guidance_end="The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
         negative="What the edit steers away from.",
         feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
         eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",

@@ -21,7 +21,7 @@ OFF = "off"  # on the command line, a zoom of 1
 MOST_MAPS = 10  # that AUTO draws: as many as the paper always does
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
-SCHEDULERS = ("dpm++", "ddim")
+SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
 REFINEMENTS = ("smooth", "edges", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
 MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
 
@@ -49,6 +49,7 @@ class Params:
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
     strength: float = 0.9  # r, the encoding ratio
+    invert_every: int | None = None  # level the inversion asks the network at; None: as inversion_stride
     fixed_point: int = 0  # repetitions of each step of the inversion with the noise of its result
     reg_steps: int = 0  # of regularisation, for each step of the inversion
     lambda_auto_corr: float = 20.0
@@ -57,6 +58,7 @@ class Params:
     steps: int = 20
     scheduler: str = "dpm++"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
+    guidance_end: float = 0.7  # share of the edit's steps, the first ones, that are guided
     negative: Prompt = ""  # of the edit
     feather: float = 0.25  # width inside the mask over which an edit fades in, in latent cells
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
@@ -73,10 +75,10 @@ class Params:
                 raise UsageError(f"{option(name)} holds bytes that are no text; write it in UTF-8.")
         if self.maps != AUTO and not (isinstance(self.maps, int) and self.maps >= 1):
             raise UsageError(f"--maps must be a whole number, at least 1, or {AUTO}, not {self.maps}.")
-        for name in ("steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants"):
-            least = 0 if name in ("fixed_point", "reg_steps") else 1
-            if getattr(self, name) < least:
-                raise UsageError(f"{option(name)} must be at least {least}, not {getattr(self, name)}.")
+        for name in ("steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants", "invert_every"):
+            value, least = getattr(self, name), 0 if name in ("fixed_point", "reg_steps") else 1
+            if value is not None and value < least:
+                raise UsageError(f"{option(name)} must be at least {least}, not {value}.")
         for name in ("mask_strength", "strength"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(
@@ -96,8 +98,9 @@ class Params:
             raise UsageError(f"--threshold must be at least 0 and below 1, or {AUTO}, not {self.threshold}.")
         if self.zoom != AUTO and not (isinstance(self.zoom, (int, float)) and 1 <= self.zoom < math.inf):
             raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
-        if not 0 <= self.islands <= 1:
-            raise UsageError(f"--islands must be between 0 and 1, not {self.islands:g}.")
+        for name, share in {"islands": self.islands, "guidance_end": self.guidance_end, "eta": self.edit_eta}.items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"{option(name)} must be between 0 and 1, not {share:g}.")
         for name in ("smooth", "edges", "grow", "feather"):
             if not 0 <= (getattr(self, name) or 0) <= MOST_CELLS:
                 raise UsageError(f"{option(name)} must be between 0 and {MOST_CELLS}, not {getattr(self, name):g}.")
@@ -117,8 +120,6 @@ class Params:
                 f"--fixed-point undoes a step that knows no other, and those of --scheduler {self.scheduler} build on "
                 "each other; use --scheduler ddim, or leave out --fixed-point."
             )
-        if not 0 <= self.edit_eta <= 1:
-            raise UsageError(f"--eta must be between 0 and 1, not {self.edit_eta:g}.")
         if self.variants > 1 and self.edit_eta == 0:
             raise UsageError(
                 f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
@@ -130,6 +131,10 @@ class Params:
     @property
     def inversion_caption(self) -> Prompt:
         return self.from_ if self.caption is None else self.caption
+
+    @property
+    def inversion_stride(self) -> int:
+        return self.invert_every or SCHEDULERS[self.scheduler]
 
     @property
     def edit_eta(self) -> float:
@@ -225,6 +230,7 @@ class Params:
     def inversion_record(self) -> dict[str, Any]:
         """What the inversion depends on."""
         record = self._record(["strength", "steps", "scheduler", "invert_guidance"])
+        record["invert-every"] = self.inversion_stride
         record |= self._changed(["reg_steps", "fixed_point"])
         if self.reg_steps:
             record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
@@ -237,7 +243,7 @@ class Params:
 
     def repainting_record(self) -> dict[str, Any]:
         """The same for what the network alone makes of them."""
-        record = self._record(["to", "guidance", "scheduler"])
+        record = self._record(["to", "guidance", "guidance_end", "scheduler"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.negative) | self.text_record()
 
@@ -282,6 +288,7 @@ class GivenParams(TypedDict, total=False):
     caption: Prompt | None
     invert_guidance: float
     strength: float
+    invert_every: int | None
     fixed_point: int
     reg_steps: int
     lambda_auto_corr: float
@@ -290,6 +297,7 @@ class GivenParams(TypedDict, total=False):
     steps: int
     scheduler: str
     guidance: float
+    guidance_end: float
     negative: Prompt
     feather: float
     clip_skip: int
@@ -325,6 +333,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         name = option(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))
         if field.name == "caption" and _said(found, name) == _said(found, "from"):
+            continue
+        if field.name == "invert_every" and value == SCHEDULERS.get(str(found.get("scheduler"))):
             continue
         if value is not None and value != field.default:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]

@@ -241,7 +241,9 @@ class Workbench:
         if params.reg_steps:
             weights = (params.reg_steps, params.lambda_auto_corr, params.auto_corr_rolls, params.lambda_kl)
             regularise = Regularisation(*weights, generator(params.seed, picture, "invert"))
-        inversion = diffedit.invert(model, x_0, levels, caption, solver, regularise, params.fixed_point)
+        inversion = diffedit.invert(
+            model, x_0, levels, caption, solver, regularise, params.fixed_point, params.inversion_stride
+        )
         steps = self._watched("invert", inversion, len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])
         return {
@@ -282,10 +284,8 @@ class Workbench:
         negative = self.runtime.embedding(params.negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
-        steps = self._watched(
-            "edit", diffedit.edit(model, trajectory, M.to(self.device), query, solver), len(levels) - 1
-        )
-        *_, y_0 = steps
+        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, params.guidance_end)
+        *_, y_0 = self._watched("edit", steps, len(levels) - 1)
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 
     # How: the model, the cache, the clock, and what can fail.

@@ -19,9 +19,8 @@ from diffedit_cli import __version__, models, settings
 
 
 def steps_used(*words: str) -> int:
-    return diffedit("invert", "cat.png", *words, "--strength", "1", "--no-cache", "--json").json["evaluations"][
-        "invert"
-    ]
+    ran = diffedit("invert", "cat.png", *words, "--strength", "1", "--invert-every", "1", "--no-cache", "--json")
+    return ran.json["evaluations"]["invert"]
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(

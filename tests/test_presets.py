@@ -11,7 +11,7 @@ from command import WORDS, diffedit, picture
 from diffedit_cli import PRESETS, Params
 from diffedit_cli.presets import BALANCED
 
-FEW = ("--threshold", 0.3, "--json", "--no-cache", "--force")
+FEW = ("--threshold", 0.3, "--invert-every", 1, "--json", "--no-cache", "--force")
 
 
 def test_every_preset_is_made_of_parameters() -> None:
@@ -46,7 +46,7 @@ def test_what_is_said_counts_more_than_the_preset(
 
 def test_runs_and_stages_have_presets_too(tmp_path: Path, tiny_epsilon: Path) -> None:
     image = picture(tmp_path / "scene.png")
-    shared = ("--model", tiny_epsilon, "--preset", "fast", "--json")
+    shared = ("--model", tiny_epsilon, "--preset", "fast", "--invert-every", 1, "--json")
     run = diffedit("run", image, *WORDS, *shared, "--threshold", 0.3, "--out", tmp_path / "out")
     inverted = diffedit("invert", image, "--caption", "cat", *shared, "--no-cache")
     expected = int(PRESETS["fast"]["steps"] * Params().strength)

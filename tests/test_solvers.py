@@ -290,4 +290,4 @@ def test_a_prediction_from_what_was_not_pasted_is_never_used_again() -> None:
 
 
 def test_the_solvers_are_those_that_people_can_name() -> None:
-    assert tuple(SOLVERS) == SCHEDULERS
+    assert list(SOLVERS) == list(SCHEDULERS)

@@ -64,7 +64,7 @@ def problems(account: Account) -> list[str]:
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
     """Of the mask by the paper's ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
     account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
-    assert account.evaluations == {"mask": 20, "invert": 18, "edit": 36}
+    assert account.evaluations == {"mask": 20, "invert": 9, "edit": 31}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
 
 
@@ -77,7 +77,7 @@ def test_maps_of_a_settled_mask_cost_no_more(bench: Workbench, image: Path, monk
 
 
 def test_the_same_edit_again_costs_nothing(bench: Workbench, image: Path) -> None:
-    assert edit(bench, image).evaluations == {"mask": 4, "invert": 4, "edit": 8}
+    assert edit(bench, image).evaluations == {"mask": 4, "invert": 2, "edit": 7}
     again = edit(bench, image)
     assert again.evaluations == NOTHING_SPENT
     assert again.cache == {"mask": "hit", "invert": "hit", "edit": "hit"}
@@ -94,14 +94,22 @@ def test_another_threshold_with_the_same_mask_costs_nothing(bench: Workbench, im
         params = dataclasses.replace(PARAMS, threshold=threshold, feather=feather)
         (edited,) = bench.edit(scene, params, account, Mask(drawn), None)
         results.append(np.asarray(edited.image))
-        assert account.evaluations["edit"] == (0 if len(results) > 1 else 8)
+        assert account.evaluations["edit"] == (0 if len(results) > 1 else 7)
     assert np.array_equal(*results[:2])
     assert not np.array_equal(*results[1:])
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"guidance": 5.0}, {"negative": "grass"}, {"eta": 1.0}, {"eta": 1.0, "seed": 3}, {"to": "grass"}, {"steps": 6}],
+    [
+        {"guidance": 5.0},
+        {"guidance_end": 1.0},
+        {"negative": "grass"},
+        {"eta": 1.0},
+        {"eta": 1.0, "seed": 3},
+        {"to": "grass"},
+        {"steps": 6},
+    ],
     ids=str,
 )
 def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, changes: dict[str, object]) -> None:
@@ -116,6 +124,7 @@ def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, 
         ({"threshold": 0.2}, 0, 0),
         ({"clamp": 2.0}, 0, 0),
         ({"guidance": 5.0}, 0, 0),
+        ({"guidance_end": 1.0}, 0, 0),
         ({"negative": "grass"}, 0, 0),
         ({"eta": 1.0}, 0, 0),
         ({"variants": 2}, 0, 0),
@@ -125,14 +134,16 @@ def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, 
         ({"seed": 1}, 4, 0),
         ({"from_negative": "grass"}, 8, 0),
         ({"from_negative": "grass", "to_negative": "grass"}, 0, 0),
-        ({"strength": 1.0}, 0, 5),
+        ({"strength": 1.0}, 0, 3),
         ({"scheduler": "ddim"}, 0, 4),
-        ({"reg_steps": 2}, 0, 4),
+        ({"invert_every": 1}, 0, 4),
+        ({"invert_every": 2}, 0, 0),
+        ({"reg_steps": 2}, 0, 2),
         ({"lambda_kl": 3.0, "lambda_auto_corr": 3.0, "auto_corr_rolls": 2}, 0, 0),
-        ({"caption": "a cat"}, 0, 4),
-        ({"invert_guidance": 2.0}, 0, 8),
-        ({"from_": "grass"}, 4, 4),
-        ({"steps": 6}, 4, 5),
+        ({"caption": "a cat"}, 0, 2),
+        ({"invert_guidance": 2.0}, 0, 4),
+        ({"from_": "grass"}, 4, 2),
+        ({"steps": 6}, 4, 3),
     ],
     ids=str,
 )
@@ -153,10 +164,10 @@ def test_guidance_counts_for_the_mask_where_the_negatives_differ(bench: Workbenc
 @pytest.mark.parametrize(
     ("changes", "invert"),
     [
-        ({"lambda_kl": 3.0}, 4),
-        ({"lambda_auto_corr": 3.0}, 4),
-        ({"auto_corr_rolls": 2}, 4),
-        ({"seed": 1}, 4),
+        ({"lambda_kl": 3.0}, 2),
+        ({"lambda_auto_corr": 3.0}, 2),
+        ({"auto_corr_rolls": 2}, 2),
+        ({"seed": 1}, 2),
         ({"threshold": 0.2}, 0),
     ],
     ids=str,
@@ -194,7 +205,7 @@ def test_cache_keys_are_what_they_were() -> None:
 
 
 CONTRAST_KEY = "63626a163cb3e75118638db0a6aab9483b9e732a651d5ae73254a90a911ab9ba"
-INVERSION_KEY = "4220866706e8100765fe980cc828b52151757fd5e9a94550116ea437a4931792"
+INVERSION_KEY = "79f35259e57cb9d3d50da8763302b469c4370ade59524239cd5c0ca08ad8d5de"
 
 
 # a cache that fails
@@ -218,7 +229,8 @@ def test_a_damaged_entry_is_said_and_made_again(bench: Workbench, image: Path, k
     )
     account = edit(bench, image)
     assert [warning for warning in account.warnings if str(entry) in warning and "damaged" in warning]
-    assert account.evaluations["mask" if kind == "contrast" else "invert"] == 4
+    stage, spent = ("mask", 4) if kind == "contrast" else ("invert", 2)
+    assert account.evaluations[stage] == spent
     assert entry.read_bytes() == data
     assert problems(edit(bench, image)) == []
 
@@ -228,14 +240,14 @@ def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path
     account = edit(bench, image)
     assert "Nothing is kept in the cache" in account.warnings[0]
     assert str(image) in account.warnings[0]
-    assert account.evaluations["edit"] == 8
+    assert account.evaluations["edit"] == 7
 
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("edit", image, *WORDS, *FAST, "--model", tiny_epsilon, "--cache-dir", tmp_path / "cache", "--json")
     for extra, kept in ((["--no-cache"], 0), ([], 4), (["--no-cache"], 4)):
         ran = diffedit(*words, *extra)
-        assert ran.json["evaluations"] == {"mask": 4, "invert": 4, "edit": 8}
+        assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 7}
         assert len(Cache(tmp_path / "cache").entries()) == kept
 
 
@@ -293,7 +305,7 @@ def test_stages_chained_by_files_give_the_bytes_of_one_edit(
     assert diffedit("invert", image, "--caption", "cat", *shared).code == 0
     stages = ("--mask", tmp_path / "scene.mask.png", "--latents", tmp_path / "scene.latents.safetensors")
     ran = diffedit("edit", image, *WORDS, *stages, *shared, "--no-cache", "--json")  # repaints all anew
-    assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 8}
+    assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 7}
     assert made(ran, output) == whole
     assert made(diffedit("edit", image, *WORDS, *stages[:2], *shared), output) == whole
     assert made(diffedit("edit", image, *mask_words, *stages[2:], *shared), output) == whole

@@ -7,7 +7,7 @@ M the mask, R the reference ("from") text, Q the query ("to") text. All latents 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffedit_cli.engine.model import Embedding, Predictor
-from diffedit_cli.engine.process import Level, Prediction, add_noise
+from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
 from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 4
@@ -109,41 +109,55 @@ def invert(
     solver: DDIM | None = None,
     regularise: Callable[[Prediction, Level], Prediction] | None = None,
     fixed_point: int = 0,
+    every: int = 1,
 ) -> Iterator[Tensor]:
     """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
 
+    Steps go over `every` levels, counted from the last, so that the first may be shorter; between two of them the
+    noise is taken for constant.
     `regularise` may change each prediction for the latents at a level. Each step is repeated `fixed_point` times with
     the noise that its own result holds, of which DDIM's step down takes the latents back (AIDI, arXiv:2309.04907).
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
     x_t = x_0
-    for lower, higher in pairwise(levels):
+    walked = [0, *range(len(levels) - 1, 0, -every)[::-1]]
+    for first, last in pairwise(walked):
+        lower, higher = levels[first], levels[last]
         prediction = regularise(_guided(model, x_t, solver.asks_at(lower, higher), caption), lower)
         x_s = solver.step(prediction, at=lower, to=higher)
         for _ in range(fixed_point):
             eps = _guided(model, x_s, higher, caption).eps
             prediction = regularise(Prediction((x_t - lower.b * eps) / lower.a, eps), lower)
             x_s = solver.step(prediction, at=lower, to=higher)
+        yield from (step(between(x_t, lower, x_s, higher), level) for level in levels[first + 1 : last])
         x_t = x_s
         yield x_t
 
 
 def edit(
-    model: Predictor, trajectory: Trajectory, M: Tensor, query: Text, solver: DDIM | None = None
+    model: Predictor,
+    trajectory: Trajectory,
+    M: Tensor,
+    query: Text,
+    solver: DDIM | None = None,
+    guidance_end: float = 1.0,
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
     Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
-    level, so at the end the background is exactly x_0.
+    level, so at the end the background is exactly x_0. The steps after the share `guidance_end` are not guided: what
+    the picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724).
     """
     solver = solver or DDIM()
+    unguided = replace(query, guidance=1.0)
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
     shares = [left / len(latents) for left in range(len(latents), 0, -1)]  # of the steps, that are still to come
     for share, (higher, lower), x_t in zip(shares, pairwise(levels), latents, strict=True):
-        y_t = solver.step(_guided(model, y_t, higher, query), at=higher, to=lower)
+        text = query if share > 1 - guidance_end else unguided
+        y_t = solver.step(_guided(model, y_t, higher, text), at=higher, to=lower)
         y_t = torch.where(share <= M, y_t, x_t)
         yield y_t
 

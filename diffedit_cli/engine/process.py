@@ -64,6 +64,15 @@ def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: Predictio
     return Prediction(at.a * x_t - at.b * output, at.a * output + at.b * x_t)
 
 
+def between(x_t: Tensor, at: Level, x_s: Tensor, to: Level) -> Prediction:
+    """The one prediction by which `step` leads from x_t at a level to x_s at another: to be followed in between.
+
+    Both hold the same x_0 and eps then, x_t = a_t x_0 + b_t eps and x_s = a_s x_0 + b_s eps.
+    """
+    determinant = at.a * to.b - to.a * at.b
+    return Prediction((to.b * x_t - at.b * x_s) / determinant, (at.a * x_s - to.a * x_t) / determinant)
+
+
 def add_noise(x_0: Tensor, noise: Tensor, to: Level) -> Tensor:
     """x_t of the forward process, for independent noise."""
     return to.a * x_0 + to.b * noise

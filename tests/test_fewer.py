@@ -1,0 +1,66 @@
+"""Evaluations that are left out, with networks of known noise: of the inversion, and of the edit's guidance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_diffedit import (
+    EMPTY,
+    LEVELS,
+    ONES,
+    SOURCE,
+    TARGET,
+    Known,
+    close,
+    constant,
+    cosine_levels,
+    draw,
+    trajectory,
+)  # fmt: skip
+from torch import Tensor
+
+from diffedit_cli.engine.diffedit import Text, edit, invert
+from diffedit_cli.engine.solvers import DDIM, DPMSolver
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+def test_longer_steps_ask_less_and_give_every_level(every: int) -> None:
+    """With a constant noise nothing is lost."""
+    pattern = draw(7)
+    walked, asked = (Known(lambda _, __, text: text * pattern) for _ in range(2))
+    whole = trajectory(asked, Text(SOURCE))
+    given = torch.cat([draw(0), *invert(walked, draw(0), LEVELS, Text(SOURCE), every=every)])
+    close(given, whole.latents)
+    last = len(LEVELS) - 1
+    assert walked.timesteps == [LEVELS[at].timestep for at in sorted(range(last, 0, -every))]
+    assert walked.evaluations == -(-last // every) < asked.evaluations == last
+
+
+def test_between_longer_steps_the_latents_follow_the_probability_flow() -> None:
+    """Of Gaussian data, as above: the second-order solver by every second level is as true as DDIM by every one."""
+    s, m, levels = 0.5, 0.3, cosine_levels(40)[:37]
+
+    def eps(x_t: Tensor, timestep: float, _: Tensor) -> Tensor:
+        a, b = levels[int(timestep) // 10].a, levels[int(timestep) // 10].b
+        return b * (x_t - a * m) / (a * a * s * s + b * b)
+
+    def errors(solver: DDIM, every: int) -> Tensor:
+        found = torch.cat(list(invert(Known(eps), draw(0), levels, Text(SOURCE), solver, every=every)))
+        exact = [level.a * m + (level.a**2 * s * s + level.b**2) ** 0.5 / s * (draw(0) - m) for level in levels[1:]]
+        return (found - torch.cat(exact)).abs().amax((1, 2, 3))
+
+    plain, coarse = errors(DDIM(), 1), errors(DPMSolver(), 2)
+    assert coarse.max() < plain.max()
+    assert coarse[::2].max() < 1.5 * coarse[1::2].max()  # what is interpolated is no worse than what was asked
+
+
+def test_the_last_steps_go_without_guidance() -> None:
+    model, text = constant(), Text(TARGET, EMPTY, 7.5)
+    given = trajectory(constant(), Text(SOURCE))
+    walked = list(edit(model, given, ONES, text, guidance_end=0.75))
+    assert model.evaluations == 2 * 8 + 2
+    unguided = list(edit(constant(), given, ONES, text, guidance_end=0.0))
+    close(unguided[0], next(edit(constant(), given, ONES, Text(TARGET))))
+    whole = list(edit(constant(), given, ONES, text))
+    close(walked[7], whole[7])
+    assert (walked[8] - whole[8]).abs().max() > 0.1
