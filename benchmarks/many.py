@@ -13,11 +13,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.cases import draw_case
+from benchmarks.startup import served
 from training.workspace import Curve
 
 COMMAND = (sys.executable, "-m", "diffedit_cli")
@@ -97,18 +96,9 @@ def edit(job: Job, output: Path, words: Sequence[str] = ()) -> float:
     return time.perf_counter() - started
 
 
-@contextmanager
-def served() -> Iterator[None]:
-    """With a server that `diffedit edit` hands its work to."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_RUNTIME_DIR"] = folder
-        with subprocess.Popen([*COMMAND, "serve"], stderr=subprocess.PIPE, text=True) as server:
-            assert server.stderr is not None
-            server.stderr.readline()
-            try:
-                yield
-            finally:
-                server.terminate()
+def one_by_one(jobs: Path, out: Path, count: int) -> float:
+    """The median of single commands, each in a process of its own, the files warm."""
+    return median(edit(job, out / "one.png") for job in read(jobs)[:count])
 
 
 def watched(jobs: Path, out: Path) -> Watch:
@@ -125,7 +115,7 @@ def watched(jobs: Path, out: Path) -> Watch:
 
 
 def compared(jobs: Path, out: Path) -> tuple[int, int]:
-    """How many pictures of the watched run come out the same alone, to the byte, and of how many."""
+    """How many pictures of the watched run come out the same alone, to the pixel, and of how many."""
     found = []
     for job in read(jobs)[::COMPARE_EVERY]:
         before, alone = out / "watched" / Path(job["input"]).name, out / "alone.png"
@@ -152,9 +142,9 @@ def main() -> None:
     results = [result for result, _ in run(jobs, options.out / "run")]
     seconds = time.perf_counter() - started
     network = sum(map(network_seconds, results))
-    single = median(edit(job, options.out / "one.png") for job in read(jobs)[: options.single])
+    single = one_by_one(jobs, options.out, options.single)
     with served():
-        warm = median(edit(job, options.out / "one.png") for job in read(jobs)[: options.single])
+        warm = one_by_one(jobs, options.out, options.single)
     together = seconds / len(results)
     lines = [
         f"{len(results)} pictures of 256 px, built-in model, default options.",

@@ -67,14 +67,13 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def scaling(measured: dict[str, Any], plot: Path) -> str:
+def scaling(rows: list[dict[str, Any]], plot: Path) -> str:
     """The section, and its plot."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows: list[dict[str, Any]] = measured["rows"]
     ways = list(dict.fromkeys(row["way"] for row in rows))
     figure, axis = pyplot.subplots(figsize=(6, 3.6))
     for way in ways:

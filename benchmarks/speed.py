@@ -72,8 +72,6 @@ class Again:
 
 def fewer(params: Params, share: float) -> Params:
     """A share of the steps and of the maps, each rounded."""
-    if share == 1:
-        return params
     maps = round(params.most_maps * share)
     return replace(params, steps=round(params.steps * share), maps=params.maps if params.maps == AUTO else maps)
 

@@ -16,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 PICTURE = Path(__file__).parent.parent / "sample_images" / "cat.png"
 DIFFEDIT = [sys.executable, "-m", "diffedit_cli"]
@@ -41,13 +44,20 @@ def edited(words: list[str]) -> tuple[float, float]:
     return first, time.perf_counter() - started
 
 
-def served(folder: Path) -> subprocess.Popen[str]:
-    """A server that is ready, with the model loaded by a first edit."""
-    server = subprocess.Popen([*DIFFEDIT, "serve"], stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    server.stderr.readline()
-    edited(edit(folder))
-    return server
+@contextmanager
+def served() -> Iterator[None]:
+    """With a server that `diffedit edit` hands its work to."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, XDG_RUNTIME_DIR=folder),
+        subprocess.Popen([*DIFFEDIT, "serve"], stderr=subprocess.PIPE, text=True) as server,
+    ):
+        assert server.stderr is not None
+        server.stderr.readline()
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
 def edit(folder: Path) -> list[str]:
@@ -73,12 +83,9 @@ def main() -> None:
             statistics.median(one[1:])  # the first round reads files from the disk
             for one in zip(*rounds, strict=True)
         )
-        server = served(folder)
-        try:
+        with served():
+            edited(edit(folder))  # loads the model
             rounds = [edited(edit(folder)) for _ in range(runs)]
-        finally:
-            server.terminate()
-            server.wait()
         warm_first, warm = (statistics.median(one) for one in zip(*rounds, strict=True))
     rows = {
         "`diffedit edit --help`": asked,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from diffedit_cli.options import takes
 def report(**given: Any) -> None:
     """Make a page of a run to look through in a browser, FOLDER/index.html, and say where it is."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
     from diffedit_cli import page
+    from diffedit_cli.report import Bars
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    hidden = given["quiet"] or not console.is_terminal
-    bars = Progress(*columns, console=console, transient=True, disable=hidden)
-    with nullcontext() if hidden else bars:  # before Rich 15 bars that are disabled end in an empty line
+    with Bars(*columns, console=Console(stderr=True), quiet=given["quiet"]) as bars:
         bar = bars.add_task("small pictures", total=None)
         target = page.write(
             given["folder"],

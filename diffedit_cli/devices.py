@@ -25,7 +25,7 @@ def fit_threads() -> None:
     """
     allowed = quota(CGROUPS)
     if allowed < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, math.ceil(allowed)))
+        torch.set_num_threads(math.ceil(allowed))
 
 
 def quota(groups: Path) -> float:

@@ -134,6 +134,7 @@ class Params:
 
     @property
     def inversion_stride(self) -> int:
+        """Where it is not given: the scheduler's own."""
         return self.invert_every or SCHEDULERS[self.scheduler]
 
     @property

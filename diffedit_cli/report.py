@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 LOADING = "load"
 ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
@@ -55,34 +55,42 @@ class Result:
         return json.dumps(fields | more)  # in ASCII: any terminal's encoding and any file name passes
 
 
+class Bars(Progress):
+    """On a terminal, gone at the end; elsewhere nothing at all."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool) -> None:
+        super().__init__(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+    def stop(self) -> None:
+        if not self.disable:  # before Rich 15 bars that are disabled end in an empty line
+            super().stop()
+
+
 class Reporter:
     """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._as_json, self._quiet, self._output = as_json, quiet, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description:>16}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
+            quiet=quiet,
         )
         self._tasks: dict[object, TaskID] = {}
         self._pace: Pace | None = None
 
     def __enter__(self) -> Reporter:
-        if not self._bars.disable:  # before Rich 15 bars that are disabled end in an empty line
-            self._bars.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._bars.disable:
-            self._bars.stop()
+        self._bars.stop()
 
     def many(self, total: int | None) -> None:
         """Results are counted from now on; `total` is None where nobody knows how many there will be."""

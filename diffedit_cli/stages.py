@@ -284,7 +284,8 @@ class Workbench:
         negative = self.runtime.embedding(params.negative, params, account)
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
-        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, params.guidance_end)
+        unguided = levels_up_to(1 - params.guidance_end, len(levels) - 1)
+        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, unguided)
         *_, y_0 = self._watched("edit", steps, len(levels) - 1)
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 

@@ -57,9 +57,9 @@ def test_between_longer_steps_the_latents_follow_the_probability_flow() -> None:
 def test_the_last_steps_go_without_guidance() -> None:
     model, text = constant(), Text(TARGET, EMPTY, 7.5)
     given = trajectory(constant(), Text(SOURCE))
-    walked = list(edit(model, given, ONES, text, guidance_end=0.75))
+    walked = list(edit(model, given, ONES, text, unguided=2))
     assert model.evaluations == 2 * 8 + 2
-    unguided = list(edit(constant(), given, ONES, text, guidance_end=0.0))
+    unguided = list(edit(constant(), given, ONES, text, unguided=10))
     close(unguided[0], next(edit(constant(), given, ONES, Text(TARGET))))
     whole = list(edit(constant(), given, ONES, text))
     close(walked[7], whole[7])

@@ -99,6 +99,11 @@ def test_another_threshold_with_the_same_mask_costs_nothing(bench: Workbench, im
     assert not np.array_equal(*results[1:])
 
 
+def test_the_share_of_guided_steps_is_not_lost_in_last_bits(bench: Workbench, image: Path) -> None:
+    """1 - 0.9 is a little less than a tenth."""
+    assert edit(bench, image, steps=10, strength=1.0, guidance_end=0.9).evaluations["edit"] == 9 * 2 + 1
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -141,24 +141,24 @@ def edit(
     M: Tensor,
     query: Text,
     solver: DDIM | None = None,
-    guidance_end: float = 1.0,
+    unguided: int = 0,
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
     Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
-    level, so at the end the background is exactly x_0. The steps after the share `guidance_end` are not guided: what
-    the picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724).
+    level, so at the end the background is exactly x_0. The last `unguided` steps are not guided: what the
+    picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724).
     """
     solver = solver or DDIM()
-    unguided = replace(query, guidance=1.0)
+    plain = replace(query, guidance=1.0)
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
-    shares = [left / len(latents) for left in range(len(latents), 0, -1)]  # of the steps, that are still to come
-    for share, (higher, lower), x_t in zip(shares, pairwise(levels), latents, strict=True):
-        text = query if share > 1 - guidance_end else unguided
+    to_come = range(len(latents), 0, -1)  # steps
+    for left, (higher, lower), x_t in zip(to_come, pairwise(levels), latents, strict=True):
+        text = query if left > unguided else plain
         y_t = solver.step(_guided(model, y_t, higher, text), at=higher, to=lower)
-        y_t = torch.where(share <= M, y_t, x_t)
+        y_t = torch.where(left / len(latents) <= M, y_t, x_t)
         yield y_t
 
 
