@@ -181,7 +181,7 @@ def build(name: str, folder: models.ModelFolder, params: Params) -> Method:
     if name == "ours":
         return Ours(folder, params)
     if name == "inversion":
-        return Ours(folder, replace(params, scheduler="ddim", guidance_end=1.0), masked=False)
+        return Ours(folder, replace(params, scheduler="ddim", guidance_end=1.0, guidance_every=1), masked=False)
     return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path)
 
 

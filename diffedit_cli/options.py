@@ -200,6 +200,7 @@ EDIT = (
     | _params(
         "Edit",
         guidance_end="The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
+        guidance_every="Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
         negative="What the edit steers away from.",
         feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
         eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",

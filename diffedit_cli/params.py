@@ -24,6 +24,7 @@ SEED_LIMIT = 2**63
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
 REFINEMENTS = ("smooth", "edges", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
 MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
+COUNTS = ("steps", "auto_corr_rolls", "variants", "invert_every", "guidance_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class Params:
     steps: int = 20
     scheduler: str = "dpm++"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
-    guidance_end: float = 0.7  # share of the edit's steps, the first ones, that are guided
+    guidance_end: float = 0.6  # share of the edit's steps, the first ones, that are guided
+    guidance_every: int = 2  # of those steps asks where guidance leads
     negative: Prompt = ""  # of the edit
     feather: float = 0.25  # width inside the mask over which an edit fades in, in latent cells
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
@@ -75,8 +77,8 @@ class Params:
                 raise UsageError(f"{option(name)} holds bytes that are no text; write it in UTF-8.")
         if self.maps != AUTO and not (isinstance(self.maps, int) and self.maps >= 1):
             raise UsageError(f"--maps must be a whole number, at least 1, or {AUTO}, not {self.maps}.")
-        for name in ("steps", "fixed_point", "reg_steps", "auto_corr_rolls", "variants", "invert_every"):
-            value, least = getattr(self, name), 0 if name in ("fixed_point", "reg_steps") else 1
+        for name, least in {**dict.fromkeys(COUNTS, 1), "fixed_point": 0, "reg_steps": 0}.items():
+            value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{option(name)} must be at least {least}, not {value}.")
         for name in ("mask_strength", "strength"):
@@ -244,7 +246,7 @@ class Params:
 
     def repainting_record(self) -> dict[str, Any]:
         """The same for what the network alone makes of them."""
-        record = self._record(["to", "guidance", "guidance_end", "scheduler"])
+        record = self._record(["to", "guidance", "guidance_end", "guidance_every", "scheduler"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
         return record | prompts.record("negative", self.negative) | self.text_record()
 
@@ -299,6 +301,7 @@ class GivenParams(TypedDict, total=False):
     scheduler: str
     guidance: float
     guidance_end: float
+    guidance_every: int
     negative: Prompt
     feather: float
     clip_skip: int

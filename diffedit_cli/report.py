@@ -82,6 +82,7 @@ class Reporter:
         )
         self._tasks: dict[object, TaskID] = {}
         self._pace: Pace | None = None
+        self._warned: tuple[str, ...] = ()
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -129,7 +130,9 @@ class Reporter:
             self._output.write(result.json(**more) + "\n")
             self._output.flush()
         for warning in result.warnings:
-            self.say(f"warning: {warning}")
+            if warning not in self._warned:  # what holds for a whole run is said once
+                self.say(f"warning: {warning}")
+        self._warned = result.warnings
         if result.error is not None:
             self.error(result.error["message"])
         else:

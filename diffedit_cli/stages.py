@@ -285,7 +285,7 @@ class Workbench:
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
         unguided = levels_up_to(1 - params.guidance_end, len(levels) - 1)
-        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, unguided)
+        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, unguided, params.guidance_every)
         *_, y_0 = self._watched("edit", steps, len(levels) - 1)
         return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
 

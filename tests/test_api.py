@@ -67,7 +67,7 @@ def test_results_are_the_files_of_the_program(editor: DiffEdit, image: Path, tin
         assert diffedit(*words, *shared).code == 0
         assert (folder / ours).read_bytes() == (folder / theirs).read_bytes()
     assert edited.mask.pixels.tolist() == mask.pixels.tolist()
-    assert edited.account.evaluations == {"mask": 4, "invert": 2, "edit": 7}
+    assert edited.account.evaluations == {"mask": 4, "invert": 2, "edit": 6}
 
 
 def test_stages_chained_give_the_pixels_of_one_edit(editor: DiffEdit, image: Path) -> None:

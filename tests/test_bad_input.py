@@ -136,6 +136,7 @@ TABLE = [
     ("invert good.png --reg-steps 9 --lambda-kl 1e30", 2, "lower --lambda-auto-corr and --lambda-kl"),
     ("invert good.png --auto-corr-rolls 0", 2, "--auto-corr-rolls must be at least 1"),
     (f"edit good.png {PROMPTS} --variants 0", 2, "--variants must be at least 1"),
+    (f"edit good.png {PROMPTS} --guidance-every 0", 2, "--guidance-every must be at least 1"),
     (f"edit good.png {PROMPTS} --variants 3 --eta 0", 2, "--variants 3 would be the same picture each time"),
     (f"edit good.png {PROMPTS} --variants 3 -o -", 2, "Standard output holds one picture"),
     (f"edit good.png {PROMPTS} --variants 2 --seed {2**63 - 1}", 2, "--seed must be between 0 and"),

@@ -64,3 +64,32 @@ def test_the_last_steps_go_without_guidance() -> None:
     whole = list(edit(constant(), given, ONES, text))
     close(walked[7], whole[7])
     assert (walked[8] - whole[8]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("unguided", [0, 4])
+def test_where_guidance_leads_is_asked_now_and_then(every: int, unguided: int) -> None:
+    """With clean latents that depend on the text alone nothing is lost."""
+
+    def eps(x_t: Tensor, timestep: float, text: Tensor) -> Tensor:
+        at = LEVELS[int(timestep) // 10]
+        return (x_t - at.a * text * draw(7)) / at.b
+
+    given, text = trajectory(constant(), Text(SOURCE)), Text(TARGET, EMPTY, 7.5)
+    each, some = Known(eps), Known(eps)
+    whole = torch.cat(list(edit(each, given, ONES, text, DPMSolver(), unguided)))
+    close(torch.cat(list(edit(some, given, ONES, text, DPMSolver(), unguided, every))), whole)
+    guided = 10 - unguided
+    assert each.evaluations == 2 * guided + unguided
+    assert some.evaluations == 10 + -(-guided // every)
+
+
+def test_between_two_of_them_the_clean_latents_move_as_before() -> None:
+    given, text = trajectory(constant(), Text(SOURCE)), Text(TARGET, EMPTY, 3.0)
+    first, second, *_ = edit(constant(), given, ONES, text, guide_every=2)
+    close(first, next(edit(constant(), given, ONES, text)))
+    higher, lower, lowest = LEVELS[10], LEVELS[9], LEVELS[8]
+    push = -2.0 * higher.b / higher.a * (-0.9 - 0.1) * draw(7)  # of x_0 = (x_t - b eps) / a
+    eps = -0.9 * draw(7) + lower.timestep / 100
+    x_0 = (first - lower.b * eps) / lower.a + push
+    close(second, lowest.a * x_0 + lowest.b * (first - lower.a * x_0) / lower.b)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,18 @@ def test_elsewhere_there_are_plain_lines_and_objects_for_programs(here: Path, li
     assert re.search(r"\(3, [\d.]+ a minute\)" if listed else r"\(3 of 3, [\d.]+ a minute\)", ran.err)
     kept = [json.loads(line) for line in (here / "out" / "results.jsonl").read_text().splitlines()]
     assert [{**one, "progress": two["progress"]} for one, two in zip(kept, told, strict=True)] == told
+
+
+def test_what_is_warned_of_every_picture_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with report.Reporter() as reporter:
+        reporter.many(4)
+        for number, warnings in enumerate([("odd word",), ("odd word", "small mask"), ("odd word",), ()]):
+            reporter.result(replace(result("done", f"{number}.png"), warnings=warnings))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said] == [
+        "warning:", "out/0.png", "warning:", "out/1.png", "out/2.png", "out/3.png"
+    ]  # fmt: skip
+    assert "small mask" in said[2]
 
 
 def test_of_a_single_edit_there_is_no_progress_to_tell(here: Path) -> None:  # noqa: ARG001

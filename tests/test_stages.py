@@ -64,7 +64,7 @@ def problems(account: Account) -> list[str]:
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
     """Of the mask by the paper's ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
     account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
-    assert account.evaluations == {"mask": 20, "invert": 9, "edit": 31}
+    assert account.evaluations == {"mask": 20, "invert": 9, "edit": 24}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
 
 
@@ -77,7 +77,7 @@ def test_maps_of_a_settled_mask_cost_no_more(bench: Workbench, image: Path, monk
 
 
 def test_the_same_edit_again_costs_nothing(bench: Workbench, image: Path) -> None:
-    assert edit(bench, image).evaluations == {"mask": 4, "invert": 2, "edit": 7}
+    assert edit(bench, image).evaluations == {"mask": 4, "invert": 2, "edit": 6}
     again = edit(bench, image)
     assert again.evaluations == NOTHING_SPENT
     assert again.cache == {"mask": "hit", "invert": "hit", "edit": "hit"}
@@ -94,14 +94,14 @@ def test_another_threshold_with_the_same_mask_costs_nothing(bench: Workbench, im
         params = dataclasses.replace(PARAMS, threshold=threshold, feather=feather)
         (edited,) = bench.edit(scene, params, account, Mask(drawn), None)
         results.append(np.asarray(edited.image))
-        assert account.evaluations["edit"] == (0 if len(results) > 1 else 7)
+        assert account.evaluations["edit"] == (0 if len(results) > 1 else 6)
     assert np.array_equal(*results[:2])
     assert not np.array_equal(*results[1:])
 
 
 def test_the_share_of_guided_steps_is_not_lost_in_last_bits(bench: Workbench, image: Path) -> None:
     """1 - 0.9 is a little less than a tenth."""
-    assert edit(bench, image, steps=10, strength=1.0, guidance_end=0.9).evaluations["edit"] == 9 * 2 + 1
+    assert edit(bench, image, steps=10, strength=1.0, guidance_end=0.9).evaluations["edit"] == 9 + 5 + 1
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ def test_the_share_of_guided_steps_is_not_lost_in_last_bits(bench: Workbench, im
     [
         {"guidance": 5.0},
         {"guidance_end": 1.0},
+        {"guidance_every": 1},
         {"negative": "grass"},
         {"eta": 1.0},
         {"eta": 1.0, "seed": 3},
@@ -130,6 +131,7 @@ def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, 
         ({"clamp": 2.0}, 0, 0),
         ({"guidance": 5.0}, 0, 0),
         ({"guidance_end": 1.0}, 0, 0),
+        ({"guidance_every": 1}, 0, 0),
         ({"negative": "grass"}, 0, 0),
         ({"eta": 1.0}, 0, 0),
         ({"variants": 2}, 0, 0),
@@ -245,14 +247,14 @@ def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path
     account = edit(bench, image)
     assert "Nothing is kept in the cache" in account.warnings[0]
     assert str(image) in account.warnings[0]
-    assert account.evaluations["edit"] == 7
+    assert account.evaluations["edit"] == 6
 
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("edit", image, *WORDS, *FAST, "--model", tiny_epsilon, "--cache-dir", tmp_path / "cache", "--json")
     for extra, kept in ((["--no-cache"], 0), ([], 4), (["--no-cache"], 4)):
         ran = diffedit(*words, *extra)
-        assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 7}
+        assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 6}
         assert len(Cache(tmp_path / "cache").entries()) == kept
 
 
@@ -310,7 +312,7 @@ def test_stages_chained_by_files_give_the_bytes_of_one_edit(
     assert diffedit("invert", image, "--caption", "cat", *shared).code == 0
     stages = ("--mask", tmp_path / "scene.mask.png", "--latents", tmp_path / "scene.latents.safetensors")
     ran = diffedit("edit", image, *WORDS, *stages, *shared, "--no-cache", "--json")  # repaints all anew
-    assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 7}
+    assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 6}
     assert made(ran, output) == whole
     assert made(diffedit("edit", image, *WORDS, *stages[:2], *shared), output) == whole
     assert made(diffedit("edit", image, *mask_words, *stages[2:], *shared), output) == whole

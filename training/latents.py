@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +23,12 @@ from training.words import draw_caption, encode_all
 from training.workspace import autocast, device, save_atomically
 
 SHARD_SCENES = 2000
+Where = TypeVar("Where")
 Content = tuple[str, tuple[str, ...], str]
 """Kind, objects, place: all that a caption needs."""
+ANYTHING = ""
+Wanted = tuple[bool, str]
+"""Whether a scene of two objects is to be learnt from, and which object it shows, or `ANYTHING`."""
 
 
 def draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
@@ -41,6 +47,23 @@ def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
             parts.append(vae.encode(to_tensor(torch.from_numpy(batch).to(device()))).latent_dist.mode().float())
     scale: float = vae.config.scaling_factor
     return torch.cat(parts) * scale
+
+
+class Index(Generic[Where]):
+    """Where the scenes are, by what they show."""
+
+    def __init__(self) -> None:
+        self._scenes: defaultdict[Wanted, list[Where]] = defaultdict(list)
+
+    def add(self, where: Where, content: Content) -> None:
+        kind, objects, _ = content
+        for name in (ANYTHING, *objects):
+            self._scenes[kind == "two", name].append(where)
+
+    def draw(self, wanted: Wanted, rng: random.Random) -> Where:
+        """Any scene of what is wanted; of as many objects, where none shows that one."""
+        two, _ = wanted
+        return rng.choice(self._scenes.get(wanted) or self._scenes[two, ANYTHING])
 
 
 @dataclass(frozen=True)
@@ -73,8 +96,7 @@ class Scenes:
     def __init__(self, vae: AutoencoderKL, folder: Path, world: World = PRESENT) -> None:
         self.vae, self.folder, self.world = vae, folder, world
         self.shards: list[Shard] = []
-        self.with_one: list[tuple[int, int]] = []
-        self.with_two: list[tuple[int, int]] = []
+        self.index = Index[tuple[int, int]]()
 
     def grow(self, shards: int) -> None:
         """Have at least this many shards, from their files where they are there."""
@@ -86,15 +108,15 @@ class Scenes:
                 save_atomically((made.latents, list(made.contents)), path)
             shard = Shard(*torch.load(path))
             self.shards.append(shard)
-            for at, (kind, *_) in enumerate(shard.contents):
-                (self.with_two if kind == "two" else self.with_one).append((index, at))
+            for at, content in enumerate(shard.contents):
+                self.index.add((index, at), content)
 
-    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Latents and the tokens of freshly drawn captions; a share of the scenes shows two objects."""
+    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Latents and the tokens of freshly drawn captions, of a scene of each kind that is wanted."""
         latents: list[Tensor] = []
         captions: list[str] = []
-        for _ in range(count):
-            index, at = rng.choice(self.with_two if rng.random() < two_share else self.with_one)
+        for kind in wanted:
+            index, at = self.index.draw(kind, rng)
             latents.append(self.shards[index].latents[at])
             captions.append(draw_caption(*self.shards[index].contents[at], rng))
         return torch.stack(latents).float(), encode_all(captions)

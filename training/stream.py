@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from training.latents import SHARD_SCENES, draw, encode_pictures
+from training.latents import SHARD_SCENES, Content, Index, Wanted, draw, encode_pictures
 from training.scenes import CANVAS, World
 from training.words import MAX_LENGTH, draw_caption, encode_all
 
@@ -28,8 +29,8 @@ BLOCK = 200
 """Scenes that a process draws at once."""
 CAPTIONS = 24
 """Of each scene, drawn with it: which of them is learnt from is decided at each visit."""
-Block = tuple[Path, Tensor, list[bool]]
-"""File of pictures, (BLOCK, CAPTIONS, MAX_LENGTH) tokens, whether two objects are shown."""
+Block = tuple[Path, Tensor, list[Content]]
+"""File of pictures, (BLOCK, CAPTIONS, MAX_LENGTH) tokens, what is shown."""
 
 
 def draw_block(world: World, first: int, folder: Path) -> Block:
@@ -42,7 +43,7 @@ def draw_block(world: World, first: int, folder: Path) -> Block:
     for seed, (_, content) in enumerate(drawn, first):
         rng = random.Random(seed)
         tokens.append(encode_all([draw_caption(*content, rng) for _ in range(CAPTIONS)]).short())
-    return path, torch.stack(tokens), [kind == "two" for _, (kind, *_) in drawn]
+    return path, torch.stack(tokens), [content for _, content in drawn]
 
 
 class Drawing:
@@ -72,8 +73,7 @@ class Stream:
         shape = (most, vae.config.latent_channels, side, side)
         self.latents = torch.empty(shape, dtype=torch.half, device=vae.device)
         self.tokens = torch.empty((most, CAPTIONS, MAX_LENGTH), dtype=torch.short, device=vae.device)
-        self.with_one: list[int] = []
-        self.with_two: list[int] = []
+        self.index = Index[int]()
         self.count = self.asked = 0
         self.waiting: list[AsyncResult[Block]] = []
 
@@ -89,18 +89,17 @@ class Stream:
             self.waiting.remove(ready)
             self._take(*ready.get())
 
-    def _take(self, path: Path, tokens: Tensor, two: list[bool]) -> None:
+    def _take(self, path: Path, tokens: Tensor, contents: list[Content]) -> None:
         there = slice(self.count, self.count + BLOCK)
         self.latents[there] = encode_pictures(self.vae, np.load(path))
         self.tokens[there] = tokens.to(self.tokens.device)
         path.unlink()
-        for at, shows_two in enumerate(two, self.count):
-            (self.with_two if shows_two else self.with_one).append(at)
+        for at, content in enumerate(contents, self.count):
+            self.index.add(at, content)
         self.count += BLOCK
 
-    def batch(self, count: int, two_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Latents and the tokens of one of each scene's captions; a share of the scenes shows two objects."""
-        kinds = [self.with_two if rng.random() < two_share else self.with_one for _ in range(count)]
-        where = torch.tensor([rng.choice(scenes) for scenes in kinds]).to(self.latents.device)
-        which = torch.randint(CAPTIONS, (count,), device=where.device)
+    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Latents and the tokens of one of each scene's captions, of a scene of each kind that is wanted."""
+        where = torch.tensor([self.index.draw(kind, rng) for kind in wanted]).to(self.latents.device)
+        which = torch.randint(CAPTIONS, (len(wanted),), device=where.device)
         return self.latents[where].float(), self.tokens[where, which].long()

@@ -67,7 +67,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:
         many = isinstance(field.default, tuple)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=int if many else type(field.default),
+            type=type(field.default[0] if many else field.default),
             nargs="+" if many else None,
             default=field.default,
             help=f"default: {field.default}",

@@ -43,6 +43,27 @@ class Text:
     guidance: float = 1.0
 
 
+class Guide:
+    """Predictions for a text, guided; only each `every`-th, from the first, asks for the negative's too."""
+
+    def __init__(self, model: Predictor, text: Text, every: int = 1) -> None:
+        self._model, self._text, self._every = model, text, every
+        self._asked = 0
+        self._by = torch.zeros(())
+
+    def __call__(self, x_t: Tensor, at: Level) -> Prediction:
+        """For x_t (B, C, h, w). In between the clean latents are moved as they were the last time."""
+        prompt, negative, guidance = self._text.prompt, self._text.negative, self._text.guidance
+        if negative is None or guidance == 1.0:
+            return self._model.predict(x_t, at, prompt)
+        self._asked += 1
+        if (self._asked - 1) % self._every:
+            return self._model.predict(x_t, at, prompt).moved(self._by, at)
+        unlike, like = _both(self._model, x_t, at, negative, prompt)
+        self._by = (guidance - 1) * (like.x_0 - unlike.x_0)
+        return unlike.towards(like, guidance)
+
+
 def contrast(
     model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
 ) -> Iterator[Tensor]:
@@ -56,7 +77,7 @@ def contrast(
         if R.negative is None and Q.negative is None:
             reference, query = _both(model, x_t, at, R.prompt, Q.prompt)
         else:
-            reference, query = _guided(model, x_t, at, R), _guided(model, x_t, at, Q)
+            reference, query = Guide(model, R)(x_t, at), Guide(model, Q)(x_t, at)
         yield from (query.eps - reference.eps).abs().mean(dim=1)
 
 
@@ -120,14 +141,14 @@ def invert(
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
-    x_t = x_0
+    guide, x_t = Guide(model, caption), x_0
     walked = [0, *range(len(levels) - 1, 0, -every)[::-1]]
     for first, last in pairwise(walked):
         lower, higher = levels[first], levels[last]
-        prediction = regularise(_guided(model, x_t, solver.asks_at(lower, higher), caption), lower)
+        prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)
         x_s = solver.step(prediction, at=lower, to=higher)
         for _ in range(fixed_point):
-            eps = _guided(model, x_s, higher, caption).eps
+            eps = guide(x_s, higher).eps
             prediction = regularise(Prediction((x_t - lower.b * eps) / lower.a, eps), lower)
             x_s = solver.step(prediction, at=lower, to=higher)
         yield from (step(between(x_t, lower, x_s, higher), level) for level in levels[first + 1 : last])
@@ -142,31 +163,26 @@ def edit(
     query: Text,
     solver: DDIM | None = None,
     unguided: int = 0,
+    guide_every: int = 1,
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
 
     M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
     Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
     level, so at the end the background is exactly x_0. The last `unguided` steps are not guided: what the
-    picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724).
+    picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724). Of the others each `guide_every`-th asks
+    where guidance leads, and those between go the same way (arXiv:2312.12487, section 5; arXiv:2410.19355).
     """
     solver = solver or DDIM()
-    plain = replace(query, guidance=1.0)
+    guided, plain = Guide(model, query, guide_every), Guide(model, replace(query, guidance=1.0))
     y_t = trajectory.latents[-1:]
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
     to_come = range(len(latents), 0, -1)  # steps
     for left, (higher, lower), x_t in zip(to_come, pairwise(levels), latents, strict=True):
-        text = query if left > unguided else plain
-        y_t = solver.step(_guided(model, y_t, higher, text), at=higher, to=lower)
+        guide = guided if left > unguided else plain
+        y_t = solver.step(guide(y_t, higher), at=higher, to=lower)
         y_t = torch.where(left / len(latents) <= M, y_t, x_t)
         yield y_t
-
-
-def _guided(model: Predictor, x_t: Tensor, at: Level, text: Text) -> Prediction:
-    if text.negative is None or text.guidance == 1.0:
-        return model.predict(x_t, at, text.prompt)
-    negative, positive = _both(model, x_t, at, text.negative, text.prompt)
-    return negative.towards(positive, text.guidance)
 
 
 def _both(model: Predictor, x_t: Tensor, at: Level, one: Embedding, other: Embedding) -> tuple[Prediction, Prediction]:

@@ -42,6 +42,10 @@ class Prediction:
         """Classifier-free guidance (arXiv:2207.12598 Eq. 6): from this, the negative, `guidance` times to `other`."""
         return Prediction(self.x_0 + guidance * (other.x_0 - self.x_0), self.eps + guidance * (other.eps - self.eps))
 
+    def moved(self, by: Tensor, at: Level) -> Prediction:
+        """The same x_t at this level, taken for clean latents that are by so much others."""
+        return Prediction(self.x_0 + by, self.eps - at.a / at.b * by)
+
     def chunk(self) -> tuple[Prediction, Prediction]:
         """The two halves of a batch that held two."""
         (x_0, other_x_0), (eps, other_eps) = self.x_0.chunk(2), self.eps.chunk(2)
