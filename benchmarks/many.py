@@ -137,6 +137,8 @@ def main() -> None:
     parser.add_argument("--watched", type=int, default=2000, help="pictures edited at few steps, for the memory")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if 0 < options.watched < 4 * WATCH_EVERY:
+        parser.error(f"--watched must be 0, or at least {4 * WATCH_EVERY}: fewer show no growth")
     jobs = draw(options.out / "pictures", options.pictures)
     started = time.perf_counter()
     results = [result for result, _ in run(jobs, options.out / "run")]

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
-
-import torch
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 PLOT = DOCUMENT.with_suffix(".png")
 HEAD = """# How fast
 
-Made by `python -m benchmarks.performance DIR` of what the benchmarks of speed wrote, on {machine}, torch {torch}.
+Made by `python -m benchmarks.performance DIR` of what the benchmarks of speed wrote.
 
-An edit's time is that of its network evaluations. The defaults take some 50, where diffusers' deprecated DiffEdit
+An edit's time is that of its network evaluations. The defaults take some 40, where diffusers' deprecated DiffEdit
 pipeline takes 200: the inversion is not guided, the mask's comparison leaves out what cancels, noise is drawn until
 the mask is settled, and a second-order solver needs 20 steps where DDIM needs 50. What was computed before is not
 computed again: another `--to` keeps the inversion, and whatever gives the same mask keeps the whole edit.
@@ -53,18 +50,6 @@ cost is flat. What is beside the network (reading, the mask's outline, composing
 
 ![Seconds over megapixels]({plot})
 """
-
-
-def machine() -> str:
-    cpu = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    return f"{torch.get_num_threads()} threads of {cpu}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def scaling(rows: list[dict[str, Any]], plot: Path) -> str:
@@ -104,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path, metavar="DIR")
     folder = parser.parse_args().measured
-    text = HEAD.format(machine=machine(), torch=torch.__version__)
+    text = HEAD
     for name, head in (("speed", SPEED), ("fullsize", FULLSIZE)):
         if (folder / name / "speed.md").exists():
             text += head + (folder / name / "speed.md").read_text()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -132,6 +133,19 @@ def only_time(_: Case, made: Outcome) -> Row:
     return {"evaluations": made.evaluations, "seconds": made.seconds}
 
 
+def machine() -> str:
+    """What figures of the processor were taken on."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    return f"{torch.get_num_threads()} threads of {cpu}, torch {torch.__version__}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=40)
@@ -164,7 +178,8 @@ def main() -> None:
     table = {name: figures(values) for name, values in found.items()}
     (options.out / "speed.json").write_text(json.dumps(table, indent=2) + "\n")
     shown = "a photograph of 512 px" if options.fullsize else "cases of SceneBench"
-    head = f"{options.cases} {shown}, model {folder.name}, {where.dtype} on {where.device}, medians of times.\n\n"
+    measured = f"{options.cases} {shown}, model {folder.name}, {where.dtype} on {where.device}, {machine()}"
+    head = f"{measured}; medians of times.\n\n"
     (options.out / "speed.md").write_text(head + rows_of("way", table, MEASURES))
     print((options.out / "speed.md").read_text())
 
