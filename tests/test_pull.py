@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pty
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import INSTALLED, Ran, diffedit, installed
+from command import INSTALLED, Ran, diffedit, finished, installed, started
 from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -181,6 +183,33 @@ def test_a_half_finished_file_goes_on_where_it_was(hub: Hub, weights: Path) -> N
     assert 10_000_000 <= int(asked.removeprefix("bytes=").rstrip("-")) <= 15_000_000
     path = Path(diffedit("models", "show", ID, "--json").json["path"])
     assert (path / "unet" / weights.name).read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.slow)], ids=["some", "many"])
+@pytest.mark.usefixtures("hub")
+def test_ended_at_any_moment(repository: Path, rounds: int) -> None:
+    """The next one completes, and leaves nothing of ours half finished."""
+    rng, codes = random.Random(rounds), set()
+    begun = time.perf_counter()
+    assert pull(ID, "--yes").code == 0
+    seconds = time.perf_counter() - begun
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) * rounds:
+        shutil.rmtree(os.environ["HF_HOME"])
+        process = started("models", "pull", ID, "--yes")
+        time.sleep(rng.uniform(0.5, 1) * seconds)
+        process.send_signal(number)
+        ran = finished(process)
+        assert "Traceback" not in ran.err, ran.err
+        codes.add(ran.code)
+        ran = pull(ID, "--yes")
+        assert ran.code == 0, ran.err
+        folder = Path(diffedit("models", "show", ID, "--json").json["path"])
+        assert here() == FILES | WEIGHTS
+        assert all((folder / name).read_bytes() == (repository / name).read_bytes() for name in FILES | WEIGHTS)
+        assert not list(
+            Path(os.environ["HF_HOME"]).rglob("*.part")
+        )  # huggingface_hub may leave its own, of small files
+    assert codes <= {0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 
 def test_a_half_finished_file_of_another_content_is_not_used(hub: Hub, weights: Path) -> None:
