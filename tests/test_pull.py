@@ -206,9 +206,8 @@ def test_ended_at_any_moment(repository: Path, rounds: int) -> None:
         folder = Path(diffedit("models", "show", ID, "--json").json["path"])
         assert here() == FILES | WEIGHTS
         assert all((folder / name).read_bytes() == (repository / name).read_bytes() for name in FILES | WEIGHTS)
-        assert not list(
-            Path(os.environ["HF_HOME"]).rglob("*.part")
-        )  # huggingface_hub may leave its own, of small files
+        # huggingface_hub may leave its own, of small files
+        assert not list(Path(os.environ["HF_HOME"]).rglob("*.part"))
     assert codes <= {0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 

@@ -62,7 +62,7 @@ def problems(account: Account) -> list[str]:
 
 
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
-    """Of the mask by the paper's ten maps for two prompts; 18 of 20 steps unguided; 18 steps guided."""
+    """The mask by ten maps for two prompts; 18 of 20 levels, each second asked; 18 steps, 6 of them asked twice."""
     account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
     assert account.evaluations == {"mask": 20, "invert": 9, "edit": 24}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}

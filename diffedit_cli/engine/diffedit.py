@@ -56,8 +56,9 @@ class Guide:
         prompt, negative, guidance = self._text.prompt, self._text.negative, self._text.guidance
         if negative is None or guidance == 1.0:
             return self._model.predict(x_t, at, prompt)
+        between = self._asked % self._every
         self._asked += 1
-        if (self._asked - 1) % self._every:
+        if between:
             return self._model.predict(x_t, at, prompt).moved(self._by, at)
         unlike, like = _both(self._model, x_t, at, negative, prompt)
         self._by = (guidance - 1) * (like.x_0 - unlike.x_0)
