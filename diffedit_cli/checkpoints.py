@@ -136,7 +136,8 @@ def _write_networks(file: Path, configuration: Path, folder: Path, kind: str, wi
         return {"config": str(configuration), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
 
     def save(model: Any, part: str) -> None:
-        model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+        with weights.writing():
+            model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
 
     of_sd3 = kind == "sd3"
     network = ("transformer", NETWORK, SD3Transformer2DModel) if of_sd3 else ("unet", NETWORK, UNet2DConditionModel)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from diffedit_cli import options as o
+from diffedit_cli import weights
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
 
@@ -188,7 +189,8 @@ def _add(model: ModelFolder, copy: Path) -> None:
     """Changes the copy of a model's folder by what is added to the model. Raises ModelError."""
     from diffedit_cli.engine import families
 
-    families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
+    with weights.writing():
+        families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,20 @@ def variant_of(name: str) -> str | None:
     """`fp16` for `model.fp16.safetensors`, None for `model.safetensors`."""
     found = _NAME.fullmatch(name)
     return found and (found["variant"] or found["late"])
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raises OSError where safetensors has an error of its own for what the system said."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_json(path: Path) -> Any:

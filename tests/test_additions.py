@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,25 @@ def test_a_model_saved_with_them_is_the_same_as_with_them(
     first, second = (np.asarray(Image.open(name)) for name in ("one.png", "two.png"))
     assert (first == second).all()
     assert (first != np.asarray(formats.load(Path("cat.png")).image)).any()
+
+
+def test_a_disk_that_does_not_take_them(tiny_epsilon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors has an error of its own for that."""
+    settled(tmp_path, tiny_epsilon, monkeypatch)
+    write_lora(load(tiny_epsilon), tmp_path / "style.safetensors", kohya=True)
+    write_changed, before = families.write_changed, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def without_room(*args: Any, **options: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        try:
+            write_changed(*args, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(families, "write_changed", without_room)
+    ran = diffedit("models", "save", "saved", "--lora", "style.safetensors")
+    assert (ran.code, Path("saved").exists()) == (6, False)
+    assert "The folder saved cannot be written: File too large;" in ran.err
 
 
 def models_tensors(path: Path) -> dict[str, Tensor]:
