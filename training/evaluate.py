@@ -1,4 +1,4 @@
-"""A quick look at an exported folder: reconstruction, masks, drawn samples. ``python -m training.evaluate FOLDER``"""
+"""A look at an exported folder: reconstruction, masks, words, samples. ``python -m training.evaluate FOLDER``"""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ WIDER_PROMPTS = (
     "a green hat on a table", "a purple tulip on the grass", "a boat at night", "a pineapple in the desert",
     "a blue guitar and a red book in a room", "a lion and a yellow bird in the forest", "a pink teapot", "on the moon",
 )  # fmt: skip
+LEVELS = (500, 700, 800, 900, 950)
 
 
 def knows_wider(folder: Path) -> bool:
@@ -129,6 +130,29 @@ def mask_iou(pipeline: StableDiffusionPipeline, cases: int) -> float:
     return total / cases
 
 
+@torch.no_grad()
+def worth_of_words(pipeline: StableDiffusionPipeline, cases: int) -> dict[int, float]:
+    """By timestep: how much nearer to the truth, in squared error, the words of what is there bring the clean latents
+    of an object than those of another. An edit is decided at the noisiest: what is weak there paints nothing new."""
+    worth = dict.fromkeys(LEVELS, 0.0)
+    for index in range(cases):
+        before, after, source, _ = swap_case(index)
+        x_0 = encode(pipeline, before)
+        where = torch.nn.functional.adaptive_max_pool2d(
+            torch.from_numpy(np.asarray(before.masks[source]) > 127).float()[None], x_0.shape[-2:]
+        )
+        text = embed(pipeline, [" and ".join(drawn.objects) for drawn in (before, after)])
+        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(index))
+        for t in LEVELS:
+            signal = pipeline.scheduler.alphas_cumprod[t]
+            x_t = (signal.sqrt() * x_0 + (1 - signal).sqrt() * noise).expand(2, -1, -1, -1)
+            velocity = pipeline.unet(x_t, t, text).sample
+            error = (signal.sqrt() * x_t - (1 - signal).sqrt() * velocity - x_0).square().mean(1)
+            right, wrong = (error * where).sum((1, 2)) / where.sum()
+            worth[t] += float(wrong - right) / cases
+    return worth
+
+
 def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int, world: World = PRESENT) -> float:
     """Mean over whole held-out scenes of each one's own figure."""
     total = 0.0
@@ -150,7 +174,8 @@ def evaluate(folder: Path, cases: int) -> dict[str, float]:
     true = [np.asarray(drawn.picture) for drawn in scenes]
     made = [decode(pipeline, encode(pipeline, drawn))[0] for drawn in scenes]
     grid([*true, *made], 8).save(folder.with_name(f"{folder.name}-reconstructions.png"))
-    return {"psnr": reconstruction_psnr(pipeline, cases), "iou": mask_iou(pipeline, cases)}
+    words = {f"words_at_{t}": value for t, value in worth_of_words(pipeline, cases).items()}
+    return {"psnr": reconstruction_psnr(pipeline, cases), "iou": mask_iou(pipeline, cases), **words}
 
 
 def main() -> None:
