@@ -92,8 +92,9 @@ class Cache:
             lock.release()
 
     def model(self, key: str) -> Path:
-        """The place of a converted model. Marks it as used."""
+        """The place of a converted model. Marks it as used; what killed processes left beside it goes."""
         path = self.root / MODELS / key
+        unfinished.sweep(path.parent)
         with contextlib.suppress(OSError):
             os.utime(path)
         return path
