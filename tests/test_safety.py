@@ -101,7 +101,7 @@ def test_the_others_of_a_batch_go_on(here: Path, strict: Path) -> None:
     weights = load_file(model / CHECKER)
     weights["concept_embeds"][0] = seen(model, here / "free" / "dog.png")
     near = torch.cosine_similarity(weights["concept_embeds"][:1], seen(model, here / "free" / "cat.png")[None])
-    assert near < 0.99
+    assert near < 0.999
     weights["concept_embeds_weights"][0] = (1 + near.item()) / 2
     save_file(weights, model / CHECKER, {"format": "pt"})
     ran = diffedit(*words, "--out", "out")
