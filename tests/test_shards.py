@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,10 @@ def jobs(count: int, *more: dict[str, Any]) -> None:
 
 def launched(*words: str) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` of two processes on a free port."""
-    command = [ACCELERATE, "launch", *TWO, "--main_process_port=0", "-m", "diffedit_cli", "run", *words]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [ACCELERATE, "launch", *TWO, f"--main_process_port={port}", "-m", "diffedit_cli", "run", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -110,15 +110,11 @@ def test_one_that_waits_for_a_lock_of_another_lets_it_go_on(tmp_path: Path) -> N
 
 
 def test_one_that_waits_alone_waits_for_another_process(tmp_path: Path) -> None:
-    elsewhere = Cache(tmp_path).alone("0123")
-    elsewhere.__enter__()
     turns = 0
 
     def wait() -> None:
         nonlocal turns
         turns += 1
-        if turns == 3:
-            elsewhere.__exit__(None, None, None)
         together.wait()
 
     def work() -> str:
@@ -126,7 +122,11 @@ def test_one_that_waits_alone_waits_for_another_process(tmp_path: Path) -> None:
             return "mine"
 
     with Together(Doubling()) as together:
-        done = together.begin(work)
+        with Cache(tmp_path).alone("0123"):  # elsewhere
+            done = together.begin(work)
+            while turns < 3:
+                together.round()
+        assert not done.done()
         worked(together)
     assert done.result() == "mine"
     assert turns == 3
