@@ -148,8 +148,9 @@ class DiffusersDiffEdit(Pipeline):
     def __init__(self, folder: Path, where: Where = ON_CPU, steps: int = 50, maps: int = 10) -> None:
         self.steps, self.maps = steps, maps
         super().__init__("StableDiffusionDiffEditPipeline", folder, where)
-        from diffusers import DDIMInverseScheduler
+        from diffusers import DDIMInverseScheduler, DDIMScheduler
 
+        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)  # PNDM has a step more one way
         self.pipe.inverse_scheduler = DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
