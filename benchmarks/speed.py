@@ -28,7 +28,7 @@ from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outc
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
 from diffedit_cli import models
 from diffedit_cli.cache import Cache
-from diffedit_cli.params import AUTO, Params
+from diffedit_cli.params import Params
 from training.scenes import OBJECTS
 
 AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no more than the paper's mask
@@ -72,9 +72,10 @@ class Again:
 
 
 def fewer(params: Params, share: float) -> Params:
-    """A share of the steps and of the maps, each rounded."""
-    maps = round(params.most_maps * share)
-    return replace(params, steps=round(params.steps * share), maps=params.maps if params.maps == AUTO else maps)
+    """A share of the steps and of the maps, each rounded, and of the most maps where they are drawn until settled."""
+    if share == 1:
+        return params
+    return replace(params, steps=round(params.steps * share), maps=round(params.most_maps * share))
 
 
 def scenes(count: int) -> list[Case]:
