@@ -95,13 +95,13 @@ def test_without_a_checker_no_safety_changes_nothing(here: Path, tiny_epsilon: P
 def test_the_others_of_a_batch_go_on(here: Path, strict: Path) -> None:
     """Of two results the checker knows one: its concept is that very picture."""
     model = lenient(strict, here / "model")
-    picture(here / "dog.png", (40, 60))
+    picture(here / "dog.png", (24, 64))
     words = ("run", "cat.png", "dog.png", *WORDS, "--model", "model", "--json")
     assert diffedit(*words, "--out", "free").code == 0
     weights = load_file(model / CHECKER)
     weights["concept_embeds"][0] = seen(model, here / "free" / "dog.png")
     near = torch.cosine_similarity(weights["concept_embeds"][:1], seen(model, here / "free" / "cat.png")[None])
-    assert near < 0.999
+    assert near < 0.99
     weights["concept_embeds_weights"][0] = (1 + near.item()) / 2
     save_file(weights, model / CHECKER, {"format": "pt"})
     ran = diffedit(*words, "--out", "out")
