@@ -169,21 +169,22 @@ class DiffusersDiffEdit(Pipeline):
 class SDEdit(Pipeline):
     """Image-to-image: noise, then denoise towards the target (arXiv:2108.01073)."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__("StableDiffusionImg2ImgPipeline", folder)
+    def __init__(self, folder: Path, where: Where = ON_CPU) -> None:
+        super().__init__("StableDiffusionImg2ImgPipeline", folder, where)
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
         made = self.pipe(case.target, image=image, strength=0.8, generator=generator, negative_prompt=case.source)
         return made.images[0], None
 
 
-def build(name: str, folder: models.ModelFolder, params: Params) -> Method:
+def build(name: str, folder: models.ModelFolder, params: Params, where: Where = ON_CPU) -> Method:
     """One of METHODS, ready to run."""
     if name == "ours":
-        return Ours(folder, params)
+        return Ours(folder, params, where=where)
     if name == "inversion":
-        return Ours(folder, replace(params, scheduler="ddim", guidance_end=1.0, guidance_every=1), masked=False)
-    return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path)
+        plain = replace(params, scheduler="ddim", guidance_end=1.0, guidance_every=1)
+        return Ours(folder, plain, masked=False, where=where)
+    return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path, where)
 
 
 METHODS = {

@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks import judge
 from benchmarks.cases import Case, draw_case
-from benchmarks.methods import METHODS, Method, Outcome, build, reconstruction
+from benchmarks.methods import METHODS, ON_CPU, Method, Outcome, Where, build, reconstruction
 from diffedit_cli import models
 from diffedit_cli.errors import ModelError, NothingToEdit
 from diffedit_cli.params import Params
@@ -141,15 +141,17 @@ def run(case: Case, method: Method) -> Outcome | None:
 class Worker:
     """Edits one case after the other with each of some methods."""
 
-    def __init__(self, model: str, methods: Sequence[str], params: Params, threads: int | None) -> None:
-        self.model, self.methods, self.params, self.threads = model, methods, params, threads
+    def __init__(
+        self, model: str, methods: Sequence[str], params: Params, threads: int | None, where: Where = ON_CPU
+    ) -> None:
+        self.model, self.methods, self.params, self.threads, self.where = model, methods, params, threads, where
 
     @functools.cached_property
     def built(self) -> dict[str, Method]:
         """The methods ready to run, made in the process that runs them."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        return {name: build(name, models.find(self.model), self.params) for name in self.methods}
+        return {name: build(name, models.find(self.model), self.params, self.where) for name in self.methods}
 
     def __call__(self, number: int) -> tuple[list[dict[str, Any]], NDArray[np.uint8]]:
         """A row for each method, and the case as a strip of pictures."""
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--model", default=models.BUILTIN)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of ours, as in steps=20")
@@ -207,7 +210,7 @@ def main() -> None:
         for number in range(options.cases)
         if number < SHEET_CASES or any((number, name) not in done for name in options.methods)
     ]
-    worker = Worker(options.model, options.methods, params, 1 if options.jobs > 1 else None)
+    worker = Worker(options.model, options.methods, params, 1 if options.jobs > 1 else None, Where(dtype=options.dtype))
     strips = []
     for number, (found, pictures) in zip(wanted, each(worker, wanted, options.jobs), strict=True):
         fresh = [row for row in found if (number, row["method"]) not in done]

@@ -142,7 +142,7 @@ MASK = _params(
     edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
     fill_holes="Fill the mask's holes.",
     islands="Leave out regions smaller than this share of the largest.",
-    grow="Grow the mask by so many latent cells (default: 0.2, or 0 with --soft).",
+    grow="Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
     soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
 )
 LIMITS = _group(

@@ -213,10 +213,10 @@ class Params:
 
     @property
     def growth(self) -> float:
-        """Where it is not given: a fifth of a cell, so that no rim of what was there stays, or 0 for a soft mask."""
+        """Where it is not given: 0.4 cells, so that what comes has room and no rim of what was stays; 0 if soft."""
         if self.grow is not None:
             return self.grow
-        return 0.0 if self.soft else 0.2
+        return 0.0 if self.soft else 0.4
 
     @property
     def zoom_factor(self) -> float | None:

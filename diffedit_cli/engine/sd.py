@@ -65,7 +65,7 @@ class UNetDiffusion(LatentDiffusion):
     def _output(self, rows: Rows) -> Tensor:
         with attention.watched(self.unet, rows.watches):
             output: Tensor = self.unet(
-                rows.x_t.to(self.unet.dtype),
+                rows.x_t.to(rows.text.tokens.dtype),  # the UNet's own property looks through all of its modules
                 rows.timesteps,
                 encoder_hidden_states=rows.text.tokens,
                 added_cond_kwargs=self._conditions(rows.x_t, rows.text),

@@ -82,7 +82,7 @@ class StableDiffusion3(LatentDiffusion):
 
     def _output(self, rows: Rows) -> Tensor:
         output: Tensor = self.transformer(
-            rows.x_t.to(self.transformer.dtype),
+            rows.x_t.to(rows.text.tokens.dtype),
             encoder_hidden_states=rows.text.tokens,
             pooled_projections=rows.text.pooled,
             timestep=rows.timesteps,
