@@ -6,6 +6,7 @@ import errno
 import io
 import multiprocessing
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -225,6 +226,11 @@ def calls(act: Callable[[int], None]) -> Iterator[list[str]]:
             patch.setattr(os, name, watched(name))
         patch.setattr(io, "open", opened)
         patch.setattr("builtins.open", opened)
+        paths = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10's keeps calls of its own
+        for name in ("mkdir", "replace", "rename", "unlink", "rmdir", "link") if paths else ():
+            patch.setattr(paths, name, staticmethod(getattr(os, name)))
+        if paths:
+            patch.setattr(paths, "open", staticmethod(opened))
         yield names
 
 
