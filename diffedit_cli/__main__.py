@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+import threading
+from typing import NoReturn
 
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
@@ -38,12 +41,31 @@ def main() -> None:
         _end_in_peace()
         sys.stderr.write(f"diffedit: {INTERRUPTION}\n")
         code = INTERRUPTED
-    sys.exit(code)
+    _leave(code)
 
 
 def _end_in_peace() -> None:
     """What is done is done: Ctrl-C while Python tidies up would only hide how the command ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process, at once where torch was loaded: Python would take it apart for as long as an edit takes.
+
+    Exit functions have run then, and no thread is left that could have anything to do.
+    """
+    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    at_once = "torch" in sys.modules and not others
+    if at_once:
+        atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            print(end="", flush=True, file=stream)
+    except (OSError, ValueError):  # full, or closed, which was said: Python would try again, and complain
+        at_once = True
+    if at_once:
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import traceback
@@ -20,6 +21,7 @@ from diffedit_cli.errors import (
     OUT_OF_MEMORY,
     DeviceError,
     DiffEditError,
+    OutputError,
     UsageError,
     exit_code,
     is_out_of_memory,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from diffedit_cli.batch import Job
     from diffedit_cli.params import Params
     from diffedit_cli.report import Result
+
+UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of standard output: files have errors of their own
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +52,10 @@ def run() -> int:
     """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
-        app(prog_name="diffedit")
+        try:
+            app(prog_name="diffedit")
+        finally:
+            print(end="", flush=True)  # what standard output does not take is a failure like others
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what Typer makes of Ctrl-C
             _complain(INTERRUPTION)
@@ -66,6 +73,9 @@ def run() -> int:
         if is_out_of_memory(error):
             _complain(OUT_OF_MEMORY)
             return DeviceError.code
+        if isinstance(error, OSError) and error.errno in UNWRITTEN:
+            _complain(f"Standard output cannot be written: {error.strerror}; make room, or send it elsewhere.")
+            return OutputError.code
         from diffedit_cli.batch import bug_message
 
         _complain(traceback.format_exc() if verbose else bug_message(error))

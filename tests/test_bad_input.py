@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import diffedit
+from command import FAST, INSTALLED, WORDS, diffedit
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import write_json, write_model
@@ -319,3 +320,15 @@ def test_standard_output_that_is_full_is_said() -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
     assert "OutputError: Standard output cannot be written: No space left" in ended.stderr
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", [("mask", "good.png", *WORDS, *FAST, "--json"), ("models", "list")])
+def test_what_is_told_on_a_full_standard_output_fails_in_one_sentence(words: tuple[str, ...], buffered: bool) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run([INSTALLED, *words], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert ended.returncode == 6, ended.stderr
+    assert "diffedit: Standard output cannot be written: No space left on device; make room" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -148,7 +148,7 @@ def test_threads_that_write_at_once_leave_the_umask_alone(tmp_path: Path) -> Non
 
 
 WATCHED = """
-import sys
+import atexit, sys
 from diffedit_cli.__main__ import main
 
 def watch(event, values):
@@ -156,12 +156,13 @@ def watch(event, values):
         raise RuntimeError(f"{event} {values[1]}")  # an address of the internet; a socket of this machine has a path
 
 sys.addaudithook(watch)
-sys.argv = ["diffedit", *sys.argv[1:]]
-try:
-    main()
-finally:
+def tell():
     from huggingface_hub import constants
     print(constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_OFFLINE)
+
+atexit.register(tell)
+sys.argv = ["diffedit", *sys.argv[1:]]
+main()
 """
 
 

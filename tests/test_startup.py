@@ -1,4 +1,4 @@
-"""What a command imports before it works: no more than it needs, and nothing of what is left out is lost."""
+"""What a command imports before it works, no more than it needs, and how it ends: at once, with nothing lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ UNNEEDED = ("bitsandbytes", "cv2", "flax", "jax", "matplotlib", "onnxruntime", "
             "torchaudio", "torchvision", "diffusers.pipelines", "compel", "imagecodecs",
             "diffedit_cli.page", "diffedit_cli.thumbnails", "diffedit_cli.hub")  # fmt: skip
 EDIT_AND_TELL = """
-import sys
+import atexit, sys
 from diffedit_cli.__main__ import main
-try:
-    main()
-finally:
-    print(*sys.modules, file=sys.stderr)
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+main()
 """
 ASK_FOR_MORE = """
 from diffedit_cli.engine import imports
@@ -61,3 +59,34 @@ def test_an_edit_imports_only_what_it_needs() -> None:
 
 def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
     assert python(ASK_FOR_MORE).stdout.strip() == "diffusers.models.autoencoders.autoencoder_tiny"
+
+
+LEAVE = """
+import atexit, sys, threading, types
+from diffedit_cli.__main__ import _leave
+
+class Taken:
+    def __del__(self):
+        print("taken apart")
+
+sys.modules["torch"] = types.ModuleType("torch")
+sys.modules["torch"].library = Taken()
+atexit.register(print, "exit function")
+print("said", end=" ")
+{}
+_leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", "said exit function\n"),
+        ("threading.Timer(0.3, print, ['thread']).start()", "said thread\nexit function\ntaken apart\n"),
+        ("del sys.modules['torch']", "said taken apart\nexit function\n"),
+    ],
+    ids=["torch", "a thread at work", "no torch"],
+)
+def test_a_command_ends_without_taking_torch_apart(before: str, said: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", LEAVE.format(before)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, said, "")
