@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
-import threading
-from typing import NoReturn
 
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
@@ -49,11 +46,14 @@ def _end_in_peace() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int) -> None:
     """Ends the process, at once where torch was loaded: Python would take it apart for as long as an edit takes.
 
     Exit functions have run then, and no thread is left that could have anything to do.
     """
+    import atexit
+    import threading  # not before Ctrl-C is waited for, above
+
     others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
     at_once = "torch" in sys.modules and not others
     if at_once:
