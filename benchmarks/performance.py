@@ -35,7 +35,7 @@ FULLSIZE = """
 ## A model of Stable Diffusion 1.5's size
 
 Random weights, only for the time, where a share of both sides' steps and maps stands for all of them:
-`python -m benchmarks.speed --fullsize --share 0.1 --out DIR/fullsize`.
+`python -m benchmarks.speed --fullsize --share 0.2 --dtype bfloat16 --cases 1 --out DIR/fullsize`.
 
 """
 SCALING = """

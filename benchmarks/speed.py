@@ -178,10 +178,14 @@ def main() -> None:
         found = compared(ways, cases, only_time if options.fullsize else measure)
     table = {name: figures(values) for name, values in found.items()}
     (options.out / "speed.json").write_text(json.dumps(table, indent=2) + "\n")
-    shown = "a photograph of 512 px" if options.fullsize else "cases of SceneBench"
-    measured = f"{options.cases} {shown}, model {folder.name}, {where.dtype} on {where.device}, {machine()}"
-    head = f"{measured}; medians of times.\n\n"
-    (options.out / "speed.md").write_text(head + rows_of("way", table, MEASURES))
+    shown = f"{options.cases} cases of SceneBench, model {folder.name}"
+    if options.fullsize:
+        shown = (
+            f"{options.cases} edits of a photograph of 512 px, {options.share:g} of the steps and maps, random weights"
+        )
+    head = f"{shown}, {where.dtype} on {where.device}, {machine()}; medians of times.\n\n"
+    measures = {name: words for name, words in MEASURES.items() if any(name in row for row in table.values())}
+    (options.out / "speed.md").write_text(head + rows_of("way", table, measures))
     print((options.out / "speed.md").read_text())
 
 
