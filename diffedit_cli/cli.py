@@ -25,6 +25,7 @@ from diffedit_cli.errors import (
     UsageError,
     exit_code,
     is_out_of_memory,
+    printable,
 )
 from diffedit_cli.options import takes
 
@@ -84,7 +85,7 @@ def run() -> int:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(f"diffedit: {message}\n")
+    sys.stderr.write(f"diffedit: {printable(message, lines=True)}\n")
 
 
 @app.callback(invoke_without_command=True)
@@ -267,14 +268,9 @@ def info(**given: Any) -> None:
         rows = value.items() if isinstance(value, dict) else [(None, value)]
         for inner, item in rows:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
-            print(_printable(f"{name if inner is None else f'{name} {inner}'}: {shown}"))
+            print(printable(f"{name if inner is None else f'{name} {inner}'}: {shown}"))
     for each in [*before, line] if line else []:
-        print(_printable(each))
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        print(printable(each))
 
 
 @app.command()

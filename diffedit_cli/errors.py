@@ -75,3 +75,9 @@ def exit_code(codes: Counter[int]) -> int:
     if not failures:
         return 0
     return failures[0] if codes.total() == 1 or failures == [Withheld.code] else SOME_FAILED
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """Without what a terminal would obey, as a file's name may hold it; with `lines` those stay lines."""
+    kept = "\n" if lines else ""
+    return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from diffedit_cli.errors import printable
+
 LOADING = "load"
 ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
@@ -156,11 +158,11 @@ class Reporter:
 
     def say(self, line: str) -> None:
         if not self._quiet:
-            self._console.print(line, markup=False)
+            self._console.print(printable(line), markup=False)
 
     def error(self, message: str) -> None:
         """Shown even when quiet."""
-        self._console.print(f"diffedit: {message}", markup=False)
+        self._console.print(f"diffedit: {printable(message, lines=True)}", markup=False)
 
     def _remove(self, bar: object) -> None:
         if bar in self._tasks:

@@ -332,3 +332,15 @@ def test_what_is_told_on_a_full_standard_output_fails_in_one_sentence(words: tup
     assert ended.returncode == 6, ended.stderr
     assert "diffedit: Standard output cannot be written: No space left on device; make room" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_cannot_move_the_cursor_of_a_terminal() -> None:
+    shutil.copy("good.png", "\x1b[2Ja\nb.png")
+    Path("\x1b[31mcut.png").write_bytes(Path("good.png").read_bytes()[:99])
+    ran = diffedit("run", ".", *WORDS, *FAST, "--out", "done")
+    assert "\\x1b[2Ja\\nb.png" in ran.err
+    assert "\\x1b[31mcut.png" in ran.err
+    assert "\x1b" not in ran.err
+    assert (Path("done") / "\x1b[2Ja\nb.png").exists()
+    assert "\x1b" not in diffedit("edit", "\x1b[31mcut.png", *WORDS).err
