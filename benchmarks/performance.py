@@ -1,7 +1,7 @@
 """Makes docs/performance.md and its plot of what was measured; ``python -m benchmarks.performance DIR``.
 
-DIR/speed and DIR/fullsize are by ``benchmarks.speed``, DIR/scaling.json by ``benchmarks.scaling``; what is not there is
-left out.
+DIR/speed, DIR/fullsize and DIR/gpu are by ``benchmarks.speed``, DIR/scaling.json by ``benchmarks.scaling``; what is
+not there is left out.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ FULLSIZE = """
 
 Random weights, only for the time, where a share of both sides' steps and maps stands for all of them:
 `python -m benchmarks.speed --fullsize --share 0.2 --dtype bfloat16 --cases 1 --out DIR/fullsize`.
+
+"""
+GPU = """
+### On a GPU
+
+All steps and maps: `python -m benchmarks.speed --fullsize --device cuda --dtype float16 --cases 3 --out DIR/gpu`. One
+picture does not keep such a GPU busy: an evaluation takes as long as the processor needs to ask for it, alone or in
+pairs, so that fewer evaluations are all that counts there; `diffedit run --batch` puts several pictures together.
 
 """
 SCALING = """
@@ -91,7 +99,7 @@ def main() -> None:
     parser.add_argument("measured", type=Path, metavar="DIR")
     folder = parser.parse_args().measured
     text = HEAD
-    for name, head in (("speed", SPEED), ("fullsize", FULLSIZE)):
+    for name, head in (("speed", SPEED), ("fullsize", FULLSIZE), ("gpu", GPU)):
         if (folder / name / "speed.md").exists():
             text += head + (folder / name / "speed.md").read_text()
     if (folder / "scaling.json").exists():

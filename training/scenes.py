@@ -1,8 +1,8 @@
 """Draws captioned scenes with exact object masks from Fluent Emoji 3D sprites.
 
 ``scene(seed)`` always gives the same picture, caption and masks; ``swap={"cat": "dog"}`` draws the same scene with
-another object, which is the true result of an edit. ``scene(seed, world=WIDER)`` draws from more objects, drawings,
-colours and places; there ``place="snow"`` leaves the objects where they are. Seeds from a world's ``held_out`` on are
+another object, which is the true result of an edit. ``scene(seed, world=WIDER)`` draws from more objects, colours
+and places; there ``place="snow"`` leaves the objects where they are. Seeds from a world's ``held_out`` on are
 never trained on. The order of the random draws is part of the contract: a seed must go on meaning the same picture.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from training.places import CANVAS, PLACES, background, jitter
-from training.sprites import COLOURS, PAINT, sprite
+from training.sprites import COLOURS, sprite
 
 HELD_OUT = 10_000_000
 OPAQUE = 100  # alpha of 255, above which a pixel is the object's
@@ -34,23 +34,16 @@ OBJECTS: dict[str, str] = {
 FRUIT = {"apples": "apple", "pears": "pear", "oranges": "orange", "lemons": "lemon", "strawberries": "strawberry"}
 MIXED_FRUIT = "fruits"
 
-MORE_DRAWINGS: dict[str, tuple[str, ...]] = {
-    "cat": ("1f431", "1f408-200d-2b1b"), "dog": ("1f436", "1f429"), "rabbit": ("1f430",), "horse": ("1f434",),
-    "cow": ("1f42e",), "pig": ("1f437",), "sheep": ("1f40f",), "tiger": ("1f42f",), "chick": ("1f425",),
-    "car": ("1f698", "1f699"), "bus": ("1f68d",), "ball": ("1f3c0", "1f3d0"), "cake": ("1f382",),
-    "hat": ("1f9e2", "1f452"), "house": ("1f3e1",),
-}  # fmt: skip
-"""What else an object of the present world may look like in the wider one."""
+PAINTED_AS = {"ball": "1f3c0", "hat": "1f9e2"}
+"""The sprites that stand for what has no paint of its own where it is named with a colour: a basketball, a cap."""
 
-MORE_OBJECTS: dict[str, tuple[str, ...]] = {
-    "bear": ("1f43b", "1f9f8"), "fox": ("1f98a",), "lion": ("1f981",), "monkey": ("1f412", "1f435"),
-    "panda": ("1f43c",), "mouse": ("1f401", "1f42d"), "frog": ("1f438",), "turtle": ("1f422",),
-    "fish": ("1f41f", "1f420"), "whale": ("1f433", "1f40b"), "owl": ("1f989",), "bird": ("1f426",),
-    "banana": ("1f34c",), "pineapple": ("1f34d",), "watermelon": ("1f349",), "pizza": ("1f355",), "donut": ("1f369",),
-    "truck": ("1f69a", "1f6fb"), "train": ("1f682",), "plane": ("1f6e9-fe0f", "2708-fe0f"), "boat": ("26f5", "1f6a4"),
-    "rocket": ("1f680",), "tractor": ("1f69c",), "mushroom": ("1f344",), "guitar": ("1f3b8",),
-    "umbrella": ("2602-fe0f",), "crown": ("1f451",), "robot": ("1f916",), "snowman": ("26c4",), "gift": ("1f381",),
-    "book": ("1f4d5", "1f4d6"),
+MORE_OBJECTS: dict[str, str] = {
+    "bear": "1f43b", "fox": "1f98a", "lion": "1f981", "monkey": "1f412", "panda": "1f43c", "mouse": "1f401",
+    "frog": "1f438", "turtle": "1f422", "fish": "1f41f", "whale": "1f433", "owl": "1f989", "bird": "1f426",
+    "banana": "1f34c", "pineapple": "1f34d", "watermelon": "1f349", "pizza": "1f355", "donut": "1f369",
+    "truck": "1f69a", "train": "1f682", "plane": "1f6e9-fe0f", "boat": "26f5", "rocket": "1f680", "tractor": "1f69c",
+    "mushroom": "1f344", "guitar": "1f3b8", "umbrella": "2602-fe0f", "crown": "1f451", "robot": "1f916",
+    "snowman": "26c4", "gift": "1f381", "book": "1f4d5",
 }  # fmt: skip
 
 OF_ANY_COLOUR = (
@@ -70,8 +63,8 @@ IN_COLOURS: dict[str, tuple[str, ...]] = {
 class World:
     """What scenes may show, and the seeds that they are learnt from: ``first`` up to ``held_out``."""
 
-    objects: Mapping[str, tuple[str, ...]]
-    """The name of each object and the codes of its sprites."""
+    objects: Mapping[str, str]
+    """The name of each object and the code of its sprite."""
     places: tuple[str, ...]
     colours: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shards: str = ""
@@ -94,23 +87,19 @@ class World:
             for name in names
         ]
 
-    def drawings(self, name: str) -> list[Image.Image]:
-        """The sprites that may stand for an object: as many in a colour, where one without paint gives way."""
+    def drawing(self, name: str) -> Image.Image:
+        """The sprite of an object, in its colour where it is named with one."""
         colour, _, thing = name.rpartition(" ")
-        codes = self.objects[thing]
-        if colour:
-            paintable = next(code for code in codes if code in PAINT)
-            codes = tuple(code if code in PAINT else paintable for code in codes)
-        return [sprite(code, colour) for code in codes]
+        return sprite(PAINTED_AS.get(thing, self.objects[thing]) if colour else self.objects[thing], colour)
 
 
 PRESENT = World(
-    objects={name: (code,) for name, code in OBJECTS.items()},
+    objects=OBJECTS,
     places=("grass", "beach", "snow", "desert", "night", "table"),
     steady=False,
 )
 WIDER = World(
-    objects={name: (code, *MORE_DRAWINGS.get(name, ())) for name, code in OBJECTS.items()} | MORE_OBJECTS,
+    objects=OBJECTS | MORE_OBJECTS,
     places=tuple(PLACES),
     colours=IN_COLOURS,
     shards="wider-",
@@ -163,14 +152,14 @@ def scene(
         names = [replace.get(names[0], names[0])]
         width = rng.uniform(80, 165)
         x = rng.uniform(width * 0.45, CANVAS - width * 0.45)
-        masks[names[0]] = _draw_object(picture, world.drawings(names[0]), rng, horizon, width, x)
+        masks[names[0]] = _draw_object(picture, world.drawing(names[0]), rng, horizon, width, x)
     elif kind == "two":
         names = [replace.get(name, name) for name in names]
         left_first = rng.random() < 0.5
         for name, left in ((names[0], left_first), (names[1], not left_first)):
             width = rng.uniform(70, 115)
             x = CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
-            masks[name] = _draw_object(picture, world.drawings(name), rng, horizon, width, x)
+            masks[name] = _draw_object(picture, world.drawing(name), rng, horizon, width, x)
     elif kind == "bowl":
         fruit = objects[0] if objects else fruit
         names = [replace.get(fruit, fruit)]
@@ -199,26 +188,25 @@ def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:
 
 
 def _draw_object(
-    picture: Image.Image, drawings: Sequence[Image.Image], rng: random.Random, horizon: int, width: float, x: float
+    picture: Image.Image, image: Image.Image, rng: random.Random, horizon: int, width: float, x: float
 ) -> Image.Image:
     bottom = rng.uniform(max(horizon + 24, width * 0.6), CANVAS - 8)
     mask = Image.new("L", (CANVAS, CANVAS), 0)
-    _put(picture, mask, drawings, random.Random(rng.random()), x, bottom, width)
+    _put(picture, mask, image, random.Random(rng.random()), x, bottom, width)
     return mask
 
 
 def _put(
     picture: Image.Image,
     mask: Image.Image,
-    drawings: Sequence[Image.Image],
+    image: Image.Image,
     rng: random.Random,
     centre: float,
     bottom: float,
     width: float,
 ) -> None:
-    """Paste one of an object's drawings with its shadow; add where it stands to the mask."""
+    """Paste an object with its shadow; add where it stands to the mask."""
     flipped, light = rng.random() < 0.5, rng.uniform(0.9, 1.08)
-    image = rng.choice(drawings)
     height = width * image.height / image.width
     if height > width * 1.25:
         width *= 1.25 * width / height
@@ -253,9 +241,9 @@ def _draw_bowl(picture: Image.Image, fruit: str, rng: random.Random, horizon: in
     mixed = [rng.choice(list(FRUIT.values())) for _ in range(len(_PILE))]
     size = width * 0.34
     for (right, up), any_fruit in zip(_PILE, mixed, strict=True):
-        drawings = PRESENT.drawings(FRUIT.get(fruit) or any_fruit)
+        image = PRESENT.drawing(FRUIT.get(fruit) or any_fruit)
         own = random.Random(rng.random())
-        _put(picture, mask, drawings, own, centre + right * width, bottom - up * width + size * 0.35, size)
+        _put(picture, mask, image, own, centre + right * width, bottom - up * width + size * 0.35, size)
     depth = width * 0.42
     colour = tuple(map(int, jitter((70, 120, 200), rng, 30)))
     rim = tuple(min(255, value + 35) for value in colour)

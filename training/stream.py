@@ -51,7 +51,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="diffedit-scenes-"))
-        self.pool = get_context("spawn").Pool(os.cpu_count())
+        self.pool = get_context("spawn").Pool(max(1, (os.cpu_count() or 1) - 2))  # two for the training itself
         atexit.register(self.close)
 
     def ask(self, world: World, first: int) -> AsyncResult[Block]:

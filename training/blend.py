@@ -1,0 +1,51 @@
+"""Averages two checkpoints, the second trained on from the first. ``python -m training.blend OLD NEW -o CHECKPOINT``
+
+What was forgotten on the way comes back, little of what was learnt goes (arXiv:2109.01903). Afterwards
+``python -m training.unet`` goes on from the mean, or ``training.export`` takes it as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.export import learnt, token_rows, trained_words
+from training.workspace import save_atomically
+
+
+def blend(old: dict[str, Any], new: dict[str, Any], share: float) -> dict[str, Any]:
+    """A checkpoint with a share (0 to 1) of the newer averaged weights; words that only they know stay theirs."""
+    known = token_rows(trained_words(learnt(old["wider_pictures"])))
+    mean: dict[str, Tensor] = {}
+    for name, newer in new["average"].items():
+        older = old["average"][name]
+        if not newer.is_floating_point():
+            mean[name] = newer
+            continue
+        mean[name] = torch.lerp(older.float(), newer.float(), share)
+        if name.endswith("token_embedding.weight"):
+            rows = newer.float().clone()
+            rows[known] = mean[name][known]
+            mean[name] = rows
+    kept = {name: new[name] for name in ("settings", "pictures", "wider_pictures")}
+    return {**kept, "step": 0, "model": mean, "average": mean}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of the newer; default: 0.5")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    old, new = (torch.load(path, weights_only=False, map_location="cpu") for path in (options.old, options.new))
+    save_atomically(blend(old, new, options.share), options.output)
+    print(f"{options.output}: {options.share:g} of {options.new}, the rest of {options.old}")
+
+
+if __name__ == "__main__":
+    main()
