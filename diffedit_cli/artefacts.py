@@ -30,7 +30,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, safetens
 TRAJECTORY = {"trajectory": 4, "timesteps": 1}
 RANKS = {
     "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
-    "edited": {"picture": 3},
+    "encoded": {"latents": 4, "misfit": 1}, "edited": {"picture": 3},
 }  # fmt: skip
 
 

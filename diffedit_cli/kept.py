@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffedit_cli import artefacts, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays
@@ -39,6 +41,20 @@ def remembered(
         for kind in missing:
             _keep(cache, kind, keys[kind], made[kind], abouts[kind], account)
         return {**found, **made}
+
+
+def aside(
+    cache: Cache | None, kind: str, about: Mapping[str, Any], account: Account, compute: Callable[[], Arrays]
+) -> Arrays:
+    """What is no stage of its own, found or made and kept; no account is given of it, and nobody waits for another."""
+    key = cache_key(kind, about)
+    found = _found(cache, kind, key, account) if cache else None
+    if found is not None:
+        return found
+    made = compute()
+    if all(np.isfinite(array).all() for array in made.values()):
+        _keep(cache, kind, key, made, about, account)
+    return made
 
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:

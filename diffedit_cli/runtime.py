@@ -25,6 +25,7 @@ from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
 
+Remember = Callable[[Picture, Account, Callable[[], Arrays]], Arrays]
 AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
 
 
@@ -89,17 +90,30 @@ class Runtime:
             account.warn(warning)
         return embedding
 
-    def latents(self, picture: Picture, account: Account) -> Tensor:
-        """x_0 (1, C, h, w), encoded once for mask and inversion. Raises ModelError for a picture that does not fit."""
+    def latents(self, picture: Picture, account: Account, remember: Remember) -> Tensor:
+        """x_0 (1, C, h, w), encoded once for mask and inversion, unless `remember` knows what encoding gave before.
+
+        Raises ModelError for a picture that does not fit.
+        """
         if self._x_0 is None or self._x_0[0] != picture.digest:
-            model = self.model(account)
-            size = images.fitted_size(picture.size, model.native_size, model.multiple)
-            fitted = torch.from_numpy(picture.fitted(size))[None]
-            x_0 = model.encode(fitted)
-            if not picture.part:
-                self._check_fitness(picture, x_0, account)
-            self._x_0 = picture.digest, x_0
+            encoded = remember(picture, account, lambda: self._encoded(picture, account))
+            if self.folder.fitness and not picture.part:
+                self._check_fitness(picture, float(encoded["misfit"][0]), account)
+            self._x_0 = picture.digest, torch.from_numpy(encoded["latents"]).to(self.device)
         return self._x_0[1]
+
+    def _encoded(self, picture: Picture, account: Account) -> Arrays:
+        """x_0, and of a model of a small world how far a whole picture is from what it knows; 0 else."""
+        model = self.model(account)
+        size = images.fitted_size(picture.size, model.native_size, model.multiple)
+        x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
+        misfit = 0.0
+        if self.folder.fitness and not picture.part:
+            strength, _ = self.folder.fitness
+            misfit = fitness.misfit(model, x_0, strength, generator(0, picture, "fitness"))
+            account.spent("fitness", fitness.DRAWS)
+        # in the order that a file has: with another the network's last bits would be others than from the cache
+        return {"latents": np.ascontiguousarray(x_0.cpu().numpy()), "misfit": np.array([misfit])}
 
     def check_given(self, latents: Latents, picture: Picture, account: Account) -> None:
         """Raises InputError for latents of another shape than this picture's, whatever they say they were made for."""
@@ -112,11 +126,11 @@ class Runtime:
                 f"{shape}; make it again with diffedit invert."
             )
 
-    def check(self, picture: Picture, account: Account) -> None:
+    def check(self, picture: Picture, account: Account, remember: Remember) -> None:
         """Raises ModelError for a picture that does not fit, where only parts of it will be looked at."""
         if self.folder.fitness is not None and "fitness" not in account.evaluations:
             with device_errors(self.device), torch.inference_mode():
-                self.latents(picture, account)
+                self.latents(picture, account, remember)
 
     def computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
         """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
@@ -139,13 +153,10 @@ class Runtime:
         account.spent(stage, model.evaluations - account.evaluations.get("fitness", 0) - before)
         return arrays
 
-    def _check_fitness(self, picture: Picture, x_0: Tensor, account: Account) -> None:
+    def _check_fitness(self, picture: Picture, misfit: float, account: Account) -> None:
         """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
-        if self.folder.fitness is None:
-            return
-        strength, limit = self.folder.fitness
-        misfit = fitness.misfit(self.model(account), x_0, strength, generator(0, picture, "fitness"))
-        account.spent("fitness", fitness.DRAWS)
+        assert self.folder.fitness is not None
+        _, limit = self.folder.fitness
         if misfit > limit:
             unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
             if not self.any_picture:

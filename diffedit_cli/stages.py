@@ -139,7 +139,7 @@ class Workbench:
         boxes = [] if latents else self._boxes(mask.pixels, params)
         parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]
         if boxes:
-            self.runtime.check(picture, account)
+            self.runtime.check(picture, account, self._encoded)
             params = self._writers(account).captioned(params, picture)
         inversions = [
             None if self.inpainting else latents or self.invert(part.picture, params, account) for part in parts
@@ -206,7 +206,7 @@ class Workbench:
         source, target = (
             diffedit.Text(told[name], told.get(f"{name}-negative"), params.guidance) for name in ("from", "to")
         )
-        x_0 = self.runtime.latents(picture, account)
+        x_0 = self.runtime.latents(picture, account, self._encoded)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
         noise = torch.randn((params.most_maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
@@ -229,7 +229,7 @@ class Workbench:
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.runtime.model(account)
-        x_0 = self.runtime.latents(picture, account)
+        x_0 = self.runtime.latents(picture, account, self._encoded)
         levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
         caption = diffedit.Text(
             self.runtime.embedding(params.inversion_caption, params, account),
@@ -300,6 +300,13 @@ class Workbench:
         with device_errors(self.device), torch.inference_mode():
             embedding = self.runtime.embedding(prompt, params, account)
         return embeds.pack(embedding, prompts.record("prompt", prompt) | params.text_record(), self.folder)
+
+    def _encoded(self, picture: Picture, account: Account, encode: Callable[[], Arrays]) -> Arrays:
+        """A picture's latents, the same for whatever is done with it."""
+        about = self._about(picture) | {"dtype": self.runtime.model(account).dtype_name}
+        if self.folder.fitness:
+            about["noised"] = self.folder.fitness[0]
+        return kept.aside(self.cache, "encoded", about, account, encode)
 
     def _writers(self, account: Account) -> Writers:
         return Writers(self.cache, self.folder.memo, account.warn)

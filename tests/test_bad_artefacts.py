@@ -147,7 +147,9 @@ def test_a_spoilt_entry_of_the_cache_is_made_again(how: str) -> None:
     assert diffedit(*words).code == 0
     good = Path("cat.edited.png").read_bytes()
     entries = [
-        entry for kind in ("contrast", "attention", "inversion", "edited") for entry in Path("kept").glob(f"{kind}/*/*")
+        entry
+        for kind in ("encoded", "contrast", "attention", "inversion", "edited")
+        for entry in Path("kept").glob(f"{kind}/*/*")
     ]
     assert len(entries) >= 3
     for entry in entries:

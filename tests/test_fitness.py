@@ -15,6 +15,7 @@ from skimage import data
 
 from diffedit_cli import models
 from diffedit_cli.engine.fitness import DRAWS, misfit
+from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction
 from diffedit_cli.errors import ModelError
@@ -96,6 +97,24 @@ def test_whoever_names_the_model_is_only_warned_and_told_the_cost(tmp_path: Path
     assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 6, "fitness": DRAWS}
     again = diffedit(*words, "--json", "--force")
     assert again.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 0}
+
+
+@pytest.mark.usefixtures("as_default")
+def test_a_picture_is_encoded_and_judged_once_whatever_becomes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, words = picture(tmp_path / "photo.png"), ("--model", "builtin", *FAST, "--json")
+    kept = (*words, "--cache-dir", tmp_path / "c")
+    assert diffedit("edit", path, *WORDS, *kept, "-o", tmp_path / "1.png").code == 0
+    other = ("edit", path, "--from", "cat", "--to", "rabbit")
+    with monkeypatch.context() as once:
+        once.setattr(LatentDiffusion, "encode", lambda *_: pytest.fail("encoded again"))
+        ran = diffedit(*other, *kept, "-o", tmp_path / "2.png")
+    assert ran.code == 0, ran.err
+    assert any("photo.png is unlike" in warning for warning in ran.json["warnings"])
+    assert ran.json["evaluations"] == {"mask": 4, "invert": 0, "edit": 6}
+    diffedit(*other, *words, "--no-cache", "-o", tmp_path / "3.png")
+    assert Image.open(tmp_path / "2.png").tobytes() == Image.open(tmp_path / "3.png").tobytes()
 
 
 def test_a_model_that_takes_anything_is_not_asked(tiny_epsilon: Path, tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 """Hue, saturation, value of each named colour: what the middle of the paint becomes."""
 
 PAINT: dict[str, tuple[float, float]] = {
-    "1f388": (280, 10), "1f697": (310, 10), "1f698": (310, 8), "2602-fe0f": (230, 300), "1fad6": (310, 35),
+    "1f388": (280, 10), "1f697": (310, 10), "2602-fe0f": (230, 300), "1fad6": (310, 35),
     "1f9e2": (175, 230), "1f339": (320, 20), "1f337": (300, 350), "1f4d5": (310, 360), "1f3b8": (310, 360),
     "1f381": (10, 65), "1f34e": (300, 45), "1f69c": (125, 165), "1f69a": (335, 60),
-    "1f6fb": (320, 12), "1f68c": (12, 60), "1f41f": (175, 240), "1f426": (310, 8), "1f3c0": (330, 45),
+    "1f68c": (12, 60), "1f41f": (175, 240), "1f426": (310, 8), "1f3c0": (330, 45),
     "1f6e9-fe0f": (325, 365), "1f438": (125, 170), "1f422": (125, 205),
 }  # fmt: skip
 """From which hue to which the paint of a sprite goes, in degrees: not its leaves, windows and lamps."""
