@@ -122,8 +122,10 @@ def _make_file(dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
 
 
 def _make_folder(**name: Any) -> tuple[int, str]:
-    path = tempfile.mkdtemp(**name)
-    return os.open(path, os.O_RDONLY), path
+    while True:
+        path = tempfile.mkdtemp(**name)
+        with contextlib.suppress(FileNotFoundError):  # somebody swept it before it was opened
+            return os.open(path, os.O_RDONLY), path
 
 
 def _lock(descriptor: int, *, wait: bool = True) -> bool:

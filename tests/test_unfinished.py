@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_what_is_swept_before_it_is_locked_is_begun_again(
             (fresh / "in it").touch()
     assert len(swept) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_folder_that_is_swept_before_it_is_opened_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def made_and_swept(**name: str) -> str:
+        made.append(make(**name))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made_and_swept)
+    with unfinished.folder(tmp_path / "model") as folder:
+        assert str(folder) == made[1]
 
 
 def test_where_there_are_no_locks_nothing_is_taken_for_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
