@@ -116,6 +116,11 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
     return arrays, about
 
 
+def finite(arrays: Arrays) -> bool:
+    """Whether all of their values are."""
+    return all(np.isfinite(array).all() for array in arrays.values())
+
+
 def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
     """A checksum that fits says nothing of who made it. Raises ValueError for what no stage makes."""
     for name, rank in ranks.items():

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from diffedit_cli import artefacts, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays
@@ -52,7 +50,7 @@ def aside(
     if found is not None:
         return found
     made = compute()
-    if all(np.isfinite(array).all() for array in made.values()):
+    if artefacts.finite(made):
         _keep(cache, kind, key, made, about, account)
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from diffedit_cli import embeds, images
 from diffedit_cli.account import LOAD, Account
-from diffedit_cli.artefacts import Arrays, Latents
+from diffedit_cli.artefacts import Arrays, Latents, finite
 from diffedit_cli.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
@@ -97,8 +98,7 @@ class Runtime:
         """
         if self._x_0 is None or self._x_0[0] != picture.digest:
             encoded = remember(picture, account, lambda: self._encoded(picture, account))
-            if self.folder.fitness and not picture.part:
-                self._check_fitness(picture, float(encoded["misfit"][0]), account)
+            self._check_fitness(picture, float(encoded["misfit"][0]), account)
             self._x_0 = picture.digest, torch.from_numpy(encoded["latents"]).to(self.device)
         return self._x_0[1]
 
@@ -108,8 +108,8 @@ class Runtime:
         size = images.fitted_size(picture.size, model.native_size, model.multiple)
         x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
         misfit = 0.0
-        if self.folder.fitness and not picture.part:
-            strength, _ = self.folder.fitness
+        if (limited := self.folder.fitness) and not picture.part:
+            strength, _ = limited
             misfit = fitness.misfit(model, x_0, strength, generator(0, picture, "fitness"))
             account.spent("fitness", fitness.DRAWS)
         # in the order that a file has: with another the network's last bits would be others than from the cache
@@ -138,7 +138,7 @@ class Runtime:
         before = model.evaluations - account.evaluations.get("fitness", 0)
         with device_errors(self.device), torch.inference_mode():
             arrays = compute()
-            if not _finite(arrays) and model.dtype_name != "float32":
+            if not finite(arrays) and model.dtype_name != "float32":
                 account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
                 self._x_0 = None
                 with model.in_float32():
@@ -146,7 +146,7 @@ class Runtime:
                 self._x_0 = None
         if model.vae_overflowed:
             account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
-        if not _finite(arrays):
+        if not finite(arrays):
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
@@ -155,8 +155,7 @@ class Runtime:
 
     def _check_fitness(self, picture: Picture, misfit: float, account: Account) -> None:
         """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
-        assert self.folder.fitness is not None
-        _, limit = self.folder.fitness
+        _, limit = self.folder.fitness or (0.0, math.inf)
         if misfit > limit:
             unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
             if not self.any_picture:
@@ -171,7 +170,3 @@ def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
-
-
-def _finite(arrays: Arrays) -> bool:
-    return all(np.isfinite(array).all() for array in arrays.values())

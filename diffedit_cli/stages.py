@@ -304,8 +304,8 @@ class Workbench:
     def _encoded(self, picture: Picture, account: Account, encode: Callable[[], Arrays]) -> Arrays:
         """A picture's latents, the same for whatever is done with it."""
         about = self._about(picture) | {"dtype": self.runtime.model(account).dtype_name}
-        if self.folder.fitness:
-            about["noised"] = self.folder.fitness[0]
+        if limited := self.folder.fitness:
+            about["noised"] = limited[0]
         return kept.aside(self.cache, "encoded", about, account, encode)
 
     def _writers(self, account: Account) -> Writers:

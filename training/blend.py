@@ -11,26 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from training.export import learnt, token_rows, trained_words
+from training.export import learnt, token_embedding, token_rows
+from training.words import trained_words
 from training.workspace import save_atomically
 
 
 def blend(old: dict[str, Any], new: dict[str, Any], share: float) -> dict[str, Any]:
     """A checkpoint with a share (0 to 1) of the newer averaged weights; words that only they know stay theirs."""
     known = token_rows(trained_words(learnt(old["wider_pictures"])))
-    mean: dict[str, Tensor] = {}
-    for name, newer in new["average"].items():
-        older = old["average"][name]
-        if not newer.is_floating_point():
-            mean[name] = newer
-            continue
-        mean[name] = torch.lerp(older.float(), newer.float(), share)
-        if name.endswith("token_embedding.weight"):
-            rows = newer.float().clone()
-            rows[known] = mean[name][known]
-            mean[name] = rows
+    older, newer = old["average"], new["average"]
+    mean = {
+        name: torch.lerp(older[name].float(), weight.float(), share) if weight.is_floating_point() else weight
+        for name, weight in newer.items()
+    }
+    embedding = token_embedding(mean)
+    rows = newer[embedding].float().clone()
+    rows[known] = mean[embedding][known]
+    mean[embedding] = rows
     kept = {name: new[name] for name in ("settings", "pictures", "wider_pictures")}
     return {**kept, "step": 0, "model": mean, "average": mean}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.evaluate import evaluate
@@ -35,6 +36,11 @@ def token_rows(words: Sequence[str]) -> list[int]:
     return [START, END, unknown, *(TOKEN[word] for word in words)]
 
 
+def token_embedding(weights: Mapping[str, Tensor]) -> str:
+    """The name of the embedding among a text encoder's weights."""
+    return next(name for name in weights if name.endswith("token_embedding.weight"))
+
+
 def learnt(wider_pictures: int) -> World:
     """What a model knows that was shown so many pictures of the wider world."""
     return WIDER if wider_pictures else PRESENT
@@ -46,7 +52,7 @@ def compact_text_encoder(trained: CLIPTextModel, words: Sequence[str]) -> CLIPTe
     settings = trained.config.to_dict() | {"vocab_size": len(rows)}
     compact = CLIPTextModel(CLIPTextConfig.from_dict(settings))
     weights = trained.state_dict()
-    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    name = token_embedding(weights)
     weights[name] = weights[name][rows]
     compact.load_state_dict(weights)
     return compact

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from training.export import token_rows
+from training.export import token_embedding, token_rows
 from training.unet import Denoiser, UnetTraining, unet_folder
 from training.vae import vae_folder
 from training.workspace import save_atomically
@@ -25,7 +25,7 @@ from training.workspace import save_atomically
 def spread_text_encoder(exported: CLIPTextModel, words: list[str], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
     """The exported weights with each word's embedding back in its row; rows that the export left out stay fresh."""
     weights = exported.state_dict()
-    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    name = token_embedding(weights)
     rows = fresh[name].clone()
     rows[token_rows(words)] = weights[name].float()
     return {key: value.float() for key, value in weights.items()} | {name: rows}
