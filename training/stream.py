@@ -100,6 +100,8 @@ class Stream:
 
     def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> tuple[Tensor, Tensor]:
         """Latents and the tokens of one of each scene's captions, of a scene of each kind that is wanted."""
-        where = torch.tensor([self.index.draw(kind, rng) for kind in wanted]).to(self.latents.device)
+        chosen = [self.index.draw(kind, rng) for kind in wanted]
+        pinned = torch.tensor(chosen, pin_memory=self.latents.is_cuda)  # else the copy waits for the step before
+        where = pinned.to(self.latents.device, non_blocking=True)
         which = torch.randint(CAPTIONS, (len(wanted),), device=where.device)
         return self.latents[where].float(), self.tokens[where, which].long()

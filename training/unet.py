@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from training.latents import ANYTHING, Scenes, Wanted
+from training.loss import Gradients
 from training.optimizer import optimizer_for, scale_learning_rate
 from training.scenes import PRESENT, WIDER
 from training.stream import Drawing, Stream
@@ -32,7 +33,6 @@ from training.words import CAPACITY, END, MAX_LENGTH, START
 from training.workspace import (
     Curve,
     add_settings,
-    autocast,
     device,
     random_state,
     read_settings,
@@ -59,6 +59,8 @@ class UnetTraining:
     spread: float = 1.0
     """Of the levels drawn, logit-normal a little above the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
+    mixed_share: float = 0.0
+    """Of the pictures at noisy levels that faintly show a piece of another scene: see `training.loss.mixed`."""
     one_object_pictures: int = 40_000
     two_share: float = 0.45
     often: tuple[str, ...] = ("dog", "cat", "sheep", "duck", "penguin", "chick", "rose", "balloon", "apple", "hat")
@@ -133,29 +135,6 @@ class Denoiser(nn.Module):
         return velocity
 
 
-def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
-    """Of the velocity's error at alpha_bar ``signal``: 1, but at almost clean levels, where only texture is left to
-    learn, what min-SNR-gamma gives (arXiv:2303.09556). On noisy levels that would give next to nothing."""
-    ratio = signal / (1 - signal)
-    return (settings.gamma / (ratio + 1)).clamp(max=1)
-
-
-def loss_of(
-    model: Denoiser, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
-) -> tuple[Tensor, Tensor]:
-    """The weighted loss, and the plain squared error of the velocity."""
-    logits = settings.centre + settings.spread * torch.randn(len(x_0), device=x_0.device)
-    t = (torch.sigmoid(logits) * len(levels)).long()
-    signal = levels[t].view(-1, 1, 1, 1)
-    noise = torch.randn_like(x_0)
-    x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
-    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * x_0
-    with autocast():
-        predicted = model(x_t.contiguous(memory_format=torch.channels_last), t, tokens)
-    error = (predicted.float() - velocity).square().mean((1, 2, 3))
-    return (error * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
-
-
 def scenes_of(vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> tuple[Scenes | Stream, Scenes | Stream]:
     """Of the present and of the wider world: shards in files, on a GPU what is drawn meanwhile."""
     if device().type == "cpu":
@@ -186,7 +165,8 @@ class UnetTrainer:
         self.rng = random.Random(0)
         if saved:
             self._restore(saved)
-        self.levels = build_scheduler().alphas_cumprod.to(device())
+        levels = build_scheduler().alphas_cumprod.to(device())
+        self.gradients = Gradients(self.model, levels, settings)
         self.scenes, self.wider_scenes = scenes_of(vae, latents, settings)
         self.folder = folder
         self.curve: Curve | None = None
@@ -240,10 +220,7 @@ class UnetTrainer:
         parts = [self._batch(scenes, count, seen) for scenes, count, seen in worlds if count]
         x_0, tokens = (torch.cat(both).to(device()) for both in zip(*parts, strict=True))
         scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
-        self.optimizer.zero_grad()
-        loss, error = loss_of(self.model, x_0, tokens, self.levels, settings)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        result = self.gradients(x_0, tokens)
         self.optimizer.step()
         self.step += 1
         self.pictures += settings.batch
@@ -251,7 +228,7 @@ class UnetTrainer:
         share = 1 - min(settings.average, self.step / (self.step + 500))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), share)
-        return torch.stack([loss.detach(), error])
+        return result
 
     def train(self, until: int | None = None, report_every: int = 50, save_seconds: float = 300) -> None:
         """The main run."""

@@ -1,0 +1,109 @@
+"""What the UNet's training lowers, and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from training.workspace import autocast
+
+if TYPE_CHECKING:
+    from training.unet import UnetTraining
+
+VelocityOf = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of noisy latents, timesteps and tokens."""
+MIXED_FROM = 600
+"""The first of 1,000 levels at which words may contradict what is seen."""
+
+
+def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
+    """Of the velocity's error at alpha_bar ``signal``: 1, but at almost clean levels, where only texture is left to
+    learn, what min-SNR-gamma gives (arXiv:2303.09556). On noisy levels that would give next to nothing."""
+    ratio = signal / (1 - signal)
+    return (settings.gamma / (ratio + 1)).clamp(max=1)
+
+
+def mixed(x_0: Tensor) -> Tensor:
+    """Each scene with a rectangle, a quarter to three quarters as wide and as high, of the one before it in the batch.
+
+    An edit asks for what the noise contradicts: at the levels where it begins, the old object can still be made out. A
+    model that has only ever seen words and noise agree believes the noise, the more the better it denoises.
+    """
+
+    def span(size: int) -> Tensor:
+        length, start = torch.rand((2, len(x_0), 1), device=x_0.device)
+        length = size * (0.25 + 0.5 * length)
+        start = start * (size - length)
+        at = torch.arange(size, device=x_0.device)
+        return (at >= start) & (at < start + length)
+
+    rows, columns = x_0.shape[-2:]
+    rectangle = span(rows)[:, None, :, None] & span(columns)[:, None, None, :]
+    return torch.where(rectangle, x_0.roll(1, 0), x_0)
+
+
+def loss_of(
+    velocity_of: VelocityOf, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
+) -> tuple[Tensor, Tensor]:
+    """The weighted loss, and the plain squared error of the velocity."""
+    logits = settings.centre + settings.spread * torch.randn(len(x_0), device=x_0.device)
+    t = (torch.sigmoid(logits) * len(levels)).long()
+    signal = levels[t].view(-1, 1, 1, 1)
+    seen = x_0
+    if settings.mixed_share:
+        chosen = (t >= MIXED_FROM) & (torch.rand(len(x_0), device=x_0.device) < settings.mixed_share)
+        seen = torch.where(chosen.view(-1, 1, 1, 1), mixed(x_0), x_0)
+    x_t = signal.sqrt() * seen + (1 - signal).sqrt() * torch.randn_like(x_0)
+    velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()  # that leads to x_0, whatever is seen
+    with autocast():
+        predicted = velocity_of(x_t.contiguous(memory_format=torch.channels_last), t, tokens)
+    error = (predicted.float() - velocity).square().mean((1, 2, 3))
+    return (error * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
+
+
+class Gradients:
+    """Of the loss of one batch, clipped and left in the parameters.
+
+    On a GPU they are one CUDA graph of the first batch's shape: its thousands of kernels take far longer to start one
+    by one than to run.
+    """
+
+    def __init__(self, model: nn.Module, levels: Tensor, settings: UnetTraining) -> None:
+        self.model, self.levels, self.settings = model, levels, settings
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x_0: Tensor, tokens: Tensor) -> Tensor:
+        """(2,): the loss, and the plain squared error of the velocity."""
+        if x_0.device.type == "cpu":
+            return self._compute(x_0, tokens)
+        if self.graph is None:
+            self._capture(x_0, tokens)
+            assert self.graph is not None
+        self.x_0.copy_(x_0)
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        return self.result.clone()
+
+    def _compute(self, x_0: Tensor, tokens: Tensor) -> Tensor:
+        self.model.zero_grad()
+        loss, error = loss_of(self.model, x_0, tokens, self.levels, self.settings)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        return torch.stack([loss.detach(), error])
+
+    def _capture(self, x_0: Tensor, tokens: Tensor) -> None:
+        self.x_0, self.tokens = x_0.clone(), tokens.clone()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries choose their kernels, which must not happen while a graph is captured
+                self._compute(self.x_0, self.tokens)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.model.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.result = self._compute(self.x_0, self.tokens)
+        self.graph = graph
