@@ -9,7 +9,8 @@ import pytest
 from command import FAST, WORDS
 
 UNNEEDED = ("bitsandbytes", "cv2", "flax", "jax", "matplotlib", "onnxruntime", "pandas", "sklearn", "tensorflow",
-            "torchaudio", "torchvision", "diffusers.pipelines", "compel", "imagecodecs",
+            "torch._dynamo.eval_frame", "torch._inductor", "torchaudio", "torchvision",
+            "diffusers.pipelines", "compel", "imagecodecs",
             "diffedit_cli.page", "diffedit_cli.thumbnails", "diffedit_cli.hub")  # fmt: skip
 EDIT_AND_TELL = """
 import atexit, sys
@@ -59,6 +60,25 @@ def test_an_edit_imports_only_what_it_needs() -> None:
 
 def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
     assert python(ASK_FOR_MORE).stdout.strip() == "diffusers.models.autoencoders.autoencoder_tiny"
+
+
+COMPILE = """
+from diffedit_cli.engine import imports
+with imports.without_compiler():
+    imports.only_what_is_named()
+    from diffedit_cli.engine import families
+import sys, torch
+assert "torch._dynamo.eval_frame" not in sys.modules
+assert torch.compiler.disable(len) is not len
+assert "torch._dynamo.eval_frame" in sys.modules
+with imports.without_compiler():
+    assert torch.compiler.disable(len) is not len
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(())).item())
+"""
+
+
+def test_the_compiler_is_there_when_it_is_asked_for() -> None:
+    assert python(COMPILE).stdout.strip() == "2.0"
 
 
 LEAVE = """

@@ -12,6 +12,7 @@ from typing import Any
 
 EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets")
 """Packages whose `__init__` imports every model that there is, some hundred modules."""
+COMPILER, MARKS = "torch._dynamo", ("allow_in_graph", "assume_constant_result", "disable")
 
 
 class _Bare(ModuleType):
@@ -27,6 +28,17 @@ class _Bare(ModuleType):
         return getattr(self, name)
 
 
+class _Unused(_Bare):
+    """Torch's compiler, for libraries that only mark what it may compile and what it must not."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _unmarked if name in MARKS else super().__getattr__(name)
+
+
+def _unmarked(function: Any = None, *_: Any, **__: Any) -> Any:
+    return function or (lambda inner: inner)
+
+
 @contextlib.contextmanager
 def without_garbage() -> Iterator[None]:
     """For a while without the garbage collector: imports make objects that stay, which it would look through again."""
@@ -39,13 +51,33 @@ def without_garbage() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """For a while without torch's compiler, half of all there is to import and nothing that is used here."""
+    import torch  # noqa: F401
+
+    compiler = _bare(COMPILER, _Unused)
+    try:
+        yield
+    finally:
+        if isinstance(compiler, _Unused):
+            compiler.__class__ = _Bare  # type: ignore[assignment]  # whoever asks it for anything now means it
+
+
 def only_what_is_named() -> None:
     """Makes bare packages of the eager ones that are not imported yet. Imports diffusers itself, and torch."""
     for name in EAGER:
-        spec = importlib.util.find_spec(name) if name not in sys.modules else None
-        if spec is not None:
-            package = importlib.util.module_from_spec(spec)
-            package.__class__ = _Bare
-            sys.modules[name] = package
-            parent, _, own = name.rpartition(".")
-            setattr(sys.modules[parent], own, package)  # as importing it would
+        _bare(name, _Bare)
+
+
+def _bare(name: str, kind: type[_Bare]) -> ModuleType | None:
+    """The package, bare, unless it is imported already."""
+    spec = importlib.util.find_spec(name) if name not in sys.modules else None
+    if spec is None:
+        return None
+    package = importlib.util.module_from_spec(spec)
+    package.__class__ = kind
+    sys.modules[name] = package
+    parent, _, own = name.rpartition(".")
+    setattr(sys.modules[parent], own, package)  # as importing it would
+    return package
