@@ -91,7 +91,7 @@ def main() -> None:
         "`diffedit edit --help`": asked,
         "Python itself": python,
         "`import torch`": torch - python,
-        "`import torch._dynamo`, its compiler, which diffusers and transformers import": compiler - torch,
+        "`import torch._dynamo`, its compiler, which an edit does without": compiler - torch,
         "an edit until the network's first answer": first,
         "the same beside Python and `import torch`": first - torch,
         "the whole edit": alone,
