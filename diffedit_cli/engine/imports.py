@@ -53,7 +53,7 @@ def without_garbage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_compiler() -> Iterator[None]:
-    """For a while without torch's compiler, half of all there is to import and nothing that is used here."""
+    """For a while without torch's compiler, a third of all there is to import and nothing that is used here."""
     import torch  # noqa: F401
 
     compiler = _bare(COMPILER, _Unused)
