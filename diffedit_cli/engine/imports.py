@@ -53,9 +53,10 @@ def without_garbage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_compiler() -> Iterator[None]:
-    """For a while without torch's compiler, a third of all there is to import and nothing that is used here."""
-    import torch  # noqa: F401
+    """For a while without torch's compiler, a third of all there is to import and nothing that is used here.
 
+    Imports torch itself.
+    """
     compiler = _bare(COMPILER, _Unused)
     try:
         yield
