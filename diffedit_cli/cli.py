@@ -15,6 +15,7 @@ import typer
 
 from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, profiling, settings, warm
 from diffedit_cli import options as o
+from diffedit_cli.cli_help import App
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
 
 UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of standard output: files have errors of their own
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = App(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_run.run)
@@ -234,7 +229,7 @@ def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
 
 
 @app.command()
-@takes({"file": (o.argument(Path, "A mask, a latents file, an edited picture or a preview."), o.REQUIRED)}, o.JSON)
+@takes(o.argument("file", Path, "A mask, a latents file, an edited picture or a preview."), o.JSON)
 def info(**given: Any) -> None:
     """Show how a file was made, and the command that makes it again."""
     import json

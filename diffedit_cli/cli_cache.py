@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from diffedit_cli import cli_models
 from diffedit_cli import options as o
+from diffedit_cli.cli_help import App
 from diffedit_cli.errors import UsageError
 from diffedit_cli.options import takes
 
-app = typer.Typer(no_args_is_help=True, help="What is kept of earlier masks and inversions.")
+app = App(help="What is kept of earlier masks and inversions.")
 
 
 @app.command("list")

@@ -13,13 +13,14 @@ import typer
 
 from diffedit_cli import options as o
 from diffedit_cli import weights
+from diffedit_cli.cli_help import App
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
     from diffedit_cli.models import ModelFolder
 
-app = typer.Typer(no_args_is_help=True, help="Which models there are.")
+app = App(help="Which models there are.")
 
 
 def _tell(line: str) -> None:
@@ -171,7 +172,7 @@ def show(**given: Any) -> None:
 
 @app.command()
 @takes(
-    {"folder": (o.argument(Path, "The folder to make."), o.REQUIRED)},
+    o.argument("folder", Path, "The folder to make."),
     o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
 )  # fmt: skip
 def save(**given: Any) -> None:

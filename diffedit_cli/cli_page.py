@@ -10,7 +10,7 @@ from diffedit_cli.options import takes
 
 
 @takes(
-    {"folder": (o.argument(Path, "A folder that diffedit run wrote into."), o.REQUIRED)},
+    o.argument("folder", Path, "A folder that diffedit run wrote into."),
     o.QUIET,
     o.FORCE,
 )

@@ -92,22 +92,17 @@ def _params(panel: str, **texts: str) -> Group:
     )
 
 
-def argument(kind: Any, text: str) -> Any:
-    return Annotated[kind, typer.Argument(help=text, show_default=False)]
+def argument(name: str, kind: Any, text: str, default: Any = REQUIRED) -> Group:
+    return {name: (Annotated[kind, typer.Argument(help=text, show_default=False, metavar=name.upper())], default)}
 
 
-IMAGE: Group = {"image": (argument(Path, "A picture, or - for standard input."), REQUIRED)}
-IMAGES: Group = {"images": (argument(list[Path], "Pictures, or - for standard input."), REQUIRED)}
-SOURCES: Group = {
-    "sources": (
-        argument(
-            list[str],
-            "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or URLs of these; - for paths on standard "
-            "input.",
-        ),
-        REQUIRED,
-    )
-}
+IMAGE: Group = argument("image", Path, "A picture, or - for standard input.")
+IMAGES: Group = argument("images", list[Path], "Pictures, or - for standard input.")
+SOURCES: Group = argument(
+    "sources",
+    list[str],
+    "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or URLs of these; - for paths on standard input.",
+)
 
 
 def _embeds(panel: str, *names: str) -> Group:
@@ -253,8 +248,8 @@ MEMORY = _group(
 )
 MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
-MODEL_ARGUMENT: Group = {"name": (argument(str, f"{_MODEL_TEXT}."), REQUIRED)}
-MODEL_ARGUMENT_OR_DEFAULT: Group = {"name": (argument(str | None, f"{_MODEL_TEXT} (default: the one in use)."), None)}
+MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
+MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)
 PULL = _group(
     "Download",
     variant=(str | None, None, "The variant of the weights, such as fp16."),

@@ -56,7 +56,7 @@ class Params:
     lambda_auto_corr: float = 20.0
     lambda_kl: float = 20.0
     auto_corr_rolls: int = 5  # random shifts for each regularisation step
-    steps: int = 20
+    steps: int = 16
     scheduler: str = "dpm++"  # of inversion and edit; the levels are the same
     guidance: float = 7.5
     guidance_end: float = 0.6  # share of the edit's steps, the first ones, that are guided

@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
-    {"errors"},
+    {"errors", "cli_help"},
     {"", "unfinished"},
     {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting"},

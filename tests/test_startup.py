@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -110,3 +111,15 @@ _leave(3)
 def test_a_command_ends_without_taking_torch_apart(before: str, said: str) -> None:
     ended = subprocess.run([sys.executable, "-c", LEAVE.format(before)], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, said, "")
+
+
+def test_help_is_plain_text_in_groups_and_needs_no_library_to_draw_it() -> None:
+    told = python(EDIT_AND_TELL, "edit", "--help")
+    assert re.search(r"\n\nWhat to change:\n  --from <str>", told.stdout)
+    assert told.stdout.index("Arguments:") < told.stdout.index("What to change:") < told.stdout.index("Mask:")
+    assert not {"rich", "diffedit_cli.batch"} & set(told.stderr.split())
+    overview = python(EDIT_AND_TELL, "--help").stdout
+    assert (
+        " ".join(overview.split()).count("Keep the program and its model in memory: edit, mask and invert are then")
+        == 1
+    )

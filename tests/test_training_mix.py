@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from training.blend import blend
-from training.latents import ANYTHING, Index
-from training.loss import loss_of, mixed
+from training.latents import ANYTHING, Index, Scenes
+from training.loss import EDITS_FROM, half_edited, loss_of
 from training.unet import UnetTrainer, UnetTraining, build_scheduler
 from training.words import CAPACITY, TOKEN
+from training.workspace import save_atomically
 
 RNG = random.Random(0)
 
@@ -63,23 +67,33 @@ def test_a_blend_is_the_mean_of_what_both_know() -> None:
     assert both["average"][embedding][TOKEN["fox"], 0] == 0.75
 
 
-def test_a_mixed_scene_holds_a_rectangle_of_the_one_before() -> None:
+def test_an_edit_shows_less_of_what_was_there_the_less_noise_there_is() -> None:
+    """With DDIM and a perfect model: the very latents of each step down."""
+    levels = build_scheduler().alphas_cumprod
+    new, old, noise = torch.randn((3, 1, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    a, b = levels.sqrt(), (1 - levels).sqrt()
+    begun = 900
+    y_t = a[begun] * old + b[begun] * noise
+    under: dict[int, Tensor] = {begun: old}
+    for higher, lower in pairwise([begun, 800, 600, 300]):
+        eps = (y_t - a[higher] * new) / b[higher]
+        y_t = a[lower] * new + b[lower] * eps
+        under[lower] = (y_t - b[lower] * noise) / a[lower]
     torch.manual_seed(0)
-    x_0 = torch.arange(200.0).view(200, 1, 1, 1).expand(-1, 3, 32, 32)
-    seen = mixed(x_0)
-    other = seen != x_0
-    assert torch.equal(seen[other], x_0.roll(1, 0)[other])
-    assert torch.equal(other, other[:, :1].expand_as(other))
-    rows, columns = other[:, 0].any(2), other[:, 0].any(1)
-    assert torch.equal(other[:, 0], rows[:, :, None] & columns[:, None])  # a rectangle
-    for sides in (rows.sum(1), columns.sum(1)):
-        assert (sides.min(), sides.max()) == (8, 24)
+    for t, expected in under.items():
+        many = torch.full((4000,), t)
+        shares = (half_edited(new, old, many, levels) - new).mean((1, 2, 3)) / (old - new).mean()
+        least, wanted, most = (
+            float(value) for value in (shares.min(), ((expected - new) / (old - new)).mean(), shares.max())
+        )
+        assert 0 < least <= wanted + 1e-4 <= most + 2e-4
+        assert most == pytest.approx(1.0 if t >= EDITS_FROM else float(a[450] * b[t] / (b[450] * a[t])), rel=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_loss_asks_for_the_scene_of_the_words_whatever_is_seen(share: float) -> None:
     levels = build_scheduler().alphas_cumprod
-    x_0 = 4 * torch.randn((64, 2, 32, 32), generator=torch.Generator().manual_seed(0))
+    x_0, before = 4 * torch.randn((2, 64, 2, 32, 32), generator=torch.Generator().manual_seed(0))
     contradicted: list[bool] = []
 
     def oracle(x_t: Tensor, t: Tensor, _: Tensor) -> Tensor:
@@ -90,7 +104,23 @@ def test_the_loss_asks_for_the_scene_of_the_words_whatever_is_seen(share: float)
         return (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()
 
     torch.manual_seed(0)
-    loss, error = loss_of(oracle, x_0, torch.zeros(64, 16), levels, UnetTraining(mixed_share=share, centre=0.6))
+    batch = x_0, before, torch.zeros(64, 16)
+    loss, error = loss_of(oracle, batch, levels, UnetTraining(edit_share=share, centre=0.6))
     assert loss < 1e-9
     assert error < 1e-9
     assert any(contradicted) == bool(share)
+
+
+def test_scenes_lie_beside_what_an_edit_makes_of_them(tmp_path: Path) -> None:
+    """Shards and streams alike: a scene, then the edited one, and each is the other side of the other."""
+    contents = [("one", (name,), "snow") for name in ("cat", "dog", "pig", "cow")]
+    scenes = Scenes(AutoencoderKL(), tmp_path)
+    save_atomically((torch.arange(4.0).view(4, 1, 1, 1), contents), tmp_path / "pairs-0000.pt")
+    scenes.grow(1)
+    latents, twins, _ = scenes.batch([(False, ANYTHING)] * 50, random.Random(0))
+    assert set(zip(latents.flatten().tolist(), twins.flatten().tolist(), strict=True)) == {
+        (0, 1),
+        (1, 0),
+        (2, 3),
+        (3, 2),
+    }

@@ -15,7 +15,7 @@ pytest.importorskip("training", reason="a source distribution has no training")
 
 from training import places, scenes, sprites
 from training.export import world
-from training.scenes import OBJECTS, PRESENT, WIDER, Scene, scene, with_article
+from training.scenes import OBJECTS, PRESENT, WIDER, Scene, World, edited, scene, with_article
 from training.unet import UnetTrainer, UnetTraining
 from training.words import CAPACITY, MAX_LENGTH, TOKEN, captions_of, trained_words
 
@@ -53,6 +53,26 @@ def test_seeds_of_the_present_world_keep_their_meaning(seed: int) -> None:
     """Shards, benchmarks and samples hold what these seeds were."""
     drawn = scene(seed)
     assert (drawn.caption, boxes(drawn)) == SEEDS[seed]
+
+
+@pytest.mark.parametrize("drawn_from", [PRESENT, WIDER], ids=["present", "wider"])
+def test_an_edited_scene_differs_by_one_thing_its_colour_or_the_place(drawn_from: World) -> None:
+    kinds = set()
+    for seed in range(drawn_from.held_out, drawn_from.held_out + 120):
+        before, after = scene(seed, world=drawn_from), edited(seed, drawn_from)
+        assert boxes(edited(seed, drawn_from)) == boxes(after)
+        assert before.kind == after.kind
+        gone, come = set(before.objects) - set(after.objects), set(after.objects) - set(before.objects)
+        if before.place != after.place:
+            kinds.add("place")
+            assert not gone | come
+            assert drawn_from.steady or not before.objects
+            assert boxes(before) == boxes(after)
+            continue
+        assert (len(gone), len(come)) == (1, 1)
+        old, new = (name.rpartition(" ")[2] for name in (*gone, *come))
+        kinds.add("colour" if old == new else "thing")
+    assert kinds == ({"thing", "place", "colour"} if drawn_from.colours else {"thing", "place"})
 
 
 def test_the_wider_world_has_all_of_the_present_one() -> None:
@@ -145,7 +165,7 @@ def test_a_model_claims_the_wider_world_only_where_it_was_shown_it() -> None:
 
 def test_a_checkpoint_of_the_present_world_goes_on_with_both(tmp_path: Path) -> None:
     contents = [("one", ("cat",), "grass")] * 4
-    for name in ("0000.pt", "wider-0000.pt"):
+    for name in ("pairs-0000.pt", "wider-pairs-0000.pt"):
         torch.save((torch.zeros(4, 4, 32, 32).half(), contents), tmp_path / name)
     small = {"channels": (8, 8, 8), "text_width": 8, "text_layers": 1, "batch": 4}
     vae = SimpleNamespace(config=SimpleNamespace(latent_channels=4))

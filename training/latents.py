@@ -18,23 +18,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data import to_tensor
-from training.scenes import PRESENT, World, scene
+from training.scenes import PRESENT, World, edited, scene
 from training.words import draw_caption, encode_all
 from training.workspace import autocast, device, save_atomically
 
 SHARD_SCENES = 2000
+"""Every other one of them is the one before it after an edit."""
 Where = TypeVar("Where")
+Number = TypeVar("Number", int, Tensor)
 Content = tuple[str, tuple[str, ...], str]
 """Kind, objects, place: all that a caption needs."""
 ANYTHING = ""
 Wanted = tuple[bool, str]
 """Whether a scene of two objects is to be learnt from, and which object it shows, or `ANYTHING`."""
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Latents, those of the same scenes on the other side of an edit, (N, MAX_LENGTH) tokens."""
 
 
-def draw(world: World, seed: int) -> tuple[NDArray[np.uint8], Content]:
-    """A scene's picture, and all that a caption needs."""
-    drawn = scene(seed, world=world)
-    return np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)
+def draw(world: World, seed: int) -> list[tuple[NDArray[np.uint8], Content]]:
+    """A scene's picture and all that a caption needs, then those of the same scene after an edit."""
+    both = scene(seed, world=world), edited(seed, world)
+    return [(np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)) for drawn in both]
 
 
 @torch.no_grad()
@@ -47,6 +51,11 @@ def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
             parts.append(vae.encode(to_tensor(torch.from_numpy(batch).to(device()))).latent_dist.mode().float())
     scale: float = vae.config.scaling_factor
     return torch.cat(parts) * scale
+
+
+def twin(at: Number) -> Number:
+    """Where the other side of an edit is: scenes and edited scenes take turns."""
+    return at ^ 1
 
 
 class Index(Generic[Where]):
@@ -74,17 +83,18 @@ class Shard:
 
 def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
     """Draw the scenes of a shard on one processor while the other encodes them."""
-    first = world.first + index * SHARD_SCENES
-    seeds = range(first, first + SHARD_SCENES)
+    first = world.first + index * SHARD_SCENES // 2
+    seeds = range(first, first + SHARD_SCENES // 2)
     assert seeds[-1] < world.held_out
     latents: list[Tensor] = []
     contents: list[Content] = []
     pixels: list[NDArray[np.uint8]] = []
     with get_context("spawn").Pool(1) as pool:
-        for picture, content in pool.imap(functools.partial(draw, world), seeds, chunksize=20):
-            pixels.append(picture)
-            contents.append(content)
-            if len(pixels) == 40 or len(contents) == len(seeds):
+        for drawn in pool.imap(functools.partial(draw, world), seeds, chunksize=10):
+            for picture, content in drawn:
+                pixels.append(picture)
+                contents.append(content)
+            if len(pixels) == 40 or len(contents) == SHARD_SCENES:
                 latents.append(encode_pictures(vae, np.stack(pixels)).half().cpu())
                 pixels = []
     return Shard(torch.cat(latents), contents)
@@ -102,7 +112,7 @@ class Scenes:
         """Have at least this many shards, from their files where they are there."""
         while len(self.shards) < shards:
             index = len(self.shards)
-            path = self.folder / f"{self.world.shards}{index:04d}.pt"
+            path = self.folder / f"{self.world.shards}pairs-{index:04d}.pt"
             if not path.exists():
                 made = make_shard(self.vae, index, self.world)
                 save_atomically((made.latents, list(made.contents)), path)
@@ -111,12 +121,15 @@ class Scenes:
             for at, content in enumerate(shard.contents):
                 self.index.add((index, at), content)
 
-    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Latents and the tokens of freshly drawn captions, of a scene of each kind that is wanted."""
+    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> Batch:
+        """Of a scene of each kind that is wanted, with freshly drawn captions."""
         latents: list[Tensor] = []
+        twins: list[Tensor] = []
         captions: list[str] = []
         for kind in wanted:
             index, at = self.index.draw(kind, rng)
-            latents.append(self.shards[index].latents[at])
-            captions.append(draw_caption(*self.shards[index].contents[at], rng))
-        return torch.stack(latents).float(), encode_all(captions)
+            shard = self.shards[index]
+            latents.append(shard.latents[at])
+            twins.append(shard.latents[twin(at)])
+            captions.append(draw_caption(*shard.contents[at], rng))
+        return torch.stack(latents).float(), torch.stack(twins).float(), encode_all(captions)

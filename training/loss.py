@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from training.latents import Batch
 from training.workspace import autocast
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 VelocityOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of noisy latents, timesteps and tokens."""
-MIXED_FROM = 600
-"""The first of 1,000 levels at which words may contradict what is seen."""
+EDITS_FROM = 450
+"""The first of 1,000 levels at which an edit may begin; masks are looked for there, too."""
 
 
 def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
@@ -26,36 +27,29 @@ def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
     return (settings.gamma / (ratio + 1)).clamp(max=1)
 
 
-def mixed(x_0: Tensor) -> Tensor:
-    """Each scene with a rectangle, a quarter to three quarters as wide and as high, of the one before it in the batch.
+def half_edited(x_0: Tensor, before: Tensor, t: Tensor, levels: Tensor) -> Tensor:
+    """What an edit from ``before`` to ``x_0`` has under its noise at timestep ``t``.
 
-    An edit asks for what the noise contradicts: at the levels where it begins, the old object can still be made out. A
-    model that has only ever seen words and noise agree believes the noise, the more the better it denoises.
+    It begins at some noisier t_0 with the old scene alone. From there the new one is predicted, and with DDIM
+    (arXiv:2010.02502, eq. 12) of the difference remains what the ratio of signal to noise has not yet outgrown. A model
+    that has only ever seen words and noise agree believes the noise, the more the better it denoises.
     """
-
-    def span(size: int) -> Tensor:
-        length, start = torch.rand((2, len(x_0), 1), device=x_0.device)
-        length = size * (0.25 + 0.5 * length)
-        start = start * (size - length)
-        at = torch.arange(size, device=x_0.device)
-        return (at >= start) & (at < start + length)
-
-    rows, columns = x_0.shape[-2:]
-    rectangle = span(rows)[:, None, :, None] & span(columns)[:, None, None, :]
-    return torch.where(rectangle, x_0.roll(1, 0), x_0)
+    t_0 = t.clamp(min=EDITS_FROM)
+    t_0 = t_0 + ((len(levels) - 1 - t_0) * torch.rand(len(t), device=t.device).square()).long()
+    ratio = (levels / (1 - levels)).sqrt()
+    return x_0 + (ratio[t_0] / ratio[t]).view(-1, 1, 1, 1) * (before - x_0)
 
 
-def loss_of(
-    velocity_of: VelocityOf, x_0: Tensor, tokens: Tensor, levels: Tensor, settings: UnetTraining
-) -> tuple[Tensor, Tensor]:
+def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: UnetTraining) -> tuple[Tensor, Tensor]:
     """The weighted loss, and the plain squared error of the velocity."""
+    x_0, before, tokens = batch
     logits = settings.centre + settings.spread * torch.randn(len(x_0), device=x_0.device)
     t = (torch.sigmoid(logits) * len(levels)).long()
     signal = levels[t].view(-1, 1, 1, 1)
     seen = x_0
-    if settings.mixed_share:
-        chosen = (t >= MIXED_FROM) & (torch.rand(len(x_0), device=x_0.device) < settings.mixed_share)
-        seen = torch.where(chosen.view(-1, 1, 1, 1), mixed(x_0), x_0)
+    if settings.edit_share:
+        chosen = torch.rand((len(x_0), 1, 1, 1), device=x_0.device) < settings.edit_share
+        seen = torch.where(chosen, half_edited(x_0, before, t, levels), x_0)
     x_t = signal.sqrt() * seen + (1 - signal).sqrt() * torch.randn_like(x_0)
     velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()  # that leads to x_0, whatever is seen
     with autocast():
@@ -75,35 +69,36 @@ class Gradients:
         self.model, self.levels, self.settings = model, levels, settings
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, x_0: Tensor, tokens: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """(2,): the loss, and the plain squared error of the velocity."""
-        if x_0.device.type == "cpu":
-            return self._compute(x_0, tokens)
+        if batch[0].device.type == "cpu":
+            return self._compute(batch)
         if self.graph is None:
-            self._capture(x_0, tokens)
+            self._capture(batch)
             assert self.graph is not None
-        self.x_0.copy_(x_0)
-        self.tokens.copy_(tokens)
+        for there, given in zip(self.batch, batch, strict=True):
+            there.copy_(given)
         self.graph.replay()
         return self.result.clone()
 
-    def _compute(self, x_0: Tensor, tokens: Tensor) -> Tensor:
+    def _compute(self, batch: Batch) -> Tensor:
         self.model.zero_grad()
-        loss, error = loss_of(self.model, x_0, tokens, self.levels, self.settings)
+        loss, error = loss_of(self.model, batch, self.levels, self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         return torch.stack([loss.detach(), error])
 
-    def _capture(self, x_0: Tensor, tokens: Tensor) -> None:
-        self.x_0, self.tokens = x_0.clone(), tokens.clone()
+    def _capture(self, batch: Batch) -> None:
+        x_0, before, tokens = batch
+        self.batch = x_0.clone(), before.clone(), tokens.clone()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):  # libraries choose their kernels, which must not happen while a graph is captured
-                self._compute(self.x_0, self.tokens)
+                self._compute(self.batch)
         torch.cuda.current_stream().wait_stream(aside)
         self.model.zero_grad()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.result = self._compute(self.x_0, self.tokens)
+            self.result = self._compute(self.batch)
         self.graph = graph

@@ -1,9 +1,10 @@
 """Draws captioned scenes with exact object masks from Fluent Emoji 3D sprites.
 
 ``scene(seed)`` always gives the same picture, caption and masks; ``swap={"cat": "dog"}`` draws the same scene with
-another object, which is the true result of an edit. ``scene(seed, world=WIDER)`` draws from more objects, colours
-and places; there ``place="snow"`` leaves the objects where they are. Seeds from a world's ``held_out`` on are
-never trained on. The order of the random draws is part of the contract: a seed must go on meaning the same picture.
+another object, which is the true result of an edit; ``edited(seed)`` chooses an edit itself. ``scene(seed,
+world=WIDER)`` draws from more objects, colours and places; there ``place="snow"`` leaves the objects where they are.
+Seeds from a world's ``held_out`` on are never trained on. The order of the random draws is part of the contract: a
+seed must go on meaning the same picture.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from training.sprites import COLOURS, sprite
 HELD_OUT = 10_000_000
 OPAQUE = 100  # alpha of 255, above which a pixel is the object's
 COLOURED = 0.75  # of the objects that come in colours
+PLACE_EDITS = 0.2  # of the edits, where the objects stay as they are
+COLOUR_EDITS = 0.5  # of the edits of coloured objects
 
 OBJECTS: dict[str, str] = {
     "cat": "1f408", "dog": "1f415", "rabbit": "1f407", "horse": "1f40e", "cow": "1f404", "pig": "1f416",
@@ -171,6 +174,25 @@ def scene(
         picture = picture.resize((size, size))
         masks = {name: mask.resize((size, size)) for name, mask in masks.items()}
     return Scene(picture=picture, caption=caption, kind=kind, objects=tuple(names), place=place, masks=masks)
+
+
+def edited(seed: int, world: World = PRESENT) -> Scene:
+    """The scene of a seed after an edit that the seed chooses: another object, another colour or another place."""
+    before, rng = scene(seed, world=world), random.Random(f"{seed} edited")
+    if not before.objects or (world.steady and rng.random() < PLACE_EDITS):
+        return scene(seed, place=rng.choice([place for place in world.places if place != before.place]), world=world)
+    old = rng.choice(before.objects)
+    if before.kind == "bowl":
+        return scene(
+            seed, swap={old: rng.choice([fruit for fruit in (*FRUIT, MIXED_FRUIT) if fruit != old])}, world=world
+        )
+    colour, _, thing = old.rpartition(" ")
+    if colour and rng.random() < COLOUR_EDITS:
+        others = [other for other in world.colours[thing] if other != colour]
+        return scene(seed, swap={old: f"{rng.choice(others)} {thing}"}, world=world)
+    things = {name.rpartition(" ")[2] for name in before.objects}
+    new = next(name for _ in iter(int, 1) for name in world.draw_names(rng) if name.rpartition(" ")[2] not in things)
+    return scene(seed, swap={old: new}, world=world)
 
 
 def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:

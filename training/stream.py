@@ -21,12 +21,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from training.latents import SHARD_SCENES, Content, Index, Wanted, draw, encode_pictures
+from training.latents import SHARD_SCENES, Batch, Content, Index, Wanted, draw, encode_pictures, twin
 from training.scenes import CANVAS, World
 from training.words import MAX_LENGTH, draw_caption, encode_all
 
 BLOCK = 200
-"""Scenes that a process draws at once."""
+"""Scenes that a process draws at once, edited ones among them."""
 CAPTIONS = 24
 """Of each scene, drawn with it: which of them is learnt from is decided at each visit."""
 Block = tuple[Path, Tensor, list[Content]]
@@ -36,12 +36,12 @@ Block = tuple[Path, Tensor, list[Content]]
 def draw_block(world: World, first: int, folder: Path) -> Block:
     """Pictures go through a file: to send them between processes would hold up the training."""
     torch.set_num_threads(1)
-    drawn = [draw(world, seed) for seed in range(first, first + BLOCK)]
+    drawn = [shown for seed in range(first, first + BLOCK // 2) for shown in draw(world, seed)]
     path = folder / f"{first}.npy"
     np.save(path, np.stack([picture for picture, _ in drawn]))
     tokens = []
-    for seed, (_, content) in enumerate(drawn, first):
-        rng = random.Random(seed)
+    for number, (_, content) in enumerate(drawn):
+        rng = random.Random(2 * first + number)
         tokens.append(encode_all([draw_caption(*content, rng) for _ in range(CAPTIONS)]).short())
     return path, torch.stack(tokens), [content for _, content in drawn]
 
@@ -80,7 +80,7 @@ class Stream:
     def grow(self, shards: int) -> None:
         """Have this many shards drawn; take in one block that is ready, waiting for the very first."""
         while self.asked < shards * SHARD_SCENES and len(self.waiting) < (os.cpu_count() or 1):
-            self.waiting.append(self.drawing.ask(self.world, self.world.first + self.asked))
+            self.waiting.append(self.drawing.ask(self.world, self.world.first + self.asked // 2))
             self.asked += BLOCK
         if not self.count:
             self.waiting[0].wait()
@@ -98,10 +98,10 @@ class Stream:
             self.index.add(at, content)
         self.count += BLOCK
 
-    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Latents and the tokens of one of each scene's captions, of a scene of each kind that is wanted."""
+    def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> Batch:
+        """Of a scene of each kind that is wanted, with one of its captions."""
         chosen = [self.index.draw(kind, rng) for kind in wanted]
         pinned = torch.tensor(chosen, pin_memory=self.latents.is_cuda)  # else the copy waits for the step before
         where = pinned.to(self.latents.device, non_blocking=True)
         which = torch.randint(CAPTIONS, (len(wanted),), device=where.device)
-        return self.latents[where].float(), self.tokens[where, which].long()
+        return self.latents[where].float(), self.latents[twin(where)].float(), self.tokens[where, which].long()

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from training.latents import ANYTHING, Scenes, Wanted
+from training.latents import ANYTHING, Batch, Scenes, Wanted
 from training.loss import Gradients
 from training.optimizer import optimizer_for, scale_learning_rate
 from training.scenes import PRESENT, WIDER
@@ -59,8 +59,8 @@ class UnetTraining:
     spread: float = 1.0
     """Of the levels drawn, logit-normal a little above the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
-    mixed_share: float = 0.0
-    """Of the pictures at noisy levels that faintly show a piece of another scene: see `training.loss.mixed`."""
+    edit_share: float = 0.0
+    """Of the pictures that are seen as in an edit, with what was there before: see `training.loss.half_edited`."""
     one_object_pictures: int = 40_000
     two_share: float = 0.45
     often: tuple[str, ...] = ("dog", "cat", "sheep", "duck", "penguin", "chick", "rose", "balloon", "apple", "hat")
@@ -197,7 +197,7 @@ class UnetTrainer:
             path,
         )
 
-    def _batch(self, scenes: Scenes | Stream, count: int, seen: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, scenes: Scenes | Stream, count: int, seen: int) -> Batch:
         """Of one world, of which so many pictures were seen."""
         settings = self.settings
         scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
@@ -218,9 +218,9 @@ class UnetTrainer:
             (self.wider_scenes, wider, self.wider_pictures),
         )
         parts = [self._batch(scenes, count, seen) for scenes, count, seen in worlds if count]
-        x_0, tokens = (torch.cat(both).to(device()) for both in zip(*parts, strict=True))
+        x_0, before, tokens = (torch.cat(both).to(device()) for both in zip(*parts, strict=True))
         scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
-        result = self.gradients(x_0, tokens)
+        result = self.gradients((x_0, before, tokens))
         self.optimizer.step()
         self.step += 1
         self.pictures += settings.batch
