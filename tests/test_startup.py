@@ -11,8 +11,8 @@ from command import FAST, WORDS
 
 UNNEEDED = ("bitsandbytes", "cv2", "flax", "jax", "matplotlib", "onnxruntime", "pandas", "sklearn", "tensorflow",
             "torch._dynamo.eval_frame", "torch._inductor", "torchaudio", "torchvision",
-            "diffusers.pipelines", "compel", "imagecodecs",
-            "diffedit_cli.page", "diffedit_cli.thumbnails", "diffedit_cli.hub")  # fmt: skip
+            "scipy.integrate._ode", "scipy.optimize._optimize", "scipy.stats._stats_py", "diffusers.pipelines",
+            "compel", "imagecodecs", "diffedit_cli.page", "diffedit_cli.thumbnails", "diffedit_cli.hub")  # fmt: skip
 EDIT_AND_TELL = """
 import atexit, sys
 from diffedit_cli.__main__ import main
@@ -65,21 +65,36 @@ def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
 
 COMPILE = """
 from diffedit_cli.engine import imports
-with imports.without_compiler():
+with imports.without_unused():
     imports.only_what_is_named()
     from diffedit_cli.engine import families
 import sys, torch
 assert "torch._dynamo.eval_frame" not in sys.modules
 assert torch.compiler.disable(len) is not len
 assert "torch._dynamo.eval_frame" in sys.modules
-with imports.without_compiler():
+with imports.without_unused():
     assert torch.compiler.disable(len) is not len
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(())).item())
+"""
+COUNT = """
+from diffedit_cli.engine import imports
+with imports.without_unused():
+    imports.only_what_is_named()
+    from diffedit_cli.engine import families
+import scipy, sys
+assert not {"scipy.optimize._optimize", "scipy.stats._stats_py"} & set(sys.modules)
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+print(linear_sum_assignment([[2, 1], [1, 2]])[1].tolist(), scipy.stats.norm.cdf(0), scipy.optimize.brentq(abs, 0, 0))
+assert {"scipy.optimize._optimize", "scipy.stats._stats_py"} <= set(sys.modules)
 """
 
 
 def test_the_compiler_is_there_when_it_is_asked_for() -> None:
     assert python(COMPILE).stdout.strip() == "2.0"
+
+
+def test_scipy_is_there_when_it_is_asked_for() -> None:
+    assert python(COUNT).stdout.strip() == "[1, 0] 0.5 0.0"
 
 
 LEAVE = """

@@ -12,7 +12,8 @@ from typing import Any
 
 EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets")
 """Packages whose `__init__` imports every model that there is, some hundred modules."""
-COMPILER, MARKS = "torch._dynamo", ("allow_in_graph", "assume_constant_result", "disable")
+UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
+"""Torch's compiler, and what losses and schedulers that are not used here ask for: a third of what could be imported."""
 
 
 class _Bare(ModuleType):
@@ -29,14 +30,27 @@ class _Bare(ModuleType):
 
 
 class _Unused(_Bare):
-    """Torch's compiler, for libraries that only mark what it may compile and what it must not."""
+    """A package that libraries take when they are imported, or some names of it, for what is not done here."""
 
     def __getattr__(self, name: str) -> Any:
-        return _unmarked if name in MARKS else super().__getattr__(name)
+        return STAND_INS.get(name) or super().__getattr__(name)
 
 
 def _unmarked(function: Any = None, *_: Any, **__: Any) -> Any:
+    """For what only marks what may be compiled and what must not."""
     return function or (lambda inner: inner)
+
+
+def _linear_sum_assignment(*given: Any, **named: Any) -> Any:
+    from scipy import optimize
+
+    return optimize.linear_sum_assignment(*given, **named)
+
+
+STAND_INS = {
+    **dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _unmarked),
+    "linear_sum_assignment": _linear_sum_assignment,
+}
 
 
 @contextlib.contextmanager
@@ -52,17 +66,15 @@ def without_garbage() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_compiler() -> Iterator[None]:
-    """For a while without torch's compiler, a third of all there is to import and nothing that is used here.
-
-    Imports torch itself.
-    """
-    compiler = _bare(COMPILER, _Unused)
+def without_unused() -> Iterator[None]:
+    """For a while without what libraries import and nothing here uses. Imports torch and scipy themselves."""
+    packages = [_bare(name, _Unused) for name in UNUSED]
     try:
         yield
     finally:
-        if isinstance(compiler, _Unused):
-            compiler.__class__ = _Bare  # type: ignore[assignment]  # whoever asks it for anything now means it
+        for package in packages:
+            if isinstance(package, _Unused):
+                package.__class__ = _Bare  # type: ignore[assignment]  # whoever asks it for anything now means it
 
 
 def only_what_is_named() -> None:
