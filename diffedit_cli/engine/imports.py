@@ -13,7 +13,7 @@ from typing import Any
 EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets")
 """Packages whose `__init__` imports every model that there is, some hundred modules."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
-"""Torch's compiler, and what losses and schedulers that are not used here ask for: a third of what could be imported."""
+"""Torch's compiler, and what losses and schedulers that are not used here ask for: a third of all that is there."""
 
 
 class _Bare(ModuleType):
