@@ -72,15 +72,14 @@ def world(pictures: int, wider_pictures: int) -> dict[str, Any]:
     }
 
 
-def export(checkpoint: Path, folder: Path, present_only: bool = False) -> dict[str, Any]:
-    """Write the folder anew; gives its ``world.json``. It may leave out what is only in the wider world."""
+def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Write the folder anew; gives its ``world.json``."""
     saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
     settings = UnetTraining(**saved["settings"])
     vae = finished_vae().cpu()
     model = Denoiser(settings, vae.config.latent_channels)
     model.load_state_dict(saved["average"])
-    wider = saved.get("wider_pictures", 0)
-    known = world(saved["pictures"] - wider, 0) if present_only else world(saved["pictures"], wider)
+    known = world(saved["pictures"], saved.get("wider_pictures", 0))
     beside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
@@ -146,9 +145,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: decayed.pt if it is there, else checkpoint.pt")
     parser.add_argument("-o", "--output", type=Path, default=export_folder())
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes behind the card's figures")
-    parser.add_argument("--present", action="store_true", help="leave out the words of the wider world")
     options = parser.parse_args()
-    known = export(options.checkpoint or best_checkpoint(), options.output, options.present)
+    known = export(options.checkpoint or best_checkpoint(), options.output)
     calibrate(options.output)
     write_card(options.output, known, evaluate(options.output, options.scenes))
     print(f"{options.output}: trained on {_counted(known)}")
