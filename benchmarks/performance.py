@@ -1,7 +1,7 @@
 """Makes docs/performance.md and its plot of what was measured; ``python -m benchmarks.performance DIR``.
 
-DIR/speed, DIR/fullsize and DIR/gpu are by ``benchmarks.speed``, DIR/scaling.json by ``benchmarks.scaling``; where one is
-not there the document keeps what it says, which may be of another machine.
+DIR/speed, DIR/fullsize and DIR/gpu are by ``benchmarks.speed``, DIR/scaling.json by ``benchmarks.scaling``; where
+one is not there the document keeps what it says, which may be of another machine.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ def problems(account: Account) -> list[str]:
 
 
 def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
-    """The mask by ten maps for two prompts; 14 of 16 levels, each second asked; 14 steps, 4 of them asked twice."""
+    """The mask by ten maps for two prompts; 14 of 16 levels, each second asked; 14 steps, 5 of them asked twice."""
     account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
-    assert account.evaluations == {"mask": 20, "invert": 7, "edit": 18}
+    assert account.evaluations == {"mask": 20, "invert": 7, "edit": 19}
     assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
 
 
@@ -206,7 +206,7 @@ def test_the_same_picture_and_model_under_other_names_share(bench: Workbench, im
 def test_cache_keys_are_what_they_were() -> None:
     """A key that changes by accident makes everyone's cache worthless; on purpose, raise kept.SCHEMA."""
     about = {"picture": "p", "size": [60, 40], "model": "m", "model-name": "anything", "dtype": "float32"}
-    params = Params(from_="cat", to="dog", maps=10)
+    params = Params(from_="cat", to="dog", maps=10, steps=20)
     assert cache_key("contrast", about | params.contrast_record()) == CONTRAST_KEY
     assert cache_key("inversion", about | params.inversion_record()) == INVERSION_KEY
 

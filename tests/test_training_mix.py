@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.blend import blend
 from training.latents import ANYTHING, Index, Scenes
-from training.loss import EDITS_FROM, half_edited, loss_of
+from training.loss import EDITS_FROM, half_edited, loss_of, mixed
 from training.unet import UnetTrainer, UnetTraining, build_scheduler
 from training.words import CAPACITY, TOKEN
 from training.workspace import save_atomically
@@ -67,6 +67,19 @@ def test_a_blend_is_the_mean_of_what_both_know() -> None:
     assert both["average"][embedding][TOKEN["fox"], 0] == 0.75
 
 
+def test_a_mixed_scene_holds_a_rectangle_of_the_one_before() -> None:
+    torch.manual_seed(0)
+    x_0 = torch.arange(200.0).view(200, 1, 1, 1).expand(-1, 3, 32, 32)
+    seen = mixed(x_0)
+    other = seen != x_0
+    assert torch.equal(seen[other], x_0.roll(1, 0)[other])
+    assert torch.equal(other, other[:, :1].expand_as(other))
+    rows, columns = other[:, 0].any(2), other[:, 0].any(1)
+    assert torch.equal(other[:, 0], rows[:, :, None] & columns[:, None])  # a rectangle
+    for sides in (rows.sum(1), columns.sum(1)):
+        assert (sides.min(), sides.max()) == (8, 24)
+
+
 def test_an_edit_shows_less_of_what_was_there_the_less_noise_there_is() -> None:
     """With DDIM and a perfect model: the very latents of each step down."""
     levels = build_scheduler().alphas_cumprod
@@ -90,8 +103,8 @@ def test_an_edit_shows_less_of_what_was_there_the_less_noise_there_is() -> None:
         assert most == pytest.approx(1.0 if t >= EDITS_FROM else float(a[450] * b[t] / (b[450] * a[t])), rel=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_the_loss_asks_for_the_scene_of_the_words_whatever_is_seen(share: float) -> None:
+@pytest.mark.parametrize("shares", [{}, {"mixed_share": 0.5}, {"edit_share": 0.5}], ids=str)
+def test_the_loss_asks_for_the_scene_of_the_words_whatever_is_seen(shares: dict[str, float]) -> None:
     levels = build_scheduler().alphas_cumprod
     x_0, before = 4 * torch.randn((2, 64, 2, 32, 32), generator=torch.Generator().manual_seed(0))
     contradicted: list[bool] = []
@@ -105,10 +118,10 @@ def test_the_loss_asks_for_the_scene_of_the_words_whatever_is_seen(share: float)
 
     torch.manual_seed(0)
     batch = x_0, before, torch.zeros(64, 16)
-    loss, error = loss_of(oracle, batch, levels, UnetTraining(edit_share=share, centre=0.6))
+    loss, error = loss_of(oracle, batch, levels, UnetTraining(centre=0.6, **shares))
     assert loss < 1e-9
     assert error < 1e-9
-    assert any(contradicted) == bool(share)
+    assert any(contradicted) == bool(shares)
 
 
 def test_scenes_lie_beside_what_an_edit_makes_of_them(tmp_path: Path) -> None:

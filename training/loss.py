@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 VelocityOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of noisy latents, timesteps and tokens."""
+MIXED_FROM = 600
+"""The first of 1,000 levels at which a piece of another scene may contradict the words."""
 EDITS_FROM = 450
 """The first of 1,000 levels at which an edit may begin; masks are looked for there, too."""
 
@@ -27,12 +29,30 @@ def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
     return (settings.gamma / (ratio + 1)).clamp(max=1)
 
 
+def mixed(x_0: Tensor) -> Tensor:
+    """Each scene with a rectangle, a quarter to three quarters as wide and as high, of the one before it in the batch.
+
+    An edit asks for what the noise contradicts: at the levels where it begins, the old object can still be made out. A
+    model that has only ever seen words and noise agree believes the noise, the more the better it denoises.
+    """
+
+    def span(size: int) -> Tensor:
+        length, start = torch.rand((2, len(x_0), 1), device=x_0.device)
+        length = size * (0.25 + 0.5 * length)
+        start = start * (size - length)
+        at = torch.arange(size, device=x_0.device)
+        return (at >= start) & (at < start + length)
+
+    rows, columns = x_0.shape[-2:]
+    rectangle = span(rows)[:, None, :, None] & span(columns)[:, None, None, :]
+    return torch.where(rectangle, x_0.roll(1, 0), x_0)
+
+
 def half_edited(x_0: Tensor, before: Tensor, t: Tensor, levels: Tensor) -> Tensor:
     """What an edit from ``before`` to ``x_0`` has under its noise at timestep ``t``.
 
     It begins at some noisier t_0 with the old scene alone. From there the new one is predicted, and with DDIM
-    (arXiv:2010.02502, eq. 12) of the difference remains what the ratio of signal to noise has not yet outgrown. A model
-    that has only ever seen words and noise agree believes the noise, the more the better it denoises.
+    (arXiv:2010.02502, eq. 12) of the difference remains what the ratio of signal to noise has not yet outgrown.
     """
     t_0 = t.clamp(min=EDITS_FROM)
     t_0 = t_0 + ((len(levels) - 1 - t_0) * torch.rand(len(t), device=t.device).square()).long()
@@ -47,9 +67,12 @@ def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: Une
     t = (torch.sigmoid(logits) * len(levels)).long()
     signal = levels[t].view(-1, 1, 1, 1)
     seen = x_0
+    if settings.mixed_share:
+        chosen = (t >= MIXED_FROM) & (torch.rand(len(x_0), device=x_0.device) < settings.mixed_share)
+        seen = torch.where(chosen.view(-1, 1, 1, 1), mixed(x_0), x_0)
     if settings.edit_share:
         chosen = torch.rand((len(x_0), 1, 1, 1), device=x_0.device) < settings.edit_share
-        seen = torch.where(chosen, half_edited(x_0, before, t, levels), x_0)
+        seen = torch.where(chosen, half_edited(x_0, before, t, levels), seen)
     x_t = signal.sqrt() * seen + (1 - signal).sqrt() * torch.randn_like(x_0)
     velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()  # that leads to x_0, whatever is seen
     with autocast():

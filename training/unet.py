@@ -59,6 +59,8 @@ class UnetTraining:
     spread: float = 1.0
     """Of the levels drawn, logit-normal a little above the middle (arXiv:2403.03206, 3.1), where content is decided."""
     gamma: float = 5.0
+    mixed_share: float = 0.0
+    """Of the pictures at noisy levels that faintly show a piece of another scene: see `training.loss.mixed`."""
     edit_share: float = 0.0
     """Of the pictures that are seen as in an edit, with what was there before: see `training.loss.half_edited`."""
     one_object_pictures: int = 40_000
