@@ -26,8 +26,7 @@ class Loader:
     def keep(self) -> None:
         """From now on the last model is kept. All that loading and editing import is imported now."""
         self.keeps = True
-        with imports.without_garbage(), imports.without_unused():
-            imports.only_what_is_named()
+        with imports.quickly():
             for name in NEEDED:
                 importlib.import_module(name)
         gc.freeze()  # libraries stay: not to be looked through after each command
@@ -38,8 +37,7 @@ class Loader:
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
             return self._last[1]
         self.forget()
-        with imports.without_garbage(), imports.without_unused(), device_errors(device):
-            imports.only_what_is_named()
+        with imports.quickly(), device_errors(device):
             from diffedit_cli.engine import families
 
             model = families.load(

@@ -77,6 +77,14 @@ def without_unused() -> Iterator[None]:
                 package.__class__ = _Bare  # type: ignore[assignment]  # whoever asks it for anything now means it
 
 
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """All of this, around whatever imports the libraries or loads a model."""
+    with without_garbage(), without_unused():
+        only_what_is_named()
+        yield
+
+
 def only_what_is_named() -> None:
     """Makes bare packages of the eager ones that are not imported yet. Imports diffusers itself, and torch."""
     for name in EAGER:
