@@ -21,8 +21,8 @@ Made by `python -m benchmarks.performance DIR` of what the benchmarks of speed w
 An edit's time is that of its network evaluations. The defaults take some 33, where diffusers' deprecated DiffEdit
 pipeline takes 200: the inversion is not guided, the mask's comparison leaves out what cancels, noise is drawn until
 the mask is settled, a second-order solver needs 16 steps where DDIM needs 50, and only a third of them ask where
-guidance leads. What was computed before is not computed again: another `--to` keeps the inversion, and whatever gives
-the same mask keeps the whole edit.
+guidance leads. What was computed before is not computed again: another `--to` keeps the inversion and what the
+mask's comparison predicted for `--from`, and whatever gives the same mask keeps the whole edit.
 """
 SPEED = """
 ## Beside diffusers' pipeline

@@ -21,7 +21,7 @@ from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, picture_of
 from benchmarks.scenebench import MEASURES, Worker, each, interval, overlap, rows_of
 from diffedit_cli import models
-from diffedit_cli.engine import attention, families, refine
+from diffedit_cli.engine import families, refine
 from diffedit_cli.engine.diffedit import Text, contrast
 from diffedit_cli.params import MASK_METHODS, Params, levels_up_to
 from diffedit_cli.prompts import telling_words
@@ -94,7 +94,7 @@ class Mapper:
         rows: dict[str, dict[str, float | None]] = {}
         for name, changes in MASKS.items():
             params = replace(Params(from_=case.source, to=case.target), **changes).masked_by(attends=True)
-            maps = {"contrast": found[params.mask_strength][: params.maps].mean(dim=0), "attention": looks}
+            maps = {"contrast": found[params.mask_strength][: params.most_maps].mean(dim=0), "attention": looks}
             shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
             guide = torch.from_numpy(picture_of(case).fitted((self.loaded.native_size,) * 2))
             mask = refine.mask(shown, case.mask.shape, guide=guide, **params.binarisation).numpy()
@@ -117,13 +117,11 @@ class Mapper:
         noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(case.number, picture, "mask"))
         source, target = Text(model.embed(case.source)), Text(model.embed(case.target))
         levels = {strength: model.levels(params.steps)[levels_up_to(strength, params.steps)] for strength in STRENGTHS}
-        found = {
-            strength: torch.stack(list(contrast(model, x_0, at, source, target, noise)))
-            for strength, at in levels.items()
-        }
         with model.watching(case.source, telling_words(case.source, case.target)) as watch:
-            for _ in attention.looks(model, x_0, levels[params.mask_strength], source.prompt, noise[: params.maps]):
-                pass
+            at = levels[params.mask_strength]
+            found = {params.mask_strength: torch.stack(list(contrast(model, x_0, at, source, target, noise)))}
+        for strength in levels.keys() - found.keys():
+            found[strength] = torch.stack(list(contrast(model, x_0, levels[strength], source, target, noise)))
         return found, watch.map(x_0.shape[-2:])
 
 

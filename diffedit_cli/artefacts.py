@@ -31,6 +31,7 @@ TRAJECTORY = {"trajectory": 4, "timesteps": 1}
 RANKS = {
     "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
     "encoded": {"latents": 4, "misfit": 1}, "edited": {"picture": 3},
+    "reference": {"eps": 4}, "watched": {"eps": 4, "attention": 2},
 }  # fmt: skip
 
 

@@ -28,8 +28,7 @@ PATIENCE = 0.05  # seconds between two attempts at a lock
 class Entry:
     """What is kept: its kind, size in bytes, and time of last use in seconds.
 
-    Kinds are `contrast`, `attention`, `inversion`, `edited`, `model`, and `unfinished` for what a writer that was
-    killed has left.
+    Kinds are those of `artefacts.RANKS`, `model`, and `unfinished` for what a writer that was killed has left.
     """
 
     path: Path

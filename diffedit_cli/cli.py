@@ -237,7 +237,7 @@ def info(**given: Any) -> None:
 
     from diffedit_cli import artefacts, files
     from diffedit_cli.errors import InputError
-    from diffedit_cli.params import options_of, preparations_of
+    from diffedit_cli.repeating import options_of, preparations_of
 
     path: Path = given["file"]
     files.check_readable(path, "file")

@@ -13,7 +13,7 @@ from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.params import digest
 
-SCHEMA = 1  # raise it when the same parameters give other results: old cache entries are then no longer found
+SCHEMA = 2  # raise it when the same parameters give other results: old cache entries are then no longer found
 
 
 def remembered(

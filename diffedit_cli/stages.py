@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import device_errors
-from diffedit_cli.engine import attention, diffedit, refine
+from diffedit_cli.engine import diffedit, refine
 from diffedit_cli.engine.model import Rows
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
@@ -31,7 +30,7 @@ from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import AUTO, Params, levels_up_to
+from diffedit_cli.params import AUTO, MASK_METHODS, Params, levels_up_to
 from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
@@ -211,21 +210,46 @@ class Workbench:
         noise = torch.randn((params.most_maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
         )
-        found: dict[str, Tensor] = {}
-        with contextlib.ExitStack() as meanwhile:
-            if "attention" in names:
-                words = model.watching(str(params.from_), params.telling_words, params.clip_skip)
-                watch = meanwhile.enter_context(words)
-            if params.maps == AUTO:
-                maps = diffedit.until_settled(diffedit.contrast(model, x_0, at, source, target, noise, at_once=2))
-            elif "contrast" in names:
-                maps = diffedit.contrast(model, x_0, at, source, target, noise)
-            else:
-                maps = attention.looks(model, x_0, at, source.prompt, noise)
-            found["contrast"] = torch.stack(list(self._watched("mask", maps, len(noise)))).mean(dim=0)
-        if "attention" in names:
-            found["attention"] = watch.map((x_0.shape[-2], x_0.shape[-1]))
+        looks: list[Tensor] = []
+
+        def reference(first: int, predicted: Callable[[], Tensor]) -> Tensor:
+            known = self._reference(picture, params, account, [first, at_once], predicted)
+            if "attention" in known:
+                looks.extend([torch.from_numpy(known["attention"])] * len(known["eps"]))
+            return torch.from_numpy(known["eps"]).to(x_0.device)
+
+        at_once = 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE
+        if "contrast" in names or params.maps == AUTO:
+            maps = diffedit.contrast(model, x_0, at, source, target, noise, at_once, reference)
+        else:
+            asked = diffedit.references(model, x_0, at, source, noise, at_once, reference)
+            maps = (eps for _, some in asked for eps in some)
+        maps = diffedit.until_settled(maps) if params.maps == AUTO else maps
+        contrast = torch.stack(list(self._watched("mask", maps, len(noise)))).mean(dim=0)
+        found = {"contrast": contrast} | ({"attention": torch.stack(looks).mean(dim=0)} if looks else {})
         return {name: found[name].cpu().numpy() for name in names}
+
+    def _reference(
+        self,
+        picture: Picture,
+        params: Params,
+        account: Account,
+        noises: Sequence[int],
+        predicted: Callable[[], Tensor],
+    ) -> Arrays:
+        """What is predicted for --from, and where the network looks for its words: the same for many a --to."""
+        model, watch = self.runtime.model(account), "attention" in MASK_METHODS[params.mask_method]
+
+        def ask() -> Arrays:
+            if not watch:
+                return {"eps": predicted().cpu().numpy()}
+            with model.watching(str(params.from_), params.telling_words, params.clip_skip) as seen:
+                eps = predicted()
+            return {"eps": eps.cpu().numpy(), "attention": seen.map((eps.shape[-2], eps.shape[-1])).cpu().numpy()}
+
+        about = self._about(picture) | params.reference_record() | {"dtype": model.dtype_name}
+        about |= {"noises": [*noises, params.most_maps]} | ({"words": params.telling_words} if watch else {})
+        return kept.aside(self.cache, "watched" if watch else "reference", about, account, ask)
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.runtime.model(account)

@@ -166,8 +166,8 @@ def test_each_map_is_made_once_and_both_in_the_same_evaluations() -> None:
         assert masks.setdefault(method, mask) == mask
     assert len(set(masks.values())) == 3
     assert found("--mask-method", "both", "--threshold", "0.6")[1] == 0
-    for method, cost in (("attention", 2), ("both", 4)):  # without the contrast: only what --from predicts
-        assert found("--mask-method", method, "--seed", 3)[1] == cost
+    for method in ("attention", "both"):  # first what --from predicts, then what --to does
+        assert found("--mask-method", method, "--seed", 3)[1] == 2
         assert found("--mask-method", method, "--seed", 3)[1] == 0
     assert found("--mask-method", "attention", "--to", "rabbit")[1] == 0
     assert found("--mask-method", "noise", "--seed", 4)[1] == 4
@@ -180,6 +180,19 @@ def test_alone_or_together_each_map_is_the_same(tmp_path: Path) -> None:
     for method in ("both", "noise", "attention"):
         masks = [editor.mask(CAT, **words, mask_method=method).pixels for editor in (kept, alone)]
         assert (masks[0] == masks[1]).all()
+
+
+@pytest.mark.parametrize("method", ["both", "noise"])
+@pytest.mark.parametrize("maps", [3, "auto"])
+def test_for_another_target_the_source_is_not_predicted_again(tmp_path: Path, method: str, maps: int | str) -> None:
+    """And the map is what it would be without a cache, bit for bit."""
+    kept, alone = DiffEdit(cache=tmp_path), DiffEdit()
+    words = {"steps": 5, "maps": maps, "threshold": 0.3, "mask_method": method}
+    kept.mask(CAT, from_="cat", to="dog", **words)
+    masks = [editor.mask(CAT, from_="cat", to="a cake", **words) for editor in (kept, alone)]
+    assert (masks[0].mask.contrast == masks[1].mask.contrast).all()
+    saved, spent = (mask.account.evaluations["mask"] for mask in masks)
+    assert 2 * saved == spent > 0
 
 
 @pytest.mark.parametrize("method", ["attention", "both"])

@@ -148,7 +148,7 @@ def test_a_spoilt_entry_of_the_cache_is_made_again(how: str) -> None:
     good = Path("cat.edited.png").read_bytes()
     entries = [
         entry
-        for kind in ("encoded", "contrast", "attention", "inversion", "edited")
+        for kind in ("encoded", "watched", "contrast", "attention", "inversion", "edited")
         for entry in Path("kept").glob(f"{kind}/*/*")
     ]
     assert len(entries) >= 3

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert, until_settled
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -257,10 +256,11 @@ def test_differences_of_either_sign_do_not_cancel() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 10, 64])
-def test_maps_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    expected = maps(nonlinear())
-    monkeypatch.setattr(diffedit, "MAPS_AT_ONCE", at_once)
-    close(maps(nonlinear()), expected)
+def test_maps_do_not_depend_on_how_many_are_made_at_once(at_once: int) -> None:
+    model = nonlinear()
+    some = torch.stack(list(contrast(model, draw(0), AT, Text(SOURCE), Text(TARGET), NOISE, at_once)))
+    close(some, maps(nonlinear()))
+    assert len(model.timesteps) == 2 * -(-10 // at_once), "calls"
 
 
 def spots(*places: int) -> Tensor:

@@ -17,8 +17,9 @@ from diffedit_cli import embeds, models
 from diffedit_cli.engine import families
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.errors import InputError, UsageError
-from diffedit_cli.params import Params, options_of
+from diffedit_cli.params import Params
 from diffedit_cli.prompts import Embeds
+from diffedit_cli.repeating import options_of
 
 FROM, TO = ("--from-embeds", "e/from.safetensors"), ("--to-embeds", "e/to.safetensors")
 

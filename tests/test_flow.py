@@ -140,7 +140,7 @@ def test_the_stages_use_the_levels_of_the_pictures_size(
     cells = 14 * 20  # 60 x 40 pixels are fitted to 80 x 56, in cells of 4
     model = StableDiffusion3.load(copy, "cpu", torch.float32)
     low, high = (level.timestep for level in model.levels(5, cells)[1:3])
-    assert asked == [high, low, high, high, low]
+    assert asked == [high, high, low, high, high, low]
     assert high != model.levels(5)[2].timestep
 
 

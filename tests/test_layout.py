@@ -24,7 +24,7 @@ LAYERS = (
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting"},
     {"deep", "presets", "profiling", "prompts"},
     {"params"},
-    {"naming"},
+    {"naming", "repeating"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"made", "warm"},
     {"additions", "checkpoints", "formats"},

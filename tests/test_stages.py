@@ -135,7 +135,7 @@ def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, 
         ({"negative": "grass"}, 0, 0),
         ({"eta": 1.0}, 0, 0),
         ({"variants": 2}, 0, 0),
-        ({"to": "grass"}, 4, 0),
+        ({"to": "grass"}, 2, 0),
         ({"maps": 3}, 6, 0),
         ({"mask_strength": 0.8}, 4, 0),
         ({"seed": 1}, 4, 0),
@@ -211,8 +211,8 @@ def test_cache_keys_are_what_they_were() -> None:
     assert cache_key("inversion", about | params.inversion_record()) == INVERSION_KEY
 
 
-CONTRAST_KEY = "63626a163cb3e75118638db0a6aab9483b9e732a651d5ae73254a90a911ab9ba"
-INVERSION_KEY = "79f35259e57cb9d3d50da8763302b469c4370ade59524239cd5c0ca08ad8d5de"
+CONTRAST_KEY = "24a9c98c3e87b0ec3328d8419ab4283ced60195ff262d99405ad9811c6423fae"
+INVERSION_KEY = "079864756ddc01bb93b9cf87cd9a9a25fe4db5a48eeeb9c7d5c89ae6be5fef74"
 
 
 # a cache that fails
@@ -236,8 +236,8 @@ def test_a_damaged_entry_is_said_and_made_again(bench: Workbench, image: Path, k
     )
     account = edit(bench, image)
     assert [warning for warning in account.warnings if str(entry) in warning and "damaged" in warning]
-    stage, spent = ("mask", 4) if kind == "contrast" else ("invert", 2)
-    assert account.evaluations[stage] == spent
+    stage = "mask" if kind == "contrast" else "invert"
+    assert account.evaluations[stage] == 2
     assert entry.read_bytes() == data
     assert problems(edit(bench, image)) == []
 
@@ -252,7 +252,7 @@ def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("edit", image, *WORDS, *FAST, "--model", tiny_epsilon, "--cache-dir", tmp_path / "cache", "--json")
-    for extra, kept in ((["--no-cache"], 0), ([], 5), (["--no-cache"], 5)):
+    for extra, kept in ((["--no-cache"], 0), ([], 6), (["--no-cache"], 6)):
         ran = diffedit(*words, *extra)
         assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 6}
         assert len(Cache(tmp_path / "cache").entries()) == kept

@@ -75,6 +75,27 @@ def test_an_edited_scene_differs_by_one_thing_its_colour_or_the_place(drawn_from
     assert kinds == ({"thing", "place", "colour"} if drawn_from.colours else {"thing", "place"})
 
 
+def test_what_comes_by_an_edit_has_the_room_of_what_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sprites of other shapes: wide, high, square."""
+    sizes = ((60, 30), (30, 60), (60, 60))
+    for module in (places, scenes):
+        monkeypatch.setattr(
+            module, "sprite", lambda code, _="": Image.new("RGBA", sizes[sum(code.encode()) % 3], PAINT)
+        )
+    fitted = 0
+    for seed in range(40):
+        before, after = scene(seed), edited(seed)
+        for new in set(after.objects) - set(before.objects) if before.kind in ("one", "two") else ():
+            (old,) = set(before.objects) - set(after.objects)
+            new_box, old_box = after.masks[new].getbbox(), before.masks[old].getbbox()
+            wider, higher = (new_box[i + 2] - new_box[i] - old_box[i + 2] + old_box[i] for i in (0, 1))
+            assert new_box[3] == old_box[3], "on the same ground"
+            assert wider <= 0 >= higher
+            assert max(wider, higher) >= -2, "as large as it can be"
+            fitted += 1
+    assert fitted > 20
+
+
 def test_the_wider_world_has_all_of_the_present_one() -> None:
     assert list(WIDER.objects)[: len(OBJECTS)] == list(OBJECTS)
     assert all(WIDER.objects[name] == code for name, code in OBJECTS.items())

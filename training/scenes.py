@@ -138,8 +138,12 @@ def scene(
     swap: Mapping[str, str] | None = None,
     size: int = CANVAS,
     world: World = PRESENT,
+    fitted: bool = False,
 ) -> Scene:
-    """The scene of a seed; each of the other arguments replaces what the seed would have chosen."""
+    """The scene of a seed; each of the other arguments replaces what the seed would have chosen.
+
+    What replaces an object is as wide as it was; ``fitted``, as large as the old one's box has room for.
+    """
     rng = random.Random(seed)
     drawn_place = rng.choice(world.places)
     lot = rng.random()
@@ -149,20 +153,27 @@ def scene(
     kind = kind or ("bowl" if lot < 0.12 else "two" if lot < 0.34 else "empty" if lot < 0.38 else "one")
     names = objects or names
     replace = swap or {}
+
+    def drawing(old: str) -> Image.Image:
+        new = replace.get(old, old)
+        image = world.drawing(new)
+        return _within(world.drawing(old), image) if fitted and new != old else image
+
     picture, horizon = background(place, random.Random(rng.random()) if world.steady else rng)
     masks: dict[str, Image.Image] = {}
     if kind == "one":
-        names = [replace.get(names[0], names[0])]
         width = rng.uniform(80, 165)
         x = rng.uniform(width * 0.45, CANVAS - width * 0.45)
-        masks[names[0]] = _draw_object(picture, world.drawing(names[0]), rng, horizon, width, x)
+        mask = _draw_object(picture, drawing(names[0]), rng, horizon, width, x)
+        names = [replace.get(names[0], names[0])]
+        masks[names[0]] = mask
     elif kind == "two":
-        names = [replace.get(name, name) for name in names]
         left_first = rng.random() < 0.5
         for name, left in ((names[0], left_first), (names[1], not left_first)):
             width = rng.uniform(70, 115)
             x = CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
-            masks[name] = _draw_object(picture, world.drawing(name), rng, horizon, width, x)
+            masks[replace.get(name, name)] = _draw_object(picture, drawing(name), rng, horizon, width, x)
+        names = [replace.get(name, name) for name in names]
     elif kind == "bowl":
         fruit = objects[0] if objects else fruit
         names = [replace.get(fruit, fruit)]
@@ -189,10 +200,19 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
     colour, _, thing = old.rpartition(" ")
     if colour and rng.random() < COLOUR_EDITS:
         others = [other for other in world.colours[thing] if other != colour]
-        return scene(seed, swap={old: f"{rng.choice(others)} {thing}"}, world=world)
+        return scene(seed, swap={old: f"{rng.choice(others)} {thing}"}, world=world, fitted=True)
     things = {name.rpartition(" ")[2] for name in before.objects}
     new = next(name for _ in iter(int, 1) for name in world.draw_names(rng) if name.rpartition(" ")[2] not in things)
-    return scene(seed, swap={old: new}, world=world)
+    return scene(seed, swap={old: new}, world=world, fitted=True)
+
+
+def _within(old: Image.Image, new: Image.Image) -> Image.Image:
+    """The new sprite as large as it can stand in the old one's box: an edit has no more room than that."""
+    scale = min(old.width / new.width, old.height / new.height)
+    new = new.resize((max(1, int(new.width * scale)), max(1, int(new.height * scale))), Image.Resampling.LANCZOS)
+    box = Image.new("RGBA", old.size)
+    box.paste(new, ((old.width - new.width) // 2, old.height - new.height))
+    return box
 
 
 def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:

@@ -7,12 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from diffedit_cli.engine.diffedit import MAPS_AT_ONCE, resized
-from diffedit_cli.engine.model import Embedding, Predictor, Watcher
-from diffedit_cli.engine.process import Level, add_noise
+from diffedit_cli.engine.diffedit import resized
+from diffedit_cli.engine.model import Embedding, Watcher
 
 CELLS = 16  # a side: of these layers makes LEDITS++ (arXiv:2311.16711) its masks
 
@@ -92,9 +90,3 @@ def layers(unet: Any) -> list[nn.Module]:
         cells = unet.config["sample_size"] / 2**depth
         found[abs(math.log(cells / CELLS))] = [layer for name, layer in block.named_modules() if name.endswith("attn2")]
     return found[min(distance for distance, inside in found.items() if inside)]
-
-
-def looks(model: Predictor, x_0: Tensor, at: Level, R: Embedding, noise: Tensor) -> Iterator[Tensor]:
-    """Predictions for the reference text alone, to be watched; yields once for each noise (n, C, h, w)."""
-    for some in torch.split(noise, MAPS_AT_ONCE):
-        yield from model.predict(add_noise(x_0, some, at), at, R).eps

@@ -18,7 +18,7 @@ from diffedit_cli.engine.model import Embedding, Predictor
 from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
 from diffedit_cli.engine.solvers import DDIM
 
-MAPS_AT_ONCE = 4
+MAPS_AT_ONCE = 8
 AGREEMENT = 0.8  # intersection over union of two masks from half of the maps each; that of all is nearer still
 
 
@@ -65,21 +65,39 @@ class Guide:
         return unlike.towards(like, guidance)
 
 
+Recall = Callable[[int, Callable[[], Tensor]], Tensor]
+"""Gives what R predicts for the noises from this number on, (n, C, h, w): known from before, or predicted now."""
+
+
 def contrast(
-    model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
+    model: Predictor,
+    x_0: Tensor,
+    at: Level,
+    R: Text,
+    Q: Text,
+    noise: Tensor,
+    at_once: int = MAPS_AT_ONCE,
+    recall: Recall = lambda _, predicted: predicted(),
 ) -> Iterator[Tensor]:
     """Step 1: |eps(x_t, Q) - eps(x_t, R)|, averaged over channels; one map (h, w) for each noise (n, C, h, w).
 
     x_0 is (1, C, h, w). With the same negative on both sides guidance only scales the difference,
     (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the negatives out then.
     """
-    for some in torch.split(noise, at_once):
+    for x_t, reference in references(model, x_0, at, R, noise, at_once, recall):
+        yield from (Guide(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
+
+
+def references(
+    model: Predictor, x_0: Tensor, at: Level, R: Text, noise: Tensor, at_once: int, recall: Recall
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """x_t and eps(x_t, R), (n, C, h, w) each, for so many noises at once.
+
+    Without Q beside it in the batch, which would change its last bits: so it is the same for every Q.
+    """
+    for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
         x_t = add_noise(x_0, some, at)
-        if R.negative is None and Q.negative is None:
-            reference, query = _both(model, x_t, at, R.prompt, Q.prompt)
-        else:
-            reference, query = Guide(model, R)(x_t, at), Guide(model, Q)(x_t, at)
-        yield from (query.eps - reference.eps).abs().mean(dim=1)
+        yield x_t, recall(first, lambda: Guide(model, R)(x_t, at).eps)  # noqa: B023
 
 
 def until_settled(maps: Iterator[Tensor]) -> Iterator[Tensor]:
