@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from diffedit_cli.engine import parts
+from diffedit_cli.engine import packing, parts
 from diffedit_cli.engine.formats import family_with
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.model import Model
@@ -50,6 +50,7 @@ def load(
         model.vae.enable_slicing()
     if vae_tiling:
         model.vae.enable_tiling()
+    packing.pack(model.network)
     if offload != "none":
         model.offload_to(device, offload)
     return model
