@@ -180,9 +180,9 @@ def main() -> None:
     (options.out / "speed.json").write_text(json.dumps(table, indent=2) + "\n")
     shown = f"{options.cases} cases of SceneBench, model {folder.name}"
     if options.fullsize:
-        shown = (
-            f"{options.cases} edits of a photograph of 512 px, {options.share:g} of the steps and maps, random weights"
-        )
+        edits = "1 edit" if options.cases == 1 else f"{options.cases} edits"
+        share = "all" if options.share == 1 else f"{options.share:g}"
+        shown = f"{edits} of a photograph of 512 px, {share} of the steps and maps, random weights"
     head = f"{shown}, {where.dtype} on {where.device}, {machine()}; medians of times.\n\n"
     measures = {name: words for name, words in MEASURES.items() if any(name in row for row in table.values())}
     (options.out / "speed.md").write_text(head + rows_of("way", table, measures))
