@@ -76,7 +76,7 @@ def test_two_processes_with_one_cache_agree(alone: tuple[Path, list[Ran]]) -> No
     assert [ran.code for ran in runs] == [0, 0]
     assert [ran.warnings for ran in runs] == [[], []]
     assert (folder / "0.png").read_bytes() == (folder / "1.png").read_bytes()
-    assert len(list((folder / "cache").rglob("*.safetensors"))) == 5
+    assert len(list((folder / "cache").rglob("*.safetensors"))) == 6
     assert not list(folder.rglob("*.part"))
 
 

@@ -235,7 +235,7 @@ def test_what_is_too_much_for_the_memory_is_halved(
 
 
 def test_a_single_edit_is_halved_too(here: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert diffedit("edit", "cat.png", *WORDS, "-o", "whole.png", "--maps", 4).code == 0
+    assert diffedit("edit", "cat.png", *WORDS, "-o", "whole.png", "--maps", 8).code == 0
     assert max(calls) == 8
     calls.clear()
     forward: Callable[..., Any] = UNet2DConditionModel.forward
@@ -246,7 +246,7 @@ def test_a_single_edit_is_halved_too(here: Path, calls: list[int], monkeypatch: 
         return forward(self, sample, *given, **named)
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", limited)
-    assert diffedit("edit", "cat.png", *WORDS, "-o", "halved.png", "--maps", 4, "--no-cache").code == 0
+    assert diffedit("edit", "cat.png", *WORDS, "-o", "halved.png", "--maps", 8, "--no-cache").code == 0
     assert max(calls) == 2
     assert near(here / "whole.png", here / "halved.png")
 
