@@ -218,7 +218,8 @@ class Workbench:
                 looks.extend([torch.from_numpy(known["attention"])] * len(known["eps"]))
             return torch.from_numpy(known["eps"]).to(x_0.device)
 
-        at_once = 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE
+        rows = 2 if params.guided_mask else 1  # of the batch, for each noise
+        at_once = 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE // rows
         if "contrast" in names or params.maps == AUTO:
             maps = diffedit.contrast(model, x_0, at, source, target, noise, at_once, reference)
         else:
