@@ -152,34 +152,33 @@ def scene(
     place = place or drawn_place
     kind = kind or ("bowl" if lot < 0.12 else "two" if lot < 0.34 else "empty" if lot < 0.38 else "one")
     names = objects or names
-    replace = swap or {}
+
+    def new(old: str) -> str:
+        return (swap or {}).get(old, old)
 
     def drawing(old: str) -> Image.Image:
-        new = replace.get(old, old)
-        image = world.drawing(new)
-        return _within(world.drawing(old), image) if fitted and new != old else image
+        image = world.drawing(new(old))
+        return _within(world.drawing(old), image) if fitted and new(old) != old else image
 
     picture, horizon = background(place, random.Random(rng.random()) if world.steady else rng)
     masks: dict[str, Image.Image] = {}
     if kind == "one":
+        names = names[:1]
         width = rng.uniform(80, 165)
         x = rng.uniform(width * 0.45, CANVAS - width * 0.45)
-        mask = _draw_object(picture, drawing(names[0]), rng, horizon, width, x)
-        names = [replace.get(names[0], names[0])]
-        masks[names[0]] = mask
+        masks[new(names[0])] = _draw_object(picture, drawing(names[0]), rng, horizon, width, x)
     elif kind == "two":
         left_first = rng.random() < 0.5
         for name, left in ((names[0], left_first), (names[1], not left_first)):
             width = rng.uniform(70, 115)
             x = CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
-            masks[replace.get(name, name)] = _draw_object(picture, drawing(name), rng, horizon, width, x)
-        names = [replace.get(name, name) for name in names]
+            masks[new(name)] = _draw_object(picture, drawing(name), rng, horizon, width, x)
     elif kind == "bowl":
-        fruit = objects[0] if objects else fruit
-        names = [replace.get(fruit, fruit)]
-        masks[names[0]] = _draw_bowl(picture, names[0], rng, horizon)
+        names = [objects[0] if objects else fruit]
+        masks[new(names[0])] = _draw_bowl(picture, new(names[0]), rng, horizon)
     else:
         names = []
+    names = [new(name) for name in names]
     caption = _caption(kind, names, PLACES[place].phrase, rng.random())
     if size != CANVAS:
         picture = picture.resize((size, size))
@@ -193,16 +192,15 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
     if not before.objects or (world.steady and rng.random() < PLACE_EDITS):
         return scene(seed, place=rng.choice([place for place in world.places if place != before.place]), world=world)
     old = rng.choice(before.objects)
-    if before.kind == "bowl":
-        return scene(
-            seed, swap={old: rng.choice([fruit for fruit in (*FRUIT, MIXED_FRUIT) if fruit != old])}, world=world
-        )
     colour, _, thing = old.rpartition(" ")
-    if colour and rng.random() < COLOUR_EDITS:
-        others = [other for other in world.colours[thing] if other != colour]
-        return scene(seed, swap={old: f"{rng.choice(others)} {thing}"}, world=world, fitted=True)
-    things = {name.rpartition(" ")[2] for name in before.objects}
-    new = next(name for _ in iter(int, 1) for name in world.draw_names(rng) if name.rpartition(" ")[2] not in things)
+    if before.kind == "bowl":
+        new = rng.choice([fruit for fruit in (*FRUIT, MIXED_FRUIT) if fruit != old])
+    elif colour and rng.random() < COLOUR_EDITS:
+        new = f"{rng.choice([other for other in world.colours[thing] if other != colour])} {thing}"
+    else:
+        things = {name.rpartition(" ")[2] for name in before.objects}
+        drawn = (name for _ in iter(int, 1) for name in world.draw_names(rng))
+        new = next(name for name in drawn if name.rpartition(" ")[2] not in things)
     return scene(seed, swap={old: new}, world=world, fitted=True)
 
 

@@ -50,7 +50,8 @@ def load(
         model.vae.enable_slicing()
     if vae_tiling:
         model.vae.enable_tiling()
-    packing.pack(model.network)
+    if device == "cpu":
+        packing.pack(model.network)
     if offload != "none":
         model.offload_to(device, offload)
     return model
