@@ -182,7 +182,7 @@ def build(name: str, folder: models.ModelFolder, params: Params, where: Where = 
     if name == "ours":
         return Ours(folder, params, where=where)
     if name == "inversion":
-        plain = replace(params, scheduler="ddim", guidance_end=1.0, guidance_every=1)
+        plain = replace(params, scheduler="ddim", invert_from=0, guidance_end=1.0, guidance_every=1)
         return Ours(folder, plain, masked=False, where=where)
     return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path, where)
 

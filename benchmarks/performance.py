@@ -18,7 +18,7 @@ HEAD = """# How fast
 
 Made by `python -m benchmarks.performance DIR` of what the benchmarks of speed wrote.
 
-An edit's time is that of its network evaluations. The defaults take some 33, where diffusers' deprecated DiffEdit
+An edit's time is that of its network evaluations. The defaults take some 31, where diffusers' deprecated DiffEdit
 pipeline takes 200: the inversion is not guided, the mask's comparison leaves out what cancels, noise is drawn until
 the mask is settled, a second-order solver needs 16 steps where DDIM needs 50, and only a third of them ask where
 guidance leads. What was computed before is not computed again: another `--to` keeps the inversion and what the

@@ -33,7 +33,7 @@ from training.scenes import OBJECTS
 
 AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no more than the paper's mask
     steps=50, maps=10, scheduler="ddim", invert_guidance=7.5, guidance_end=1, guidance_every=1, negative=THE_SOURCE,
-    strength=0.8, mask_method="noise", edges=0, grow=0,
+    strength=0.8, invert_from=0, mask_method="noise", edges=0, grow=0,
 )  # fmt: skip
 MEASURES = {
     "success": "edit success",

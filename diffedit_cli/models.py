@@ -21,6 +21,8 @@ from diffedit_cli.files import new_folder
 BUILTIN = "builtin"
 SPELLINGS = ("model-name", "model-config", "lora", "embedding")
 """Of a model's record what says how it was called; the digest says which it is."""
+FITNESS = "fitness.json"
+"""What a model of a small world says of itself."""
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
@@ -147,15 +149,23 @@ class ModelFolder:
 
         None for a model that takes any picture. Raises ModelError.
         """
-        name = "fitness.json"
-        if not (self.path / name).is_file():
+        if not (self.path / FITNESS).is_file():
             return None
-        said = self._settings("", name)
+        said = self._settings("", FITNESS)
+        return self._number(said, "strength"), self._number(said, "limit")
+
+    @property
+    def invert_from(self) -> float:
+        """The noise level from which its pictures are best inverted; 0 unless it says so. Raises ModelError."""
+        said = self._settings("", FITNESS) if (self.path / FITNESS).is_file() else {}
+        return self._number({"invert-from": 0.0} | said, "invert-from")
+
+    def _number(self, said: dict[str, Any], name: str) -> float:
         try:
-            return float(said["strength"]), float(said["limit"])
+            return float(said[name])
         except (KeyError, TypeError, ValueError):
             raise ModelError(
-                f"The model {self.name} is damaged: {self.path / name} lacks numbers; get it again."
+                f"The model {self.name} is damaged: {self.path / FITNESS} lacks numbers; get it again."
             ) from None
 
     def sizes(self) -> dict[str, int]:
@@ -172,7 +182,7 @@ class ModelFolder:
         `finish` may change the copy before it takes its place.
         """
         with new_folder(folder, replace=True) as fresh:
-            at_top = [path for name in ("model_index.json", "fitness.json") if (path := self.path / name).is_file()]
+            at_top = [path for name in ("model_index.json", FITNESS) if (path := self.path / name).is_file()]
             for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)

@@ -178,6 +178,7 @@ INVERSION = (
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1.",
         invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
+        invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
         fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
         reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
         lambda_auto_corr="How strongly against noise that resembles itself when shifted.",

@@ -51,6 +51,7 @@ class Params:
     invert_guidance: float = 1.0
     strength: float = 0.9  # r, the encoding ratio
     invert_every: int | None = None  # level the inversion asks the network at; None: as inversion_stride
+    invert_from: float | None = None  # noise level that is reached by fresh noise; None: the model's own, else 0
     fixed_point: int = 0  # repetitions of each step of the inversion with the noise of its result
     reg_steps: int = 0  # of regularisation, for each step of the inversion
     lambda_auto_corr: float = 20.0
@@ -100,7 +101,8 @@ class Params:
             raise UsageError(f"--threshold must be at least 0 and below 1, or {AUTO}, not {self.threshold}.")
         if self.zoom != AUTO and not (isinstance(self.zoom, (int, float)) and 1 <= self.zoom < math.inf):
             raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
-        for name, share in {"islands": self.islands, "guidance_end": self.guidance_end, "eta": self.edit_eta}.items():
+        for name in ("islands", "guidance_end", "invert_from", "eta"):
+            share = getattr(self, name) or 0
             if not 0 <= share <= 1:
                 raise UsageError(f"{option(name)} must be between 0 and 1, not {share:g}.")
         for name in ("smooth", "edges", "grow", "feather"):
@@ -197,6 +199,10 @@ class Params:
         method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
         return dataclasses.replace(self, mask_method=method)
 
+    def inverted_by(self, own: float) -> Params:
+        """With the model's `own` noise level to invert from, where none is given."""
+        return self if self.invert_from is not None else dataclasses.replace(self, invert_from=own)
+
     @property
     def most_maps(self) -> int:
         return MOST_MAPS if isinstance(self.maps, str) else self.maps
@@ -240,6 +246,7 @@ class Params:
         record = self._record(["strength", "steps", "scheduler", "invert_guidance"])
         record["invert-every"] = self.inversion_stride
         record |= self._changed(["reg_steps", "fixed_point"])
+        record |= self._record(["invert_from", "seed"]) if self.invert_from else {}
         if self.reg_steps:
             record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
             record |= self._record(["seed"] if self.lambda_auto_corr else [])
@@ -297,6 +304,7 @@ class GivenParams(TypedDict, total=False):
     invert_guidance: float
     strength: float
     invert_every: int | None
+    invert_from: float | None
     fixed_point: int
     reg_steps: int
     lambda_auto_corr: float

@@ -99,7 +99,7 @@ class Workbench:
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
         with account.clock("invert"):
-            params = self._writers(account).captioned(params, picture)
+            params = self._writers(account).captioned(params, picture).inverted_by(self.folder.invert_from)
             about = self._about(picture) | params.inversion_record()
             trajectory = functools.partial(self._trajectory, picture, params, account)
             arrays = kept.remembered(
@@ -262,12 +262,14 @@ class Workbench:
             params.invert_guidance,
         )
         solver = SOLVERS[params.scheduler]()
+        begin = next((i for i, level in enumerate(levels) if level.b >= (params.invert_from or 0)), len(levels) - 1)
+        noise = torch.randn(x_0.shape, generator=generator(params.seed, picture, "forward")).to(x_0.device)
         regularise = None
         if params.reg_steps:
             weights = (params.reg_steps, params.lambda_auto_corr, params.auto_corr_rolls, params.lambda_kl)
             regularise = Regularisation(*weights, generator(params.seed, picture, "invert"))
         inversion = diffedit.invert(
-            model, x_0, levels, caption, solver, regularise, params.fixed_point, params.inversion_stride
+            model, x_0, levels, caption, solver, regularise, params.fixed_point, params.inversion_stride, noise, begin
         )
         steps = self._watched("invert", inversion, len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])

@@ -143,6 +143,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} --variants 2 --seed {2**63 - 1}", 2, "--seed must be between 0 and"),
     (f"edit good.png {PROMPTS} --frames text.png", 6, "text.png"),
     ("invert good.png --frames good.png", 6, "good.png"),
+    (f"edit good.png {PROMPTS} --invert-from 1.5", 2, "--invert-from must be between 0 and 1, not 1.5"),
     (f"edit good.png {PROMPTS} --eta 1.5", 2, "--eta must be between 0 and 1, not 1.5"),
     (f"edit good.png {PROMPTS} --eta nan", 2, "--eta"),
     (f"mask good.png {PROMPTS} --seed -1", 2, "--seed"),

@@ -20,6 +20,7 @@ from test_diffedit import (
 from torch import Tensor
 
 from diffedit_cli.engine.diffedit import Text, edit, invert
+from diffedit_cli.engine.process import add_noise
 from diffedit_cli.engine.solvers import DDIM, DPMSolver
 
 
@@ -52,6 +53,32 @@ def test_between_longer_steps_the_latents_follow_the_probability_flow() -> None:
     plain, coarse = errors(DDIM(), 1), errors(DPMSolver(), 2)
     assert coarse.max() < plain.max()
     assert coarse[::2].max() < 1.5 * coarse[1::2].max()  # what is interpolated is no worse than what was asked
+
+
+@pytest.mark.parametrize(("begin", "evaluations"), [(1, 9), (3, 7), (10, 0)])
+def test_the_first_levels_may_be_given_noise_unasked(begin: int, evaluations: int) -> None:
+    """With a network that finds the very noise again the rest of the way is that of the forward process, too."""
+    noise = draw(3)
+    model = Known(lambda *_: noise)
+    given = list(invert(model, draw(0), LEVELS, Text(SOURCE), noise=noise, begin=begin))
+    close(torch.cat(given), torch.cat([add_noise(draw(0), noise, level) for level in LEVELS[1:]]))
+    assert model.evaluations == evaluations
+
+
+def test_noise_that_the_network_does_not_find_stays() -> None:
+    """What it takes for none in the clean picture would be none at every level (arXiv:2410.23530)."""
+
+    def eps(x_t: Tensor, timestep: float, _: Tensor) -> Tensor:
+        at = LEVELS[int(timestep) // 10]
+        return (x_t - at.a * draw(0)) / at.b  # knows the picture: whatever else is there is noise
+
+    plain, begun = (
+        torch.cat(list(invert(Known(eps), draw(0), LEVELS, Text(SOURCE), DPMSolver(), noise=draw(3), begin=begin)))
+        for begin in (0, 2)
+    )
+    held = [(x_t - level.a * draw(0)) / level.b for x_t, level in zip(begun.split(1), LEVELS[1:], strict=True)]
+    close(torch.cat(held), draw(3).expand(len(held), -1, -1, -1))
+    assert ((plain[-1] - LEVELS[-1].a * draw(0)[0]) / LEVELS[-1].b).std() < 0.5 * draw(3).std()
 
 
 def test_the_last_steps_go_without_guidance() -> None:

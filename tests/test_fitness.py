@@ -130,6 +130,28 @@ def test_a_damaged_fitness_file_is_named(choosy: Path, content: str) -> None:
         _ = models.find(str(choosy)).fitness
 
 
+@pytest.mark.parametrize("said", [None, "much"])
+def test_a_damaged_level_to_invert_from_is_named(choosy: Path, said: object) -> None:
+    (choosy / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 9.0, "invert-from": said}))
+    with pytest.raises(ModelError, match=r"fitness\.json"):
+        _ = models.find(str(choosy)).invert_from
+
+
+def test_a_model_may_say_from_where_it_inverts(choosy: Path, tmp_path: Path) -> None:
+    """An option says it, too; noise is drawn up to there, so that the network is asked less often."""
+    path, plain = picture(tmp_path / "photo.png"), {"strength": 0.25, "limit": 9.0}
+
+    def asked(said: dict[str, float], *told: object) -> int:
+        (choosy / "fitness.json").write_text(json.dumps(plain | said))
+        ran = diffedit("edit", path, *WORDS, *FAST, *told, "--model", choosy, "--json", "--no-cache", "--force")
+        return int(ran.json["evaluations"]["invert"])
+
+    from_noise = asked({}, "--invert-from", 0.5)
+    assert from_noise < asked({})
+    assert asked({"invert-from": 0.5}) == from_noise
+    assert asked({"invert-from": 0.5}, "--invert-from", 0) == asked({})
+
+
 def test_a_saved_model_stays_choosy(choosy: Path, tmp_path: Path) -> None:
     models.find(str(choosy)).save(tmp_path / "copy")
     assert models.find(str(tmp_path / "copy")).fitness == (0.25, 0.0)

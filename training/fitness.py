@@ -25,6 +25,8 @@ STRENGTH = 0.25
 SCENES = 1000  # of each world
 TAKEN = 0.999
 """The share of scenes that the limit lets pass; of a model that draws sharply photographs begin at twice that."""
+INVERT_FROM = 0.2
+"""The noise level from which its flat scenes are best inverted: docs/tuning.md."""
 
 
 @torch.inference_mode()
@@ -54,7 +56,8 @@ def calibrate(folder: Path, count: int = SCENES) -> float:
     model = StableDiffusion.load(folder, "cpu", torch.float32)
     found = [value for world in worlds(folder) for value in misfits(model, scenes(world, world.first, count))]
     limit = float(torch.tensor(found).quantile(TAKEN))
-    (folder / "fitness.json").write_text(json.dumps({"strength": STRENGTH, "limit": round(limit, 4)}) + "\n")
+    said = {"strength": STRENGTH, "limit": round(limit, 4), "invert-from": INVERT_FROM}
+    (folder / "fitness.json").write_text(json.dumps(said) + "\n")
     return limit
 
 

@@ -150,8 +150,13 @@ def invert(
     regularise: Callable[[Prediction, Level], Prediction] | None = None,
     fixed_point: int = 0,
     every: int = 1,
+    noise: Tensor | None = None,
+    begin: int = 0,
 ) -> Iterator[Tensor]:
     """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
+
+    Up to the level number `begin` the picture is not inverted but given `noise`, shaped like x_0. In what is clean and
+    flat a network finds next to none, and all later steps keep what was found in the first (arXiv:2410.23530).
 
     Steps go over `every` levels, counted from the last, so that the first may be shorter; between two of them the
     noise is taken for constant.
@@ -161,7 +166,11 @@ def invert(
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
     guide, x_t = Guide(model, caption), x_0
-    walked = [0, *range(len(levels) - 1, 0, -every)[::-1]]
+    if noise is not None:
+        for level in levels[1 : begin + 1]:
+            x_t = add_noise(x_0, noise, level)
+            yield x_t
+    walked = [begin, *range(len(levels) - 1, begin, -every)[::-1]]
     for first, last in pairwise(walked):
         lower, higher = levels[first], levels[last]
         prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)
