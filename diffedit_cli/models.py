@@ -158,7 +158,12 @@ class ModelFolder:
     def invert_from(self) -> float:
         """The noise level from which its pictures are best inverted; 0 unless it says so. Raises ModelError."""
         said = self._settings("", FITNESS) if (self.path / FITNESS).is_file() else {}
-        return self._number({"invert-from": 0.0} | said, "invert-from")
+        level = self._number({"invert-from": 0.0} | said, "invert-from")
+        if not 0 <= level <= 1:
+            raise ModelError(
+                f"The model {self.name} is damaged: invert-from in {self.path / FITNESS} is {level:g}; get it again."
+            )
+        return level
 
     def _number(self, said: dict[str, Any], name: str) -> float:
         try:

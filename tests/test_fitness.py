@@ -130,7 +130,7 @@ def test_a_damaged_fitness_file_is_named(choosy: Path, content: str) -> None:
         _ = models.find(str(choosy)).fitness
 
 
-@pytest.mark.parametrize("said", [None, "much"])
+@pytest.mark.parametrize("said", [None, "much", 2, -0.1, float("nan")])
 def test_a_damaged_level_to_invert_from_is_named(choosy: Path, said: object) -> None:
     (choosy / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 9.0, "invert-from": said}))
     with pytest.raises(ModelError, match=r"fitness\.json"):
