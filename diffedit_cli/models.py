@@ -149,21 +149,22 @@ class ModelFolder:
 
         None for a model that takes any picture. Raises ModelError.
         """
-        if not (self.path / FITNESS).is_file():
-            return None
-        said = self._settings("", FITNESS)
-        return self._number(said, "strength"), self._number(said, "limit")
+        said = self._own_words
+        return (self._number(said, "strength"), self._number(said, "limit")) if said is not None else None
 
     @property
     def invert_from(self) -> float:
         """The noise level from which its pictures are best inverted; 0 unless it says so. Raises ModelError."""
-        said = self._settings("", FITNESS) if (self.path / FITNESS).is_file() else {}
-        level = self._number({"invert-from": 0.0} | said, "invert-from")
+        level = self._number({"invert-from": 0.0} | (self._own_words or {}), "invert-from")
         if not 0 <= level <= 1:
             raise ModelError(
                 f"The model {self.name} is damaged: invert-from in {self.path / FITNESS} is {level:g}; get it again."
             )
         return level
+
+    @property
+    def _own_words(self) -> dict[str, Any] | None:
+        return self._settings("", FITNESS) if (self.path / FITNESS).is_file() else None
 
     def _number(self, said: dict[str, Any], name: str) -> float:
         try:

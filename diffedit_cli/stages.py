@@ -262,14 +262,16 @@ class Workbench:
             params.invert_guidance,
         )
         solver = SOLVERS[params.scheduler]()
-        begin = next((i for i, level in enumerate(levels) if level.b >= (params.invert_from or 0)), len(levels) - 1)
-        noise = torch.randn(x_0.shape, generator=generator(params.seed, picture, "forward")).to(x_0.device)
+        begun: list[Tensor] = []
+        if params.invert_from:
+            noise = torch.randn(x_0.shape, generator=generator(params.seed, picture, "forward")).to(x_0.device)
+            begun = diffedit.noised(x_0, noise, levels, params.invert_from)
         regularise = None
         if params.reg_steps:
             weights = (params.reg_steps, params.lambda_auto_corr, params.auto_corr_rolls, params.lambda_kl)
             regularise = Regularisation(*weights, generator(params.seed, picture, "invert"))
         inversion = diffedit.invert(
-            model, x_0, levels, caption, solver, regularise, params.fixed_point, params.inversion_stride, noise, begin
+            model, x_0, levels, caption, solver, regularise, params.fixed_point, params.inversion_stride, begun
         )
         steps = self._watched("invert", inversion, len(levels) - 1)
         trajectory = torch.cat([x_0, *steps])

@@ -17,6 +17,7 @@ from PIL import Image
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.sd import StableDiffusion
+from diffedit_cli.models import FITNESS
 from training.data import to_tensor
 from training.evaluate import knows_wider
 from training.scenes import PRESENT, WIDER, World, scene
@@ -57,7 +58,7 @@ def calibrate(folder: Path, count: int = SCENES) -> float:
     found = [value for world in worlds(folder) for value in misfits(model, scenes(world, world.first, count))]
     limit = float(torch.tensor(found).quantile(TAKEN))
     said = {"strength": STRENGTH, "limit": round(limit, 4), "invert-from": INVERT_FROM}
-    (folder / "fitness.json").write_text(json.dumps(said) + "\n")
+    (folder / FITNESS).write_text(json.dumps(said) + "\n")
     return limit
 
 
@@ -81,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.judge:
         calibrate(options.folder)
-    limit = json.loads((options.folder / "fitness.json").read_text())["limit"]
+    limit = json.loads((options.folder / FITNESS).read_text())["limit"]
     model = StableDiffusion.load(options.folder, "cpu", torch.float32)
     print(f"limit {limit}")
     for world in worlds(options.folder):

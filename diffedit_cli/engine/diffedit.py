@@ -150,27 +150,20 @@ def invert(
     regularise: Callable[[Prediction, Level], Prediction] | None = None,
     fixed_point: int = 0,
     every: int = 1,
-    noise: Tensor | None = None,
-    begin: int = 0,
+    begun: Sequence[Tensor] = (),
 ) -> Iterator[Tensor]:
     """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
 
-    Up to the level number `begin` the picture is not inverted but given `noise`, shaped like x_0. In what is clean and
-    flat a network finds next to none, and all later steps keep what was found in the first (arXiv:2410.23530).
-
-    Steps go over `every` levels, counted from the last, so that the first may be shorter; between two of them the
-    noise is taken for constant.
+    The first of them may be `begun` otherwise, as `noised` does. Steps go over `every` levels, counted from the last,
+    so that the first may be shorter; between two of them the noise is taken for constant.
     `regularise` may change each prediction for the latents at a level. Each step is repeated `fixed_point` times with
     the noise that its own result holds, of which DDIM's step down takes the latents back (AIDI, arXiv:2309.04907).
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
-    guide, x_t = Guide(model, caption), x_0
-    if noise is not None:
-        for level in levels[1 : begin + 1]:
-            x_t = add_noise(x_0, noise, level)
-            yield x_t
-    walked = [begin, *range(len(levels) - 1, begin, -every)[::-1]]
+    yield from begun
+    guide, x_t = Guide(model, caption), begun[-1] if begun else x_0
+    walked = [len(begun), *range(len(levels) - 1, len(begun), -every)[::-1]]
     for first, last in pairwise(walked):
         lower, higher = levels[first], levels[last]
         prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)
@@ -182,6 +175,16 @@ def invert(
         yield from (step(between(x_t, lower, x_s, higher), level) for level in levels[first + 1 : last])
         x_t = x_s
         yield x_t
+
+
+def noised(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: float) -> list[Tensor]:
+    """Begins step 2 with x_1 ... of the forward process, up to the first level with so much noise, 0 to 1.
+
+    In what is clean and flat a network finds next to no noise, and all later steps of an inversion keep what was found
+    in the first (arXiv:2410.23530).
+    """
+    last = next((number for number, level in enumerate(levels) if level.b >= b), len(levels) - 1)
+    return [add_noise(x_0, noise, level) for level in levels[1 : last + 1]]
 
 
 def edit(
