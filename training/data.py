@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.scenes import CANVAS, PRESENT, WIDER, World, scene
-from training.workspace import device, workspace
+from training.workspace import device, drawing_processes, workspace
 
 POOL_SCENES = 6000
 
@@ -44,7 +43,7 @@ def picture_pool() -> NDArray[np.uint8]:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp.npy")
         pool = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(2 * POOL_SCENES, CANVAS, CANVAS, 3))
-        with get_context("spawn").Pool(os.cpu_count()) as drawing:
+        with drawing_processes(os.cpu_count() or 1) as drawing:
             for half, world in enumerate((PRESENT, WIDER)):
                 seeds = range(world.first, world.first + POOL_SCENES)
                 drawn = drawing.imap(functools.partial(_pixels, world), seeds, chunksize=25)

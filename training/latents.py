@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from training.data import to_tensor
 from training.scenes import PRESENT, World, edited, scene
 from training.words import draw_caption, encode_all
-from training.workspace import autocast, device, save_atomically
+from training.workspace import autocast, device, drawing_processes, save_atomically
 
 SHARD_SCENES = 2000
 """Every other one of them is the one before it after an edit."""
@@ -89,7 +88,7 @@ def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
     latents: list[Tensor] = []
     contents: list[Content] = []
     pixels: list[NDArray[np.uint8]] = []
-    with get_context("spawn").Pool(1) as pool:
+    with drawing_processes(1) as pool:
         for drawn in pool.imap(functools.partial(draw, world), seeds, chunksize=10):
             for picture, content in drawn:
                 pixels.append(picture)

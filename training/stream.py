@@ -12,7 +12,6 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
-from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from training.latents import SHARD_SCENES, Batch, Content, Index, Wanted, draw, encode_pictures, twin
 from training.scenes import CANVAS, World
 from training.words import MAX_LENGTH, draw_caption, encode_all
+from training.workspace import drawing_processes
 
 BLOCK = 200
 """Scenes that a process draws at once, edited ones among them."""
@@ -51,7 +51,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="diffedit-scenes-"))
-        self.pool = get_context("spawn").Pool(max(1, (os.cpu_count() or 1) - 2))  # two for the training itself
+        self.pool = drawing_processes(max(1, (os.cpu_count() or 1) - 2))  # two for the training itself
         atexit.register(self.close)
 
     def ask(self, world: World, first: int) -> AsyncResult[Block]:

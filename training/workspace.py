@@ -11,11 +11,14 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 NPM_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 
@@ -30,8 +33,17 @@ def sprites_folder() -> Path:
     """The folder of the sprites; fetched from the npm registry the first time."""
     folder = workspace() / "sprites" / "package" / "assets"
     if not folder.is_dir():
-        _fetch_sprites(folder.parent.parent)
+        workspace().mkdir(parents=True, exist_ok=True)
+        with FileLock(workspace() / "sprites.lock"):  # several processes draw
+            if not folder.is_dir():
+                _fetch_sprites(folder.parent.parent)
     return folder
+
+
+def drawing_processes(count: int) -> Pool:
+    """Processes that draw scenes; the sprites are fetched before, since a process that ends itself is waited for."""
+    sprites_folder()
+    return get_context("spawn").Pool(count)
 
 
 def _fetch_sprites(folder: Path) -> None:
