@@ -10,10 +10,7 @@ import subprocess
 import sys
 
 from training.unet import unet_folder
-from training.vae import vae_folder
-
-AS_EDITS_SEE = ("--edit-share", "0.55", "--centre", "0.9", "--spread", "1.3")
-"""The model inverts from fresh noise (training.fitness), which only pays for one that has learnt from pairs."""
+from training.vae import VaeTraining, vae_folder
 
 
 def run(module: str, *options: str) -> None:
@@ -23,9 +20,9 @@ def run(module: str, *options: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae-steps", type=int, default=3000)
+    parser.add_argument("--vae-steps", type=int, default=VaeTraining.steps)
     parser.add_argument("--unet-steps", type=int, default=11_000)
-    parser.add_argument("--decay-steps", type=int, default=3_000, help="the last ones, that see scenes as edits do")
+    parser.add_argument("--decay-steps", type=int, default=3_000, help="the last ones")
     parser.add_argument("--compile", action="store_true", help="torch.compile the VAE; pays on some machines")
     options = parser.parse_args()
     compiled = ["--compile"] if options.compile else []
@@ -33,7 +30,7 @@ def main() -> None:
         run("vae", "--steps", str(options.vae_steps), *compiled)
     run("unet", "--until", str(options.unet_steps))
     if not (unet_folder() / "decayed.pt").exists():
-        run("unet", "--decay-steps", str(options.decay_steps), *AS_EDITS_SEE)
+        run("unet", "--decay-steps", str(options.decay_steps))
     run("export")
 
 

@@ -55,15 +55,16 @@ class UnetTraining:
     adam_lr: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.999
-    centre: float = 0.4
-    spread: float = 1.0
-    """Of the levels drawn, logit-normal a little above the middle (arXiv:2403.03206, 3.1), where content is decided."""
+    centre: float = 0.9
+    spread: float = 1.3
+    """Of the levels drawn, logit-normal (arXiv:2403.03206, 3.1) and well above the middle: edits are decided there."""
     gamma: float = 5.0
     mixed_share: float = 0.0
     """Of the pictures at noisy levels that faintly show a piece of another scene: see `training.loss.mixed`."""
-    edit_share: float = 0.0
-    """Of the pictures that are seen as in an edit, with what was there before: see `training.loss.half_edited`."""
-    one_object_pictures: int = 40_000
+    edit_share: float = 0.55
+    """Of the pictures that are seen as in an edit, with what was there before: see `training.loss.half_edited`. The
+    model inverts from fresh noise (training.fitness), which only pays for one that has learnt from such pairs."""
+    one_object_pictures: int = 16_000
     two_share: float = 0.45
     often: tuple[str, ...] = ("dog", "cat", "sheep", "duck", "penguin", "chick", "rose", "balloon", "apple", "hat")
     often_share: float = 0.0

@@ -44,7 +44,7 @@ class VaeTraining:
     latent_channels: int = 8
     crop: int = 128
     batch: int = 2
-    steps: int = 3000
+    steps: int = 6000
     warmup: int = 100
     decay: int = 1500
     muon_lr: float = 0.01
