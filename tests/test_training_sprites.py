@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parent.parent
 NPM = '#!/bin/sh\necho "$@" >> "$CALLS"\nsleep 1\ncp "$PACKED" package.tgz\n'
 ASK = "from training.workspace import sprites_folder as folder; print((folder() / '1f436.webp').read_text())"
 
@@ -40,7 +40,7 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
 
 def test_processes_that_draw_at_once_fetch_the_sprites_once(surroundings: dict[str, str], tmp_path: Path) -> None:
     asking = [
-        subprocess.Popen([sys.executable, "-c", ASK], cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", ASK], cwd=PROJECT, env=surroundings, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     said = [process.communicate(timeout=120)[0] for process in asking]
@@ -53,7 +53,12 @@ def test_without_npm_the_recipe_says_so_and_ends(surroundings: dict[str, str], t
     (tmp_path / "empty").mkdir()
     surroundings["PATH"] = str(tmp_path / "empty")
     ran = subprocess.run(
-        [sys.executable, "-m", "training.vae"], cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "training.vae"],
+        cwd=PROJECT,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("npm is needed once, to fetch @lobehub/fluent-emoji-3d@")
