@@ -2,14 +2,14 @@
 
 The main run keeps a constant learning rate and has no end: stop it whenever, it resumes from its checkpoint.
 ``--decay-steps N`` leaves the checkpoint alone: it takes a copy, lowers the learning rate to nothing over N steps
-and writes ``decayed.pt``, which is what gets exported. ``--minutes M``, for a GPU, does both in one sitting.
+and writes ``decayed.pt``, which is what gets exported; an interrupted one resumes as well. ``--minutes M``, for a GPU,
+does both in one sitting.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -235,7 +235,7 @@ class UnetTrainer:
 
     def train(self, until: int | None = None, report_every: int = 50, save_seconds: float = 300) -> None:
         """The main run."""
-        self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
+        self.curve = self._curve("loss.csv")
         saved_at = started = time.monotonic()
         log: list[Tensor] = []
         while until is None or self.step < until:
@@ -259,29 +259,43 @@ class UnetTrainer:
             f"step {self.step} loss {loss:.4f} error {error:.4f}, {self.pictures:,} pictures, {rate:.1f}/s", flush=True
         )
 
-    def decay(self, steps: int, path: Path) -> None:
-        """Lower the learning rate to nothing; the main run's checkpoint stays as it is."""
-        self._follow((1 - done / steps for done in range(steps)), path)
+    def _curve(self, name: str) -> Curve:
+        return Curve(self.folder / name, ("pictures", "loss", "error"), self.step)
+
+    def decay(self, steps: int, path: Path, save_seconds: float = 300) -> None:
+        """Lower the learning rate to nothing; the main run's checkpoint stays as it is.
+
+        What is done lies in a file that names the step it began at, so only the decay of this very checkpoint resumes.
+        """
+        begun = self.step
+        unfinished = self.folder / f"decaying-from-{begun}.pt"
+        if unfinished.exists():
+            self._restore(torch.load(unfinished, weights_only=False))
+        self.curve = self._curve("decay.csv")
+        rates = (1 - done / steps for done in range(self.step - begun, steps))
+        self._follow(rates, unfinished, save_seconds)
+        self.curve.draw()
+        unfinished.replace(path)
 
     def train_for(self, minutes: float, path: Path, decay: float = 0.5) -> None:
         """A sitting of known length, the learning rate going down over its last part; writes what `decay` would."""
-        self.curve = Curve(self.folder / "loss.csv", ("pictures", "loss", "error"), self.step)
+        self.curve = self._curve("loss.csv")
         begun = time.monotonic()
 
         def rates() -> Iterator[float]:
             while (left := 1 - (time.monotonic() - begun) / (60 * minutes)) > 0:
                 yield min(1.0, left / decay)
 
-        self._follow(rates(), path, save_seconds=60)  # somebody else's GPU may go at any moment
+        self._follow(rates(), path, 60)  # somebody else's GPU may go at any moment
         self.curve.draw()
 
-    def _follow(self, rates: Iterable[float], path: Path, save_seconds: float = math.inf) -> None:
+    def _follow(self, rates: Iterable[float], path: Path, save_seconds: float) -> None:
         """A step at each share of the learning rate, and the result in `path`."""
         log: list[Tensor] = []
         started = saved_at = time.monotonic()
         for rate in rates:
             log.append(self.train_step(rate))
-            if len(log) == 50:
+            if self.step % 50 == 0:
                 self._report(log, started)
                 log, started = [], time.monotonic()
             if time.monotonic() - saved_at > save_seconds:
