@@ -74,17 +74,30 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(
             assert torch.equal(value, other)
 
 
-def test_a_decay_leaves_the_main_run_alone_and_belongs_to_one_step_of_it(latents: Path, tmp_path: Path) -> None:
+def test_a_decay_leaves_the_main_run_alone_and_belongs_to_one_checkpoint_of_it(latents: Path, tmp_path: Path) -> None:
     trained = trainer(tmp_path, latents)
     main_run(trained, tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     unfinished = trainer(tmp_path, latents)
     unfinished.train_step()
-    unfinished.save(tmp_path / "decaying-from-9.pt")  # of another step: not gone on from
+    unfinished.save(tmp_path / "decaying-from-36.pt")  # of another checkpoint: not gone on from
     trainer(tmp_path, latents).decay(50, tmp_path / "decayed.pt")
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert torch.load(tmp_path / "decayed.pt", weights_only=False)["pictures"] == 60 * TINY.batch
     rows = (tmp_path / "decay.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "50"]
     assert (tmp_path / "decay.png").stat().st_size > 1_000
-    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint.pt", "decayed.pt", "decaying-from-9.pt"]
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint.pt", "decayed.pt", "decaying-from-36.pt"]
+
+
+def test_a_decay_is_made_anew_only_where_the_main_run_went_on(latents: Path, tmp_path: Path) -> None:
+    decayed = tmp_path / "decayed.pt"
+    main_run(trainer(tmp_path, latents), tmp_path)
+    made = []
+    for goes_on in (False, False, True):
+        if goes_on:
+            main_run(trainer(tmp_path, latents), tmp_path)
+        trainer(tmp_path, latents).decay(10, decayed)
+        made.append((decayed.stat().st_ino, torch.load(decayed, weights_only=False)["step"]))
+    assert made[0] == made[1]
+    assert [step for _, step in made] == [20, 20, 30]

@@ -9,7 +9,6 @@ import argparse
 import subprocess
 import sys
 
-from training.unet import unet_folder
 from training.vae import VaeTraining, vae_folder
 
 
@@ -29,8 +28,7 @@ def main() -> None:
     if not (vae_folder() / "finished").is_dir():
         run("vae", "--steps", str(options.vae_steps), *compiled)
     run("unet", "--until", str(options.unet_steps))
-    if not (unet_folder() / "decayed.pt").exists():
-        run("unet", "--decay-steps", str(options.decay_steps))
+    run("unet", "--decay-steps", str(options.decay_steps))
     run("export")
 
 

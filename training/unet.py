@@ -265,10 +265,14 @@ class UnetTrainer:
     def decay(self, steps: int, path: Path, save_seconds: float = 300) -> None:
         """Lower the learning rate to nothing; the main run's checkpoint stays as it is.
 
-        What is done lies in a file that names the step it began at, so only the decay of this very checkpoint resumes.
+        What is done lies in a file that names the pictures it began after, so only the decay of this very checkpoint
+        resumes; there is nothing to do where `path` is its end.
         """
         begun = self.step
-        unfinished = self.folder / f"decaying-from-{begun}.pt"
+        end = self.pictures + steps * self.settings.batch
+        if path.exists() and torch.load(path, weights_only=False)["pictures"] == end:
+            return
+        unfinished = self.folder / f"decaying-from-{self.pictures}.pt"
         if unfinished.exists():
             self._restore(torch.load(unfinished, weights_only=False))
         self.curve = self._curve("decay.csv")
