@@ -38,7 +38,7 @@ class Sample:
 
 
 SAMPLES = (
-    Sample("cat", 123, "one", ("cat",), "grass", "cat", "dog"),
+    Sample("cat", 217, "one", ("cat",), "grass", "cat", "dog"),
     Sample("dog-on-beach", 102, "one", ("dog",), "beach", "a dog on the beach", "a cat on the beach"),
     Sample("penguin-in-snow", 103, "one", ("penguin",), "snow", "penguin", "rabbit"),
     Sample("car-in-desert", 104, "one", ("car",), "desert", "car", "bus"),
