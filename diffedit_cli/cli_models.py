@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from diffedit_cli import options as o
-from diffedit_cli import weights
+from diffedit_cli import unfinished, weights
 from diffedit_cli.cli_help import App
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
@@ -178,10 +178,12 @@ def show(**given: Any) -> None:
 def save(**given: Any) -> None:
     """Write the chosen model, LoRAs and embeddings in it, as one folder in diffusers' format."""
     folder: Path = given["folder"]
-    _check_folder(folder, given["force"])
+    with unfinished.alone(folder.parent):  # while another process replaces it, it has another name for a moment
+        _check_folder(folder, given["force"])
     model = chosen(given, _tell)
-    if folder.exists() and folder.samefile(model.path):
-        raise OutputError(f"{folder} is the model itself; name another folder.")
+    with unfinished.alone(folder.parent):
+        if folder.exists() and folder.samefile(model.path):
+            raise OutputError(f"{folder} is the model itself; name another folder.")
     model.save(folder, lambda copy: _add(model, copy) if model.loras or model.embeddings else None)
     print(folder)
 

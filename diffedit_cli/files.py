@@ -135,19 +135,20 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             fresh = temporary / "new"
             fresh.mkdir()
             yield fresh
-            if replace and path.exists():
-                if old.exists():
-                    shutil.rmtree(old)
-                path.rename(old)
-            try:
-                fresh.rename(path)
-            except OSError:
-                if not path.is_dir():  # else another process was quicker with the same
-                    if replace and old.exists():
-                        old.rename(path)
-                    raise
-            if replace:
-                shutil.rmtree(old, ignore_errors=True)
+            with unfinished.alone(path.parent):
+                if replace and path.exists():
+                    if old.exists():
+                        shutil.rmtree(old)
+                    path.rename(old)
+                try:
+                    fresh.rename(path)
+                except OSError:
+                    if not path.is_dir():  # else another process was quicker with the same
+                        if replace and old.exists():
+                            old.rename(path)
+                        raise
+                if replace:
+                    shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         kept = f" What was there is now {old}." if replace and old.exists() and not path.exists() else ""
         raise OutputError(

@@ -50,6 +50,17 @@ def folder(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While another is in here with the same folder, waits; where there can be no lock it does not."""
+    with contextlib.ExitStack() as left:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            left.callback(os.close, descriptor)
+            _lock(descriptor)
+        yield
+
+
 def elsewhere() -> contextlib.AbstractContextManager[Path]:
     """An empty folder where the system keeps what is temporary, as `folder` makes one."""
     return folder(Path(tempfile.gettempdir()) / "files")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,20 @@ def test_what_others_hide_stays_however_old(tmp_path: Path, name: str) -> None:
     os.utime(tmp_path / name, (0, 0))
     files.publish(tmp_path / "dog.png", b"whole")
     assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_many_replace_the_same_folder_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+
+    def replace(number: int) -> None:
+        for _ in range(20):
+            with files.new_folder(path, replace=True) as fresh:
+                (fresh / "by").write_text(str(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(replace, range(8)))
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+    assert [one.name for one in path.iterdir()] == ["by"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
