@@ -136,21 +136,29 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             fresh.mkdir()
             yield fresh
             with unfinished.alone(path.parent):
-                if replace and path.exists():
-                    if old.exists():
-                        shutil.rmtree(old)
-                    path.rename(old)
-                try:
-                    fresh.rename(path)
-                except OSError:
-                    if not path.is_dir():  # else another process was quicker with the same
-                        if replace and old.exists():
-                            old.rename(path)
-                        raise
-                if replace:
-                    shutil.rmtree(old, ignore_errors=True)
+                _take_place(fresh, path, old if replace else None)
     except OSError as error:
         kept = f" What was there is now {old}." if replace and old.exists() and not path.exists() else ""
         raise OutputError(
             f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another.{kept}"
         ) from error
+
+
+def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
+    """Gives a folder the name `path`; the one that has it is replaced, by way of the name `old`, or stays without that.
+
+    Raises OSError.
+    """
+    if old and path.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except OSError:
+        if not path.is_dir():  # else another process was quicker with the same
+            if old and old.exists():
+                old.rename(path)
+            raise
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
