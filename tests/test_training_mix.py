@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.blend import blend
 from training.latents import ANYTHING, Index, Scenes
-from training.loss import EDITS_FROM, half_edited, loss_of, mixed
+from training.loss import EDITS_FROM, attention_to, drawn_levels, half_edited, loss_of, mixed
 from training.unet import UnetTrainer, UnetTraining, build_scheduler
 from training.words import CAPACITY, TOKEN
 from training.workspace import save_atomically
@@ -22,19 +22,24 @@ from training.workspace import save_atomically
 RNG = random.Random(0)
 
 
-def drawn(index: Index[int], *wanted: tuple[bool, str]) -> set[int]:
+def drawn(index: Index[int], *wanted: tuple[str, str]) -> set[int]:
     return {index.draw(kind, RNG) for kind in wanted for _ in range(50)}
 
 
 def test_scenes_are_found_by_what_they_show() -> None:
     index = Index[int]()
     scenes = [("one", ("cat",)), ("one", ("dog",)), ("two", ("dog", "cat")), ("two", ("hat", "car")), ("empty", ())]
+    scenes += [("bowl", ("fruits",))]
     for at, (kind, objects) in enumerate(scenes):
         index.add(at, (kind, objects, "grass"))
-    assert drawn(index, (False, ANYTHING)) == {0, 1, 4}
-    assert drawn(index, (True, ANYTHING)) == {2, 3}
-    assert drawn(index, (False, "dog"), (True, "dog")) == {1, 2}
-    assert drawn(index, (False, "hat")) == {0, 1, 4}  # none shows it alone
+    assert drawn(index, ("one", ANYTHING)) == {0, 1, 5}
+    assert drawn(index, ("two", ANYTHING)) == {2, 3}
+    assert drawn(index, ("empty", ANYTHING)) == {4}
+    assert drawn(index, ("one", "dog"), ("two", "dog")) == {1, 2}
+    assert drawn(index, ("one", "hat")) == {0, 1, 5}  # none shows it alone
+    few = Index[int]()
+    few.add(0, ("one", ("cat",), "grass"))
+    assert drawn(few, ("empty", ANYTHING), ("two", "dog")) == {0}
 
 
 def test_what_is_weak_is_shown_more_often() -> None:
@@ -45,9 +50,13 @@ def test_what_is_weak_is_shown_more_often() -> None:
     names = Counter(name for _, name in wanted)
     shares = {name: round(count / len(wanted), 1) for name, count in names.items()}
     assert shares == {ANYTHING: 0.7, "dog": 0.2, "hat": 0.1}
-    assert round(sum(two for two, _ in wanted) / len(wanted), 2) == 0.25
-    trainer.settings = UnetTraining()
-    assert {trainer._wanted(0.0) for _ in range(100)} == {(False, ANYTHING)}
+    numbers = Counter(number for number, _ in wanted)
+    assert {number: round(count / len(wanted), 2) for number, count in numbers.items()} == {
+        "one": 0.65, "two": 0.25, "empty": 0.1,
+    }  # fmt: skip
+    assert {name for number, name in wanted if number == "empty"} == {ANYTHING}
+    trainer.settings = UnetTraining(empty_share=0.0)
+    assert {trainer._wanted(0.0) for _ in range(100)} == {("one", ANYTHING)}
 
 
 def test_a_blend_is_the_mean_of_what_both_know() -> None:
@@ -103,6 +112,28 @@ def test_an_edit_shows_less_of_what_was_there_the_less_noise_there_is() -> None:
         assert most == pytest.approx(1.0 if t >= EDITS_FROM else float(a[450] * b[t] / (b[450] * a[t])), rel=1e-4)
 
 
+def test_levels_are_drawn_from_all_and_more_from_those_that_decide() -> None:
+    torch.manual_seed(0)
+    levels = build_scheduler().alphas_cumprod
+    for share, clean in ((0.0, 0.02), (0.5, 0.06), (1.0, 0.1)):
+        drawn = drawn_levels(40_000, levels, UnetTraining(uniform_share=share))
+        assert 0 <= drawn.min() <= drawn.max() < 1000
+        assert float((drawn < 100).float().mean()) == pytest.approx(clean, abs=0.02)
+
+
+def test_what_an_edit_changes_counts_more() -> None:
+    x_0 = torch.zeros(2, 4, 8, 8)
+    before = x_0.clone()
+    before[0, :, :4] = 1.0
+    before[1, 0, 0, 0] = 0.1  # less than an edit makes
+    found = attention_to(x_0, before, UnetTraining(changed_weight=3.0))
+    assert found.shape == (2, 1, 8, 8)
+    assert (found[0, 0, :4] == 3).all()
+    assert (found[0, 0, 4:] == 1).all()
+    assert (found[1] == 1).all()
+    assert (attention_to(x_0, before, UnetTraining()) == 1).all()
+
+
 NOTHING = {"mixed_share": 0.0, "edit_share": 0.0}
 
 
@@ -133,7 +164,7 @@ def test_scenes_lie_beside_what_an_edit_makes_of_them(tmp_path: Path) -> None:
     scenes = Scenes(AutoencoderKL(), tmp_path)
     save_atomically((torch.arange(4.0).view(4, 1, 1, 1), contents), tmp_path / "pairs-0000.pt")
     scenes.grow(1)
-    latents, twins, _ = scenes.batch([(False, ANYTHING)] * 50, random.Random(0))
+    latents, twins, _ = scenes.batch([("one", ANYTHING)] * 50, random.Random(0))
     assert set(zip(latents.flatten().tolist(), twins.flatten().tolist(), strict=True)) == {
         (0, 1),
         (1, 0),

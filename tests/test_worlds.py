@@ -56,13 +56,22 @@ def test_seeds_of_the_present_world_keep_their_meaning(seed: int) -> None:
 
 
 @pytest.mark.parametrize("drawn_from", [PRESENT, WIDER], ids=["present", "wider"])
-def test_an_edited_scene_differs_by_one_thing_its_colour_or_the_place(drawn_from: World) -> None:
+def test_an_edited_scene_differs_by_one_thing_more_or_less_its_colour_or_the_place(drawn_from: World) -> None:
     kinds = set()
     for seed in range(drawn_from.held_out, drawn_from.held_out + 120):
         before, after = scene(seed, world=drawn_from), edited(seed, drawn_from)
         assert boxes(edited(seed, drawn_from)) == boxes(after)
-        assert before.kind == after.kind
         gone, come = set(before.objects) - set(after.objects), set(after.objects) - set(before.objects)
+        if len(gone) != len(come):
+            kinds.add("one more" if come else "one less")
+            assert len(gone | come) == 1
+            assert before.place == after.place
+            assert after.kind == ("empty", "one", "two")[len(after.objects)]
+            stays = set(before.objects) & set(after.objects)
+            assert all(before.masks[name] == after.masks[name] for name in stays)
+            assert set(after.masks) == set(after.objects)
+            continue
+        assert before.kind == after.kind
         if before.place != after.place:
             kinds.add("place")
             assert not gone | come
@@ -72,7 +81,46 @@ def test_an_edited_scene_differs_by_one_thing_its_colour_or_the_place(drawn_from
         assert (len(gone), len(come)) == (1, 1)
         old, new = (name.rpartition(" ")[2] for name in (*gone, *come))
         kinds.add("colour" if old == new else "thing")
-    assert kinds == ({"thing", "place", "colour"} if drawn_from.colours else {"thing", "place"})
+    colours = {"colour"} if drawn_from.colours else set()
+    assert kinds == {"thing", "place", "one more", "one less"} | colours
+
+
+def comes(before: Scene) -> str:
+    """What is not there yet."""
+    return "ball" if any("hat" in name for name in before.objects) else "hat"
+
+
+@pytest.mark.parametrize("drawn_from", [PRESENT, WIDER], ids=["present", "wider"])
+def test_one_more_or_less_leaves_the_rest_of_the_picture_as_it_is(drawn_from: World) -> None:
+    for seed in range(drawn_from.held_out, drawn_from.held_out + 40):
+        before = scene(seed, world=drawn_from)
+        if before.kind == "bowl":
+            continue
+        for after in (
+            *(scene(seed, world=drawn_from, removed=name) for name in before.objects),
+            *(scene(seed, world=drawn_from, added=name) for name in (comes(before),) if len(before.objects) < 2),
+        ):
+            (name,) = set(before.objects) ^ set(after.objects)
+            mask = before.masks.get(name) or after.masks[name]
+            changed = ImageChops.difference(before.picture, after.picture)
+            assert changed.getbbox()
+            changed.paste(0, (0, 0), mask.filter(ImageFilter.MaxFilter(13)))
+            box = changed.getbbox()  # its shadow lies on the ground at its feet
+            left, _, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+            assert not box or (box[0] >= left - 40 and box[2] <= right + 40 and box[1] >= bottom - 40)
+
+
+def test_what_comes_beside_something_stands_on_the_wider_side_of_it() -> None:
+    for seed in range(60):
+        before = scene(seed)
+        if before.kind != "one":
+            continue
+        after = scene(seed, added=comes(before))
+        there, new = (after.masks[name].getbbox() for name in (*before.objects, comes(before)))
+        assert there
+        assert new
+        is_left = there[0] >= scenes.CANVAS - there[2]
+        assert (sum(new[::2]) < sum(there[::2])) == is_left
 
 
 def test_what_comes_by_an_edit_has_the_room_of_what_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +131,10 @@ def test_what_comes_by_an_edit_has_the_room_of_what_goes(monkeypatch: pytest.Mon
             module, "sprite", lambda code, _="": Image.new("RGBA", sizes[sum(code.encode()) % 3], PAINT)
         )
     fitted = 0
-    for seed in range(40):
+    for seed in range(60):
         before, after = scene(seed), edited(seed)
-        for new in set(after.objects) - set(before.objects) if before.kind in ("one", "two") else ():
+        replaced = before.kind in ("one", "two") and len(before.objects) == len(after.objects)
+        for new in set(after.objects) - set(before.objects) if replaced else ():
             (old,) = set(before.objects) - set(after.objects)
             new_box, old_box = after.masks[new].getbbox(), before.masks[old].getbbox()
             wider, higher = (new_box[i + 2] - new_box[i] - old_box[i + 2] + old_box[i] for i in (0, 1))
@@ -157,6 +206,9 @@ def test_every_caption_of_the_wider_world_is_of_reserved_words_and_short_enough(
     )
     captions = {caption for kind, names in shown for _, caption in captions_of(kind, names, "moon")}
     assert all(word in TOKEN for caption in captions for word in caption.split())
+    alone = {caption for _, caption in captions_of("empty", (), "moon")}
+    assert alone < captions
+    assert alone.isdisjoint(caption for _, caption in captions_of("one", ("cat",), "moon"))
     assert max(len(caption.split()) for caption in captions) <= MAX_LENGTH - 2
     assert all(word in TOKEN for place in WIDER.places for word in places.PLACES[place].phrase.split())
     assert max(TOKEN.values()) < CAPACITY

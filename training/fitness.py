@@ -26,8 +26,15 @@ STRENGTH = 0.25
 SCENES = 1000  # of each world
 TAKEN = 0.999
 """The share of scenes that the limit lets pass; of a model that draws sharply photographs begin at twice that."""
-INVERT_FROM = 0.2
-"""The noise level from which its flat scenes are best inverted: docs/tuning.md."""
+OWN = {
+    "invert-from": 0.2,
+    "last-level": 0.3,
+    "guidance": 4.0,
+    "paste-above": 50.0,
+    "evidence": -1.0,
+    "evidence-of-looks": -0.6,
+}
+"""The model's own defaults, by the options' names: docs/regions.md. `training.evidence` finds the last."""
 
 
 @torch.inference_mode()
@@ -57,7 +64,7 @@ def calibrate(folder: Path, count: int = SCENES) -> float:
     model = StableDiffusion.load(folder, "cpu", torch.float32)
     found = [value for world in worlds(folder) for value in misfits(model, scenes(world, world.first, count))]
     limit = float(torch.tensor(found).quantile(TAKEN))
-    said = {"strength": STRENGTH, "limit": round(limit, 4), "invert-from": INVERT_FROM}
+    said = {"strength": STRENGTH, "limit": round(limit, 4), **OWN}
     (folder / FITNESS).write_text(json.dumps(said) + "\n")
     return limit
 

@@ -28,8 +28,8 @@ Number = TypeVar("Number", int, Tensor)
 Content = tuple[str, tuple[str, ...], str]
 """Kind, objects, place: all that a caption needs."""
 ANYTHING = ""
-Wanted = tuple[bool, str]
-"""Whether a scene of two objects is to be learnt from, and which object it shows, or `ANYTHING`."""
+Wanted = tuple[str, str]
+"""What a scene to learn from shows: `two` objects, `one` (or a bowl) or none, `empty`; and which, or `ANYTHING`."""
 Batch = tuple[Tensor, Tensor, Tensor]
 """Latents, those of the same scenes on the other side of an edit, (N, MAX_LENGTH) tokens."""
 
@@ -65,13 +65,15 @@ class Index(Generic[Where]):
 
     def add(self, where: Where, content: Content) -> None:
         kind, objects, _ = content
+        number = kind if kind in ("two", "empty") else "one"
         for name in (ANYTHING, *objects):
-            self._scenes[kind == "two", name].append(where)
+            self._scenes[number, name].append(where)
 
     def draw(self, wanted: Wanted, rng: random.Random) -> Where:
-        """Any scene of what is wanted; of as many objects, where none shows that one."""
-        two, _ = wanted
-        return rng.choice(self._scenes.get(wanted) or self._scenes[two, ANYTHING])
+        """Any scene of what is wanted; of as many objects, where none shows that one; of any, where none does."""
+        number, _ = wanted
+        scenes = self._scenes.get(wanted) or self._scenes.get((number, ANYTHING))
+        return rng.choice(scenes or next(iter(self._scenes.values())))
 
 
 @dataclass(frozen=True)

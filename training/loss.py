@@ -20,6 +20,8 @@ MIXED_FROM = 600
 """The first of 1,000 levels at which a piece of another scene may contradict the words."""
 EDITS_FROM = 450
 """The first of 1,000 levels at which an edit may begin; masks are looked for there, too."""
+CHANGED = 0.15
+"""Mean distance of a cell's latents, above which an edit changes it."""
 
 
 def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
@@ -60,11 +62,24 @@ def half_edited(x_0: Tensor, before: Tensor, t: Tensor, levels: Tensor) -> Tenso
     return x_0 + (ratio[t_0] / ratio[t]).view(-1, 1, 1, 1) * (before - x_0)
 
 
+def drawn_levels(count: int, levels: Tensor, settings: UnetTraining) -> Tensor:
+    """(count,) timesteps: logit-normal (arXiv:2403.03206, 3.1), a share of them uniform."""
+    logits = settings.centre + settings.spread * torch.randn(count, device=levels.device)
+    uniform = torch.rand(count, device=levels.device)
+    chosen = torch.rand(count, device=levels.device) < settings.uniform_share
+    return (torch.where(chosen, uniform, torch.sigmoid(logits)) * len(levels)).long()
+
+
+def attention_to(x_0: Tensor, before: Tensor, settings: UnetTraining) -> Tensor:
+    """(N, 1, h, w): how much the error of each cell counts, 1 where an edit changes nothing, more where it does."""
+    changed = (x_0 - before).abs().mean(1, keepdim=True) > CHANGED
+    return 1 + (settings.changed_weight - 1) * changed.float()
+
+
 def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: UnetTraining) -> tuple[Tensor, Tensor]:
     """The weighted loss, and the plain squared error of the velocity."""
     x_0, before, tokens = batch
-    logits = settings.centre + settings.spread * torch.randn(len(x_0), device=x_0.device)
-    t = (torch.sigmoid(logits) * len(levels)).long()
+    t = drawn_levels(len(x_0), levels, settings)
     signal = levels[t].view(-1, 1, 1, 1)
     seen = x_0
     if settings.mixed_share:
@@ -77,8 +92,9 @@ def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: Une
     velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()  # that leads to x_0, whatever is seen
     with autocast():
         predicted = velocity_of(x_t.contiguous(memory_format=torch.channels_last), t, tokens)
-    error = (predicted.float() - velocity).square().mean((1, 2, 3))
-    return (error * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
+    error = (predicted.float() - velocity).square()
+    heeded = (error * attention_to(x_0, before, settings)).mean((1, 2, 3))
+    return (heeded * loss_weight(signal.flatten(), settings)).mean(), error.detach().mean()
 
 
 class Gradients:

@@ -1,8 +1,9 @@
 """Draws captioned scenes with exact object masks from Fluent Emoji 3D sprites.
 
 ``scene(seed)`` always gives the same picture, caption and masks; ``swap={"cat": "dog"}`` draws the same scene with
-another object, which is the true result of an edit; ``edited(seed)`` chooses an edit itself. ``scene(seed,
-world=WIDER)`` draws from more objects, colours and places; there ``place="snow"`` leaves the objects where they are.
+another object, which is the true result of an edit, and so do ``added="dog"`` and ``removed="cat"``; ``edited(seed)``
+chooses an edit itself. ``scene(seed, world=WIDER)`` draws from more objects, colours and places; there ``place="snow"``
+leaves the objects where they are.
 Seeds from a world's ``held_out`` on are never trained on. The order of the random draws is part of the contract: a
 seed must go on meaning the same picture.
 """
@@ -10,7 +11,7 @@ seed must go on meaning the same picture.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
@@ -23,6 +24,8 @@ OPAQUE = 100  # alpha of 255, above which a pixel is the object's
 COLOURED = 0.75  # of the objects that come in colours
 PLACE_EDITS = 0.2  # of the edits, where the objects stay as they are
 COLOUR_EDITS = 0.5  # of the edits of coloured objects
+COUNT_EDITS = 0.3  # of the edits of one or two objects: one more, or one less
+ADDED_WIDTHS = (64, 115)
 
 OBJECTS: dict[str, str] = {
     "cat": "1f408", "dog": "1f415", "rabbit": "1f407", "horse": "1f40e", "cow": "1f404", "pig": "1f416",
@@ -139,10 +142,13 @@ def scene(
     size: int = CANVAS,
     world: World = PRESENT,
     fitted: bool = False,
+    added: str = "",
+    removed: str = "",
 ) -> Scene:
     """The scene of a seed; each of the other arguments replaces what the seed would have chosen.
 
-    What replaces an object is as wide as it was; ``fitted``, as large as the old one's box has room for.
+    What replaces an object is as wide as it was; ``fitted``, as large as the old one's box has room for. ``added``
+    names an object that stands beside what there is, ``removed`` one that is left out; all else stays as it was.
     """
     rng = random.Random(seed)
     drawn_place = rng.choice(world.places)
@@ -156,7 +162,9 @@ def scene(
     def new(old: str) -> str:
         return (swap or {}).get(old, old)
 
-    def drawing(old: str) -> Image.Image:
+    def drawing(old: str) -> Image.Image | None:
+        if old == removed:
+            return None
         image = world.drawing(new(old))
         return _within(world.drawing(old), image) if fitted and new(old) != old else image
 
@@ -178,8 +186,17 @@ def scene(
         masks[new(names[0])] = _draw_bowl(picture, new(names[0]), rng, horizon)
     else:
         names = []
-    names = [new(name) for name in names]
-    caption = _caption(kind, names, PLACES[place].phrase, rng.random())
+    names = [new(name) for name in names if name != removed]
+    masks.pop(removed, None)
+    lot = rng.random()
+    if added:
+        own = random.Random(f"{seed} added")
+        width, x = _room(masks.values(), own)
+        masks[added] = _draw_object(picture, world.drawing(added), own, horizon, width, x)
+        names.append(added)
+    if added or removed:
+        kind = ("empty", "one", "two")[len(names)]
+    caption = _caption(kind, names, PLACES[place].phrase, lot)
     if size != CANVAS:
         picture = picture.resize((size, size))
         masks = {name: mask.resize((size, size)) for name, mask in masks.items()}
@@ -187,8 +204,16 @@ def scene(
 
 
 def edited(seed: int, world: World = PRESENT) -> Scene:
-    """The scene of a seed after an edit that the seed chooses: another object, another colour or another place."""
+    """The scene of a seed after an edit that the seed chooses: another object, another colour, one more, one less, or
+    another place."""
     before, rng = scene(seed, world=world), random.Random(f"{seed} edited")
+    if before.kind != "bowl" and rng.random() < COUNT_EDITS:
+        if before.kind == "empty" or (before.kind == "one" and rng.random() < 0.5):
+            things = {name.rpartition(" ")[2] for name in before.objects}
+            drawn = (name for _ in iter(int, 1) for name in world.draw_names(rng))
+            new = next(name for name in drawn if name.rpartition(" ")[2] not in things)
+            return scene(seed, added=new, world=world)
+        return scene(seed, removed=rng.choice(before.objects), world=world)
     if not before.objects or (world.steady and rng.random() < PLACE_EDITS):
         return scene(seed, place=rng.choice([place for place in world.places if place != before.place]), world=world)
     old = rng.choice(before.objects)
@@ -202,6 +227,16 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
         drawn = (name for _ in iter(int, 1) for name in world.draw_names(rng))
         new = next(name for name in drawn if name.rpartition(" ")[2] not in things)
     return scene(seed, swap={old: new}, world=world, fitted=True)
+
+
+def _room(masks: Iterable[Image.Image], rng: random.Random) -> tuple[float, float]:
+    """Width and middle of an object that stands beside what there is."""
+    boxes = [box for mask in masks if (box := mask.getbbox())]
+    left, right = min((box[0] for box in boxes), default=CANVAS), max((box[2] for box in boxes), default=0)
+    start, length = (0, left) if left >= CANVAS - right else (right, CANVAS - right)
+    width = min(rng.uniform(*ADDED_WIDTHS), max(length, ADDED_WIDTHS[0]))
+    spare = max(0.0, length - width) / 2
+    return width, start + length / 2 + rng.uniform(-spare, spare)
 
 
 def _within(old: Image.Image, new: Image.Image) -> Image.Image:
@@ -228,11 +263,13 @@ def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:
 
 
 def _draw_object(
-    picture: Image.Image, image: Image.Image, rng: random.Random, horizon: int, width: float, x: float
+    picture: Image.Image, image: Image.Image | None, rng: random.Random, horizon: int, width: float, x: float
 ) -> Image.Image:
+    """Paste an object, unless it is left out; gives its mask."""
     bottom = rng.uniform(max(horizon + 24, width * 0.6), CANVAS - 8)
-    mask = Image.new("L", (CANVAS, CANVAS), 0)
-    _put(picture, mask, image, random.Random(rng.random()), x, bottom, width)
+    mask, own = Image.new("L", (CANVAS, CANVAS), 0), random.Random(rng.random())
+    if image:
+        _put(picture, mask, image, own, x, bottom, width)
     return mask
 
 

@@ -58,7 +58,12 @@ class UnetTraining:
     centre: float = 0.9
     spread: float = 1.3
     """Of the levels drawn, logit-normal (arXiv:2403.03206, 3.1) and well above the middle: edits are decided there."""
+    uniform_share: float = 0.0
+    """Of the levels drawn, uniform instead: what is learnt of nearly clean scenes, their texture, comes from these."""
     gamma: float = 5.0
+    """From which signal-to-noise ratio on an error counts less, in the same measure: `training.loss.loss_weight`."""
+    changed_weight: float = 1.0
+    """How much more the error counts where an edit changes the scene."""
     mixed_share: float = 0.0
     """Of the pictures at noisy levels that faintly show a piece of another scene: see `training.loss.mixed`."""
     edit_share: float = 0.55
@@ -66,6 +71,8 @@ class UnetTraining:
     model inverts from fresh noise (training.fitness), which only pays for one that has learnt from such pairs."""
     one_object_pictures: int = 16_000
     two_share: float = 0.45
+    empty_share: float = 0.1
+    """Of the pictures that show a place alone: what is removed must leave it, and around an object it is painted."""
     often: tuple[str, ...] = ("dog", "cat", "sheep", "duck", "penguin", "chick", "rose", "balloon", "apple", "hat")
     often_share: float = 0.0
     """Of the pictures that show one of `often`: where SceneBench finds a model weak. Named twice, twice as often."""
@@ -208,9 +215,12 @@ class UnetTrainer:
         return scenes.batch([self._wanted(two_share) for _ in range(count)], self.rng)
 
     def _wanted(self, two_share: float) -> Wanted:
-        settings, two = self.settings, self.rng.random() < two_share
+        settings, lot = self.settings, self.rng.random()
+        if lot < settings.empty_share:
+            return "empty", ANYTHING
         weak = settings.often_share and self.rng.random() < settings.often_share
-        return two, self.rng.choice(settings.often) if weak else ANYTHING
+        number = "two" if lot < settings.empty_share + two_share else "one"
+        return number, self.rng.choice(settings.often) if weak else ANYTHING
 
     def train_step(self, rate: float = 1.0) -> Tensor:
         """One batch at a share of the learning rate; gives loss and error, to be read when they are needed."""

@@ -51,13 +51,12 @@ def encode_all(captions: Sequence[str]) -> Tensor:
 _FORMS = (
     (0.42, "{thing} {where}"),
     (0.10, "{bare}"),
-    (0.13, "{thing}"),
+    (0.17, "{thing}"),
     (0.09, "a photo of {thing} {where}"),
     (0.06, "a photo of {thing}"),
     (0.06, "{bare} {where}"),
     (0.03, "a picture of {thing} {where}"),
     (0.03, "a picture of {thing}"),
-    (0.04, "{where}"),
     (0.04, "a photo of {bare} {where}"),
 )
 _COLOUR_UNSAID = 0.15
