@@ -56,6 +56,7 @@ def draw_case(number: int, size: tuple[int, int] = SIZE, share: float = SHARE) -
     return Case(
         number=number, kind="one", source=with_article(old), target=with_article(new), old=old, new=new,
         picture=np.asarray(picture), result=np.asarray(result), mask=mask, new_mask=new_mask, kept={},
+        empty=np.asarray(place), seed=FIRST_SEED + number,
     )  # fmt: skip
 
 

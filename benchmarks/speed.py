@@ -1,9 +1,9 @@
 """Our edit and diffusers' DiffEdit, one after the other in one process; ``python -m benchmarks.speed --out DIR``.
 
 The same weights, pictures, device and dtype, all of it warm; medians, ratios of pairs, and SceneBench's quality beside
-them. Writes DIR/speed.json and DIR/speed.md. Needs the judge: ``python -m benchmarks.judge``. With ``--fullsize``
-instead a model of Stable Diffusion 1.5's size with random weights edits a photograph of 512 px: only for the time.
-There ``--share 0.2`` takes a fifth of each side's steps and maps, where hours would pass otherwise.
+them, the judge's too where ``python -m benchmarks.judge`` trained it. Writes DIR/speed.json and DIR/speed.md. With
+``--fullsize`` instead a model of Stable Diffusion 1.5's size with random weights edits a photograph of 512 px: only for
+the time. There ``--share 0.2`` takes a fifth of each side's steps and maps, where hours would pass otherwise.
 ``python -m benchmarks.performance`` makes docs/performance.md of it.
 """
 
@@ -36,7 +36,8 @@ AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no
     strength=0.8, invert_from=0, mask_method="noise", edges=0, grow=0,
 )  # fmt: skip
 MEASURES = {
-    "success": "edit success",
+    "strict": "strict success",
+    "success": "judge's success",
     "iou": "mask IoU",
     "kept": "others kept",
     "background": "background dB",
@@ -91,7 +92,7 @@ def compared(
         rows: dict[str, Row] = {}
         for name, way in ways.items():
             made = run(case, way)
-            rows[name] = {**measure(case, made), "networks": made.networks} if made else failed_case()
+            rows[name] = {**measure(case, made), "networks": made.networks} if made else failed_case(case)
         if not number:
             continue
         for name, row in rows.items():
@@ -123,11 +124,9 @@ def photographs(count: int) -> list[Case]:
 
     picture = data.astronaut()
     nothing = np.zeros(picture.shape[:2], dtype=bool)
+    shown: dict[str, Any] = {"picture": picture, "result": picture, "empty": picture, "mask": nothing}
     words = {"source": "a cat", "target": "a dog", "old": "cat", "new": "dog"}
-    return [
-        Case(number=n, kind="one", picture=picture, result=picture, mask=nothing, new_mask=nothing, kept={}, **words)
-        for n in range(count)
-    ]
+    return [Case(number=n, seed=n, kind="one", new_mask=nothing, kept={}, **shown, **words) for n in range(count)]
 
 
 def only_time(_: Case, made: Outcome) -> Row:

@@ -150,7 +150,7 @@ def sweep_edits(options: argparse.Namespace) -> None:
     for name, changes in EDITS.items():
         if name not in found:
             worker = Worker(options.model, ["ours"], replace(Params(), **changes), 1)
-            found[name] = [rows[0] for rows, _ in each(worker, range(options.cases), options.jobs)]
+            found[name] = [made.rows[0] for made in each(worker, range(options.cases), options.jobs)]
             path.write_text(json.dumps(found))
     rows = {name: gathered(made, MEASURES) for name, made in found.items()}
     (options.out / "edits.md").write_text(f"{options.cases} cases\n\n" + table(rows, MEASURES))
