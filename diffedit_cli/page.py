@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from diffedit_cli import __version__, files, ledger, review, thumbnails
 from diffedit_cli.errors import InputError, OutputError
@@ -21,6 +24,7 @@ GENERATOR = b'<meta name="generator" content="diffedit'
 HEAD = 4096  # bytes of a page that is ours in which that stands
 FINISHED = ("done", "skipped")
 STATUSES = (*FINISHED, "failed", "withheld")
+CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
 
 Line = dict[str, Any]
@@ -53,6 +57,7 @@ def write(
     entries = [_entry(line, place) for line in lines]
     place.make_thumbnails(progress)
     entries = [_without(entry, place.missing) for entry in entries]
+    entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
     files.publish(target, _rendered(folder, entries, unreadable).encode("utf-8", "replace"))
     return target
 
@@ -219,6 +224,35 @@ def _without(entry: Line, missing: set[str]) -> Line:
         if picture["small"] in missing:
             del picture["small"]
     return entry
+
+
+def _cut(entry: Line, folder: Path) -> float | None:
+    """Where the slider begins, in percent of the width: half of what is masked, or has changed, lies left of it.
+
+    None for what cannot be seen here, as in a folder that is elsewhere.
+    """
+    small = [picture.get("small") for picture in (entry["before"], *entry.get("after", []), entry.get("mask", {}))]
+    try:
+        if len(small) == 2:
+            return None  # there is no slider
+        if small[-1]:
+            edited = _pixels(folder / small[-1], "RGBA")[..., 3] > 0
+        elif small[0] and small[1]:
+            before, after = (_pixels(folder / name, "RGB").astype(int) for name in small[:2])
+            edited = np.abs(before - after).max(axis=2) > CHANGED
+        else:
+            return None
+    except (OSError, ValueError):  # not there, not a picture, or not of one size
+        return None
+    left_of = np.concatenate([[0], edited.sum(axis=0).cumsum()])
+    half = left_of[-1] / 2
+    at = np.searchsorted(left_of, half, "left") + np.searchsorted(left_of, half, "right") - 1  # twice
+    return round(50 * int(at) / edited.shape[1], 1) if half else None
+
+
+def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert(mode))
 
 
 def _text(value: Any) -> str | None:

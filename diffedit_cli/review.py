@@ -27,6 +27,8 @@ GAP, CAPTION = 8, 16  # around each tile, and the height of the letters under it
 GROUND, LETTERS = (32, 33, 36), (222, 222, 222)
 TINT, TINTED = (255, 0, 110), 0.45  # what an overlay adds to the masked pixels, and its share
 HOLD, FADE, FADES = 1200, 60, 6  # milliseconds that a picture stays, and each of the steps between
+CLEAR = 255  # of a GIF's colours: what was there before stays
+BITS, SHARES = 5, 1 << 14  # of each primary, that colours are counted in, and what is divided among them
 LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
 # matplotlib's inferno, evenly spaced: brightness rises all along, for any eye and in print.
 INFERNO = np.array(
@@ -207,8 +209,10 @@ def animation(picture: Picture, result: Picture, extension: str, record: Mapping
     options: dict[str, Any] = {"save_all": True, "duration": durations, "loop": 0}
     said = json.dumps(record, sort_keys=True)
     if extension == ".gif":
-        frames = _in_one_palette(frames)
-        options |= {"comment": said, "optimize": False}
+        changed = (np.asarray(before) != np.asarray(after)).any(axis=2)
+        shown = [_in_few_colours(before), *(_in_few_colours(frame, changed) for frame in (*between, after))]
+        frames = [*shown, *reversed(shown[1:-1])]
+        options |= {"comment": said, "optimize": False, "disposal": 1}
     else:
         exif = Image.Exif()
         exif[ExifTags.Base.ImageHistory] = said
@@ -218,17 +222,42 @@ def animation(picture: Picture, result: Picture, extension: str, record: Mapping
     return buffer.getvalue()
 
 
-def _in_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """RGB pictures in 256 colours that serve them all; pixels that are those of the first one stay as they are there.
+def _in_few_colours(frame: Image.Image, changed: NDArray[np.bool_] | None = None) -> Image.Image:
+    """An RGB picture in CLEAR colours of its own; only the `changed` pixels (H, W) count, the others are clear.
 
-    Dithered one by one, what an edit leaves alone would flicker.
+    So the edit has as many colours as all else, and what it leaves alone stays as it is in the first frame. There is no
+    dithering: it would move with the fading, and it takes colours further from what they are.
     """
-    first = np.asarray(frames[0])
-    both = np.concatenate([first, np.asarray(frames[len(frames) // 2])])
-    palette = Image.fromarray(both).quantize(256)
-    still, found = np.asarray(frames[0].quantize(palette=palette)), []
-    for frame in frames:
-        changed = (np.asarray(frame) != first).any(axis=2)
-        found.append(Image.fromarray(np.where(changed, np.asarray(frame.quantize(palette=palette)), still)))
-        found[-1].putpalette(palette.getpalette() or [])
-    return found
+    pixels = np.asarray(frame)
+    colours = pixels.reshape(-1, 3) if changed is None else pixels[changed]
+    if not len(colours):
+        return _paletted(np.full(pixels.shape[:2], CLEAR, dtype=np.uint8), [0] * 768, clear=True)
+    chosen = Image.fromarray(_weighted(colours)[None]).quantize(CLEAR, kmeans=2).getpalette() or []
+    palette = [*chosen, *chosen[:3] * 256][:768]  # the rest is the first once more
+    found = np.array(
+        frame.quantize(palette=_paletted(np.zeros((1, 1), dtype=np.uint8), palette), dither=Image.Dither.NONE)
+    )
+    found[found == CLEAR] = 0
+    if changed is not None:
+        found[~changed] = CLEAR
+    return _paletted(found, palette, clear=changed is not None)
+
+
+def _weighted(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours (n, 3), each again as often as the root of how often it is there: eyes are small, and few in a sky."""
+    red, green, blue = (colours >> (8 - BITS)).astype(np.intp).T
+    place = (((red << BITS) + green) << BITS) + blue
+    counts = np.bincount(place)
+    there = counts.nonzero()[0]
+    means = np.stack([np.bincount(place, channel)[there] / counts[there] for channel in colours.T], axis=1)
+    shares = np.sqrt(counts[there])
+    times = np.maximum(1, shares * (SHARES / shares.sum())).round().astype(np.intp)
+    return np.repeat(means.round().astype(np.uint8), times, axis=0)
+
+
+def _paletted(indices: NDArray[np.uint8], palette: Sequence[int], clear: bool = False) -> Image.Image:
+    image = Image.fromarray(indices)
+    image.putpalette(palette)
+    if clear:
+        image.info["transparency"] = CLEAR
+    return image

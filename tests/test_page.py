@@ -112,6 +112,60 @@ def test_small_masks_are_marked() -> None:
     assert "small" not in large
 
 
+# Where its sliders begin
+
+
+def masked(*boxes: tuple[int, int, int, int]) -> dict[str, object]:
+    """The entry of a picture whose mask is white in these boxes."""
+    page_folder.write(Path(), line("cat.png"))
+    grey = Image.new("L", (1200, 800))
+    for box in boxes:
+        grey.paste(255, box)
+    grey.save("out/cat.mask.png")
+    return entries(page.write(Path("out")))[0]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "cut"),
+    [
+        ([(900, 100, 1100, 300)], 83.3),
+        ([(0, 0, 120, 800)], 5),
+        ([(100, 0, 200, 100), (1000, 0, 1100, 100)], 50),  # half of it on each side
+        ([(900, 100, 1100, 300), (0, 790, 8, 798)], 83.3),  # a speck does not count for much
+        ([(0, 0, 1200, 800)], 50),
+    ],
+)
+def test_a_slider_begins_where_the_edit_is(boxes: list[tuple[int, int, int, int]], cut: float) -> None:
+    assert masked(*boxes)["cut"] == pytest.approx(cut, abs=0.4)
+    Path("out/cat.mask.png").unlink()
+    assert entries(page.write(Path("out")))[0]["cut"] == pytest.approx(cut, abs=0.4)  # from the small picture
+
+
+def test_without_a_mask_it_begins_where_the_pictures_differ() -> None:
+    Image.effect_noise((400, 200), 40).convert("RGB").save("cat.png")
+    Path("out").mkdir()
+    with Image.open("cat.png") as image:
+        image.paste("red", (40, 50, 120, 100))
+        image.save("out/cat.png")
+    assert made(line("cat.png", mask=None))[0]["cut"] == pytest.approx(20, abs=1)
+
+
+def test_where_nothing_tells_it_begins_in_the_middle() -> None:
+    page_folder.write(Path(), line("cat.png", mask=None), failed("dog.png"))
+    Path("out/cat.png").write_bytes(Path("cat.png").read_bytes())
+    assert all("cut" not in entry for entry in entries(page.write(Path("out"))))
+    text = Path("out", "index.html").read_text()
+    assert "entry.cut ?? 50" in text
+    assert "cut" not in masked()
+
+
+def test_a_small_picture_that_is_damaged_tells_nothing() -> None:
+    (entry,) = made(line("cat.png"))
+    Path("out", entry["mask"]["small"]).write_bytes(b"RIFF")
+    os.utime("out/cat.mask.png", ns=(0, 0))
+    assert "cut" not in entries(page.write(Path("out")))[0]
+
+
 # Its files
 
 

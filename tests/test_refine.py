@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from command import FAST, WORDS, diffedit
 from PIL import Image
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
+from diffedit_cli import DiffEdit
 from diffedit_cli.engine.diffedit import binarise
-from diffedit_cli.engine.refine import mask, otsu
+from diffedit_cli.engine.refine import filled, mask, otsu
 
 CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 
@@ -64,6 +67,51 @@ def test_holes_are_filled() -> None:
     assert filled.sum() > M.sum()
 
 
+def holes(M: Tensor) -> int:
+    """Pixels of ground that a mask encloses."""
+    return int((ndimage.binary_fill_holes(M.numpy()) & ~M.numpy()).sum())
+
+
+def test_holes_that_the_growth_closes_are_filled_too() -> None:
+    contrast = square()
+    contrast[6:10, 6:10] = contrast[8:12, 7:9] = 0.0  # open below, by two cells
+    kept = mask(contrast, (64, 64), grow=1.2)
+    assert not mask(contrast, (64, 64), fill_holes=True)[32, 32]
+    assert holes(kept)
+    M = mask(contrast, (64, 64), grow=1.2, fill_holes=True)
+    assert M[32, 32]
+    assert not holes(M)
+
+
+@pytest.mark.parametrize(("channel", "full"), [(0, True), (3, True), (9, False)])
+def test_a_hole_may_be_open_by_a_little(channel: int, full: bool) -> None:
+    M = np.zeros((64, 64), dtype=bool)
+    M[10:50, 10:50] = True
+    M[20:40, 20:40] = M[40:50, 30 : 30 + channel] = False
+    found = filled(M, 4.0)
+    assert found[30, 30] == full
+    assert (found >= M).all()
+    assert not found[:10].any()
+
+
+def test_ground_at_the_border_of_the_picture_is_no_hole() -> None:
+    M = np.zeros((64, 64), dtype=bool)
+    M[40:, 10:50] = True
+    M[50:, 20:40] = False
+    assert not filled(M, 4.0)[60, 30]
+    assert filled(~np.zeros_like(M), 4.0).all()
+    assert not filled(np.zeros_like(M), 4.0).any()
+
+
+def test_the_samples_cat_has_no_hole_left() -> None:
+    edit = DiffEdit()
+    told = {"from_": "cat", "to": "dog"}
+    before, after = (torch.from_numpy(edit.mask(CAT, **told, fill_holes=fill).pixels) for fill in (False, True))
+    assert holes(before)
+    assert not holes(after)
+    assert (after & ~before).sum() >= holes(before)
+
+
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 3), (0.05, 2), (0.9, 1), (1.0, 1)])
 def test_islands_are_left_out_by_size(share: float, kept: int) -> None:
     contrast = torch.zeros(16, 16)
@@ -104,6 +152,79 @@ def test_the_outline_follows_the_pictures_edges(cells: float) -> None:
     assert overlap(after, M) > 0.95
     twice = mask(coarse(M), (512, 512), edges=cells, guide=painted(M))
     assert overlap(twice, disc(512)) > 0.95
+
+
+def tailed(size: int = 256) -> tuple[Tensor, Tensor]:
+    """The disc with a tail that is half a cell wide, and the tail."""
+    tail = torch.zeros(size, size, dtype=torch.bool)
+    tail[138:142, 170:245] = True
+    return disc(size) | tail, tail & ~disc(size)
+
+
+def test_a_thin_part_in_the_objects_colours_is_taken_in() -> None:
+    M, tail = tailed()
+    given = {"edges": 4.0, "guide": painted(M)}
+    before, after, lower = (
+        mask(coarse(M), (256, 256), **given, **told) for told in ({}, {"reach_down": 0.7}, {"threshold": 0.15})
+    )
+    assert (before & tail).sum() < 0.6 * tail.sum()
+    assert (after & tail).sum() > 0.95 * tail.sum()
+    assert overlap(after, M) > 0.95
+    assert overlap(after, M) > overlap(lower, M) + 0.1
+    assert (before & ~after).sum() == 0
+    twice = mask(coarse(M), (512, 512), **given, reach_down=0.7)
+    assert overlap(twice, tailed(512)[0]) > 0.93
+
+
+def test_a_colour_that_the_ground_has_too_takes_nothing_in() -> None:
+    M, _ = tailed()
+    for guide in (painted(torch.zeros_like(M)), torch.zeros(3, 256, 256)):
+        given = {"edges": 4.0, "guide": guide}
+        before, after = (mask(coarse(M), (256, 256), **given, reach_down=down) for down in (0.0, 0.7))
+        assert (after & ~before).sum() <= 0.02 * before.sum()
+
+
+def test_without_a_picture_nothing_is_reached() -> None:
+    M, _ = tailed()
+    assert torch.equal(mask(coarse(M), (64, 64), reach_down=0.7), mask(coarse(M), (64, 64)))
+    flat = mask(torch.ones(8, 8), (64, 64), clamp=1.0, reach_down=0.7, guide=torch.zeros(3, 64, 64))
+    assert flat.all()
+    assert not mask(torch.zeros(8, 8), (64, 64), reach_down=0.7, guide=torch.zeros(3, 64, 64)).any()
+
+
+THRESHOLDS = [rung / 20 for rung in range(10, 20)]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"edges": 4.0},
+        {"islands": 0.3},
+        {"edges": 4.0, "reach_down": 0.7, "fill_holes": True, "grow": 0.4},
+        {"reach_down": 0.7, "fill_holes": True, "grow": 0.4, "islands": 0.3, "smooth": 0.5},
+        {"edges": 4.0, "reach_down": 0.7, "fill_holes": True, "islands": 0.3, "soft": True},
+    ],
+)
+@pytest.mark.parametrize("shown", ["disc", "speck", "patch", "split", "patches"])
+def test_a_higher_threshold_never_adds_a_pixel(shown: str, told: dict[str, object]) -> None:
+    draws = torch.Generator().manual_seed(1)
+    M, _ = tailed()
+    contrast = torch.full((32, 32), 0.2)
+    if shown == "disc":
+        contrast = coarse(M) * torch.rand((32, 32), generator=draws).sqrt()
+    elif shown == "patches":
+        contrast = functional.avg_pool2d(torch.rand((1, 36, 36), generator=draws) ** 4, 5, 1)[0]
+    elif shown == "split":  # into two, each small enough for the third to count beside it
+        contrast[4:16, 4:28] = contrast[22:28, 4:16] = 1.0
+        contrast[4:16, 15:17] = 0.7
+    else:  # that drowns in its window, all or a part of it
+        contrast[12:16, 12:16] = 1.0
+        contrast[14:16] = contrast[14:16].clamp(max=1.0 if shown == "patch" else 0.2)
+    told = {"clamp": float(contrast.max() / contrast.mean()), "guide": painted(M), **told}
+    masks = [mask(contrast, (192, 320), threshold=level, **told) > 0 for level in THRESHOLDS]
+    assert masks[0].any()
+    for lower, higher in pairwise(masks):
+        assert not (higher & ~lower).any()
 
 
 def test_without_edges_the_picture_does_not_count() -> None:

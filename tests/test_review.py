@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import refine
 from diffedit_cli.images import Picture
 
+SAMPLES = Path(__file__).parent.parent / "sample_images"
 GAP, CAPTION = review.GAP, review.CAPTION
 
 
@@ -165,6 +167,50 @@ def test_what_an_edit_leaves_alone_does_not_flicker_in_a_gif() -> None:
     frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
     assert all((frame == frames[0])[~box()].all() for frame in frames)
     assert (frames[1 + review.FADES] != frames[0])[box()].any()
+
+
+def shown_in_gif(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of both, as a viewer puts them together."""
+    data = review.animation(formats.from_array(before), formats.from_array(after), ".gif", {})
+    frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
+    return frames[0], frames[1 + review.FADES]
+
+
+def off(shown: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """How far each pixel is from what it should be, in the primary that is farthest."""
+    return np.abs(shown.astype(int) - colours.astype(int)).max(axis=-1)
+
+
+EYE = (slice(120, 128), slice(120, 128))
+
+
+@pytest.mark.parametrize("name", ["cat", "balloon-at-night", "duck-and-ball"])
+def test_a_gif_keeps_the_colours_of_both(name: str) -> None:
+    with Image.open(SAMPLES / f"{name}.png") as sample, Image.open(SAMPLES / "dog-on-beach.png") as other:
+        before, after = (np.array(image.convert("RGB")) for image in (sample, other))
+    after[:60] = before[:60]
+    for shown, colours in zip(shown_in_gif(before, after), (before, after), strict=True):
+        assert off(shown, colours).mean() < 4
+        assert np.percentile(off(shown, colours), 99) <= 14
+
+
+@pytest.mark.parametrize("colour", [(20, 200, 60), (255, 0, 255), (0, 0, 0), (255, 255, 255)])
+def test_a_gif_keeps_the_colour_of_an_eye(colour: tuple[int, int, int]) -> None:
+    with Image.open(SAMPLES / "balloon-at-night.png") as sample:
+        plain = np.array(sample.convert("RGB"))
+    eyed = plain.copy()
+    eyed[EYE] = colour
+    for before, after in ((plain, eyed), (eyed, plain)):
+        for shown, colours in zip(shown_in_gif(before, after), (before, after), strict=True):
+            assert off(shown[EYE], colours[EYE]).max() <= 8
+            assert off(shown, colours).max() < 60
+
+
+def test_a_gif_of_an_edit_that_changed_nothing_shows_the_picture() -> None:
+    pixels = np.full((40, 60, 3), (200, 30, 90), dtype=np.uint8)
+    data = review.animation(formats.from_array(pixels), formats.from_array(pixels), ".gif", {})
+    for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data))):
+        assert np.array_equal(np.asarray(frame.convert("RGB")), pixels)
 
 
 @pytest.mark.parametrize("extension", [".gif", ".webp"])

@@ -11,6 +11,12 @@ from diffedit_cli.engine.diffedit import rescale, resized
 
 BINS = 256  # of the histogram that a threshold is found in
 FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
+RUNGS = 20  # thresholds in [0, 1), of which those from a half on are steps towards a higher one
+CHANNEL = 0.5  # cells: what leads out of a hole and is at most twice as wide does not keep it from being filled
+INSIDE, OUTSIDE = 0.5, 0.25  # of a map in [0, 1]: from here on colours are the object's, up to here its surroundings'
+SHADES = 16  # of each primary, that colours are counted in
+LIKELIER = 20  # times as frequent inside as outside: then a colour tells that a place belongs to the object
+RARE = 1e-5  # share of all colours that says nothing
 
 
 def mask(
@@ -22,6 +28,7 @@ def mask(
     smooth: float = 0.0,
     edges: float = 0.0,
     guide: Tensor | None = None,
+    reach_down: float = 0.0,
     fill_holes: bool = False,
     islands: float = 0.0,
     grow: float = 0.0,
@@ -30,9 +37,15 @@ def mask(
     """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what is asked for around it.
 
     `threshold` None finds the map's own (`otsu`). Before, the map is blurred by a Gaussian of `smooth` latent cells,
-    and its outline drawn to the edges of the picture `guide` (3, gh, gw), in [-1, 1], within `edges` cells
-    (`along_edges`). After, holes are filled, regions smaller than the share `islands` of the largest are dropped, and
-    what is left grows by `grow` cells. With `soft` it is graded (`ramp`), in [0, 1]; what is filled in is then 1.
+    its outline drawn to the edges of the picture `guide` (3, gh, gw), in [-1, 1], within `edges` cells
+    (`along_edges`), and thin parts are taken in that the map shows by a share `reach_down` less than the threshold
+    asks for and `guide` in the object's colours (`reached`). After, regions smaller than the share `islands` of the
+    largest are dropped, what is left grows by `grow` cells, and holes are filled, also those that the growth closes
+    and those that are open by a gap of a cell at most (`filled`). With `soft` it is graded (`ramp`), in [0, 1]; what is
+    filled in is then 1.
+
+    A higher threshold gives no pixel that a lower one does not; with islands, which a split of the largest region would
+    bring back, this holds for the steps of 1 / RUNGS from a half on.
     """
     if smooth:
         from scipy import ndimage  # a third of a second that only this need pay
@@ -40,17 +53,80 @@ def mask(
         blurred = ndimage.gaussian_filter(contrast.cpu().numpy(), smooth)
         contrast = torch.from_numpy(blurred).to(contrast.device)
     threshold = otsu(contrast, clamp) if threshold is None else threshold
-    scaled = None
-    if edges and guide is not None:
-        scaled = resized(along_edges(rescale(contrast, clamp), guide, edges), size)
-    if scaled is None or not (scaled > threshold).any():  # a faint speck can drown in its window
-        scaled = rescale(contrast, clamp, size)
-    M = ramp(scaled, threshold) if soft else scaled > threshold
+    scaled, drawn = rescale(contrast, clamp), None
+    if guide is not None and (edges or reach_down):
+        drawn = resized(scaled, (guide.shape[-2], guide.shape[-1]))
+        drawn = _undrowned(along_edges(scaled, guide, edges), drawn) if edges else drawn
+    shown = resized(scaled if drawn is None else drawn, size)
+
+    def above(level: float) -> Tensor:
+        found = shown
+        if reach_down and drawn is not None and guide is not None:
+            N = reached(drawn, guide, level, reach_down)
+            found = torch.where(resized(N.to(shown.dtype), size) > 0.5, 1.0, shown)
+        return ramp(found, level) if soft else found > level
+
+    M = above(threshold)
     if not (fill_holes or islands or grow) or not M.any():
         return M
     cell, some = max(size) / max(contrast.shape), M > 0
-    shaped = torch.from_numpy(_shaped(some.cpu().numpy(), fill_holes, islands, grow * cell)).to(M.device)
-    return torch.where(some, M, 1.0) * shaped if soft else shaped
+    lower = [rung / RUNGS for rung in range(RUNGS // 2, RUNGS) if rung / RUNGS < threshold] if islands else []
+    shaped = np.ones(size, dtype=np.bool_)
+    for level in (*lower, threshold):
+        regions = (some if level == threshold else above(level) > 0).cpu().numpy()
+        shaped &= filled(regions, CHANNEL * cell) if fill_holes else regions
+        shaped = _without(shaped, islands) if islands else shaped
+    if grow:
+        shaped = _grown(shaped, grow * cell)
+        shaped = filled(shaped) if fill_holes else shaped
+    kept = torch.from_numpy(shaped).to(M.device)
+    return torch.where(some, M, 1.0) * kept if soft else kept
+
+
+def reached(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tensor:
+    """Where a map (h, w) in [0, 1] is above the threshold, and what hangs together with that by pixels which are above
+    the share 1 - `down` of it and have a colour that tells, in the picture `guide` (3, h, w), in [-1, 1]; boolean.
+
+    Such are the tail of a cat, the handle of a pot: a latent cell of it is mostly ground, so the map is weak there. A
+    lower threshold alone would take in as much of the ground. A colour tells if it is LIKELIER where the map is high
+    than where it is low. Which colours these are does not depend on the threshold: masks of a higher one stay within.
+    """
+    from scipy import ndimage
+
+    values = drawn.cpu().numpy()
+    M, inside, outside = values > threshold, values > INSIDE, values <= OUTSIDE
+    if not (M.any() and inside.any() and outside.any()):
+        return torch.from_numpy(M).to(drawn.device)
+    red, green, blue = ((guide.cpu().numpy() + 1) / 2 * SHADES).astype(np.intp).clip(0, SHADES - 1)
+    colours = (red * SHADES + green) * SHADES + blue
+
+    def frequency(where: NDArray[np.bool_]) -> NDArray[np.float64]:
+        counts = np.bincount(colours[where], minlength=SHADES**3).reshape((SHADES,) * 3) / where.sum()
+        smooth: NDArray[np.float64] = ndimage.gaussian_filter(counts, 1.0, mode="constant")
+        return smooth.ravel()
+
+    telling = frequency(inside) > LIKELIER * (frequency(outside) + RARE)
+    regions, count = ndimage.label(M | ((values > (1 - down) * threshold) & telling[colours]), np.ones((3, 3)))
+    begun = np.zeros(count + 1, dtype=np.bool_)
+    begun[regions[M]] = True
+    return torch.from_numpy(begun[regions]).to(drawn.device)
+
+
+def filled(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
+    """A mask (H, W) without holes: ground that the mask encloses is masked, but none that reaches the picture's border.
+
+    Of a hole that leads out by less than twice `channel` pixels, what the mask still encloses at that distance counts.
+    """
+    from scipy import ndimage
+
+    if not channel:
+        holeless: NDArray[np.bool_] = ndimage.binary_fill_holes(M)
+        return holeless
+    closed = filled(_grown(M, channel))
+    if closed.all():  # from no ground there is no distance
+        return closed
+    shrunk: NDArray[np.bool_] = ndimage.distance_transform_edt(closed) > channel
+    return shrunk
 
 
 def along_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
@@ -97,17 +173,37 @@ def otsu(contrast: Tensor, clamp: float) -> float:
     return float(centres[int((below * above * apart.square()).argmax())])
 
 
-def _shaped(M: NDArray[np.bool_], fill_holes: bool, islands: float, reach: float) -> NDArray[np.bool_]:
-    """`reach` is the growth in pixels."""
+def _undrowned(drawn: Tensor, plain: Tensor) -> Tensor:
+    """A map with its outline drawn, whose most is that of the plain one: no threshold leaves something of one only.
+
+    A faint speck can drown in its window: where less than half of its height is left, it is better as it was. Else
+    what is above that is stretched, by the same for every threshold, so that masks stay within those of lower ones.
+    """
+    most, left = plain.max(), drawn.max()
+    if left >= most:
+        return drawn
+    half = most / 2
+    if left <= half:
+        return plain
+    return torch.where(drawn > half, half + (drawn - half) * ((most - half) / (left - half)), drawn)
+
+
+def _without(M: NDArray[np.bool_], islands: float) -> NDArray[np.bool_]:
+    """A mask (H, W) without regions smaller than this share of the largest."""
     from scipy import ndimage
 
-    if fill_holes:
-        M = ndimage.binary_fill_holes(M)
-    if islands:
-        regions, count = ndimage.label(M)
-        sizes = np.bincount(regions.ravel(), minlength=count + 1)
-        sizes[0] = 0
-        M = (sizes >= islands * sizes.max())[regions] & M
-    if reach:
-        M = ndimage.distance_transform_edt(~M) <= reach
-    return M
+    regions, count = ndimage.label(M)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    large: NDArray[np.bool_] = (sizes >= islands * sizes.max())[regions] & M
+    return large
+
+
+def _grown(M: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """By so many pixels."""
+    from scipy import ndimage
+
+    if not M.any():  # to nothing there is no distance
+        return M
+    grown: NDArray[np.bool_] = ndimage.distance_transform_edt(~M) <= reach
+    return grown

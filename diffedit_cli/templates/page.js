@@ -20,6 +20,7 @@
   const share = (area) => `${area && area < 0.001 ? (100 * area).toPrecision(1) : (100 * area).toFixed(1)} %`;
   const prompts = (entry) => [entry.from, entry.to].filter((words) => words !== undefined).join(" → ");
   const named = (entry) => entry.name || "?";
+  const middle = (entry) => entry.cut ?? 50; // of the edit, in percent of the width
 
   // Comparing before and after
 
@@ -42,7 +43,7 @@
   }
 
   // A pair with its slider. In a card a click, other than a drag, goes through to the card.
-  function compare(entry, { large = false, variant = 0, cut = 50, onCut = () => {}, say = () => {} }) {
+  function compare(entry, { large = false, variant = 0, cut = middle(entry), onCut = () => {}, say = () => {} }) {
     const pair = make("div", "pair");
     const after = (entry.after || [])[variant];
     pair.append(loaded(pair, entry.before, "before", large, say));
@@ -102,7 +103,7 @@
     const text = make("div", "text");
     node.append(frame, text);
     const words = `${prompts(entry)} ${named(entry)}`.toLowerCase();
-    return { entry, number, node, frame, text, words, filled: false, cut: 50 };
+    return { entry, number, node, frame, text, words, filled: false, cut: middle(entry) };
   });
   const cardOf = new Map(cards.map((card) => [card.node, card]));
   let visible = [];
