@@ -18,6 +18,10 @@ class Account:
     cache: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    region: str | None = None
+    """The kind of the edit."""
+    gain: float | None = None
+    """How well --from explains the region that was found (engine.evidence)."""
 
     def warn(self, message: str) -> None:
         if message not in self.warnings:

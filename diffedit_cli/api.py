@@ -20,9 +20,10 @@ from diffedit_cli.composition import Edited
 from diffedit_cli.devices import DTYPES
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import Picture
+from diffedit_cli.keywords import GivenParams
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
-from diffedit_cli.params import GivenParams, Params
+from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ class DiffEdit:
         checked = _checked(params, *(("to",) if mask is not None else ("from_", "to")))
         with _quietly():
             edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
-        return EditResult(edited, given, account, tuple(others), checked.seed)
+        seed = edited.seed if checked.best else None
+        return EditResult(edited, given, account, tuple(others), checked.seed if seed is None else seed)
 
     def frames(self, inversion: InversionResult) -> list[Image.Image]:
         """Every level of an inversion as a picture, the clean one first."""

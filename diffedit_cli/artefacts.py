@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from diffedit_cli.params import digest
 
 FORMAT_VERSION = 1
 RECORD = "diffedit"
+CHANGED = "changed"
+"""In the record of the mask of what an edit changed."""
+CHOSEN = ("drawn", "within", "exclude", "box", "point", CHANGED)
+"""In the records of masks that somebody has chosen."""
 CHECKSUM = "sha256"
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,7 +35,8 @@ TRAJECTORY = {"trajectory": 4, "timesteps": 1}
 RANKS = {
     "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
     "encoded": {"latents": 4, "misfit": 1}, "edited": {"picture": 3},
-    "reference": {"eps": 4}, "watched": {"eps": 4, "attention": 2},
+    "reference": {"eps": 4}, "watched": {"eps": 4, "attention": 2}, "without": {"eps": 4},
+    "evidence": {"evidence": 3}, "decoded": {"picture": 3},
 }  # fmt: skip
 
 
@@ -69,6 +74,11 @@ class Mask:
         values = np.packbits(self.pixels) if self.grey is None else self.grey
         return hashlib.sha256(f"{self.pixels.shape}".encode() + values.tobytes()).hexdigest()
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it is taken as it is: drawn by hand, cut down to what somebody chose, or what an edit changed."""
+        return self.made is None or any(name in self.made for name in CHOSEN)
+
     def cut(self, keep: NDArray[np.bool_], made: Mapping[str, Any]) -> Mask:
         """What lies where `keep` is true."""
         grey = None if self.grey is None else self.grey * keep
@@ -79,6 +89,14 @@ class Mask:
         if self.made is not None:
             return dict(self.made)
         return {"drawn": self.digest} | ({} if self.grey is None else {"soft": True})
+
+
+def together(masks: Sequence[Mask]) -> Mask:
+    """All that any of some masks of one size covers, and how the first was made."""
+    first, *others = masks
+    if not others:
+        return first
+    return Mask.soft(np.maximum.reduce([mask.shown for mask in masks]), first.made)
 
 
 @dataclass(frozen=True)

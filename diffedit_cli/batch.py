@@ -158,7 +158,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
     bench, picture = workbench(), opened.picture
     account = bench.open_account()
     variants = bench.edit(picture, job.params, account, opened.mask, opened.latents, opened.allowed)
-    first = variants[0]
+    first, changed = variants[0], artefacts.together([one.mask for one in variants])
     _save_embeds(opened.embeds, job, picture, bench, account)
     if first.latents is not None:
         _save_frames(opened.frames, job, first.latents, bench, account)
@@ -167,7 +167,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
         data = [formats.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
         shown = _shown(opened.shows, job, picture, first.mask, variants)
         if job.mask_output is not None:
-            files.publish(job.mask_output, artefacts.pack_mask(first.mask, telling=job.metadata))
+            files.publish(job.mask_output, artefacts.pack_mask(changed, telling=job.metadata))
         for output, picture_data in zip(opened.outputs, data, strict=True):
             files.publish(output, picture_data)
         _publish(shown)
@@ -180,7 +180,8 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
             output=opened.outputs[0],
             outputs=tuple(map(str, opened.outputs)),
             mask=str(mask_file) if mask_file else None,
-            mask_area=first.mask.share,
+            mask_area=changed.share,
+            **({"seed": first.seed} if job.params.best else {}),
         )
 
     return save
@@ -234,8 +235,9 @@ def check_together(jobs: Sequence[Job]) -> None:
     check_distinct((job.input, frame_path(job, 0)) for job in jobs if job.frames is not None)
     inputs = {files.resolved(path) for job in jobs for path in job.inputs if path != files.STANDARD_STREAM}
     for job in jobs:
-        if job.sheet is not None and job.params.variants < 2:
-            raise UsageError("--sheet shows several results side by side; ask for them with --variants.")
+        if job.sheet is not None and (job.params.variants < 2 or job.params.best):
+            remedy = "leave out --best" if job.params.best else "ask for them with --variants"
+            raise UsageError(f"--sheet shows several results side by side; {remedy}.")
         for kind, path in job.shows.items():
             if files.resolved(path) in inputs:
                 raise OutputError(f"--{kind} {path} is also an input; inputs are never replaced: choose another name.")
@@ -254,7 +256,8 @@ def expected(command: str, job: Job) -> list[Path]:
 
 def numbered(output: Path, params: Params) -> list[Path]:
     """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
-    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, params.variants + 1)]
+    count = 1 if params.best else params.variants
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, count + 1)]
     return [output, *others]
 
 
@@ -337,32 +340,33 @@ def _frames_targets(job: Job) -> list[Path]:
     if job.frames is None:
         return []
     files.make_folder(job.frames, "--frames")
-    levels = levels_up_to(job.params.strength, job.params.steps) + 1
+    levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1  # the model may leave some out
     return [_target(job, frame_path(job, level)) for level in range(levels)]
 
 
 def _save_frames(targets: list[Path], job: Job, latents: Latents, bench: Workbench, account: Account) -> None:
     if targets:
         made = latents.made if job.metadata else {}
-        for level, (path, pixels) in enumerate(zip(targets, bench.frames(latents, account), strict=True)):
+        for level, (path, pixels) in enumerate(zip(targets, bench.frames(latents, account), strict=False)):
             record = artefacts.record("frame", {**made, "level": level})
             files.publish(path, formats.encode_png(pixels, record))
 
 
 def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
-    more = {"outputs": (str(output),)} | more
+    more = {"outputs": (str(output),), "seed": job.params.seed, **more}
     return Result(
         status="done",
         input=str(job.input),
         output=str(output),
         model=bench.folder.name,
         device=bench.device,
-        seed=job.params.seed,
         preview=str(job.shows["preview"]) if job.preview else None,
         evaluations=account.evaluations,
         cache=account.cache,
         seconds=account.seconds,
         warnings=(*picture.warnings, *account.warnings),
+        region=account.region,
+        evidence=None if account.gain is None else round(account.gain, 3),
         identity=job.identity,
         **_prompts(job),
         **more,

@@ -169,6 +169,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             jobs = _planned(given, command, sources, needs)
             pictures = [job.input for job in jobs]
             launched = launch.Launch(given, reporter)
+            launched.check_words(jobs[0].params, jobs[0].stages if command == "edit" else (command,))
         except DiffEditError as error:
             if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
                 said = {"code": error.code, "message": str(error)}
@@ -249,7 +250,10 @@ def info(**given: Any) -> None:
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    asked = {"frame": ["--frames", "FRAMES"]} | {name: [f"--{name}", path.name] for name in o.SHOWN}
+    if command == "mask" and artefacts.CHANGED in record:  # which an edit wrote beside its result
+        command = "run"
+    asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}
+    asked |= {name: [f"--{name}", path.name] for name in o.SHOWN}
     try:
         words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
         before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import artefacts, images
+from diffedit_cli import artefacts, images, rooms
 from diffedit_cli.artefacts import Latents, Mask
+from diffedit_cli.engine import region
 from diffedit_cli.images import Box, Picture
+from diffedit_cli.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Painted:
     box: Box
     record: Mapping[str, Any]
     latents: Mapping[str, Any] | None = None  # how its inversion was made; an inpainting model has none
+    before: NDArray[np.float32] | None = None  # what the model shows of the part when it changes nothing
+    unexplained: float | None = None  # what of the result --to does not explain (engine.evidence)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class Edited:
     record: Mapping[str, Any]
 
     @property
+    def unexplained(self) -> float | None:
+        """What of the result --to does not explain, the most of its parts."""
+        found = [part.unexplained for part in self.painted if part.unexplained is not None]
+        return max(found, default=None)
+
+    @property
+    def seed(self) -> int | None:
+        """That it was drawn with, if anything was."""
+        found: int | None = self.record["edit"].get("seed")
+        return found
+
+    @property
     def image(self) -> Image.Image:
         """The finished picture in its own mode, of 8 bits."""
         return self.picture.image
@@ -48,24 +64,47 @@ class Edited:
 def finished(
     picture: Picture,
     mask: Mask,
+    space: Mask,
+    plan: Plan,
     latents: Latents | None,
     painted: Sequence[Painted],
     about: Mapping[str, Any],
-    feather: float,
 ) -> Edited:
-    """The picture with what was painted in place of what the mask covers, fading in over `feather` latent cells.
+    """The picture with what was painted in the space around a mask in place of what truly changed there.
 
-    `about` says of what and by which model.
+    It fades in over `feather` latent cells. `about` says of what and by which model.
     """
-    composed = picture
+    params = plan.given
+    is_drawn = mask.made is None or "drawn" in mask.made
+    core = np.zeros_like(mask.pixels) if plan.kind == "add" and not is_drawn else mask.pixels
+    changed, composed = _changed(mask, core, space, painted, params.paste_above or 0.0), picture
     for part in painted:
         left, top, right, bottom = part.box
-        width = feather * max(right - left, bottom - top) / part.cells
-        composed = images.compose(composed, pixels(part.picture), mask.pixels, width, part.box)
+        width = params.feather * max(right - left, bottom - top) / part.cells
+        composed = images.compose(composed, pixels(part.picture), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-    return Edited(composed, painted, mask, latents, artefacts.record("edit", {**about, **inner}))
+    if mask.made is not None:  # flat, as that of a mask which was only found
+        by = {stage: part for stage, part in inner.items() if stage != "mask"}
+        changed = replace(changed, made={**mask.made, **by, artefacts.CHANGED: True})
+    return Edited(composed, painted, changed, latents, artefacts.record("edit", {**about, **inner}))
+
+
+def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], limit: float) -> Mask:
+    """The core of the mask, and what around it, in its space, came out otherwise than the picture does when nothing is
+    changed; all of the space where nothing did."""
+    keep = np.zeros_like(space.pixels)
+    for part in painted:
+        ours, room = (rooms.part(pixels, part.box) for pixels in (core, space.pixels))
+        if part.before is None:
+            apart = np.ones((1, 1), dtype=bool)
+        else:
+            apart = region.changed(pixels(part.picture), pixels(part.before), limit)
+        rooms.part(keep, part.box)[:] = rooms.kept(ours, room, apart)
+    if not keep.any():
+        keep = space.pixels
+    return space.cut(keep, space.made or {}) if mask.made is not None else replace(space, pixels=keep)
 
 
 def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:

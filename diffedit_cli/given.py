@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from diffedit_cli import limits, prompts
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
-from diffedit_cli.params import AUTO, Params, levels_up_to
+from diffedit_cli.params import AUTO, Params
+from diffedit_cli.plan import Plan
+from diffedit_cli.wording import KINDS
 
 
 def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:
@@ -25,6 +28,37 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
 
+def followed(latents: Latents, params: Params) -> Params:
+    """The parameters with those of the latents where they give none."""
+    made = latents.made
+    names = {"strength": "strength", "invert_from": "invert-from", "last_level": "last-level"}
+    said = {field: made.get(name, 0.0) for field, name in names.items()}
+    return params.filled({field: value for field, value in said.items() if isinstance(value, int | float)})
+
+
+def of_kind(mask: Mask | None, params: Params) -> Params:
+    """The parameters with the kind of edit that a mask was found for, where no --from tells it."""
+    kind = None if mask is None or mask.made is None else mask.made.get("region")
+    return replace(params, region=kind) if kind in KINDS and params.region == AUTO and not params.from_ else params
+
+
+def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: Plan) -> None:
+    """Raises NothingToEdit where --from does not explain the picture: what it names is not there."""
+    if gain is not None and limit is not None and gain < limit:
+        raise NothingToEdit(
+            f"No {_thing(plan.given)} is seen in {picture.name}; say in --from what is there, or paint nevertheless "
+            "with --anyway."
+        )
+
+
+def _thing(params: Params) -> str:
+    """What --from names and --to does not, or all of it where a thing is only to look otherwise."""
+    source = str(params.from_)
+    if not isinstance(params.from_, str) or params.region in ("attribute", "background"):
+        return source.removeprefix("a ").removeprefix("an ")
+    return " ".join(params.telling_words)
+
+
 def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) -> None:
     """Raises InputError for latents of another picture, model, caption or way through the levels.
 
@@ -38,22 +72,29 @@ def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) ->
         **about,
         "steps": params.steps,
         "strength": params.strength,
+        "last-level": params.last_level or 0.0,
         "scheduler": params.scheduler,
         "clip-skip": params.clip_skip,
     }
     if params.caption not in (None, AUTO):
         ours |= prompts.record("caption", params.caption)
     _check_made("latents file", latents.name, latents.made, ours)
-    if len(latents.trajectory) != levels_up_to(params.strength, params.steps) + 1:
-        raise InputError(
-            f"The latents file {latents.name} holds another number of levels than it says; "
-            "make it again with diffedit invert."
-        )
 
 
 def _check_made(what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    made = {"clip-skip": Params.clip_skip, **made}  # said only where not the default
-    for key in ("picture", "model", "steps", "strength", "scheduler", "caption", "caption-embeds", "clip-skip"):
+    made = {"clip-skip": Params.clip_skip, "last-level": 0.0, **made}  # said only where not the default
+    keys = (
+        "picture",
+        "model",
+        "steps",
+        "strength",
+        "last-level",
+        "scheduler",
+        "caption",
+        "caption-embeds",
+        "clip-skip",
+    )
+    for key in keys:
         if key in about and made.get(key) != about[key]:
             stated, ours = (_model_of(said) if key == "model" else said.get(key) for said in (made, about))
             told = key != "picture" and key in made

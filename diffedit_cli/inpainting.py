@@ -17,7 +17,7 @@ from diffedit_cli.devices import DTYPES, device_errors
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import Params
+from diffedit_cli.params import GUIDANCE, STRENGTH, Params
 from diffedit_cli.prompts import Embeds, Prompt
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Inpainting:
         Raises ModelError, and UsageError for prompts that are no words.
         """
         to = _words("to", params.to)
-        negative = _words("negative", params.negative)
+        negative = _words("negative", params.negative or "")
         with device_errors(self.device), torch.inference_mode():
             model = self._loaded()
             size = images.fitted_size(picture.size, model.native_size, model.multiple)
@@ -72,8 +72,8 @@ class Inpainting:
                     M,
                     to,
                     negative=negative,
-                    guidance=params.guidance,
-                    strength=params.strength,
+                    guidance=GUIDANCE if params.guidance is None else params.guidance,
+                    strength=STRENGTH if params.strength is None else params.strength,
                     steps=params.steps,
                     generator=generator.set_state(state),
                     progress=progress,
@@ -96,7 +96,7 @@ class Inpainting:
         names = ("guidance", "strength", "steps", "seed")
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
-        said |= {"negative": params.negative} if _words("negative", params.negative) else {}
+        said |= {"negative": params.negative} if _words("negative", params.negative or "") else {}
         return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
 
     def _loaded(self) -> Inpainter:

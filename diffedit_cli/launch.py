@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cli_models, prompts
+from diffedit_cli import cli_models, prompts, vocabulary
 from diffedit_cli import options as o
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
@@ -56,6 +56,8 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
         given["box"] = limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
         given["point"] = limits.place("--point", given["point"], "X", "Y")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
+    if "from_" in needs:
+        vocabulary.check_different(params)
     return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
 
 
@@ -90,11 +92,16 @@ class Launch:
         self._root, painter = cli_models.kept(given), given.get("inpainter")
         self.inpainter = models.find(painter, kept=self._root, say=reporter.say) if painter else None
 
+    def check_words(self, params: Params, stages: Iterable[str]) -> None:
+        """Raises ModelError for words that the model does not know, before anything is loaded."""
+        vocabulary.check(params, self.folder, ("mask",) * ("mask" in stages) if self.inpainter else stages)
+
     @functools.cached_property
     def about(self) -> dict[str, Any]:
         """What a result depends on beside its picture and its parameters."""
         return {
             "model": self.folder.digest,
+            "own": {**self.folder.defaults, "evidence": self.folder.evidence},
             "inpainter": self.inpainter.digest if self.inpainter else None,
             "dtype": self._given["dtype"],
             "safety": self._given.get("safety"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diffedit_cli import artefacts, files
 from diffedit_cli.artefacts import Mask
+from diffedit_cli.engine.region import best_window
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
 
@@ -42,6 +43,24 @@ class Limits:
         if self.point is not None:
             pixels = _left(_region(pixels, *self.point), picture, "--point is not in it; point at what it covers")
         return mask if self == NONE else mask.cut(pixels, self._recorded(mask))
+
+    def open(self, picture: Picture) -> NDArray[np.bool_]:
+        """Where (H, W) a mask may lie at all."""
+        pixels = np.ones(picture.size[::-1], dtype=bool)
+        if self.within is not None:
+            pixels &= self.within.pixels
+        if self.exclude is not None:
+            pixels &= ~self.exclude.pixels
+        return pixels & _inside(self.box, pixels) if self.box is not None else pixels
+
+    def region(self, picture: Picture) -> NDArray[np.uint8] | None:
+        """Where (H, W), as grey, something new is to be, if that is said: a box, a drawn region, or around a point."""
+        pixels = None
+        if self.box is not None or self.within is not None:
+            pixels = self.open(picture)
+        elif self.point is not None:
+            pixels = best_window(np.zeros((1, 1), np.float32), picture.size[::-1], (self.point[0], self.point[1]))
+        return None if pixels is None else pixels.astype(np.uint8) * 255
 
     def check(self, picture: Picture) -> None:
         """Raises InputError for what is no limit of this picture."""

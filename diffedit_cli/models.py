@@ -23,6 +23,10 @@ SPELLINGS = ("model-name", "model-config", "lora", "embedding")
 """Of a model's record what says how it was called; the digest says which it is."""
 FITNESS = "fitness.json"
 """What a model of a small world says of itself."""
+OWN = {"guidance": 100.0, "invert_from": 1.0, "last_level": 1.0, "paste_above": 255.0}
+"""The parameters that a model may have defaults of its own for, with the most that they can be."""
+WORLD = "world.json"
+"""What a model of a small world knows."""
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
@@ -153,14 +157,43 @@ class ModelFolder:
         return (self._number(said, "strength"), self._number(said, "limit")) if said is not None else None
 
     @property
-    def invert_from(self) -> float:
-        """The noise level from which its pictures are best inverted; 0 unless it says so. Raises ModelError."""
-        level = self._number({"invert-from": 0.0} | (self._own_words or {}), "invert-from")
-        if not 0 <= level <= 1:
-            raise ModelError(
-                f"The model {self.name} is damaged: invert-from in {self.path / FITNESS} is {level:g}; get it again."
-            )
-        return level
+    def defaults(self) -> dict[str, float]:
+        """What it says of itself in place of usual defaults, by the parameters' names. Raises ModelError."""
+        said = self._own_words or {}
+        found = {name: self._number(said, name.replace("_", "-")) for name in OWN if name.replace("_", "-") in said}
+        for name, value in found.items():
+            if not 0 <= value <= OWN[name]:
+                raise ModelError(
+                    f"The model {self.name} is damaged: {name.replace('_', '-')} in {self.path / FITNESS} is "
+                    f"{value:g}; get it again."
+                )
+        return found
+
+    @property
+    def evidence(self) -> float | None:
+        """How well a prompt must explain a region for what it names to be there (engine.evidence); None: no limit."""
+        said = self._own_words or {}
+        return self._number(said, "evidence") if "evidence" in said else None
+
+    @property
+    def evidence_of_looks(self) -> float | None:
+        """The same for a thing that is to look otherwise: another red than the model's own is still red."""
+        said = self._own_words or {}
+        return self._number(said, "evidence-of-looks") if "evidence-of-looks" in said else self.evidence
+
+    @property
+    def unexplained(self) -> float | None:
+        """How much of a result --to may leave unexplained (engine.evidence) before that is said; None: not asked."""
+        said = self._own_words or {}
+        return self._number(said, "unexplained") if "unexplained" in said else None
+
+    @property
+    def words(self) -> list[str] | None:
+        """All words that a model of a small world knows; None for one that reads any. Raises ModelError."""
+        if not (self.path / WORLD).is_file():
+            return None
+        words = self._settings("", WORLD).get("words")
+        return [str(word) for word in words] if isinstance(words, list) else None
 
     @property
     def _own_words(self) -> dict[str, Any] | None:
@@ -188,7 +221,7 @@ class ModelFolder:
         `finish` may change the copy before it takes its place.
         """
         with new_folder(folder, replace=True) as fresh:
-            at_top = [path for name in ("model_index.json", FITNESS) if (path := self.path / name).is_file()]
+            at_top = [path for name in ("model_index.json", FITNESS, WORLD) if (path := self.path / name).is_file()]
             for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)

@@ -128,15 +128,18 @@ MASK = _params(
     "Mask",
     from_negative="What --from is not, while looking for the mask.",
     to_negative="What --to is not, while looking for the mask.",
+    region="What kind of edit it is: object, attribute, background, everything, add or remove; auto reads the prompts.",
+    anyway="Edit, too, where what --from names is not seen.",
     mask_method="Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
     maps="Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
-    mask_strength="How much noise the prompts are compared in, 0 to 1.",
+    mask_strength="How much noise the prompts are compared in, 0 to 1 (default: 0.5, to add something 0.75).",
     clamp="Cut differences at this multiple of their mean.",
     threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
     smooth="Blur the differences by so many latent cells before.",
     edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
-    fill_holes="Fill the mask's holes.",
+    fill_holes="Fill the mask's holes, and gaps that are open by a latent cell at most.",
     islands="Leave out regions smaller than this share of the largest.",
+    reach_down="Take in thin parts (a tail, a string) of the mask's colours, this share below --threshold; 0: none.",
     grow="Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
     soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
 )
@@ -176,9 +179,10 @@ INVERSION = (
         caption="What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
         caption_model="A BLIP model: a hub id or a folder.",
         invert_guidance="How strongly the inversion follows the caption.",
-        strength="How far into noise the picture goes, 0 to 1.",
+        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; background and add 1, remove 0.5).",
         invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
+        last_level="Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
         fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
         reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
         lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
@@ -190,17 +194,20 @@ INVERSION = (
 FRAMES = _group(
     "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
 )
-GUIDANCE = _params("Edit", guidance="How strongly to follow --to.")
+GUIDANCE = _params("Edit", guidance="How strongly to follow --to (default: 7.5, with builtin 4; to remove, 1).")
 EDIT = (
     GUIDANCE
     | _params(
         "Edit",
         guidance_end="The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
         guidance_every="Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
-        negative="What the edit steers away from.",
+        negative="What the edit steers away from (default: the things that both prompts name, if there are several).",
+        room="Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
+        paste_above="How much a colour must differ to count as changed, 0 to 255 (default: 50).",
         feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
         eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",
         variants="How many results; each has the next --seed.",
+        best="Keep only the one of --variants that --to explains best.",
     )
     | _embeds("Edit", "negative")
     | _group(

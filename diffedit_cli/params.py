@@ -8,21 +8,33 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 from diffedit_cli import prompts
 from diffedit_cli.errors import UsageError
 from diffedit_cli.prompts import Prompt
+from diffedit_cli.wording import KINDS
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 EXPAND_LIMIT = 64  # sentences at once
 AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own, as many maps as it takes ...
 OFF = "off"  # on the command line, a zoom of 1
 MOST_MAPS = 10  # that AUTO draws: as many as the paper always does
+MASK_STRENGTH, STRENGTH, GUIDANCE = 0.5, 0.9, 7.5  # where neither the kind of edit nor the model has its own
+USUAL = {"mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDANCE}
+MOST_ROOM = 2.0  # times the box of what is masked
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
-REFINEMENTS = ("smooth", "edges", "fill_holes", "islands", "grow", "soft")  # of the mask, beyond the paper
+REFINEMENTS = (
+    "smooth",
+    "edges",
+    "fill_holes",
+    "islands",
+    "reach_down",
+    "grow",
+    "soft",
+)  # of the mask, beyond the paper
 MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
 COUNTS = ("steps", "auto_corr_rolls", "variants", "invert_every", "guidance_every")
 
@@ -37,21 +49,27 @@ class Params:
     to_negative: Prompt = ""
     mask_method: str = AUTO  # what shows where to edit; both: the product of the maps of the others
     maps: int | str = AUTO  # n, noise draws averaged into the contrast map; AUTO: until the mask is settled
-    mask_strength: float = 0.5  # noise level of the mask, as a share of the levels
+    region: str = AUTO  # the kind of edit, which decides where and how is painted; AUTO: read from the prompts
+    room: float | None = None  # around what is masked, as a share of its box, to paint in; None: the kind's own
+    paste_above: float | None = None  # difference of a colour, 0 to 255, that counts as a change; None: the model's own
+    anyway: bool = False  # edit, too, where what --from names is not seen
+    mask_strength: float | None = None  # noise level of the mask, as a share of the levels; None: the kind's own
     clamp: float = 3.0  # extremes are cut at this multiple of the contrast map's mean
     threshold: float | str = 0.5  # of the clamped map, rescaled to [0, 1]; AUTO: the map's own
     smooth: float = 0.0  # of the map before it: deviation of a Gaussian in latent cells
     edges: float = 4.0  # of the picture, that the map's outline is drawn to within so many latent cells; 0 not at all
     fill_holes: bool = False  # of the mask
     islands: float = 0.0  # regions smaller than this share of the largest are left out
+    reach_down: float = 0.7  # thin parts below the threshold, down to this share below it, join the mask; 0 none
     grow: float | None = None  # of the mask at its end, in latent cells; None: as growth
     soft: bool = False  # graded, where it would end at once
     zoom: float | str = AUTO  # on what the mask covers, so many times; 1 not at all; AUTO: as far as it pays
     caption: Prompt | None = None  # of the inversion; None: the --from prompt
     invert_guidance: float = 1.0
-    strength: float = 0.9  # r, the encoding ratio
+    strength: float | None = None  # r, the encoding ratio; None: the kind's own
     invert_every: int | None = None  # level the inversion asks the network at; None: as inversion_stride
     invert_from: float | None = None  # noise level that is reached by fresh noise; None: the model's own, else 0
+    last_level: float | None = None  # noise level below which no step is made but the last; None: the model's own
     fixed_point: int = 0  # repetitions of each step of the inversion with the noise of its result
     reg_steps: int = 0  # of regularisation, for each step of the inversion
     lambda_auto_corr: float = 20.0
@@ -59,14 +77,15 @@ class Params:
     auto_corr_rolls: int = 5  # random shifts for each regularisation step
     steps: int = 16
     scheduler: str = "dpm++"  # of inversion and edit; the levels are the same
-    guidance: float = 7.5
+    guidance: float | None = None  # None: the kind's own, else the model's, else 7.5
     guidance_end: float = 0.6  # share of the edit's steps, the first ones, that are guided
     guidance_every: int = 2  # of those steps asks where guidance leads
-    negative: Prompt = ""  # of the edit
+    negative: Prompt | None = None  # of the edit; None: the things that both prompts name, if any
     feather: float = 0.25  # width inside the mask over which an edit fades in, in latent cells
     clip_skip: int = 0  # layers of CLIP left out at its end, of every prompt
     eta: float | None = None  # share of fresh noise in each step of the edit: 0 is DDIM, 1 is DDPM; None: as edit_eta
     variants: int = 1
+    best: bool = False  # keep only the variant that --to explains best
     seed: int = 0
     caption_model: str = "Salesforce/blip-image-captioning-large"  # for the caption `auto`
     expand: int = 0  # sentences that are written about each of --from and --to, and averaged
@@ -82,17 +101,23 @@ class Params:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{option(name)} must be at least {least}, not {value}.")
-        for name in ("mask_strength", "strength"):
-            if not 0 < getattr(self, name) <= 1:
+        for name, usual in (("mask_strength", MASK_STRENGTH), ("strength", STRENGTH)):
+            share = usual if getattr(self, name) is None else getattr(self, name)
+            if not 0 < share <= 1:
                 raise UsageError(
-                    f"{option(name)} must be above 0 and at most 1, not {getattr(self, name):g}; "
-                    f"the default is {_default(name):g}."
+                    f"{option(name)} must be above 0 and at most 1, not {share:g}; the default is {usual:g}."
                 )
-            if levels_up_to(getattr(self, name), self.steps) < 1:
+            if levels_up_to(share, self.steps) < 1:
                 raise UsageError(
-                    f"{option(name)} {getattr(self, name):g} of --steps {self.steps} is less than one step; "
+                    f"{option(name)} {share:g} of --steps {self.steps} is less than one step; "
                     f"raise {option(name)} or --steps."
                 )
+        if self.region not in (AUTO, *KINDS):
+            raise UsageError(f"--region {self.region} is unknown; use {', '.join((AUTO, *KINDS))}.")
+        if not 0 <= (self.room or 0) <= MOST_ROOM:
+            raise UsageError(f"--room must be between 0 and {MOST_ROOM}, not {self.room:g}.")
+        if not 0 <= (self.paste_above or 0) <= 255:
+            raise UsageError(f"--paste-above must be between 0 and 255, not {self.paste_above:g}.")
         if not 0 <= self.expand <= EXPAND_LIMIT:
             raise UsageError(f"--expand must be between 0 and {EXPAND_LIMIT}, not {self.expand}.")
         if self.clip_skip < 0:
@@ -101,7 +126,7 @@ class Params:
             raise UsageError(f"--threshold must be at least 0 and below 1, or {AUTO}, not {self.threshold}.")
         if self.zoom != AUTO and not (isinstance(self.zoom, (int, float)) and 1 <= self.zoom < math.inf):
             raise UsageError(f"--zoom must be at least 1, {AUTO} or {OFF}, not {self.zoom}.")
-        for name in ("islands", "guidance_end", "invert_from", "eta"):
+        for name in ("islands", "reach_down", "guidance_end", "invert_from", "last_level", "eta"):
             share = getattr(self, name) or 0
             if not 0 <= share <= 1:
                 raise UsageError(f"{option(name)} must be between 0 and 1, not {share:g}.")
@@ -111,7 +136,7 @@ class Params:
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
         for name in ("guidance", "invert_guidance", "lambda_auto_corr", "lambda_kl"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+            if not ((getattr(self, name) or 0) >= 0 and math.isfinite(getattr(self, name) or 0)):
                 raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
@@ -129,6 +154,8 @@ class Params:
                 f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
                 "leave --eta out, or raise it."
             )
+        if self.best and self.variants < 2:
+            raise UsageError("--best chooses among several results; ask for them with --variants.")
         if not 0 <= self.seed <= SEED_LIMIT - self.variants:
             raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - self.variants}, not {self.seed}.")
 
@@ -150,7 +177,7 @@ class Params:
 
     def variant(self, number: int) -> Params:
         """What makes one of the variants alone, from 0; its mask and inversion stay those of the first."""
-        return dataclasses.replace(self, seed=self.seed + number, eta=self.edit_eta, variants=1)
+        return dataclasses.replace(self, seed=self.seed + number, eta=self.edit_eta, variants=1, best=False)
 
     @property
     def guided_mask(self) -> bool:
@@ -167,7 +194,7 @@ class Params:
         if "invert" in stages:
             told["caption"] = self.inversion_caption
         if "edit" in stages:
-            told |= {"to": self.to, "negative": self.negative}
+            told |= {"to": self.to, "negative": self.negative or ""}
         return told
 
     def contrast_record(self) -> dict[str, Any]:
@@ -181,6 +208,10 @@ class Params:
         """What the prediction for --from depends on that --to is compared with."""
         negative = ["from_negative", "guidance"] if self.guided_mask else []
         return self._record(["from_", *negative, "mask_strength", "steps", "seed"]) | self.text_record()
+
+    def bare_record(self) -> dict[str, Any]:
+        """What a prediction without a prompt depends on, for the noises of the mask."""
+        return self._record(["mask_strength", "steps", "seed", "maps"]) | self.text_record()
 
     def attention_record(self) -> dict[str, Any]:
         """What the attention map depends on: with a number of maps only on words of --to. Raises UsageError."""
@@ -199,9 +230,10 @@ class Params:
         method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
         return dataclasses.replace(self, mask_method=method)
 
-    def inverted_by(self, own: float) -> Params:
-        """With the model's `own` noise level to invert from, where none is given."""
-        return self if self.invert_from is not None else dataclasses.replace(self, invert_from=own)
+    def filled(self, defaults: Mapping[str, Any]) -> Params:
+        """With these values for what is None; what has a value keeps it."""
+        absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **absent) if absent else self
 
     @property
     def most_maps(self) -> int:
@@ -219,7 +251,7 @@ class Params:
 
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
-        names = ["mask_method", *REFINEMENTS, "zoom"]
+        names = ["mask_method", "region", *REFINEMENTS, "zoom"]
         return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(names)
 
     @property
@@ -246,6 +278,7 @@ class Params:
         record = self._record(["strength", "steps", "scheduler", "invert_guidance"])
         record["invert-every"] = self.inversion_stride
         record |= self._changed(["reg_steps", "fixed_point"])
+        record |= self._record(["last_level"]) if self.last_level else {}
         record |= self._record(["invert_from", "seed"]) if self.invert_from else {}
         if self.reg_steps:
             record |= self._changed(["lambda_auto_corr", "lambda_kl", "auto_corr_rolls"])
@@ -254,17 +287,26 @@ class Params:
 
     def edit_record(self) -> dict[str, Any]:
         """What the edit depends on beside its mask and its inversion."""
-        return self.repainting_record() | self._changed(["feather", "zoom"])
+        return self.repainting_record() | self._changed(["feather", "zoom"]) | self.region_record()
+
+    def region_record(self) -> dict[str, Any]:
+        """What decides where and how is painted, as far as it is given."""
+        return self._changed(["region", "room", "paste_above"])
+
+    def zeros(self, names: Iterable[str]) -> dict[str, Any]:
+        """Of these levels those that are 0, which no record says else: where a model has another default."""
+        levels = [name for name in ("invert_from", "last_level") if name in names]
+        return self._record([name for name in levels if not getattr(self, name)])
 
     def repainting_record(self) -> dict[str, Any]:
         """The same for what the network alone makes of them."""
         record = self._record(["to", "guidance", "guidance_end", "guidance_every", "scheduler"])
         record |= {"eta": self.edit_eta, "seed": self.seed} if self.edit_eta else {}
-        return record | prompts.record("negative", self.negative) | self.text_record()
+        return record | prompts.record("negative", self.negative or "") | self.text_record()
 
     def record(self) -> dict[str, Any]:
-        """Every parameter, under the names of the options."""
-        return self._record([field.name for field in dataclasses.fields(self)])
+        """Every parameter, under the names of the options; None where it is not given."""
+        return self._record([field.name for field in dataclasses.fields(self)], {})
 
     def text_record(self) -> dict[str, Any]:
         """What every embedding of a prompt depends on, where it is not the default."""
@@ -274,56 +316,12 @@ class Params:
         """Of these only what differs from its default: records without it stay what they were before it existed."""
         return self._record([name for name in names if getattr(self, name) != _default(name)])
 
-    def _record(self, names: list[str]) -> dict[str, Any]:
+    def _record(self, names: list[str], usual: Mapping[str, Any] = USUAL) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for name in names:
-            record |= prompts.record(option(name).removeprefix("--"), getattr(self, name))
+            value: Any = usual.get(name) if getattr(self, name) is None else getattr(self, name)
+            record |= prompts.record(option(name).removeprefix("--"), value)
         return record
-
-
-class GivenParams(TypedDict, total=False):
-    """The fields of Params, as keyword arguments of functions that make one."""
-
-    from_: Prompt
-    to: Prompt
-    from_negative: Prompt
-    to_negative: Prompt
-    mask_method: str
-    maps: int | str
-    mask_strength: float
-    clamp: float
-    threshold: float | str
-    smooth: float
-    edges: float
-    fill_holes: bool
-    islands: float
-    grow: float | None
-    soft: bool
-    zoom: float | str
-    caption: Prompt | None
-    invert_guidance: float
-    strength: float
-    invert_every: int | None
-    invert_from: float | None
-    fixed_point: int
-    reg_steps: int
-    lambda_auto_corr: float
-    lambda_kl: float
-    auto_corr_rolls: int
-    steps: int
-    scheduler: str
-    guidance: float
-    guidance_end: float
-    guidance_every: int
-    negative: Prompt
-    feather: float
-    clip_skip: int
-    eta: float | None
-    variants: int
-    seed: int
-    caption_model: str
-    expand: int
-    expand_model: str
 
 
 def option(name: str) -> str:

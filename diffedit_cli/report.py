@@ -20,6 +20,14 @@ from diffedit_cli.errors import printable
 
 LOADING = "load"
 ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
+REGION_TITLES = {
+    "object": "another object",
+    "attribute": "another look",
+    "background": "another background",
+    "everything": "all of it",
+    "add": "something added",
+    "remove": "something removed",
+}
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
 
 
@@ -38,6 +46,8 @@ class Result:
     outputs: tuple[str, ...] = ()
     mask: str | None = None
     mask_area: float | None = None
+    region: str | None = None
+    evidence: float | None = None
     preview: str | None = None
     model: str | None = None
     device: str | None = None
@@ -234,6 +244,8 @@ def result_line(result: Result) -> str:
         return f"{parts[0]}  is there already"
     if result.mask_area is not None:
         parts.append(f"{share(result.mask_area)} masked")
+    if result.region is not None:
+        parts.append(REGION_TITLES[result.region])
     cached = [stage for stage, state in result.cache.items() if state == "hit"]
     if cached:
         parts.append(f"{' and '.join(cached)} from the cache")

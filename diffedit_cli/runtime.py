@@ -18,12 +18,13 @@ from diffedit_cli.artefacts import Arrays, Latents, finite
 from diffedit_cli.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
+from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import Picture
 from diffedit_cli.loading import LOADER
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import Params
+from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
 
 Remember = Callable[[Picture, Account, Callable[[], Arrays]], Arrays]
@@ -115,11 +116,24 @@ class Runtime:
         # in the order that a file has: with another the network's last bits would be others than from the cache
         return {"latents": np.ascontiguousarray(x_0.cpu().numpy()), "misfit": np.array([misfit])}
 
-    def check_given(self, latents: Latents, picture: Picture, account: Account) -> None:
-        """Raises InputError for latents of another shape than this picture's, whatever they say they were made for."""
+    def levels(self, params: Params, cells: int, account: Account) -> Sequence[Level]:
+        """The levels of an inversion, the clean one first; those below the last one are left out."""
+        assert params.strength is not None
+        last = params.last_level or 0.0
+        every = self.model(account).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
+        return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
+
+    def check_given(self, latents: Latents, picture: Picture, params: Params, account: Account) -> None:
+        """Raises InputError for latents of another shape or other levels than this picture's and these parameters',
+        whatever they say they were made for."""
         model = self.model(account)
         shape = model.latent_shape(images.fitted_size(picture.size, model.native_size, model.multiple))
         held = latents.trajectory.shape[1:]
+        levels = self.levels(params, shape[1] * shape[2], account)
+        if [level.timestep for level in levels] != latents.timesteps.tolist():
+            raise InputError(
+                f"The latents file {latents.name} holds other levels than it says; make it again with diffedit invert."
+            )
         if held != shape:
             raise InputError(
                 f"The latents file {latents.name} holds latents of the shape {held}, and those of {picture.name} have "

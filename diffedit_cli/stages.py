@@ -1,10 +1,10 @@
-"""Mask, invert, edit: each taken from the cache or computed and kept. Alone knows both the cache and the engine."""
+"""Mask, invert, edit: each taken from the cache or computed and kept."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,30 +14,48 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli import artefacts, composition, embeds, given, kept, limits, prompts, review, zoom
+from diffedit_cli import (
+    artefacts,
+    composition,
+    embeds,
+    given,
+    kept,
+    limits,
+    prompts,
+    review,
+    rooms,
+    verdicts,
+    vocabulary,
+    zoom,
+)
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays, Latents, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import device_errors
-from diffedit_cli.engine import diffedit, refine
+from diffedit_cli.engine import diffedit, evidence
 from diffedit_cli.engine.model import Rows
+from diffedit_cli.engine.process import add_noise
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import NothingToEdit, UsageError
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.limits import Limits
+from diffedit_cli.masking import Found, MaskStage, surroundings
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
-from diffedit_cli.params import AUTO, MASK_METHODS, Params, levels_up_to
+from diffedit_cli.params import Params, levels_up_to
+from diffedit_cli.plan import NOISE, PICTURE, Plan, plan_of
 from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
 from diffedit_cli.writers import Writers
 from diffedit_cli.zoom import Part
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
-Found = tuple[NDArray[np.uint8], NDArray[np.float32]]  # mask (H, W) as grey, contrast map (h, w)
+
+
+JUDGED_AT = 0.75  # the noise in which a result is judged, as a share of the levels
 
 
 class Workbench:
@@ -73,6 +91,18 @@ class Workbench:
         own.cache = Cache(self.cache.root, wait) if self.cache else None
         return own
 
+    @property
+    def _masks(self) -> MaskStage:
+        return MaskStage(self.runtime, self.cache, self._about, self._encoded, self.progress, self._boxes)
+
+    def _planned(self, params: Params, account: Account | None = None) -> Plan:
+        """The plan of an edit; an account is told of its kind."""
+        found = plan_of(params, self.folder.defaults)
+        found = replace(found, judged=params.best or (found.judged and self.folder.unexplained is not None))
+        if account is not None:
+            account.region = found.kind
+        return found
+
     def open_account(self) -> Account:
         """For the costs of one picture."""
         return Account()
@@ -80,33 +110,65 @@ class Workbench:
     def mask(self, picture: Picture, params: Params, account: Account, allowed: Limits = limits.NONE) -> Mask:
         """Step 1 of the paper, cut down to what is allowed. Raises NothingToEdit for an empty mask.
 
-        What it finds in a large picture is sought again in each part of it, closer.
+        What it finds in a large picture is sought again in each part of it, closer. Raises NothingToEdit, too, where
+        what --from names is not seen.
         """
+        vocabulary.check(params, self.folder, ["mask"])
         with account.clock("mask"):
-            params = self._writers(account).expanded(params).masked_by(self.folder.attends)
-            shown, contrast = self._sought(picture, params, account)
+            plan = self._planned(self._writers(account).expanded(params), account)
+        return self._masked(picture, plan, account, allowed)
+
+    def _masked(self, picture: Picture, plan: Plan, account: Account, allowed: Limits) -> Mask:
+        with account.clock("mask"):
+            return self._found(picture, plan, account, allowed)
+
+    def _found(self, picture: Picture, plan: Plan, account: Account, allowed: Limits) -> Mask:
+        params, contrast = plan.given, None
+        shown = np.full(picture.size[::-1], 255, np.uint8) if plan.kind == "everything" else None
+        if plan.kind == "add":
+            shown = allowed.region(picture)
+        if shown is not None:
+            account.spent("mask", 0)
+            self.runtime.check(picture, account, self._encoded)
+        else:
+            found = self._sought(picture, plan, account)
+            account.gain = found.gain()
+            looks = plan.kind == "attribute"
+            limit = self.folder.evidence_of_looks if looks else self.folder.evidence
+            given.check_seen(account.gain, limit, picture, plan)
+            shown, contrast = found.shown, found.contrast
+            if plan.kind == "background":
+                shown = surroundings(shown, max(contrast.shape))
         if not shown.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        made = Mask.soft(shown, self._about(picture) | params.mask_record())
+        made = Mask.soft(shown, self._about(picture) | params.masked_by(self.folder.attends).mask_record())
         mask = allowed.applied(replace(made, contrast=contrast), picture)
-        if hint := review.hint(mask, picture, params):
+        if plan.kind not in ("background", "everything") and (hint := review.hint(mask, picture, params)):
             account.warn(hint)
         return mask
+
+    def _sought(self, picture: Picture, plan: Plan, account: Account) -> Found:
+        attends, masks = self.folder.attends, self._masks
+        compared = plan.compared.masked_by(attends)
+        if plan.kind == "add":
+            there = plan.there and plan.there.masked_by(attends)
+            return masks.free_place(picture, compared, there, account)
+        return masks.sought(picture, compared, account, plan.claims and self.folder.evidence is not None)
 
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
         with account.clock("invert"):
-            params = self._writers(account).captioned(params, picture).inverted_by(self.folder.invert_from)
+            params = self._planned(self._writers(account).captioned(params, picture)).given
             about = self._about(picture) | params.inversion_record()
             trajectory = functools.partial(self._trajectory, picture, params, account)
             arrays = kept.remembered(
                 self.cache, "invert", {"inversion": about}, account,
                 lambda _: {"inversion": self.runtime.computed("invert", account, trajectory)},
             )["inversion"]  # fmt: skip
-        return Latents(arrays["trajectory"], arrays["timesteps"], about)
+        return Latents(arrays["trajectory"], arrays["timesteps"], about | params.zeros(self.folder.defaults))
 
     def edit(
         self,
@@ -125,36 +187,50 @@ class Workbench:
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else, and Withheld.
         """
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
-        params = self._writers(account).expanded(params)
-        about = self._about(picture)
-        if params.soft and self.inpainting:
-            raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
+        params = self._asked(params, account, mask, latents)
+        about, plan = self._about(picture), self._planned(params, account)
         if mask is not None:
-            given.check_mask(mask, picture, None if self.inpainting else params, about)
+            given.check_mask(mask, picture, None if self.inpainting else plan.given, about)
         if latents is not None:
-            given.check_latents(latents, params, about)
-            self.runtime.check_given(latents, picture, account)
-        mask = allowed.applied(mask, picture) if mask else self.mask(picture, params, account, allowed)
-        boxes = [] if latents else self._boxes(mask.pixels, params)
-        parts = [Part.cut(picture, mask, box) for box in boxes] or [Part.whole(picture, mask)]
+            given.check_latents(latents, plan.given, about)
+            self.runtime.check_given(latents, picture, plan.given, account)
+        mask = self._masked(picture, plan, account, allowed) if mask is None else allowed.applied(mask, picture)
+        space = rooms.space(mask, plan, picture, allowed)
+        boxes = [] if latents else self._boxes(space.pixels, params)
+        parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
         if boxes:
             self.runtime.check(picture, account, self._encoded)
-            params = self._writers(account).captioned(params, picture)
+            plan = self._planned(self._writers(account).captioned(params, picture))
         inversions = [
-            None if self.inpainting else latents or self.invert(part.picture, params, account) for part in parts
+            None if self.inpainting else latents or self.invert(part.picture, plan.given, account) for part in parts
         ]
         with account.clock("edit"):
             variants = [
-                [self._painted(*one, params.variant(number), account) for one in zip(parts, inversions, strict=True)]
+                [self._painted(*one, plan.variant(number), account) for one in zip(parts, inversions, strict=True)]
                 for number in range(params.variants)
             ]
         whole = None if boxes else inversions[0]
-        results = [composition.finished(picture, mask, whole, one, about, params.feather) for one in variants]
+        results = [composition.finished(picture, mask, space, plan, whole, one, about) for one in variants]
+        if params.best:
+            results = [min(results, key=lambda result: result.unexplained or 0.0)]
+        if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):
+            account.warn(warning)
         if self.guard.on:
             with account.clock("safety"):
                 for result in results:
                     self.guard.check(result.picture)
         return results
+
+    def _asked(self, params: Params, account: Account, mask: Mask | None, latents: Latents | None) -> Params:
+        """What an edit is asked for with what is given to it. Raises ModelError, and UsageError."""
+        asked = {"mask": mask is None, "invert": not (latents or self.inpainting), "edit": not self.inpainting}
+        vocabulary.check(params, self.folder, [stage for stage, is_asked in asked.items() if is_asked])
+        if params.soft and self.inpainting:
+            raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
+        if params.best and self.inpainting:
+            raise UsageError("What an inpainting model paints is not judged; leave out --best.")
+        params = self._writers(account).expanded(given.of_kind(mask, params))
+        return params if latents is None else given.followed(latents, params)
 
     def frames(self, latents: Latents, account: Account) -> list[NDArray[np.uint8]]:
         """Every level of the inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
@@ -175,87 +251,12 @@ class Workbench:
         model = self.inpainting.folder if self.inpainting else self.folder
         return zoom.boxes(M, params.zoom_factor, model.native_size, specks)
 
-    def _sought(self, picture: Picture, params: Params, account: Account) -> Found:
-        """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays."""
-        shown, contrast = self._found(picture, params, account)
-        boxes = self._boxes(shown > 0, params, specks=False)
-        once = params if params.zoom == AUTO else replace(params, zoom=1)
-        closer = {box: self._sought(picture.cropped(box), once, account)[0] for box in boxes}
-        return zoom.sharpened(shown, closer) if closer else shown, contrast
-
-    def _found(self, picture: Picture, params: Params, account: Account) -> Found:
-        """The mask of a picture, or of a part of it, at once."""
-        maps = self._maps(picture, params, account)
-        contrast = functools.reduce(torch.mul, maps.values())
-        shown = self._shaped(contrast, picture, params)
-        if len(maps) > 1 and not shown.any():
-            account.warn("No place stands out in both maps of --mask-method both; the mask is that of noise alone.")
-            shown = self._shaped(maps["contrast"], picture, params)
-        return shown, contrast.numpy()
-
     # What each stage computes: tensors in and out of the engine.
-
-    def _compared(self, picture: Picture, params: Params, account: Account, names: Collection[str]) -> Arrays:
-        """These maps (h, w), the attention in the very evaluations that give the contrast if both are wanted."""
-        model = self.runtime.model(account)
-        told = {
-            name: self.runtime.embedding(prompt, params, account)
-            for name, prompt in params.prompts_of(["mask"]).items()
-        }
-        source, target = (
-            diffedit.Text(told[name], told.get(f"{name}-negative"), params.guidance) for name in ("from", "to")
-        )
-        x_0 = self.runtime.latents(picture, account, self._encoded)
-        at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(params.mask_strength, params.steps)]
-        noise = torch.randn((params.most_maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
-            x_0.device
-        )
-        looks: list[Tensor] = []
-
-        def reference(first: int, predicted: Callable[[], Tensor]) -> Tensor:
-            known = self._reference(picture, params, account, [first, at_once], predicted)
-            if "attention" in known:
-                looks.extend([torch.from_numpy(known["attention"])] * len(known["eps"]))
-            return torch.from_numpy(known["eps"]).to(x_0.device)
-
-        rows = 2 if params.guided_mask else 1  # of the batch, for each noise
-        at_once = 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE // rows
-        if "contrast" in names or params.maps == AUTO:
-            maps = diffedit.contrast(model, x_0, at, source, target, noise, at_once, reference)
-        else:
-            asked = diffedit.references(model, x_0, at, source, noise, at_once, reference)
-            maps = (eps for _, some in asked for eps in some)
-        maps = diffedit.until_settled(maps) if params.maps == AUTO else maps
-        contrast = torch.stack(list(self._watched("mask", maps, len(noise)))).mean(dim=0)
-        found = {"contrast": contrast} | ({"attention": torch.stack(looks).mean(dim=0)} if looks else {})
-        return {name: found[name].cpu().numpy() for name in names}
-
-    def _reference(
-        self,
-        picture: Picture,
-        params: Params,
-        account: Account,
-        noises: Sequence[int],
-        predicted: Callable[[], Tensor],
-    ) -> Arrays:
-        """What is predicted for --from, and where the network looks for its words: the same for many a --to."""
-        model, watch = self.runtime.model(account), "attention" in MASK_METHODS[params.mask_method]
-
-        def ask() -> Arrays:
-            if not watch:
-                return {"eps": predicted().cpu().numpy()}
-            with model.watching(str(params.from_), params.telling_words, params.clip_skip) as seen:
-                eps = predicted()
-            return {"eps": eps.cpu().numpy(), "attention": seen.map((eps.shape[-2], eps.shape[-1])).cpu().numpy()}
-
-        about = self._about(picture) | params.reference_record() | {"dtype": model.dtype_name}
-        about |= {"noises": [*noises, params.most_maps]} | ({"words": params.telling_words} if watch else {})
-        return kept.aside(self.cache, "watched" if watch else "reference", about, account, ask)
 
     def _trajectory(self, picture: Picture, params: Params, account: Account) -> Arrays:
         model = self.runtime.model(account)
         x_0 = self.runtime.latents(picture, account, self._encoded)
-        levels = model.levels(params.steps, x_0.shape[-2:].numel())[: levels_up_to(params.strength, params.steps) + 1]
+        levels = self.runtime.levels(params, x_0.shape[-2:].numel(), account)
         caption = diffedit.Text(
             self.runtime.embedding(params.inversion_caption, params, account),
             model.embed("", params.clip_skip),
@@ -280,49 +281,89 @@ class Workbench:
             "timesteps": np.array([level.timestep for level in levels]),
         }
 
-    def _painted(self, part: Part, latents: Latents | None, params: Params, account: Account) -> Painted:
+    def _painted(self, part: Part, latents: Latents | None, plan: Plan, account: Account) -> Painted:
         if latents is None:
-            return self._inpainted(part, params, account)
+            return self._inpainted(part, plan, account)
         h, w = latents.trajectory.shape[-2:]
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
-        said = params.edit_record() | self.guard.record
+        said = plan.given.edit_record() | plan.record() | self.guard.record
         arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
-        about = self._about(part.picture) | params.repainting_record() | {"given": artefacts.checksum(arrays, {})}
-        edited = functools.partial(self._edited, part, M, params, latents, account)
+        about = self._about(part.picture) | plan.painted.repainting_record() | {"start": plan.start}
+        about |= {"given": artefacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
+        edited = functools.partial(self._edited, part, M, plan, latents, account)
         decoded = kept.remembered(
             self.cache, "edit", {"edited": about}, account,
             lambda _: {"edited": self.runtime.computed("edit", account, edited)},
         )["edited"]  # fmt: skip
-        return Painted(decoded["picture"], max(h, w), part.box, said, latents.made)
+        before = self._decoded(part.picture, latents, account) if plan.tightens else None
+        error = float(decoded["unexplained"][0]) if "unexplained" in decoded else None
+        return Painted(decoded["picture"], max(h, w), part.box, said, latents.made, before, error)
 
-    def _inpainted(self, part: Part, params: Params, account: Account) -> Painted:
+    def _decoded(self, picture: Picture, latents: Latents, account: Account) -> NDArray[np.float32]:
+        """What the model shows of a picture that it does nothing to."""
+
+        def decode() -> Arrays:
+            with device_errors(self.device), torch.inference_mode():
+                x_0 = torch.from_numpy(latents.trajectory[:1]).to(self.device)
+                return {"picture": self.runtime.model(account).decode(x_0)[0].permute(1, 2, 0).cpu().numpy()}
+
+        x_0 = artefacts.checksum({"x_0": latents.trajectory[:1]}, {})
+        return kept.aside(self.cache, "decoded", self._about(picture) | {"x_0": x_0}, account, decode)["picture"]
+
+    def _inpainted(self, part: Part, plan: Plan, account: Account) -> Painted:
         assert self.inpainting is not None
         account.cache["edit"] = "miss"
-        noise = generator(params.seed, part.picture, "inpaint")
-        made = self.inpainting.paint(part.picture, part.mask, params, noise, functools.partial(self.progress, "edit"))
+        noise = generator(plan.given.seed, part.picture, "inpaint")
+        progress = functools.partial(self.progress, "edit")
+        made = self.inpainting.paint(part.picture, part.mask, plan.painted, noise, progress)
         account.spent("edit", made.evaluations)
         if made.overflowed:
             account.warn(f"The inpainting model overflowed in {self.dtype}; the stage was repeated in float32.")
-        return Painted(made.picture, max(made.grid), part.box, self.inpainting.record(params) | self.guard.record)
+        said = self.inpainting.record(plan.given) | plan.record() | self.guard.record
+        before = None
+        if plan.tightens:
+            before = part.picture.fitted(made.picture.shape[1::-1]).transpose(1, 2, 0)
+        return Painted(made.picture, max(made.grid), part.box, said, before=before)
 
-    def _edited(self, part: Part, M: Tensor, params: Params, latents: Latents, account: Account) -> Arrays:
-        model = self.runtime.model(account)
-        levels = model.levels(params.steps, M.numel())[: len(latents.timesteps)]
+    def _edited(self, part: Part, M: Tensor, plan: Plan, latents: Latents, account: Account) -> Arrays:
+        model, params = self.runtime.model(account), plan.painted
+        every = model.levels(params.steps, M.numel())
+        levels = [level for level in every if level.timestep in latents.timesteps]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(self.device), levels)
-        negative = self.runtime.embedding(params.negative, params, account)
-        query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance)
+        negative = self.runtime.embedding(params.negative or "", params, account)
+        query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance or 1.0)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
         unguided = levels_up_to(1 - params.guidance_end, len(levels) - 1)
-        steps = diffedit.edit(model, trajectory, M.to(self.device), query, solver, unguided, params.guidance_every)
+        under = self._under(part, plan, trajectory.latents[:1], account)
+        steps = diffedit.edit(
+            model, trajectory, M.to(self.device), query, solver, unguided, params.guidance_every, under
+        )
         *_, y_0 = self._watched("edit", steps, len(levels) - 1)
-        return {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
+        made = {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
+        if plan.judged:
+            at = every[levels_up_to(JUDGED_AT, params.steps)]
+            noise = torch.randn(y_0.shape, generator=generator(0, part.picture, "judge")).to(y_0.device)
+            eps = model.predict(add_noise(y_0, noise, at), at, query.prompt).eps
+            error = evidence.unexplained(eps, noise)
+            made["unexplained"] = (error * M.to(error)).sum().div(M.sum()).reshape(1).cpu().numpy()
+        return made
+
+    def _under(self, part: Part, plan: Plan, x_0: Tensor, account: Account) -> Tensor | None:
+        """The clean latents under the noise that an edit starts from, where they are not the picture's own."""
+        if plan.start == PICTURE:
+            return None
+        if plan.start == NOISE:
+            return torch.zeros_like(x_0)
+        size = x_0.shape[-1] * self.folder.factor, x_0.shape[-2] * self.folder.factor
+        filled = torch.from_numpy(rooms.filled(part.picture, part.mask.pixels, size))
+        return self.runtime.model(account).encode(filled[None]).to(x_0.device)
 
     # How: the model, the cache, the clock, and what can fail.
 
     def embeds_file(self, name: str, picture: Picture, params: Params, account: Account) -> bytes:
         """What the model is told for the prompt of this name, as a file that --NAME-embeds takes."""
-        params = self._writers(account).expanded(params)
+        params = self._planned(self._writers(account).expanded(params)).given
         if name == "caption":
             params = self._writers(account).captioned(params, picture)
         prompt = params.prompts_of()[name]
@@ -353,23 +394,3 @@ class Workbench:
             "dtype": self.dtype,
             **self.runtime.memory.record(),
         }
-
-    def _shaped(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
-        """The mask that is made from a map (h, w), as grey."""
-        (width, height), (h, w) = picture.size, contrast.shape
-        guide = None
-        if params.edges:
-            guide = torch.from_numpy(picture.fitted((w * self.folder.factor, h * self.folder.factor)))
-        M = refine.mask(contrast, (height, width), guide=guide, **params.binarisation)
-        return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
-
-    def _maps(self, picture: Picture, params: Params, account: Account) -> dict[str, Tensor]:
-        """The maps (h, w) that the mask is made from, each kept for itself; what is missing is made in one go."""
-        abouts = {name: self._about(picture) | record for name, record in params.maps_records().items()}
-
-        def compared(missing: Collection[str]) -> Mapping[str, Arrays]:
-            made = self.runtime.computed("mask", account, lambda: self._compared(picture, params, account, missing))
-            return {name: {name: array} for name, array in made.items()}
-
-        found = kept.remembered(self.cache, "mask", abouts, account, compared)
-        return {name: torch.from_numpy(found[name][name]) for name in abouts}

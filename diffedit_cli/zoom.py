@@ -65,16 +65,21 @@ def boxes(M: NDArray[np.bool_], factor: float | None, native: int, specks: bool 
     return found
 
 
-def sharpened(M: NDArray[np.uint8], closer: Mapping[Box, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def sharpened(
+    M: NDArray[np.uint8], wide: NDArray[np.uint8], closer: Mapping[Box, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+) -> NDArray[np.uint8]:
     """What was found in some boxes from close by, in place of a mask (H, W) found from afar, but only near that: things
-    that look alike are told apart better with all of the picture in view. Specks outside the boxes are left out."""
+    that look alike are told apart better with all of the picture in view. Specks outside the boxes are left out.
+
+    `wide`, and the second of what was found in a box, are the same at a threshold that is not raised: by these it is
+    decided what is near, and whether anything is found, so that a higher threshold never adds a pixel.
+    """
     from scipy import ndimage
 
     result = np.zeros_like(M)
-    for box, fine in closer.items():
-        coarse = inside(M, box)
-        fine = fine * (ndimage.distance_transform_edt(coarse == 0) <= NEAR * max(M.shape))
-        inside(result, box)[:] = fine if fine.any() else coarse
+    for box, (fine, fine_wide) in closer.items():
+        near = ndimage.distance_transform_edt(inside(wide, box) == 0) <= NEAR * max(M.shape)
+        inside(result, box)[:] = fine * near if (fine_wide * near).any() else inside(M, box)
     return result
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ WORDS = ("--from", "cat", "--to", "dog")
 FAST = ("--steps", "5", "--maps", "2", "--threshold", "0.3")
 
 
+HINTS = ("The mask covers", "The edit of", "Much of what was in", "The result of")
+
+
+def problems(warnings: Iterable[str]) -> list[str]:
+    """Warnings but for hints: what an untrained model masks is of any size, and what it paints fits nowhere."""
+    return [warning for warning in warnings if not warning.startswith(HINTS)]
+
+
 @dataclass(frozen=True)
 class Ran:
     """What a command left behind."""
@@ -37,8 +46,8 @@ class Ran:
 
     @property
     def warnings(self) -> list[str]:
-        """Of the single object on standard output, but for hints: what an untrained model masks is of any size."""
-        return [warning for warning in self.json["warnings"] if not warning.startswith("The mask covers")]
+        """Of the single object on standard output, but for hints."""
+        return problems(self.json["warnings"])
 
     @property
     def json(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from diffedit_cli import (
     UsageError,
     Withheld,
 )
-from diffedit_cli.params import GivenParams
+from diffedit_cli.keywords import GivenParams
 
 PROJECT = Path(__file__).parent.parent
 CAT_TO_DOG = {"from_": "cat", "to": "dog", "steps": 5, "maps": 2, "threshold": 0.3}
@@ -66,25 +66,28 @@ def test_results_are_the_files_of_the_program(editor: DiffEdit, image: Path, tin
     ):
         assert diffedit(*words, *shared).code == 0
         assert (folder / ours).read_bytes() == (folder / theirs).read_bytes()
-    assert edited.mask.pixels.tolist() == mask.pixels.tolist()
+    assert not (mask.pixels & ~edited.mask.pixels).any()
+    assert editor.edit(image, **CAT_TO_DOG, room=0.0).mask.pixels.tolist() == mask.pixels.tolist()
     assert edited.account.evaluations == {"mask": 4, "invert": 2, "edit": 6}
 
 
 def test_stages_chained_give_the_pixels_of_one_edit(editor: DiffEdit, image: Path) -> None:
-    whole = editor.edit(image, **CAT_TO_DOG).image.tobytes()
+    """A mask that is given as pixels is taken as drawn: it gets no room."""
+    whole, exact = (editor.edit(image, **CAT_TO_DOG, **room).image.tobytes() for room in ({}, {"room": 0.0}))
+    assert whole != exact
     mask, latents = editor.mask(image, **CAT_TO_DOG), editor.invert(image, caption="cat", steps=5)
     mask.save(image.with_name("mask.png"))
     latents.save(image.with_name("latents.safetensors"))
-    for given in (
-        {"mask": mask, "latents": latents},
-        {"mask": image.with_name("mask.png"), "latents": image.with_name("latents.safetensors")},
-        {"mask": mask.pixels},
-        {"mask": mask.image},
-        {"mask": torch.from_numpy(mask.pixels)},
-        {"mask": str(image.with_name("mask.png"))},
+    for given, expected in (
+        ({"mask": mask, "latents": latents}, whole),
+        ({"mask": image.with_name("mask.png"), "latents": image.with_name("latents.safetensors")}, whole),
+        ({"mask": str(image.with_name("mask.png"))}, whole),
+        ({"mask": mask.pixels}, exact),
+        ({"mask": mask.image}, exact),
+        ({"mask": torch.from_numpy(mask.pixels)}, exact),
     ):
         edited = editor.edit(image, from_="cat", to="dog", steps=5, **given)
-        assert edited.image.tobytes() == whole
+        assert edited.image.tobytes() == expected
         assert edited.account.evaluations["mask"] == 0
 
 
@@ -133,10 +136,13 @@ def test_a_cache_is_used_where_one_is_given(image: Path, tiny_epsilon: Path, tmp
 
 
 def test_variants_and_frames(editor: DiffEdit, image: Path) -> None:
-    results = editor.edit(image, **CAT_TO_DOG, variants=2).variants
-    alone = editor.edit(image, **{**CAT_TO_DOG, "seed": 1}, eta=1.0, mask=results[0].mask)
-    assert [result.image.tobytes() for result in results][1] == alone.image.tobytes()
-    assert results[0].image.tobytes() != results[1].image.tobytes()
+    """One alone paints in the mask that was found for all; without room that of a result is the same."""
+    second = {**CAT_TO_DOG, "seed": 1, "eta": 1.0}
+    for room, found in ({"room": 0.0}, None), ({}, editor.mask(image, **CAT_TO_DOG)):
+        results = editor.edit(image, **CAT_TO_DOG, **room, variants=2).variants
+        alone = editor.edit(image, **second, **room, mask=found or results[0].mask)
+        assert [result.image.tobytes() for result in results][1] == alone.image.tobytes()
+        assert results[0].image.tobytes() != results[1].image.tobytes()
     inversion = editor.invert(image, steps=5)
     frames = editor.frames(inversion)
     assert len(frames) == len(inversion.timesteps)

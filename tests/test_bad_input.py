@@ -212,7 +212,10 @@ TABLE = [
     ("models pull builtin", 2, "in the package"),
     ("models pull nonesuch", 2, "nonesuch is no model of the hub"),
     # nothing to edit
-    ("mask good.png --from cat --to cat", 5, "good.png"),
+    ("mask good.png --from cat --to (cat)1", 5, "good.png"),
+    ("mask good.png --from cat --to Cat", 2, 'both say "cat"; say in --to what it should become'),
+    ("edit good.png --from cat --to cat", 2, "both say"),
+    ("run good.png --from cat --to cat --out made", 2, "both say"),
     (f"edit good.png {PROMPTS} --mask black.png", 5, "black.png is empty"),
     # the device
     (f"mask good.png {PROMPTS} --device cuda:99", 7, "cuda:99"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import WORDS, diffedit
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import TEXT_WIDTH
@@ -18,6 +19,7 @@ from diffedit_cli.engine import families
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.params import Params
+from diffedit_cli.plan import plan_of
 from diffedit_cli.prompts import Embeds
 from diffedit_cli.repeating import options_of
 
@@ -99,6 +101,15 @@ def test_each_stage_is_the_same_with_files() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_the_negative_that_nobody_gave_is_saved_as_it_is_used() -> None:
+    words = ("edit", "cat.png", "--from", "a cat and a dog", "--to", "a grass and a dog")
+    assert diffedit(*words, "--save-embeds", "e", "-o", "words.png").code == 0
+    assert "prompt: a dog" in diffedit("info", "e/negative.safetensors").out.decode().splitlines()
+    assert diffedit(*words, "--negative-embeds", "e/negative.safetensors", "-o", "files.png", "--no-cache").code == 0
+    assert Image.open("words.png").tobytes() == Image.open("files.png").tobytes()
+
+
+@pytest.mark.usefixtures("here")
 def test_files_count_by_their_content_in_the_cache() -> None:
     wrote("mask", "cat.png", *WORDS, "--save-embeds", "e")
     first = diffedit("mask", "cat.png", *FROM, *TO, "--json", "--force")
@@ -137,12 +148,25 @@ def test_info_tells_what_embeddings_were_made_of(tiny_epsilon: Path) -> None:
 def test_the_command_names_what_is_in_place_of_what() -> None:
     file = Embeds("d", Path("x.safetensors"))
     invert = options_of(Params(caption=file, steps=5).inversion_record())
-    assert invert == ["--caption-embeds", "CAPTION.safetensors", "--steps", "5"]
-    assert options_of(Params(from_=file).inversion_record()) == ["--caption-embeds", "CAPTION.safetensors"]
-    mask = Params(from_=file, to="dog")
-    edited = {"mask": mask.mask_record(), "edit": Params(from_=file, to=file, negative="grass").edit_record()}
+    strength = ["--strength", "0.9"]
+    assert invert == ["--caption-embeds", "CAPTION.safetensors", *strength, "--steps", "5"]
+    assert options_of(Params(from_=file).inversion_record()) == ["--caption-embeds", "CAPTION.safetensors", *strength]
+    mask, edit = (plan_of(Params(from_=file, to=to, negative="grass"), {}).given for to in ("dog", file))
+    edited = {"mask": mask.mask_record(), "edit": edit.edit_record()}
     words = ["--mask", "MASK.png", "--from-embeds", "FROM.safetensors", "--to-embeds", "TO.safetensors"]
-    assert options_of(edited) == [*words, "--negative", "grass"]
+    own = [
+        "--region",
+        "object",
+        "--room",
+        "0.4",
+        "--paste-above",
+        "50.0",
+        "--mask-strength",
+        "0.5",
+        "--guidance",
+        "7.5",
+    ]
+    assert options_of(edited) == [*words, *own, "--negative", "grass"]
 
 
 @pytest.mark.usefixtures("here")

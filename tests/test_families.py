@@ -244,7 +244,7 @@ def test_mask_invert_and_edit(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert kept["timesteps"].tolist() == [level.timestep for level in load(folder).levels(5)[:levels]]
 
     given = ["--mask", "cat.mask.png", "--latents", "cat.latents.safetensors", "--caption", "a cat"]
-    ran = diffedit("edit", "cat.png", *WORDS, *given, "--json")
+    ran = diffedit("edit", "cat.png", *WORDS, *given, "--room", 0, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 6}
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("cat.png", "cat.edited.png"))

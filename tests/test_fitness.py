@@ -134,7 +134,7 @@ def test_a_damaged_fitness_file_is_named(choosy: Path, content: str) -> None:
 def test_a_damaged_level_to_invert_from_is_named(choosy: Path, said: object) -> None:
     (choosy / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 9.0, "invert-from": said}))
     with pytest.raises(ModelError, match=r"fitness\.json"):
-        _ = models.find(str(choosy)).invert_from
+        _ = models.find(str(choosy)).defaults
 
 
 def test_a_model_may_say_from_where_it_inverts(choosy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_info_repeats_the_limits(words: tuple[str, ...], repeated: str) -> None:
     first = Path("x.png").read_bytes()
     line = diffedit("info", "x.png").out.decode().splitlines()[-1]
     assert repeated in line
-    again = [places.get(word, word) for word in line.split()[1:]]
+    again = [places.get(word, word) for word in shlex.split(line)[1:]]
     run(*again, "-o", "y.png")
     assert Path("y.png").read_bytes() == first
 

@@ -15,6 +15,7 @@ from diffedit_cli import devices, formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import ModelError
+from diffedit_cli.masking import MaskStage
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -92,7 +93,14 @@ def test_what_is_not_finite_is_noticed_in_every_stage(
         for step in watched(name, steps, total):
             yield step.clone().fill_(value) if name == stage else step
 
+    sought = MaskStage._watched
+
+    def spoilt_maps(self: MaskStage, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
+        return (step.clone().fill_(value) for step in sought(self, steps, total))
+
     monkeypatch.setattr(bench, "_watched", spoilt)
+    if stage == "mask":
+        monkeypatch.setattr(MaskStage, "_watched", spoilt_maps)
     with pytest.raises(ModelError, match="not finite"):
         bench.edit(formats.load(image), PARAMS, Account(), None, None)
     kinds = {"mask": (), "invert": ("contrast", "attention"), "edit": ("contrast", "attention", "inversion")}

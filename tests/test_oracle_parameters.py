@@ -18,8 +18,9 @@ from diffedit_cli.engine.solvers import DDIM
 from diffedit_cli.params import Params, levels_up_to
 
 BASE = Params(
-    from_="a cat on grass", to="a dog on grass", negative="a cat on grass", steps=10, strength=0.8, maps=3, clamp=2.0
-)
+    from_="a cat on grass", to="a dog on grass", negative="a cat on grass", steps=10, strength=0.8, maps=3, clamp=2.0,
+    mask_strength=0.5, guidance=7.5,
+)  # fmt: skip
 
 
 @dataclass

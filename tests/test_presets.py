@@ -9,6 +9,7 @@ import pytest
 from command import WORDS, diffedit, picture
 
 from diffedit_cli import PRESETS, Params
+from diffedit_cli.params import STRENGTH
 from diffedit_cli.presets import BALANCED
 
 FEW = ("--threshold", 0.3, "--invert-every", 1, "--json", "--no-cache", "--force")
@@ -31,7 +32,7 @@ def test_what_is_said_counts_more_than_the_preset(
 ) -> None:
     image = picture(tmp_path / "scene.png")
     fast = PRESETS["fast"]
-    steps = int(fast["steps"] * Params().strength)
+    steps = int(fast["steps"] * STRENGTH)
     said = ("--preset", "fast")
     assert levels(image, tiny_epsilon, *said) == (2 * fast["maps"], steps)
     assert levels(image, tiny_epsilon, *said, "--maps", 1) == (2, steps)
@@ -49,7 +50,7 @@ def test_runs_and_stages_have_presets_too(tmp_path: Path, tiny_epsilon: Path) ->
     shared = ("--model", tiny_epsilon, "--preset", "fast", "--invert-every", 1, "--json")
     run = diffedit("run", image, *WORDS, *shared, "--threshold", 0.3, "--out", tmp_path / "out")
     inverted = diffedit("invert", image, "--caption", "cat", *shared, "--no-cache")
-    expected = int(PRESETS["fast"]["steps"] * Params().strength)
+    expected = int(PRESETS["fast"]["steps"] * STRENGTH)
     assert run.json["evaluations"]["invert"] == inverted.json["evaluations"]["invert"] == expected
 
 

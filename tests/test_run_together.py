@@ -165,9 +165,10 @@ def failing(here: Path, album: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (album / "torn.png").write_bytes((album / "0.png").read_bytes()[:99])
     rows: list[dict[str, Any]] = [{"input": f"album/{number}.png"} for number in range(5)]
     rows.insert(1, {"input": "album/torn.png"})
-    rows.insert(3, {"input": "album/0.png", "output": "empty.png", "to": "cat"})  # no mask
+    Image.new("L", (SIZES[0], 44)).save(here / "black.png")
+    rows.insert(3, {"input": "album/0.png", "output": "empty.png", "within": "black.png"})  # no mask
     rows.insert(4, {"input": "album/0.png", "output": "diverges.png", "reg-steps": 5, "lambda-kl": 1e9})  # no inversion
-    rows.insert(6, {"input": "album/1.png", "output": "bug.png", "seed": 13})
+    rows.insert(6, {"input": "album/1.png", "output": "bug.png", "seed": 13, "room": 0})
     rows.insert(7, {"input": "album/1.png", "output": "steps.png", "steps": 5000})
     (here / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generator = runtime.generator

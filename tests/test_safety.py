@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_no_safety_writes_it_and_is_recorded(here: Path) -> None:
     line = diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
     assert line.endswith(" --no-safety") or " --no-safety " in line
     first = (here / "cat.edited.png").read_bytes()
-    again = ["cat.png" if word == "PICTURE" else word for word in line.split()[1:]]
+    again = ["cat.png" if word == "PICTURE" else word for word in shlex.split(line)[1:]]
     assert diffedit(*again).code == 0
     assert (here / "cat.edited.png").read_bytes() == first
 

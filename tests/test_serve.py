@@ -134,6 +134,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("edit", "cat.png", "none.png", *WORDS, "--json"),
     ("edit", "none.png", *WORDS),
     ("edit", "cat.png", *WORDS, "--steps", "many"),
+    ("edit", "cat.png", "--from", "cat", "--to", "(cat)1", "--json"),  # no difference
     ("edit", "cat.png", "--from", "cat", "--to", "cat", "--json"),
     ("edit", "cat.png", *WORDS, "--model", "nowhere"),
     ("edit", "cat.png", *WORDS, "-o", "no/folder.png"),
@@ -158,7 +159,7 @@ def test_files_words_and_codes_are_those_without_it(
             assert told.read_text() == ""
     for line, alone, served in zip(LINES, *seen, strict=True):
         assert served == alone, line
-    assert [code for (code, *_), _ in seen[0]] == [0, 0, 0, 0, 0, 0, 0, 8, 3, 2, 5, 4, 6, 0, 0]
+    assert [code for (code, *_), _ in seen[0]] == [0, 0, 0, 0, 0, 0, 0, 8, 3, 2, 5, 2, 4, 6, 0, 0]
 
 
 @pytest.mark.usefixtures("server")

@@ -182,9 +182,11 @@ def test_what_cannot_be_shown_is_said_before_any_work(here: Path, words: str, co
 
 
 def test_a_withheld_or_failed_edit_shows_nothing(here: Path) -> None:
-    ran = diffedit("mask", "cat.png", "--from", "cat", "--to", "cat", "--preview", "p.png", "--overlay", "o.png")
+    Image.new("L", (60, 40)).save("black.png")
+    words = (*WORDS, "--within", "black.png")
+    ran = diffedit("mask", "cat.png", *words, "--preview", "p.png", "--overlay", "o.png")
     assert ran.code == 5
-    assert [path.name for path in here.iterdir()] == ["cat.png"]
+    assert sorted(path.name for path in here.iterdir()) == ["black.png", "cat.png"]
 
 
 @pytest.mark.parametrize("name", ["p.png", "c.gif", "c.webp", "s.png", "o.png"])
@@ -279,11 +281,10 @@ def test_the_hint_is_among_the_warnings_of_what_was_found_and_not_of_what_was_dr
 def test_the_same_from_python(here: Path, tiny_epsilon: Path) -> None:
     words = {"from_": "cat", "to": "dog", "steps": 5, "maps": 2, "threshold": 0.3}
     editor = DiffEdit(tiny_epsilon, device="cpu")
-    ran = diffedit(
-        "edit", "cat.png", *WORDS, "--variants", 2, "--preview", "p.png", "--sheet", "s.png", "--compare", "c.gif"
-    )
+    shows = ("--preview", "p.png", "--sheet", "s.png", "--compare", "c.gif")
+    ran = diffedit("edit", "cat.png", *WORDS, "--room", 0, "--variants", 2, *shows)
     assert ran.code == 0, ran.err
-    result = editor.edit("cat.png", **words, variants=2)  # type: ignore[arg-type]
+    result = editor.edit("cat.png", **words, room=0.0, variants=2)  # type: ignore[arg-type]
     assert result.preview().tobytes() == Image.open(here / "p.png").tobytes()
     assert result.sheet().tobytes() == Image.open(here / "s.png").tobytes()
     result.compare("again.gif")

@@ -103,7 +103,7 @@ def test_what_to_install_is_said(sd: StableDiffusion, monkeypatch: pytest.Monkey
 
 def test_prompts_without_weights_do_not_import_it(tmp_path: Path) -> None:
     words = ["edit", str(picture(tmp_path / "cat.png")), "--from", "a cat", "--to", "dog", *FAST, "--threshold", "0"]
-    words += ["--model", "builtin"]
+    words += ["--model", "builtin", "--anyway"]
     code = f"""
 import sys
 from diffedit_cli import cli

@@ -15,6 +15,7 @@ from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.formats import from_image
 from diffedit_cli.images import Box, Picture
+from diffedit_cli.masking import Found, MaskStage
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 from tests.command import FAST, WORDS, diffedit
@@ -136,14 +137,15 @@ def test_a_part_is_painted_as_if_it_were_the_picture(bench: Workbench) -> None:
 def test_the_mask_of_a_large_picture_is_sought_again_closer(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def found(_: Workbench, picture: Picture, *__: object) -> tuple[NDArray[np.uint8], None]:
+    def found(_: MaskStage, picture: Picture, *__: object) -> Found:
         size = picture.size
         sizes.append(size)
         quarter = tuple(side // 8 for side in size)
         middle = tuple(side // 2 for side in size)
-        return np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1])), None
+        shown = np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1]))
+        return Found(shown, np.zeros((16, 16), dtype=np.float32))
 
-    monkeypatch.setattr(Workbench, "_found", found)
+    monkeypatch.setattr(MaskStage, "_found", found)
     mask = bench.mask(from_image(picture((800, 800))), PARAMS, Account())
     assert sizes == [(800, 800), (150, 150), (64, 64)]  # ever closer, down to the pixels that the model sees
     assert mask.share == pytest.approx(8 * 8 / 800**2)

@@ -195,8 +195,12 @@ def edit(
     solver: DDIM | None = None,
     unguided: int = 0,
     guide_every: int = 1,
+    under: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
+
+    Clean latents `under` (1, C, h, w) stand in place of x_0 under the noise of y_r where M is not 0: zeros are noise
+    alone.
 
     M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
     Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
@@ -206,7 +210,9 @@ def edit(
     """
     solver = solver or DDIM()
     guided, plain = Guide(model, query, guide_every), Guide(model, replace(query, guidance=1.0))
-    y_t = trajectory.latents[-1:]
+    y_t, noisiest = trajectory.latents[-1:], trajectory.levels[-1]
+    if under is not None:
+        y_t = torch.where(M > 0, y_t + noisiest.a * (under - trajectory.latents[:1]), y_t)
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
     to_come = range(len(latents), 0, -1)  # steps
     for left, (higher, lower), x_t in zip(to_come, pairwise(levels), latents, strict=True):

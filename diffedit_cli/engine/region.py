@@ -1,0 +1,132 @@
+"""Beyond the paper: the region that an edit paints in, and how much of what it painted is kept.
+
+Masks are boolean (H, W), pictures (H, W, 3) of 8 bits, maps (h, w) of the latents' cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+LARGE = 0.25  # of the largest region: smaller ones get no room
+LEAST_ROOM = 14 / 256  # of the picture's longer side, around an object that gets room
+ROUNDNESS = 4  # exponent of the superellipse that a box is rounded to
+WINDOW = 0.5  # of the picture's shorter side: what is added where nothing says how large
+OVERLAP = 2.0  # how much a window's share on what is there counts against the share of the map that it shows
+BESIDE = 4 / 256  # of the picture's longer side, kept free around what is there
+FAINT = 0.5  # of the limit: a change so small counts where it touches one above the limit
+SPECK = 0.05  # of the largest change: smaller ones are dropped
+CLOSING = 2  # pixels, over which changes grow together
+FILL_BLUR = 0.25  # of the reach of a region, by which its fill is smoothed
+
+
+def roomy(M: Bools, room: float) -> Bools:
+    """A mask and, around each of its large regions, a rounded box with `room` times its sides on every side."""
+    from scipy import ndimage
+
+    if not room or not M.any():
+        return M
+    regions, count = ndimage.label(M)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    result, least = M.copy(), LEAST_ROOM * max(M.shape) * min(1.0, room / 0.22)
+    for box, size in zip(ndimage.find_objects(regions), sizes, strict=True):
+        if size >= LARGE * sizes.max():
+            result |= rounded_box(M.shape, box, room, least)
+    return result
+
+
+def rounded_box(shape: tuple[int, ...], box: tuple[slice, ...], room: float = 0.0, least: float = 0.0) -> Bools:
+    """A box, grown by a share of its sides and by `least` pixels at least, with rounded corners, in a mask (H, W)."""
+    inside = np.ones((), dtype=np.float64) * 0
+    for axis, (span, length) in enumerate(zip(box, shape, strict=True)):
+        half = (span.stop - span.start) / 2
+        reach = half + max(room * 2 * half, least)
+        at = np.arange(length) + 0.5 - (span.start + span.stop) / 2
+        share = np.abs(at / reach) ** ROUNDNESS
+        inside = inside + (share[:, None] if axis == 0 else share[None, :])
+    found: Bools = inside <= 1
+    return found
+
+
+def grown(M: Bools, room: float) -> Bools:
+    """A mask grown by `room` times the longer side of its box: what an object leaves around it goes with it."""
+    from scipy import ndimage
+
+    if not room or not M.any():
+        return M
+    rows, columns = np.flatnonzero(M.any(axis=1)), np.flatnonzero(M.any(axis=0))
+    reach = room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+    found: Bools = ndimage.distance_transform_edt(~M) <= reach
+    return found
+
+
+def best_window(
+    seen: NDArray[np.float32], shape: tuple[int, int], at: tuple[int, int] | None = None, avoid: Bools | None = None
+) -> Bools:
+    """The rounded square of the usual size, in a mask (H, W), where a map (h, w) shows most; or around pixel (x, y).
+
+    It lies beside what it is to `avoid` (H, W), as far as there is room, and never on it.
+    """
+    from scipy import ndimage
+
+    height, width = shape
+    side = round(WINDOW * min(shape))
+    if at is None:
+        cell = max(shape) / max(seen.shape)
+        cells = max(1, round(side / cell))
+        taken = np.zeros(seen.shape) if avoid is None else _shares(avoid, seen.shape)
+        score = ndimage.uniform_filter(seen * (1 - taken), cells, mode="constant")
+        score = score / max(score.max(), 1e-12) - OVERLAP * ndimage.uniform_filter(taken, cells, mode="constant")
+        edge, (rows, columns) = cells // 2, (length - cells + 1 for length in seen.shape)  # where a window may begin
+        inner = score[edge : edge + rows, edge : edge + columns]
+        row, column = np.unravel_index(int(inner.argmax()), inner.shape)
+        at = round((column + cells / 2) * cell), round((row + cells / 2) * cell)
+    top = min(max(0, at[1] - side // 2), height - side)
+    left = min(max(0, at[0] - side // 2), width - side)
+    window = rounded_box(shape, (slice(top, top + side), slice(left, left + side)))
+    if avoid is None or not avoid.any():
+        return window
+    free: Bools = window & (ndimage.distance_transform_edt(~avoid) > BESIDE * max(shape))
+    return free
+
+
+def _shares(M: Bools, grid: tuple[int, ...]) -> NDArray[np.float64]:
+    """How much of each cell (h, w) a mask (H, W) covers, 0 to 1."""
+    image = Image.fromarray(M.astype(np.uint8) * 255).resize((grid[1], grid[0]), Image.Resampling.BOX)
+    return np.asarray(image) / 255
+
+
+def changed(painted: Pixels, before: Pixels, limit: float) -> Bools:
+    """Where two pictures differ by more than a limit of 255 in any colour; what differs by half of that and touches it
+    counts, too. Specks are dropped, near parts joined and holes filled."""
+    from scipy import ndimage
+
+    apart = np.abs(painted.astype(np.int16) - before).max(axis=2)
+    regions, count = ndimage.label(apart > limit * FAINT)
+    if not count:
+        return np.zeros(apart.shape, dtype=bool)
+    strong = np.bincount(regions.ravel(), (apart > limit).ravel(), count + 1)
+    strong[0] = 0
+    kept = (strong >= max(1.0, SPECK * strong.max()))[regions]
+    kept = ndimage.binary_closing(np.pad(kept, 2 * CLOSING), iterations=CLOSING)[
+        2 * CLOSING : -2 * CLOSING, 2 * CLOSING : -2 * CLOSING
+    ]
+    found: Bools = ndimage.binary_dilation(ndimage.binary_fill_holes(kept))
+    return found
+
+
+def filled(picture: Pixels, M: Bools) -> Pixels:
+    """The picture with the nearest pixels around the mask smoothed over it: nothing of what was there is left."""
+    from scipy import ndimage
+
+    if M.all() or not M.any():
+        return picture
+    distance, nearest = ndimage.distance_transform_edt(M, return_indices=True)
+    spread = picture[tuple(nearest)].astype(np.float32)
+    blur = FILL_BLUR * float(distance.max())
+    smooth = np.stack([ndimage.gaussian_filter(spread[..., band], blur) for band in range(3)], axis=2)
+    return np.where(M[..., None], smooth.round().astype(np.uint8), picture)
