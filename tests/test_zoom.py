@@ -102,10 +102,13 @@ def test_specks_are_not_sought_again() -> None:
 def test_what_is_found_closer_counts_only_near_what_was_found_before() -> None:
     M, box = np.uint8(255) * masked((320, 320), (100, 100, 140, 140)), (60, 60, 220, 220)
     closer = np.uint8(90) * masked((160, 160), (30, 40, 70, 60), (120, 120, 150, 150))
-    result = zoom.sharpened(M, {box: closer})
+    result = zoom.sharpened(M, M, {box: (closer, closer)})
     assert np.array_equal(result, np.uint8(90) * masked((320, 320), (90, 100, 130, 120)))
     nothing = np.zeros((160, 160), dtype=np.uint8)
-    assert np.array_equal(zoom.sharpened(M, {box: nothing}), M)
+    assert np.array_equal(zoom.sharpened(M, M, {box: (nothing, nothing)}), M)
+    higher = np.uint8(90) * masked((320, 320), (100, 100, 110, 110))  # what is near is decided at the usual threshold
+    assert np.array_equal(zoom.sharpened(higher, M, {box: (closer, closer)}), result)
+    assert not zoom.sharpened(higher, M, {box: (nothing, closer)}).any()
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_the_mask_of_a_large_picture_is_sought_again_closer(bench: Workbench, mo
         quarter = tuple(side // 8 for side in size)
         middle = tuple(side // 2 for side in size)
         shown = np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1]))
-        return Found(shown, np.zeros((16, 16), dtype=np.float32))
+        return Found(shown, shown, np.zeros((16, 16), dtype=np.float32))
 
     monkeypatch.setattr(MaskStage, "_found", found)
     mask = bench.mask(from_image(picture((800, 800))), PARAMS, Account())
