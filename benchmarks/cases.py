@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.places import CANVAS, PLACES
-from training.scenes import FRUIT, HELD_OUT, OBJECTS, PRESENT, WIDER, Scene, World, scene, with_article
+from training.scenes import FRUIT, HELD_OUT, OBJECTS, PRESENT, WIDER, Scene, scene, with_article
 
 FIRST_SEED = HELD_OUT + 2_000_000  # apart from the seeds that training looks at while it goes
 KINDS = ("object", "two", "colour", "place", "add", "remove", "bowl")
@@ -141,15 +141,6 @@ def _case(
     )
 
 
-def _other(rng: random.Random, shown: tuple[str, ...], world: World = WIDER) -> str:
-    """An object of the world that is not shown in any colour."""
-    things = {name.rpartition(" ")[2] for name in shown}
-    while True:
-        for name in world.draw_names(rng):
-            if name.rpartition(" ")[2] not in things:
-                return name
-
-
 def _exchanged(
     kind: str, number: int, seed: int, scene_kind: str, objects: list[str] | None, old: str, new: str
 ) -> Case:
@@ -161,19 +152,19 @@ def _exchanged(
 
 def _object(number: int, seed: int, rng: random.Random) -> Case:
     shown = scene(seed, "one", world=WIDER).objects
-    return _exchanged("object", number, seed, "one", None, shown[0], _other(rng, shown))
+    return _exchanged("object", number, seed, "one", None, shown[0], WIDER.draw_other(rng, shown))
 
 
 def _two(number: int, seed: int, rng: random.Random) -> Case:
     """One of the two is exchanged, either."""
     shown = scene(seed, "two", world=WIDER).objects
-    return _exchanged("two", number, seed, "two", None, rng.choice(shown), _other(rng, shown))
+    return _exchanged("two", number, seed, "two", None, rng.choice(shown), WIDER.draw_other(rng, shown))
 
 
 def _colour(number: int, seed: int, rng: random.Random) -> Case:
     thing = rng.choice(list(WIDER.colours))
     old, new = (f"{colour} {thing}" for colour in rng.sample(WIDER.colours[thing], 2))
-    beside = [_other(rng, (old,))] if number % BESIDE_EVERY == BESIDE_EVERY - 1 else []
+    beside = [WIDER.draw_other(rng, (old,))] if number % BESIDE_EVERY == BESIDE_EVERY - 1 else []
     return _exchanged("colour", number, seed, "two" if beside else "one", [old, *beside], old, new)
 
 
@@ -188,7 +179,7 @@ def _add(number: int, seed: int, rng: random.Random) -> Case:
     """Beside an object; every other one in an empty place, which is named."""
     alone = number % 2 == 1
     before = scene(seed, "empty" if alone else "one", world=WIDER)
-    new = _other(rng, before.objects)
+    new = WIDER.draw_other(rng, before.objects)
     after = scene(seed, "empty" if alone else "one", world=WIDER, added=new)
     named = describe_place if alone else describe
     return _case("add", number, seed, before, after, "", new, pixels(before), named)

@@ -18,10 +18,9 @@ from benchmarks.cases import Case
 from diffedit_cli import formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Mask
-from diffedit_cli.composition import pixels
 from diffedit_cli.engine import families
 from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.images import Picture
+from diffedit_cli.images import Picture, pixels
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -187,8 +186,7 @@ class RoundTrip:
         size, picture = (self.model.native_size,) * 2, formats.from_array(case.result, f"truth {case.number}")
         with torch.inference_mode():
             made = self.model.decode(self.model.encode(torch.from_numpy(picture.fitted(size))[None]))[0]
-        values = ((made.permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-        final = at_canvas(Image.fromarray(values), case)
+        final = at_canvas(Image.fromarray(pixels(made.permute(1, 2, 0).numpy())), case)
         return Outcome(final, final, None, 0, 0.0)
 
 

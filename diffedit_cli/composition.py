@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import artefacts, images, rooms
+from diffedit_cli import artefacts, images, rooms, zoom
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.engine import region
 from diffedit_cli.images import Box, Picture
@@ -81,7 +81,7 @@ def finished(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        composed = images.compose(composed, pixels(part.picture), changed.pixels, width, part.box)
+        composed = images.compose(composed, images.pixels(part.picture), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
@@ -96,17 +96,12 @@ def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence
     changed; all of the space where nothing did."""
     keep = np.zeros_like(space.pixels)
     for part in painted:
-        ours, room = (rooms.part(pixels, part.box) for pixels in (core, space.pixels))
+        ours, room = (zoom.inside(pixels, part.box) for pixels in (core, space.pixels))
         if part.before is None:
             apart = np.ones((1, 1), dtype=bool)
         else:
-            apart = region.changed(pixels(part.picture), pixels(part.before), limit)
-        rooms.part(keep, part.box)[:] = rooms.kept(ours, room, apart)
+            apart = region.changed(images.pixels(part.picture), images.pixels(part.before), limit)
+        zoom.inside(keep, part.box)[:] = rooms.kept(ours, room, apart)
     if not keep.any():
         keep = space.pixels
     return space.cut(keep, space.made or {}) if mask.made is not None else replace(space, pixels=keep)
-
-
-def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """From [-1, 1]."""
-    return ((pictures + 1) * 127.5).round().astype(np.uint8)

@@ -109,7 +109,7 @@ def compose(
     `feather` is the width in pixels, inside the mask, over which the edit fades in.
     """
     covered = box or (0, 0, *picture.size)
-    region = _bounds(mask, covered)
+    region = bounds(mask, covered)
     pixels = picture.pixels.copy()
     if region is not None:
         left, top, right, bottom = region
@@ -122,7 +122,12 @@ def compose(
     return replace(picture, pixels=pixels, record=None)
 
 
-def _bounds(mask: NDArray[np.bool_], box: Box) -> Box | None:
+def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Of 8 bits, from [-1, 1]."""
+    return ((pictures + 1) * 127.5).round().astype(np.uint8)
+
+
+def bounds(mask: NDArray[np.bool_], box: Box) -> Box | None:
     """The smallest box around what of the mask lies in `box`, if anything does."""
     left, top, right, bottom = box
     part = mask[top:bottom, left:right]

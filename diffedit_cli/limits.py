@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diffedit_cli import artefacts, files
 from diffedit_cli.artefacts import Mask
-from diffedit_cli.engine.region import best_window
+from diffedit_cli.engine.region import window_around
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
 
@@ -59,7 +59,7 @@ class Limits:
         if self.box is not None or self.within is not None:
             pixels = self.open(picture)
         elif self.point is not None:
-            pixels = best_window(np.zeros((1, 1), np.float32), picture.size[::-1], (self.point[0], self.point[1]))
+            pixels = window_around(picture.size[::-1], (self.point[0], self.point[1]))
         return None if pixels is None else pixels.astype(np.uint8) * 255
 
     def check(self, picture: Picture) -> None:

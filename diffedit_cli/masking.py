@@ -21,7 +21,7 @@ from diffedit_cli.images import Box, Picture
 from diffedit_cli.params import AUTO, MASK_METHODS, Params, levels_up_to
 from diffedit_cli.runtime import Remember, Runtime, generator
 
-USUAL = 0.5  # threshold, as by default: what a higher one finds is a part of what this does
+USUAL = float(Params.threshold)  # what a higher one finds is a part of what this does
 RIM = 0.25  # latent cells that a background takes of the thing in it, so that nothing of the old one stays around it
 
 

@@ -159,33 +159,33 @@ class ModelFolder:
     @property
     def defaults(self) -> dict[str, float]:
         """What it says of itself in place of usual defaults, by the parameters' names. Raises ModelError."""
-        said = self._own_words or {}
-        found = {name: self._number(said, name.replace("_", "-")) for name in OWN if name.replace("_", "-") in said}
-        for name, value in found.items():
-            if not 0 <= value <= OWN[name]:
+        found: dict[str, float] = {}
+        for name, most in OWN.items():
+            said = name.replace("_", "-")
+            if (value := self._own_number(said)) is None:
+                continue
+            if not 0 <= value <= most:
                 raise ModelError(
-                    f"The model {self.name} is damaged: {name.replace('_', '-')} in {self.path / FITNESS} is "
-                    f"{value:g}; get it again."
+                    f"The model {self.name} is damaged: {said} in {self.path / FITNESS} is {value:g}; get it again."
                 )
+            found[name] = value
         return found
 
     @property
     def evidence(self) -> float | None:
         """How well a prompt must explain a region for what it names to be there (engine.evidence); None: no limit."""
-        said = self._own_words or {}
-        return self._number(said, "evidence") if "evidence" in said else None
+        return self._own_number("evidence")
 
     @property
     def evidence_of_looks(self) -> float | None:
         """The same for a thing that is to look otherwise: another red than the model's own is still red."""
-        said = self._own_words or {}
-        return self._number(said, "evidence-of-looks") if "evidence-of-looks" in said else self.evidence
+        own = self._own_number("evidence-of-looks")
+        return self.evidence if own is None else own
 
     @property
     def unexplained(self) -> float | None:
         """How much of a result --to may leave unexplained (engine.evidence) before that is said; None: not asked."""
-        said = self._own_words or {}
-        return self._number(said, "unexplained") if "unexplained" in said else None
+        return self._own_number("unexplained")
 
     @property
     def words(self) -> list[str] | None:
@@ -195,7 +195,11 @@ class ModelFolder:
         words = self._settings("", WORLD).get("words")
         return [str(word) for word in words] if isinstance(words, list) else None
 
-    @property
+    def _own_number(self, name: str) -> float | None:
+        said = self._own_words or {}
+        return self._number(said, name) if name in said else None
+
+    @cached_property
     def _own_words(self) -> dict[str, Any] | None:
         return self._settings("", FITNESS) if (self.path / FITNESS).is_file() else None
 

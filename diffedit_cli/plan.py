@@ -27,13 +27,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "remove": {"room": 0.12, "strength": 0.5, "invert_from": 1.0, "guidance": 1.0},
 }
 """Of each kind, what is not given; the figures are in docs/regions.md."""
+PASTE_ABOVE = 50.0  # of 255: how much a colour must differ to count as changed
 ADD_MAPS = 2
 WHOLE = 0.7  # of the threshold, for a thing that is kept: what is missed of it is lost
 STARTS = {"background": NOISE, "add": NOISE, "remove": FILL}
-TIGHTENED = ("object", "attribute", "add")
-"""The kinds that paint in more room than they change."""
-JUDGED = ("object", "attribute", "add")
-"""The kinds that paint what --to names, so that --to should explain it."""
+PAINTS_TARGET = ("object", "attribute", "add")
+"""The kinds that paint what --to names, in more room than they change: --to should explain what comes."""
 CLAIMS = ("object", "attribute", "remove", "background")
 """The kinds whose --from names what must be there."""
 
@@ -63,7 +62,7 @@ class Plan:
     @property
     def tightens(self) -> bool:
         """Whether of what is painted only what truly changed is kept."""
-        return self.kind in TIGHTENED and (self.given.room != 0 or self.kind == "add")
+        return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
     def record(self) -> dict[str, Any]:
         """What is painted depends on, beside what the parameters say that the painter is told."""
@@ -84,27 +83,20 @@ def plan_of(params: Params, own: Mapping[str, float]) -> Plan:
     """The plan of an edit by a model with these defaults of its `own`, by the parameters' names."""
     change = _change(params)
     kind = change.kind if params.region == AUTO else params.region
+    whole = [thing for thing in change.kept if f"{thing} of" in str(params.to)]  # a bowl, of which the apples change
+    beside = [thing for thing in change.kept if thing not in whole]
     usual = {
         **parameters.USUAL,
         "invert_from": 0.0,
         "last_level": 0.0,
         "paste_above": PASTE_ABOVE,
-        "negative": _negative(kind, change, str(params.to)),
+        "negative": " and ".join(beside) if kind in PAINTS_TARGET else "",  # so that they are not painted twice
     }
-    like = "attribute" if kind == "object" and _is_filling(change, str(params.to)) else kind
+    like = "attribute" if kind == "object" and whole else kind
     full = params.filled({**usual, **own, **DEFAULTS[like]})
     full = dataclasses.replace(full, region=kind)
     told = _compared(full, change), _painted(full, change), _there(full, change)
-    return Plan(kind, full, *told, judged=kind in JUDGED)
-
-
-def _is_filling(change: Change, target: str) -> bool:
-    """Whether what is exchanged is what a thing that stays holds or is made of: the apples of a bowl of apples."""
-    return any(f"{thing} of" in target for thing in change.kept)
-
-
-PASTE_ABOVE = 50.0
-"""Of 255: how much a colour must differ to count as changed, unless the model has its own limit."""
+    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET)
 
 
 def _change(params: Params) -> Change:
@@ -120,13 +112,6 @@ def _text(prompt: Prompt) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _negative(kind: str, change: Change, target: str) -> str:
-    """The things that both prompts name, so that they are not painted twice; not what a thing is part of."""
-    if kind not in ("object", "attribute", "add"):
-        return ""
-    return " and ".join(thing for thing in change.kept if f"{thing} of" not in target)
-
-
 def _compared(full: Params, change: Change) -> Params:
     """Which prompts are told apart to find the region.
 
@@ -134,10 +119,9 @@ def _compared(full: Params, change: Change) -> Params:
     are sought, where the source sees them.
     """
     if full.region == "add":
-        maps = ADD_MAPS if full.maps == AUTO else full.maps  # a place is chosen: its outline need not be settled
         return dataclasses.replace(
             full,
-            maps=maps,
+            maps=_few(full.maps),
             from_=full.to,
             to=full.from_,
             from_negative=full.to_negative,
@@ -145,16 +129,20 @@ def _compared(full: Params, change: Change) -> Params:
         )
     if full.region == "background" and change.kept and isinstance(full.from_, str):
         threshold = full.threshold if isinstance(full.threshold, str) else full.threshold * WHOLE
-        return dataclasses.replace(full, to=_without(full.from_, change.kept), threshold=threshold)
+        return dataclasses.replace(full, to=_place(full.from_), threshold=threshold)
     return full
 
 
 def _there(full: Params, change: Change) -> Params | None:
     if full.region != "add" or not change.kept or not isinstance(full.from_, str):
         return None
-    bare = _without(full.from_, change.kept)
-    strength, maps = parameters.MASK_STRENGTH, ADD_MAPS if full.maps == AUTO else full.maps
-    return dataclasses.replace(full, region="object", to=bare, mask_strength=strength, maps=maps)
+    strength, bare = parameters.MASK_STRENGTH, _place(full.from_)
+    return dataclasses.replace(full, region="object", to=bare, mask_strength=strength, maps=_few(full.maps))
+
+
+def _few(maps: int | str) -> int | str:
+    """A place is chosen where something is added: no outline need be settled."""
+    return ADD_MAPS if maps == AUTO else maps
 
 
 def _painted(full: Params, change: Change) -> Params:
@@ -164,6 +152,6 @@ def _painted(full: Params, change: Change) -> Params:
     return full
 
 
-def _without(prompt: str, things: tuple[str, ...]) -> str:
-    """The prompt's place: what is left when its things are gone."""
-    return wording.change_of(prompt, prompt).place if things else prompt
+def _place(prompt: str) -> str:
+    """What is left of a prompt when its things are gone."""
+    return wording.change_of(prompt, prompt).place

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffedit_cli import images
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import region
-from diffedit_cli.images import Box, Picture
+from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
 from diffedit_cli.plan import Plan
 
@@ -40,7 +41,7 @@ def kept(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bo
 
 def filled(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
     """What a model sees, (3, height, width) in [-1, 1], of a picture whose masked part (H, W) is filled from around."""
-    shown = ((picture.fitted(size) + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)
+    shown = images.pixels(picture.fitted(size)).transpose(1, 2, 0)
     wide = np.asarray(Image.fromarray(M.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
     return region.filled(shown, wide).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
 
@@ -52,8 +53,3 @@ def _slope(mask: NDArray[np.bool_], pixels: NDArray[np.bool_]) -> NDArray[np.uin
     away, left = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(pixels)
     share = left / np.maximum(away + left, 1)
     return np.where(pixels & ~mask, np.maximum(1, share * 255), 0).astype(np.uint8)
-
-
-def part(pixels: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
-    left, top, right, bottom = box
-    return pixels[top:bottom, left:right]

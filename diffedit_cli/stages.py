@@ -19,6 +19,7 @@ from diffedit_cli import (
     composition,
     embeds,
     given,
+    images,
     kept,
     limits,
     prompts,
@@ -244,7 +245,7 @@ class Workbench:
         with account.clock("frames"):
             pictures = self.runtime.computed("frames", account, decoded)["pictures"]
         del account.evaluations["frames"]
-        return list(composition.pixels(pictures))
+        return list(images.pixels(pictures))
 
     def _boxes(self, M: NDArray[np.bool_], params: Params, specks: bool = True) -> list[Box]:
         """Where to look closer."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from diffedit_cli import images, zoom
 from diffedit_cli.composition import Edited
 from diffedit_cli.images import Picture
-from diffedit_cli.plan import JUDGED, Plan
+from diffedit_cli.plan import PAINTS_TARGET, Plan
+
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.int16]
 
 SAME = 18  # of 255: a colour that changed by no more looks as it did
 LEFT = 0.4  # of what was to go: as it was before
@@ -17,42 +21,51 @@ LEAST_SEAM = 24.0  # of 255: a step that nobody sees is none
 
 def warning(edited: Edited, picture: Picture, plan: Plan, limit: float | None) -> str | None:
     """What went wrong, and what to try, if anything did."""
-    if plan.kind in JUDGED and limit is not None and edited.unexplained is not None and edited.unexplained > limit:
+    if (
+        plan.kind in PAINTS_TARGET
+        and limit is not None
+        and edited.unexplained is not None
+        and edited.unexplained > limit
+    ):
         return (
             f"The result of {picture.name} hardly shows {plan.given.to}; try another --seed, --variants 4 --best, or "
             "other words."
         )
-    if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(edited, picture) > LEFT:
+    M, before, after = _around(edited, picture)
+    if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(M, before, after) > LEFT:
         return (
             f"Much of what was in {picture.name} is left; try another --seed, a lower --threshold, or a higher "
             "--guidance."
         )
-    if _seam(edited, picture) > SEAM:
+    if _seam(M, before, after) > SEAM:
         return f"The edit of {picture.name} has a seam; try --feather 1, or more --room."
     return None
 
 
-def _left(edited: Edited, picture: Picture) -> float:
+def _around(edited: Edited, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
+    """The mask (h, w), and the colours (h, w, 3) before and after, of its box and a pixel around it."""
+    M, (width, height) = edited.mask.pixels, picture.size
+    left, top, right, bottom = images.bounds(M, (0, 0, width, height)) or (0, 0, width, height)
+    box = max(0, left - 1), max(0, top - 1), min(width, right + 1), min(height, bottom + 1)
+    before, after = (
+        np.asarray(one.cropped(box).image.convert("RGB"), dtype=np.int16) for one in (picture, edited.picture)
+    )
+    return zoom.inside(M, box), before, after
+
+
+def _left(M: Bools, before: Pixels, after: Pixels) -> float:
     """The share of the masked pixels that look as they did."""
-    before, after = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (picture.image, edited.image))
-    apart = np.abs(before - after).max(axis=2)[edited.mask.pixels]
+    apart = np.abs(before - after).max(axis=2)[M]
     return float((apart <= SAME).mean()) if apart.size else 0.0
 
 
-def _seam(edited: Edited, picture: Picture) -> float:
+def _seam(M: Bools, before: Pixels, after: Pixels) -> float:
     """How much larger the step of colours across the mask's rim is than the picture's own was."""
-    M = edited.mask.pixels
-    steps = []
-    for image in (picture.image, edited.image):
-        pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
-        across = [
-            np.abs(np.diff(pixels, axis=axis)).max(axis=2)[M.take(range(1, M.shape[axis]), axis) != _before(M, axis)]
-            for axis in (0, 1)
-        ]
-        steps.append(float(np.concatenate(across).mean()) if sum(map(len, across)) else 0.0)
-    before, after = steps
-    return after / max(before, 1.0) if after > LEAST_SEAM else 0.0
+    was, now = (_step(M, pixels) for pixels in (before, after))
+    return now / max(was, 1.0) if now > LEAST_SEAM else 0.0
 
 
-def _before(M: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    return M.take(range(M.shape[axis] - 1), axis)
+def _step(M: Bools, pixels: Pixels) -> float:
+    """The mean difference of neighbours of which the mask covers one; 0 where there are none."""
+    across = [np.abs(np.diff(pixels, axis=axis)).max(axis=2)[np.diff(M, axis=axis)] for axis in (0, 1)]
+    return float(np.concatenate(across).mean()) if sum(map(len, across)) else 0.0

@@ -10,7 +10,6 @@ from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import AUTO, Params
 
-_WEIGHT = re.compile(r"[()+-]|(?<=\))[0-9.]+")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -44,4 +43,4 @@ def check_different(params: Params) -> None:
 
 
 def _words(prompts: Iterable[str]) -> list[str]:
-    return [word for prompt in prompts for word in _WORD.findall(_WEIGHT.sub(" ", prompt.lower()))]
+    return [word for prompt in prompts for word in _WORD.findall(prompt.lower())]

@@ -11,7 +11,7 @@ from test_diffedit import HALF, SOURCE, close, constant, draw, trajectory
 
 from diffedit_cli.engine import region
 from diffedit_cli.engine.diffedit import Text, edit
-from diffedit_cli.engine.region import best_window, changed, filled, grown, roomy, rounded_box
+from diffedit_cli.engine.region import best_window, changed, filled, grown, roomy, rounded_box, window_around
 
 SIZE = (256, 256)
 Bools = NDArray[np.bool_]
@@ -161,7 +161,7 @@ def test_a_flat_map_shows_no_place_and_some_window_is_found() -> None:
 )
 def test_a_window_around_a_point(at: tuple[int, int], expected: tuple[float, float]) -> None:
     """(x, y), and the window as near to it as the picture lets it."""
-    found = best_window(np.zeros((1, 1), dtype=np.float32), SIZE, at=at)
+    found = window_around(SIZE, at)
     assert centre(found) == expected
     assert found[min(at[1], 250), min(at[0], 250)] or at in ((0, 0), (255, 255))
 

@@ -93,6 +93,12 @@ class World:
             for name in names
         ]
 
+    def draw_other(self, rng: random.Random, shown: Iterable[str]) -> str:
+        """An object, or one in a colour, of which none is shown in any colour."""
+        things = {name.rpartition(" ")[2] for name in shown}
+        drawn = (name for _ in iter(int, 1) for name in self.draw_names(rng))
+        return next(name for name in drawn if name.rpartition(" ")[2] not in things)
+
     def drawing(self, name: str) -> Image.Image:
         """The sprite of an object, in its colour where it is named with one."""
         colour, _, thing = name.rpartition(" ")
@@ -209,10 +215,7 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
     before, rng = scene(seed, world=world), random.Random(f"{seed} edited")
     if before.kind != "bowl" and rng.random() < COUNT_EDITS:
         if before.kind == "empty" or (before.kind == "one" and rng.random() < 0.5):
-            things = {name.rpartition(" ")[2] for name in before.objects}
-            drawn = (name for _ in iter(int, 1) for name in world.draw_names(rng))
-            new = next(name for name in drawn if name.rpartition(" ")[2] not in things)
-            return scene(seed, added=new, world=world)
+            return scene(seed, added=world.draw_other(rng, before.objects), world=world)
         return scene(seed, removed=rng.choice(before.objects), world=world)
     if not before.objects or (world.steady and rng.random() < PLACE_EDITS):
         return scene(seed, place=rng.choice([place for place in world.places if place != before.place]), world=world)
@@ -223,9 +226,7 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
     elif colour and rng.random() < COLOUR_EDITS:
         new = f"{rng.choice([other for other in world.colours[thing] if other != colour])} {thing}"
     else:
-        things = {name.rpartition(" ")[2] for name in before.objects}
-        drawn = (name for _ in iter(int, 1) for name in world.draw_names(rng))
-        new = next(name for name in drawn if name.rpartition(" ")[2] not in things)
+        new = world.draw_other(rng, before.objects)
     return scene(seed, swap={old: new}, world=world, fitted=True)
 
 

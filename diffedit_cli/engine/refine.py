@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_cli.engine.diffedit import rescale, resized
+from diffedit_cli.engine.region import widened
 
 BINS = 256  # of the histogram that a threshold is found in
 FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
@@ -77,7 +78,7 @@ def mask(
         shaped &= filled(regions, CHANNEL * cell) if fill_holes else regions
         shaped = _without(shaped, islands) if islands else shaped
     if grow:
-        shaped = _grown(shaped, grow * cell)
+        shaped = widened(shaped, grow * cell)
         shaped = filled(shaped) if fill_holes else shaped
     kept = torch.from_numpy(shaped).to(M.device)
     return torch.where(some, M, 1.0) * kept if soft else kept
@@ -122,7 +123,7 @@ def filled(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
     if not channel:
         holeless: NDArray[np.bool_] = ndimage.binary_fill_holes(M)
         return holeless
-    closed = filled(_grown(M, channel))
+    closed = filled(widened(M, channel))
     if closed.all():  # from no ground there is no distance
         return closed
     shrunk: NDArray[np.bool_] = ndimage.distance_transform_edt(closed) > channel
@@ -197,13 +198,3 @@ def _without(M: NDArray[np.bool_], islands: float) -> NDArray[np.bool_]:
     sizes[0] = 0
     large: NDArray[np.bool_] = (sizes >= islands * sizes.max())[regions] & M
     return large
-
-
-def _grown(M: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
-    """By so many pixels."""
-    from scipy import ndimage
-
-    if not M.any():  # to nothing there is no distance
-        return M
-    grown: NDArray[np.bool_] = ndimage.distance_transform_edt(~M) <= reach
-    return grown

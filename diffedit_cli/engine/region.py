@@ -41,53 +41,60 @@ def roomy(M: Bools, room: float) -> Bools:
 
 def rounded_box(shape: tuple[int, ...], box: tuple[slice, ...], room: float = 0.0, least: float = 0.0) -> Bools:
     """A box, grown by a share of its sides and by `least` pixels at least, with rounded corners, in a mask (H, W)."""
-    inside = np.ones((), dtype=np.float64) * 0
-    for axis, (span, length) in enumerate(zip(box, shape, strict=True)):
+    shares = []
+    for span, length in zip(box, shape, strict=True):
         half = (span.stop - span.start) / 2
         reach = half + max(room * 2 * half, least)
-        at = np.arange(length) + 0.5 - (span.start + span.stop) / 2
-        share = np.abs(at / reach) ** ROUNDNESS
-        inside = inside + (share[:, None] if axis == 0 else share[None, :])
-    found: Bools = inside <= 1
+        shares.append(np.abs((np.arange(length) + 0.5 - (span.start + span.stop) / 2) / reach) ** ROUNDNESS)
+    down, across = shares
+    rows, columns = (np.flatnonzero(share <= 1) for share in shares)
+    found = np.zeros(shape, dtype=bool)  # computed in the box alone: pictures are large
+    found[np.ix_(rows, columns)] = down[rows, None] + across[columns] <= 1
     return found
+
+
+def widened(M: Bools, reach: float) -> Bools:
+    """A mask grown by so many pixels."""
+    from scipy import ndimage
+
+    if not M.any():  # to nothing there is no distance
+        return M
+    wider: Bools = ndimage.distance_transform_edt(~M) <= reach
+    return wider
 
 
 def grown(M: Bools, room: float) -> Bools:
     """A mask grown by `room` times the longer side of its box: what an object leaves around it goes with it."""
-    from scipy import ndimage
-
     if not room or not M.any():
         return M
     rows, columns = np.flatnonzero(M.any(axis=1)), np.flatnonzero(M.any(axis=0))
-    reach = room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
-    found: Bools = ndimage.distance_transform_edt(~M) <= reach
-    return found
+    return widened(M, room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
 
 
-def best_window(
-    seen: NDArray[np.float32], shape: tuple[int, int], at: tuple[int, int] | None = None, avoid: Bools | None = None
-) -> Bools:
-    """The rounded square of the usual size, in a mask (H, W), where a map (h, w) shows most; or around pixel (x, y).
+def window_around(shape: tuple[int, int], at: tuple[int, int]) -> Bools:
+    """The rounded square of the usual size, in a mask (H, W), around a pixel (x, y) as far as the picture has room."""
+    (height, width), side = shape, round(WINDOW * min(shape))
+    top = min(max(0, at[1] - side // 2), height - side)
+    left = min(max(0, at[0] - side // 2), width - side)
+    return rounded_box(shape, (slice(top, top + side), slice(left, left + side)))
+
+
+def best_window(seen: NDArray[np.float32], shape: tuple[int, int], avoid: Bools | None = None) -> Bools:
+    """The rounded square of the usual size, in a mask (H, W), where a map (h, w) shows most.
 
     It lies beside what it is to `avoid` (H, W), as far as there is room, and never on it.
     """
     from scipy import ndimage
 
-    height, width = shape
-    side = round(WINDOW * min(shape))
-    if at is None:
-        cell = max(shape) / max(seen.shape)
-        cells = max(1, round(side / cell))
-        taken = np.zeros(seen.shape) if avoid is None else _shares(avoid, seen.shape)
-        score = ndimage.uniform_filter(seen * (1 - taken), cells, mode="constant")
-        score = score / max(score.max(), 1e-12) - OVERLAP * ndimage.uniform_filter(taken, cells, mode="constant")
-        edge, (rows, columns) = cells // 2, (length - cells + 1 for length in seen.shape)  # where a window may begin
-        inner = score[edge : edge + rows, edge : edge + columns]
-        row, column = np.unravel_index(int(inner.argmax()), inner.shape)
-        at = round((column + cells / 2) * cell), round((row + cells / 2) * cell)
-    top = min(max(0, at[1] - side // 2), height - side)
-    left = min(max(0, at[0] - side // 2), width - side)
-    window = rounded_box(shape, (slice(top, top + side), slice(left, left + side)))
+    cell = max(shape) / max(seen.shape)
+    cells = max(1, round(round(WINDOW * min(shape)) / cell))
+    taken = np.zeros(seen.shape) if avoid is None else _shares(avoid, seen.shape)
+    score = ndimage.uniform_filter(seen * (1 - taken), cells, mode="constant")
+    score = score / max(score.max(), 1e-12) - OVERLAP * ndimage.uniform_filter(taken, cells, mode="constant")
+    edge, (rows, columns) = cells // 2, (length - cells + 1 for length in seen.shape)  # where a window may begin
+    inner = score[edge : edge + rows, edge : edge + columns]
+    row, column = np.unravel_index(int(inner.argmax()), inner.shape)
+    window = window_around(shape, (round((column + cells / 2) * cell), round((row + cells / 2) * cell)))
     if avoid is None or not avoid.any():
         return window
     free: Bools = window & (ndimage.distance_transform_edt(~avoid) > BESIDE * max(shape))
