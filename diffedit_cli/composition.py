@@ -12,9 +12,12 @@ from PIL import Image
 
 from diffedit_cli import artefacts, images, rooms, zoom
 from diffedit_cli.artefacts import Latents, Mask
-from diffedit_cli.engine import region
+from diffedit_cli.engine import region, seam
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.plan import Plan
+
+SETTLES = ("remove",)
+"""The kinds that paint what is around the region into it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def finished(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        composed = images.compose(composed, images.pixels(part.picture), changed.pixels, width, part.box)
+        shown = _settled(part, picture, changed) if plan.kind in SETTLES else part.picture
+        composed = images.compose(composed, images.pixels(shown), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
@@ -89,6 +93,15 @@ def finished(
         by = {stage: part for stage, part in inner.items() if stage != "mask"}
         changed = replace(changed, made={**mask.made, **by, artefacts.CHANGED: True})
     return Edited(composed, painted, changed, latents, artefacts.record("edit", {**about, **inner}))
+
+
+def _settled(part: Painted, picture: Picture, changed: Mask) -> NDArray[np.float32]:
+    """What was painted of a part, in the picture's colours at the rim of what changed."""
+    height, width = part.picture.shape[:2]
+    M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
+    inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
+    before = picture.cropped(part.box).fitted((width, height)).transpose(1, 2, 0)
+    return seam.without(part.picture, before, inside)
 
 
 def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], limit: float) -> Mask:

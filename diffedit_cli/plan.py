@@ -24,9 +24,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "background": {"room": 0.0, "grow": 0.0, **FRESH},
     "everything": {"room": 0.0},
     "add": {"room": 0.0, "mask_strength": 0.75, **FRESH},
-    "remove": {"room": 0.12, "strength": 0.5, "invert_from": 1.0, "guidance": 1.0},
+    "remove": {"room": 0.12, "strength": 0.7, "invert_from": 1.0, "guidance": 2.0},
 }
 """Of each kind, what is not given; the figures are in docs/regions.md."""
+NOWHERE = {"strength": 0.4, "guidance": 1.0}  # to remove where the place is not named: what is painted stays a surface
 PASTE_ABOVE = 50.0  # of 255: how much a colour must differ to count as changed
 ADD_MAPS = 2
 WHOLE = 0.7  # of the threshold, for a thing that is kept: what is missed of it is lost
@@ -93,7 +94,8 @@ def plan_of(params: Params, own: Mapping[str, float]) -> Plan:
         "negative": " and ".join(beside) if kind in PAINTS_TARGET else "",  # so that they are not painted twice
     }
     like = "attribute" if kind == "object" and whole else kind
-    full = params.filled({**usual, **own, **DEFAULTS[like]})
+    placeless = NOWHERE if kind == change.kind == "remove" and not change.place else {}
+    full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
     told = _compared(full, change), _painted(full, change), _there(full, change)
     return Plan(kind, full, *told, judged=kind in PAINTS_TARGET)

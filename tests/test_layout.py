@@ -24,7 +24,7 @@ LAYERS = (
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting", "phrases"},
     {"deep", "engine.evidence", "engine.packing", "engine.region", "presets", "profiling", "prompts", "wording"},
     {"keywords", "params"},
-    {"naming", "plan"},
+    {"engine.seam", "naming", "plan"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
     {"made", "warm"},
     {"additions", "checkpoints", "formats"},

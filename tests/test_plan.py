@@ -12,7 +12,7 @@ import pytest
 from diffedit_cli import models
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.params import AUTO, Params
-from diffedit_cli.plan import DEFAULTS, FILL, NOISE, PICTURE, Plan, plan_of
+from diffedit_cli.plan import DEFAULTS, FILL, NOISE, NOWHERE, PICTURE, Plan, plan_of
 from diffedit_cli.prompts import Embeds, Sentences
 from diffedit_cli.wording import KINDS
 
@@ -47,13 +47,14 @@ def test_every_kind_has_prompts_and_defaults_here() -> None:
 
 
 def test_the_defaults_are_of_the_kinds_nature() -> None:
-    """Another object needs the most room; what is new from noise has no inversion, and what goes is not guided."""
+    """Another object needs the most room; what is new from noise has no inversion, nor has what is filled."""
     assert DEFAULTS["object"]["room"] > DEFAULTS["attribute"]["room"] > 0
     assert DEFAULTS["remove"]["room"] > 0
     assert [DEFAULTS[kind]["room"] for kind in ("background", "everything", "add")] == [0, 0, 0]
     assert {kind for kind in KINDS if DEFAULTS[kind].get("invert_from") == 1} == {"background", "add", "remove"}
     assert {kind for kind in KINDS if DEFAULTS[kind].get("strength") == 1} == {"background", "add"}
-    assert DEFAULTS["remove"]["guidance"] == 1
+    assert NOWHERE["strength"] < DEFAULTS["remove"]["strength"] < 1
+    assert NOWHERE["guidance"] == 1 < DEFAULTS["remove"]["guidance"]
     assert {name for own in DEFAULTS.values() for name in own} <= {"grow", "room", *PAPER}
 
 
@@ -207,6 +208,16 @@ def test_what_is_removed_is_not_told_to_who_paints() -> None:
     found = of_kind("remove")
     assert found.painted.to == GRASS
     assert found.record()["from"] == PROMPTS["remove"][0]
+
+
+def test_what_is_removed_where_no_place_is_named_stays_near_its_fill() -> None:
+    """Without words a network would paint a thing into it."""
+    nowhere = plan("a cat and a rose", "a rose")
+    assert nowhere.painted.to == ""
+    assert {name: getattr(nowhere.painted, name) for name in NOWHERE} == NOWHERE
+    named = of_kind("remove").painted
+    assert {name: getattr(named, name) for name in NOWHERE} == {name: DEFAULTS["remove"][name] for name in NOWHERE}
+    assert plan("a cat and a rose", "a rose", strength=0.8).painted.strength == 0.8
 
 
 @pytest.mark.parametrize("kind", ["background", "remove"])
