@@ -16,9 +16,6 @@ from diffedit_cli.engine import region, seam
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.plan import Plan
 
-SETTLES = ("remove",)
-"""The kinds that paint what is around the region into it."""
-
 
 @dataclass(frozen=True)
 class Painted:
@@ -84,7 +81,7 @@ def finished(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        shown = _settled(part, picture, changed) if plan.kind in SETTLES else part.picture
+        shown = _settled(part, picture, changed) if plan.settles else part.picture
         composed = images.compose(composed, images.pixels(shown), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})

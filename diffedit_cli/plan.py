@@ -65,6 +65,11 @@ class Plan:
         """Whether of what is painted only what truly changed is kept."""
         return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
+    @property
+    def settles(self) -> bool:
+        """Whether what is painted takes on the picture's colours at its rim: where more was painted than the object."""
+        return self.kind == "remove" or self.tightens
+
     def record(self) -> dict[str, Any]:
         """What is painted depends on, beside what the parameters say that the painter is told."""
         told = {} if self.painted.to == self.given.to else prompts.record("from", self.given.from_)

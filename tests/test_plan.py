@@ -246,6 +246,8 @@ def test_what_each_kind_starts_from_keeps_and_claims(
     for words in ({"anyway": True}, {"from_negative": "snow"}):  # a negative says more than what is there
         assert not of_kind(kind, **words).claims
     assert of_kind(kind, room=0.0).tightens == (kind == "add")
+    assert found.settles == (tightens or kind == "remove")
+    assert of_kind(kind, room=0.0).settles == (kind in ("add", "remove"))  # the paper's way pastes what was painted
 
 
 def test_a_variant_is_one_in_both_of_its_parameters() -> None:
