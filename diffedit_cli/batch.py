@@ -181,7 +181,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
             outputs=tuple(map(str, opened.outputs)),
             mask=str(mask_file) if mask_file else None,
             mask_area=changed.share,
-            **({"seed": first.seed} if job.params.best else {}),
+            **({"seed": first.seed} if job.params.best and first.seed is not None else {}),
         )
 
     return save

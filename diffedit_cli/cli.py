@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -15,7 +16,7 @@ import typer
 
 from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, profiling, settings, warm
 from diffedit_cli import options as o
-from diffedit_cli.cli_help import App
+from diffedit_cli.cli_help import MISTYPED, App, told
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
@@ -49,13 +50,13 @@ def run() -> int:
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
         try:
-            app(prog_name="diffedit")
+            code = app(prog_name="diffedit", standalone_mode=False)
         finally:
             print(end="", flush=True)  # what standard output does not take is a failure like others
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # what Typer makes of Ctrl-C
-            _complain(INTERRUPTION)
-        return ended.code if isinstance(ended.code, int) else 1
+    except MISTYPED as error:
+        said = told(error)
+        sys.stderr.write(said + "\n") if said.startswith("Usage:") else _complain(said)
+        return UsageError.code
     except DiffEditError as error:
         _complain(str(error))
         return error.code
@@ -76,7 +77,9 @@ def run() -> int:
 
         _complain(traceback.format_exc() if verbose else bug_message(error))
         return 1
-    return 0
+    if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+        _complain(INTERRUPTION)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(message: str) -> None:
@@ -164,7 +167,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     from diffedit_cli.report import Reporter, Result
 
     pictures = sources
-    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter:
+    with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
         try:
             jobs = _planned(given, command, sources, needs)
             pictures = [job.input for job in jobs]
@@ -206,6 +209,11 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
     """A job for each picture. Raises UsageError for options that do not go together or are out of range."""
     from diffedit_cli import batch, files
 
+    if command == "edit" and not (given["from_"] or given["to"]) and _are_words(sources[1:]):
+        said = " ".join(
+            f"{flag} {shlex.quote(str(word))}" for flag, word in zip(("--from", "--to"), sources[1:], strict=True)
+        )
+        raise UsageError(f"Say by options what changes: diffedit edit {shlex.quote(str(sources[0]))} {said}")
     if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
     shared = launch.shared(given, needs)
@@ -225,6 +233,11 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
     return jobs
 
 
+def _are_words(sources: list[Path]) -> bool:
+    """Whether two names in place of pictures are what the picture shows, and what it should."""
+    return len(sources) == 2 and not any(source.suffix or source.exists() for source in sources)
+
+
 def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
     return str(output or picture) == "-"
 
@@ -234,7 +247,6 @@ def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
 def info(**given: Any) -> None:
     """Show how a file was made, and the command that makes it again."""
     import json
-    import shlex
 
     from diffedit_cli import artefacts, files
     from diffedit_cli.errors import InputError

@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 WIDTH = 100  # columns, where the terminal has them
+MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
+"""What Typer raises for a command line that it cannot read."""
 
 
 class Command(TyperCommand):
@@ -45,6 +47,34 @@ class App(typer.Typer):
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[Any], Any]:
         return super().command(name, cls=Command, context_settings=self.told, **more)
+
+
+def told(error: Any) -> str:
+    """What is wrong with a command line, as one sentence; of a command without anything to do its help."""
+    message: str = error.format_message()
+    if message.startswith("Usage:"):
+        return message
+    command = error.ctx.command_path if error.ctx else "diffedit"
+    see = f"see {command} --help."
+    if hasattr(error, "possibilities"):
+        guess = f"did you mean {' or '.join(error.possibilities)}?" if error.possibilities else see
+        return f"{command} has no option {error.option_name}; {guess}"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and hasattr(error, "param_type"):
+        return f"{command} needs {_name(parameter)}; {see}"
+    if parameter is not None:
+        return f"{_name(parameter)} cannot be read: {_begun_small(error.message)}; {see}"
+    return f"{message.rstrip('.')}; {see}"
+
+
+def _name(parameter: Any) -> str:
+    """`--steps`, or `IMAGES`."""
+    is_option = parameter.param_type_name == "option"
+    return str(max(parameter.opts, key=len) if is_option else (parameter.metavar or parameter.name).upper())
+
+
+def _begun_small(message: str) -> str:
+    return (message[:1].lower() + message[1:]).rstrip(".")
 
 
 def _paragraph(text: str | None) -> str:

@@ -85,10 +85,12 @@ def list_models(**given: Any) -> None:
 @takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
 def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing what that would be."""
-    from diffedit_cli import hub
+    from diffedit_cli import hub, models
     from diffedit_cli.report import amount
 
     name = given["name"]
+    if (known := models.NAMES.get(name)) and name != models.BUILTIN:  # this is known without the hub
+        _tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
     if given["offline"]:
         raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
     offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 from collections import Counter
@@ -46,7 +47,10 @@ def run(**given: Any) -> None:
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
     place = places.place(given["out"])
-    with Reporter(as_json=given["json"], quiet=given["quiet"]) as reporter, Fetched() as fetched:
+    with (
+        Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
+        Fetched() as fetched,
+    ):
         listed, streams = _sources(given, place, fetched)
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
@@ -57,8 +61,13 @@ def run(**given: Any) -> None:
             place.ledger(shard) as ledger,
             _finishing(reporter.say) as stopping,
         ):
-            streamed = sources.streamed(streams, null=given["null"])
-            rows = chain(listed, (row for row in streamed if row.given or not place.contains(row)))
+
+            def read() -> Iterator[Row]:
+                streamed = sources.streamed(streams, null=given["null"])
+                return (row for row in streamed if row.given or not place.contains(row))
+
+            total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
+            rows = chain(listed, read())
             claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has)
             told = functools.partial(running.told, fetched=fetched, place=place)
 
@@ -80,7 +89,7 @@ def run(**given: Any) -> None:
                     stopping=stopping,
                     at_once=at_once,
                 )
-            reporter.many(None if streams else shard.of(len(listed)))
+            reporter.many(None if total is None else shard.of(total))
             codes, ended = _reported(edited, reporter, most)
             stopped = stopping()
             place.keep(ledger, last=True)
@@ -105,6 +114,8 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
 
     try:
         if known:
+            if not any(row.url or row.problem or os.path.lexists(row.input) for row in listed):
+                files.check_readable(listed[0].input, "picture")
             _check(listed, given)
         return launch.Launch(given, reporter)
     except DiffEditError as error:

@@ -52,7 +52,8 @@ class Edited:
     @property
     def seed(self) -> int | None:
         """That it was drawn with, if anything was."""
-        found: int | None = self.record["edit"].get("seed")
+        drawn = [self.record.get(part, {}).get("seed") for part in ("edit", "latents")]
+        found: int | None = next((seed for seed in drawn if seed is not None), None)
         return found
 
     @property

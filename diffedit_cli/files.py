@@ -57,7 +57,8 @@ def check_readable(path: Path, what: str) -> None:
     except FileNotFoundError:
         raise InputError(f"There is no {what} {path}; check the name.") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder, not a {what}; name a file in it.") from None
+        many = ", or edit all of it with diffedit run" if what == "picture" else ""
+        raise InputError(f"{path} is a folder, not a {what}; name a file in it{many}.") from None
     except OSError as error:
         raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.") from None
     except ValueError as error:  # a zero byte

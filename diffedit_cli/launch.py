@@ -79,11 +79,15 @@ class Launch:
     """The models of a command line, found now; torch is imported only when a picture is ready for them."""
 
     def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
-        """Raises ModelError or UsageError."""
+        """Raises ModelError, DeviceError or UsageError."""
         from diffedit_cli import models
         from diffedit_cli.memory import Memory
 
         check_dtype(given["dtype"])
+        if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # whose workers are elsewhere
+            from diffedit_cli import devices
+
+            devices.choose_device(given["device"])
         self._given, self._reporter = given, reporter
         self._memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
         if given["offline"]:

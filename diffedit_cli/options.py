@@ -328,7 +328,7 @@ COMMON = (
     | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
     | JSON
     | QUIET
-    | _group("Output", verbose=(bool, False, "Tracebacks for what should not happen."))
+    | _group("Output", verbose=(bool, False, "What each stage took, and tracebacks for what should not happen."))
     | FORCE
     | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures that have more, before they are read."))
 )

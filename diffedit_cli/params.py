@@ -25,6 +25,7 @@ USUAL = {"mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDA
 MOST_ROOM = 2.0  # times the box of what is masked
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
+VARIANTS_ETA = 0.6  # of several results; at 1 objects are right less often: 38 % of 24, at 0.6 58 %, at 0 62 %
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
 REFINEMENTS = (
     "smooth",
@@ -170,14 +171,20 @@ class Params:
 
     @property
     def edit_eta(self) -> float:
-        """Where it is not given: 0, but 1 for several variants, which would else be the same."""
+        """Where it is not given: 0, but so much for several variants, which would else be the same."""
         if self.eta is not None:
             return self.eta
-        return 0.0 if self.variants == 1 else 1.0
+        return 0.0 if self.variants == 1 else VARIANTS_ETA
 
     def variant(self, number: int) -> Params:
-        """What makes one of the variants alone, from 0; its mask and inversion stay those of the first."""
-        return dataclasses.replace(self, seed=self.seed + number, eta=self.edit_eta, variants=1, best=False)
+        """What makes one of the variants alone, from 0, which is the edit without others; its mask is the first's.
+
+        So is its inversion, but for one that is nothing but noise: then that alone makes the difference.
+        """
+        eta = self.eta
+        if eta is None:
+            eta = VARIANTS_ETA if number and self.invert_from != 1 else 0.0
+        return dataclasses.replace(self, seed=self.seed + number, eta=eta, variants=1, best=False)
 
     @property
     def guided_mask(self) -> bool:

@@ -81,8 +81,8 @@ class Bars(Progress):
 class Reporter:
     """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self._as_json, self._quiet, self._output = as_json, quiet, sys.stdout
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars = Bars(
             TextColumn("{task.description:>16}"),
@@ -122,9 +122,11 @@ class Reporter:
             if done == 1:
                 self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
             return
-        bar = stage, threading.get_ident()  # of several pictures at a time each has its own thread
+        mine = threading.get_ident()  # of several pictures at a time each has its own thread
+        bar = stage, mine
         if bar not in self._tasks or done == 1:
-            self._remove(bar)
+            for other in STAGE_TITLES:  # a mask may settle before its last map
+                self._remove((other, mine))
             self._tasks[bar] = self._bars.add_task(title, total=total)
         self._bars.update(self._tasks[bar], completed=done)
         if done == total:
@@ -151,6 +153,8 @@ class Reporter:
             self.say(
                 result_line(result) + (f"  ({self._pace})" if self._pace and not self._console.is_terminal else "")
             )
+            for line in costs(result) if self._verbose else ():
+                self.say(f"  {line}")
             if result.preview not in (None, "-") and not self._quiet:
                 self._show(str(result.preview))
 
@@ -252,6 +256,18 @@ def result_line(result: Result) -> str:
     parts.append(f"{sum(result.seconds.values()):.1f} s")
     parts.append(f"{result.model} on {result.device}")
     return "  ".join([parts[0], " · ".join(parts[1:])])
+
+
+def costs(result: Result) -> list[str]:
+    """What each stage took, a line each, and how well --from explains what was found, where that was asked."""
+    lines = []
+    for stage in dict.fromkeys((*result.seconds, *result.evaluations)):
+        said = [f"{result.seconds[stage]:.2f} s"] if stage in result.seconds else []
+        said += [f"{count} network evaluations"] if (count := result.evaluations.get(stage, 0)) else []
+        said += ["from the cache"] if result.cache.get(stage) == "hit" else []
+        lines.append(f"{STAGE_TITLES.get(stage, stage)}: {', '.join(said)}")
+    seen = [] if result.evidence is None else [f"evidence of --from: {result.evidence:+.3f}"]
+    return [*lines, f"seed {result.seed}", *seen] if result.status == "done" else []
 
 
 def amount(size: int) -> str:

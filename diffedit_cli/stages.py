@@ -202,16 +202,17 @@ class Workbench:
         if boxes:
             self.runtime.check(picture, account, self._encoded)
             plan = self._planned(self._writers(account).captioned(params, picture))
-        inversions = [
-            None if self.inpainting else latents or self.invert(part.picture, plan.given, account) for part in parts
-        ]
-        with account.clock("edit"):
-            variants = [
-                [self._painted(*one, plan.variant(number), account) for one in zip(parts, inversions, strict=True)]
-                for number in range(params.variants)
+        results = []
+        for number in range(params.variants):
+            one = plan.variant(number)
+            inverted = (one if plan.start != PICTURE else plan).given
+            inversions = [
+                None if self.inpainting else latents or self.invert(part.picture, inverted, account) for part in parts
             ]
-        whole = None if boxes else inversions[0]
-        results = [composition.finished(picture, mask, space, plan, whole, one, about) for one in variants]
+            with account.clock("edit"):
+                painted = [self._painted(*both, one, account) for both in zip(parts, inversions, strict=True)]
+            whole = None if boxes else inversions[0]
+            results.append(composition.finished(picture, mask, space, plan, whole, painted, about))
         if params.best:
             results = [min(results, key=lambda result: result.unexplained or 0.0)]
         if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):

@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_writers import write_blip
 
-from diffedit_cli import writers
+from diffedit_cli import models, writers
 
 ID = "some/model"
 FILES = {
@@ -320,6 +320,18 @@ def test_offline_means_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch, words:
     assert ran.code == 4
     assert "offline" in ran.err
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("words", [("--offline",), ("--yes",)])
+@pytest.mark.parametrize("name", [name for name in models.NAMES if name != models.BUILTIN])
+def test_without_a_network_size_and_licence_are_said_nevertheless(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    known = models.NAMES[name]
+    ran = pull(name, *words)
+    assert ran.code == 4
+    assert ran.lines[0] == f"{name} is {known.source}, {known.size / 1e9:.1f} GB in all, licence {known.licence}"
 
 
 # all else stays on this machine

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from diffedit_cli import artefacts, sources
+from diffedit_cli.params import VARIANTS_ETA
 
 NAMES = ["cat.edited.png", "cat.edited-2.png", "cat.edited-3.png"]
 
@@ -27,10 +28,34 @@ def test_a_variant_is_the_same_bytes_alone_and_among_others(here: Path) -> None:
     assert diffedit("mask", "cat.png", *WORDS).code == 0
     assert diffedit("edit", "cat.png", *WORDS, "--variants", 3, "--seed", 0).code == 0
     assert diffedit("edit", "cat.png", *WORDS, "--variants", 2, "-o", "two.png").code == 0
-    alone = ("--mask", "cat.mask.png", "--seed", 1, "--eta", 1)
+    alone = ("--mask", "cat.mask.png", "--seed", 1, "--eta", VARIANTS_ETA)
     assert diffedit("edit", "cat.png", *WORDS, *alone, "-o", "alone.png").code == 0
     second = (here / NAMES[1]).read_bytes()
     assert (here / "two-2.png").read_bytes() == (here / "alone.png").read_bytes() == second
+
+
+def test_the_first_is_the_edit_without_others(here: Path) -> None:
+    assert diffedit("edit", "cat.png", *WORDS, "--variants", 2).code == 0
+    assert diffedit("edit", "cat.png", *WORDS, "-o", "alone.png").code == 0
+    assert (here / "alone.png").read_bytes() == (here / NAMES[0]).read_bytes()
+
+
+def test_what_starts_from_noise_has_its_own_in_each(here: Path) -> None:
+    """Which asks for no inversion, and needs no fresh noise in each step."""
+    around = Image.new("L", Image.open("cat.png").size, 255)
+    around.paste(0, (20, 10, 40, 30))
+    around.save("around.png")
+    words = ("--from", "a cat on the grass", "--to", "a cat in the snow", "--mask", "around.png")
+    found = diffedit("edit", "cat.png", *words, "--variants", 2, "--json").json
+    assert (found["region"], found["evaluations"].get("invert", 0)) == ("background", 0)
+    assert Image.open(here / NAMES[0]).tobytes() != Image.open(here / NAMES[1]).tobytes()
+    records = [artefacts.read_record(here / name) or {} for name in NAMES[:2]]
+    assert [record["latents"]["seed"] for record in records] == [0, 1]
+    assert ["seed" in record["edit"] for record in records] == [False, False]
+    noise = ("--caption", words[1], "--seed", 1, "--strength", 1, "--invert-from", 1)
+    assert diffedit("invert", "cat.png", *noise).code == 0
+    assert diffedit("edit", "cat.png", *words, "--latents", "cat.latents.safetensors", "-o", "alone.png").code == 0
+    assert Image.open(here / "alone.png").tobytes() == Image.open(here / NAMES[1]).tobytes()
 
 
 def test_an_explicit_eta_is_that_of_every_variant(here: Path) -> None:

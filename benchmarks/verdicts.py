@@ -1,0 +1,137 @@
+"""Whether the model's verdict on a result agrees with the strict measure: ``python -m benchmarks.verdicts --out FILE``
+
+The verdict is what --to leaves unexplained of a result (engine.evidence); `--best` keeps the variant with the least,
+and a warning is given above the limit `unexplained` of a model's ``fitness.json``. Edits SceneBench's cases in several
+variants, measures each, and says for each kind: how often a random pair of a success and a failure is ordered rightly
+(0.5 is chance), how often the first variant, one at random, the one that --best keeps, and the best of all succeed; and
+the limit above which failures lie, with at most one in twenty of the successes. Goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cases import draw_case_of
+from benchmarks.methods import picture_of
+from benchmarks.strict import figures_of, passes
+from diffedit_cli import models
+from diffedit_cli.account import Account
+from diffedit_cli.params import Params
+from diffedit_cli.plan import PAINTS_TARGET
+from diffedit_cli.stages import Workbench
+
+KINDS = {"object": "object", "two": "object", "add": "add", "colour": "attribute"}
+"""Of the cases that a verdict is given on, each with the kind of edit that it is."""
+FALSE_ALARMS = 0.05  # of the successes that are warned of
+FIRST = 1000  # of the cases: not those of the other benchmarks
+Row = dict[str, Any]
+
+
+def start(model: str) -> None:
+    global bench
+    torch.set_num_threads(1)
+    bench = Workbench(models.find(model), None, device="cpu", dtype="float32", any_picture=True)
+
+
+def edited(task: tuple[str, int, int]) -> list[Row]:
+    """What came of each variant of a case."""
+    kind, number, variants = task
+    case = draw_case_of(kind, number)
+    rows = []
+    for variant in range(variants):
+        asked = Params(from_=case.source, to=case.target, seed=number, anyway=True, variants=2).variant(variant)
+        (result,) = bench.edit(picture_of(case), replace(asked, variants=1), Account(), None, None)
+        figures = figures_of(np.asarray(result.image.convert("RGB")), case)
+        rows.append(
+            {
+                "kind": kind,
+                "case": number,
+                "variant": variant,
+                "unexplained": result.unexplained,
+                "strict": passes(figures),
+            }
+        )
+    return rows
+
+
+def ordered(rows: Sequence[Row]) -> float:
+    """The share of pairs of a success and a failure in which the success is explained better."""
+    good, bad = ([row["unexplained"] for row in rows if row["strict"] == strict] for strict in (True, False))
+    pairs = [(one < other) + (one == other) / 2 for one in good for other in bad]
+    return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def limit_of(rows: Sequence[Row]) -> float:
+    """What all but FALSE_ALARMS of the successes stay under."""
+    return round(float(np.quantile([row["unexplained"] for row in rows if row["strict"]], 1 - FALSE_ALARMS)), 3)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a row a kind."""
+    lines = [
+        "| kind | cases | rightly ordered | first | at random | --best | any of them |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        cases: dict[int, list[Row]] = {}
+        for row in (row for row in rows if row["kind"] == kind):
+            cases.setdefault(row["case"], []).append(row)
+        shares = [
+            np.mean([case[0]["strict"] for case in cases.values()]),
+            np.mean([np.mean([row["strict"] for row in case]) for case in cases.values()]),
+            np.mean([min(case, key=lambda row: row["unexplained"])["strict"] for case in cases.values()]),
+            np.mean([any(row["strict"] for row in case) for case in cases.values()]),
+        ]
+        order = ordered([row for case in cases.values() for row in case])
+        lines.append(
+            f"| {kind} | {len(cases)} | {order:.2f} | " + " | ".join(f"{share:.0%}" for share in shares) + " |"
+        )
+    return "\n".join(lines)
+
+
+def said(rows: Sequence[Row], limit: float) -> str:
+    """Of how many failures and successes a limit warns."""
+    good, bad = ([row["unexplained"] > limit for row in rows if row["strict"] == strict] for strict in (True, False))
+    shares = f"{np.mean(bad):.0%} of {len(bad)} failures, of {np.mean(good):.0%} of {len(good)} successes"
+    return f"limit {limit}: warns of {shares}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin", help="whose fitness.json has a limit, of whatever height")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["object", "two", "add"])
+    parser.add_argument("--cases", type=int, default=24, help="of each kind")
+    parser.add_argument("--variants", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="a line a result")
+    options = parser.parse_args()
+    assert set(KINDS.values()) <= set(PAINTS_TARGET)
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = {(row["kind"], row["case"]) for row in rows}
+    numbers = range(FIRST, FIRST + options.cases)
+    todo = [
+        (kind, number, options.variants) for number in numbers for kind in options.kinds if (kind, number) not in done
+    ]
+    with get_context("spawn").Pool(options.jobs, start, (options.model,)) as pool, options.out.open("a") as file:
+        for found in pool.imap_unordered(edited, todo):
+            file.writelines(json.dumps(row) + "\n" for row in found)
+            file.flush()
+            rows += found
+    print(table(rows))
+    first, second = ([row for row in rows if row["case"] % 2 == part] for part in (0, 1))
+    limit = limit_of(first)
+    print(f"from the even cases: {said(first, limit)}")
+    print(f"on the odd ones: {said(second, limit)}")
+
+
+if __name__ == "__main__":
+    main()

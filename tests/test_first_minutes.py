@@ -1,0 +1,96 @@
+"""What a new user meets first: mistyped lines, a folder, words without options, a device that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command import WORDS, diffedit, picture
+
+from diffedit_cli.report import Result, costs
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("edit", "diffedit edit needs IMAGES; see diffedit edit --help."),
+        ("info", "diffedit info needs FILE; see diffedit info --help."),
+        ("nosuch", "No such command 'nosuch'; see diffedit --help."),
+        ("models nosuch", "No such command 'nosuch'; see diffedit models --help."),
+        ("edit --stepz 3 x.png", "diffedit edit has no option --stepz; did you mean --steps"),
+        ("edit --zzzzzz x.png", "diffedit edit has no option --zzzzzz; see diffedit edit --help."),
+        ("edit x.png --steps abc", "--steps cannot be read: "),
+        ("edit x.png --threshold abc", "--threshold cannot be read: 'abc' is neither a number nor auto; see"),
+        ("edit --from", "Option '--from' requires an argument; see"),
+        ("edit x.png --quiet=3", "Option '--quiet' does not take a value; see"),
+        ("info a b", "Got unexpected extra argument(s) (b); see diffedit info --help."),
+    ],
+)
+def test_a_mistyped_line_is_one_sentence_like_any_other(line: str, said: str) -> None:
+    ran = diffedit(*line.split())
+    assert (ran.code, ran.out, len(ran.lines)) == (2, b"", 1)
+    assert ran.err.startswith(f"diffedit: {said}")
+
+
+@pytest.mark.parametrize("line", ["", "models", "cache"])
+def test_a_command_without_anything_to_do_shows_its_help(line: str) -> None:
+    ran = diffedit(*line.split())
+    assert (ran.code, ran.out) == (2, b"")
+    assert ran.err.startswith("Usage: diffedit")
+    assert "Commands:" in ran.err
+
+
+def test_words_without_their_options_are_put_where_they_belong(tmp_path: Path) -> None:
+    file = picture(tmp_path / "cat.png")
+    ran = diffedit("edit", file, "cat", "a big dog")
+    assert ran.code == 2
+    assert ran.lines == [f"diffedit: Say by options what changes: diffedit edit {file} --from cat --to 'a big dog'"]
+    assert "--from is empty" in diffedit("edit", file, file).err  # which are pictures
+
+
+def test_a_folder_is_edited_by_run(tmp_path: Path) -> None:
+    ran = diffedit("edit", tmp_path, *WORDS)
+    assert ran.code == 3
+    assert ran.lines[-1] == (
+        f"diffedit: {tmp_path} is a folder, not a picture; name a file in it, or edit all of it with diffedit run."
+    )
+    assert "diffedit run" not in diffedit("info", tmp_path).err
+
+
+@pytest.mark.parametrize("names", [["nosuch"], ["nosuch.png", "neither.png"]])
+def test_a_run_of_pictures_none_of_which_is_there_makes_nothing(tmp_path: Path, names: list[str]) -> None:
+    ran = diffedit("run", *(tmp_path / name for name in names), *WORDS, "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert ran.lines == [f"diffedit: There is no picture {tmp_path / names[0]}; check the name."]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["edit", "mask", "run"])
+def test_a_device_that_is_not_there_is_said_before_any_result_is_looked_at(tmp_path: Path, command: str) -> None:
+    file, where = picture(tmp_path / "cat.png"), "--out" if command == "run" else "-o"
+    line = (command, file, *WORDS, where, tmp_path / ("out" if command == "run" else "out.png"))
+    ran = diffedit(*line, "--device", "cuda:99")
+    assert ran.code == 7
+    assert "The device cuda:99 is not available here; use --device" in ran.err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_verbose_says_what_each_stage_took() -> None:
+    result = Result(
+        status="done",
+        input="cat.png",
+        seed=4,
+        evidence=0.25,
+        evaluations={"mask": 6, "edit": 16, "invert": 0},
+        seconds={"load": 2.0, "mask": 1.25, "edit": 0.5},
+        cache={"invert": "hit"},
+    )
+    assert costs(result) == [
+        "load: 2.00 s",
+        "finding the mask: 1.25 s, 6 network evaluations",
+        "repainting: 0.50 s, 16 network evaluations",
+        "inverting: from the cache",
+        "seed 4",
+        "evidence of --from: +0.250",
+    ]
+    assert costs(Result(status="failed", input="cat.png")) == []
