@@ -13,6 +13,9 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
 
 def main() -> None:
     """Runs the command line and exits with the contract's codes."""
+    from diffedit_cli import paths, streams
+
+    streams.prepare()
     # Set before any library reads them: no telemetry, no chatter.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -23,6 +26,8 @@ def main() -> None:
         os.environ.setdefault(name, value)
     if {os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")} & TRUE:
         os.environ.setdefault("DIFFEDIT_OFFLINE", "1")
+    if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):  # noqa: PTH111
+        os.environ.setdefault("HF_HOME", str(paths.NOWHERE))  # the hub's library would make a folder ~ in this one
     os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
 
     try:

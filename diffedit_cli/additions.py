@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_cli import digests, weights
+from diffedit_cli import digests, paths, weights
 from diffedit_cli.errors import ModelError, UsageError
 
 
@@ -58,8 +59,8 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
     found = []
     for words in given:
         path, _, tail = words.rpartition(":")
-        scale = _number(tail) if path and not Path(words).exists() else None
-        file = Path(words if scale is None else path).expanduser()
+        scale = _number(tail) if path and not paths.is_there(words) else None
+        file = _file(words if scale is None else path)
         if scale is not None and not math.isfinite(scale):
             raise UsageError(f"--lora {words} has no scale; give a number, such as {path}:0.8.")
         _check(file, "LoRA")
@@ -78,8 +79,8 @@ def embeddings(given: Iterable[str], memo: Path) -> tuple[TextualInversion, ...]
     found = []
     for words in given:
         path, _, tail = words.rpartition(":")
-        named = bool(path) and not Path(words).exists()
-        file, token = Path(path if named else words).expanduser(), tail if named else None
+        named = bool(path) and not paths.is_there(words)
+        file, token = _file(path if named else words), tail if named else None
         if token is not None and (not token or token.split() != [token]):
             raise UsageError(f"--embedding {words} has no token; give one word, such as {path}:<style>.")
         _check(file, "embedding")
@@ -91,8 +92,12 @@ def embeddings(given: Iterable[str], memo: Path) -> tuple[TextualInversion, ...]
 _FILE = "a .safetensors file"
 
 
+def _file(words: str) -> Path:
+    return Path(os.path.expanduser(words))  # noqa: PTH111  # Path's own raises for users that are not there
+
+
 def _check(file: Path, what: str) -> None:
-    if not file.is_file():
+    if not paths.is_file(file):
         raise ModelError(f"There is no {what} file {file}; check the name.")
 
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, formats, metadata
+from diffedit_cli import __version__, files, formats, metadata, paths
 from diffedit_cli.errors import InputError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import digest
@@ -156,7 +156,7 @@ def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
 
 def made_by_us(path: Path) -> bool:
     """Whether diffedit wrote the file, by what the file itself says."""
-    return path.is_file() and read_record(path) is not None
+    return paths.is_file(path) and read_record(path) is not None
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-from diffedit_cli import files, unfinished
+from diffedit_cli import files, paths, unfinished
 from diffedit_cli.errors import OutputError
 
 SUFFIX = ".safetensors"
@@ -47,7 +45,7 @@ class Cache:
     def find(self, kind: str, key: str) -> Path | None:
         """The entry's file, or None. Marks it as used."""
         path = self._path(kind, key)
-        if not path.is_file():
+        if not paths.is_file(path):
             return None
         with contextlib.suppress(OSError):
             os.utime(path, (time.time(), path.stat().st_mtime))
@@ -55,6 +53,8 @@ class Cache:
 
     def store(self, kind: str, key: str, data: bytes) -> None:
         """Raises OutputError where the folder cannot be written."""
+        if self.root == paths.NOWHERE:
+            raise OutputError("There is no home folder to have a cache in; set HOME, or name one with --cache-dir.")
         path = self._path(kind, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +99,13 @@ class Cache:
         return path
 
     def entries(self) -> list[Entry]:
-        """All entries, least recently used first."""
-        return sorted(self._scan(), key=lambda entry: entry.used)
+        """All entries, least recently used first. Raises OutputError where the folder may not be looked into."""
+        try:
+            return sorted(self._scan(), key=lambda entry: entry.used)
+        except OSError as error:
+            raise OutputError(
+                f"The cache folder {self.root} cannot be read: {error.strerror}; choose one with --cache-dir."
+            ) from error
 
     def prune(self, keep_bytes: int) -> list[Entry]:
         """Removes what is unfinished, then the least recently used entries until at most `keep_bytes` are left.
@@ -160,4 +165,4 @@ def _remove(path: Path) -> None:
 
 def default_root() -> Path:
     """The user's cache folder for diffedit."""
-    return platformdirs.user_cache_path("diffedit", appauthor=False)
+    return paths.of_user("cache")

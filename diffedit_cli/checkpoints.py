@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import files, weights
+from diffedit_cli import files, paths, weights
 from diffedit_cli.engine.formats import Family
 from diffedit_cli.errors import ModelError
 
@@ -47,7 +47,7 @@ def configuration_digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".json", ".txt"):
-            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + paths.read(path) + b"\0")
     return total.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import shlex
 import sys
@@ -14,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffedit_cli import __version__, cli_cache, cli_models, cli_page, cli_run, launch, profiling, settings, warm
+from diffedit_cli import (
+    __version__,
+    cli_cache,
+    cli_models,
+    cli_page,
+    cli_run,
+    launch,
+    profiling,
+    settings,
+    streams,
+    warm,
+)
 from diffedit_cli import options as o
 from diffedit_cli.cli_help import MISTYPED, App, told
 from diffedit_cli.errors import (
@@ -36,8 +46,6 @@ if TYPE_CHECKING:
     from diffedit_cli.params import Params
     from diffedit_cli.report import Result
 
-UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of standard output: files have errors of their own
-
 app = App(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
@@ -47,12 +55,21 @@ app.command()(cli_page.report)
 
 def run() -> int:
     """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
+    code = _ended()
+    lost = streams.lost()
+    if lost is None or code in (INTERRUPTED, OutputError.code):
+        return code
+    _complain(f"Standard output cannot be written: {streams.reason(lost)}; make room, or send it elsewhere.")
+    return OutputError.code
+
+
+def _ended() -> int:
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
         try:
             code = app(prog_name="diffedit", standalone_mode=False)
         finally:
-            print(end="", flush=True)  # what standard output does not take is a failure like others
+            print(end="", flush=True)  # only then is it known whether standard output took it
     except MISTYPED as error:
         said = told(error)
         sys.stderr.write(said + "\n") if said.startswith("Usage:") else _complain(said)
@@ -63,16 +80,10 @@ def run() -> int:
     except KeyboardInterrupt:
         _complain(INTERRUPTION)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone
-        return 1
     except Exception as error:
         if is_out_of_memory(error):
             _complain(OUT_OF_MEMORY)
             return DeviceError.code
-        if isinstance(error, OSError) and error.errno in UNWRITTEN:
-            _complain(f"Standard output cannot be written: {error.strerror}; make room, or send it elsewhere.")
-            return OutputError.code
         from diffedit_cli.batch import bug_message
 
         _complain(traceback.format_exc() if verbose else bug_message(error))

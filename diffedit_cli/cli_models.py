@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from diffedit_cli import options as o
-from diffedit_cli import unfinished, weights
+from diffedit_cli import paths, unfinished, weights
 from diffedit_cli.cli_help import App
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
@@ -184,7 +184,7 @@ def save(**given: Any) -> None:
         _check_folder(folder, given["force"])
     model = chosen(given, _tell)
     with unfinished.alone(folder.parent):
-        if folder.exists() and folder.samefile(model.path):
+        if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
     model.save(folder, lambda copy: _add(model, copy) if model.loras or model.embeddings else None)
     print(folder)
@@ -200,11 +200,16 @@ def _add(model: ModelFolder, copy: Path) -> None:
 
 def _check_folder(folder: Path, force: bool) -> None:
     """Raises OutputError unless the folder is new or empty, or a model that may be replaced."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    if paths.is_link(folder) or (paths.is_there(folder) and not paths.is_folder(folder)):
         raise OutputError(f"{folder} is a file or a link; name a new folder.")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not paths.is_folder(folder):
         return
-    if not (folder / "model_index.json").is_file():
+    try:
+        if not any(folder.iterdir()):
+            return
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be read: {error.strerror}; name a new folder.") from error
+    if not paths.is_file(folder / "model_index.json"):
         raise OutputError(f"{folder} holds something other than a model; name a new folder.")
     if not force:
         raise OutputError(f"{folder} exists; name a new folder, or add --force.")

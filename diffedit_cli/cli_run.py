@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter, Result
-    from diffedit_cli.sources import Row
+    from diffedit_cli.rows import Row
+    from diffedit_cli.sources import Passed
 
 
 @takes(
@@ -51,7 +52,10 @@ def run(**given: Any) -> None:
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
         Fetched() as fetched,
     ):
-        listed, streams = _sources(given, place, fetched)
+        passed = sources.Passed()
+        listed, streams = _sources(given, place, fetched, passed)
+        if said := str(passed):
+            reporter.say(f"passed over: {said}")
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         launched = _launched(given, reporter, listed, known=not streams)
@@ -61,6 +65,7 @@ def run(**given: Any) -> None:
             place.ledger(shard) as ledger,
             _finishing(reporter.say) as stopping,
         ):
+            on_bug = reporter.error if given["verbose"] else lambda _: None
 
             def read() -> Iterator[Row]:
                 streamed = sources.streamed(streams, null=given["null"])
@@ -68,7 +73,7 @@ def run(**given: Any) -> None:
 
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
             rows = chain(listed, read())
-            claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has)
+            claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has, on_bug)
             told = functools.partial(running.told, fetched=fetched, place=place)
 
             def record(result: Result) -> Result:
@@ -82,9 +87,9 @@ def run(**given: Any) -> None:
                 edited = fleet.edited(mine, workers, record=record, stopping=stopping)
             else:
                 edited = running.overlapped(
-                    running.due(claimed, fetched, place, lambda: launched.about),
+                    running.due(claimed, fetched, place, lambda: launched.about, on_bug),
                     launched.open,
-                    on_bug=reporter.error if given["verbose"] else lambda _: None,
+                    on_bug=on_bug,
                     record=lambda result: record(told(result)),
                     stopping=stopping,
                     at_once=at_once,
@@ -141,7 +146,7 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
     return codes, True
 
 
-def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[list[Row], list[Path]]:
+def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Passed) -> tuple[list[Row], list[Path]]:
     """The pictures whose names are known before any work, and the files that are read as they come.
 
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
@@ -157,7 +162,7 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched) -> tuple[lis
     streams = [
         fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
     ]
-    listed = sources.listed(known, recursive=given["recursive"], skip=made)
+    listed = sources.listed(known, recursive=given["recursive"], skip=made, passed=passed)
     if given["out"].rstrip("/") in {source.rstrip("/") for source in known}:
         return list(listed), streams
     return [row for row in listed if not row.url or row.url in known or not place.contains(row)], streams
@@ -168,7 +173,8 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     from diffedit_cli import batch, remote, running
 
     shared, out = launch.shared(given, needs=launch.NEEDS), Path(remote.local(given["out"]))
-    jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in rows]
+    usable = [row for row in rows if row.problem is None]
+    jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in usable]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from diffedit_cli import files
+from diffedit_cli import files, paths
 from diffedit_cli.errors import OutputError
 
 BIG = 4 * 2**20  # below this reading the file costs no more than looking it up
@@ -14,9 +14,9 @@ CHUNK = 2**20
 
 
 def of_content(path: Path) -> str:
-    """Sha256 (hex) of a file's content, read now."""
+    """Sha256 (hex) of a file's content, read now. Raises OSError."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
+    with paths.opened(path) as file:
         while chunk := file.read(CHUNK):
             total.update(chunk)
     return total.hexdigest()
@@ -49,7 +49,7 @@ def _identity(path: Path) -> str:
 
 def _recall(note: Path, identity: str) -> str | None:
     try:
-        found, digest, seal = note.read_text(encoding="ascii").rsplit(" ", 2)
+        found, digest, seal = paths.read(note).decode("ascii").rsplit(" ", 2)
     except (OSError, ValueError):
         return None
     return digest if found == identity and seal == _seal(found, digest) else None

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffedit_cli import unfinished
+from diffedit_cli import paths, streams, unfinished
 from diffedit_cli.errors import InputError, OutputError, UsageError
 
 STANDARD_STREAM = Path("-")
@@ -27,14 +27,26 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
     chunks, size = [], 0
     if path != STANDARD_STREAM:
         check_readable(path, what)
-    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else path.open("rb") as file:
-        while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
-            chunks.append(chunk)
-            size += len(chunk)
-            if most is not None and size > most:
-                name = "Standard input" if path == STANDARD_STREAM else path
-                raise InputError(f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first.")
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.opened(path) as file:
+            while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
+                chunks.append(chunk)
+                size += len(chunk)
+                if most is not None and size > most:
+                    name = "Standard input" if path == STANDARD_STREAM else path
+                    raise InputError(
+                        f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first."
+                    )
+    except OSError as error:
+        raise unread(path, what, error) from error
     return b"".join(chunks)
+
+
+def unread(path: Path, what: str, error: OSError) -> InputError:
+    """The sentence about a file, or standard input for `-`, that cannot be read."""
+    if path == STANDARD_STREAM:
+        return InputError(f"Standard input cannot be read: {streams.reason(error)}; send a {what} to it.")
+    return InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.")
 
 
 def resolved(path: Path) -> Path:
@@ -60,7 +72,7 @@ def check_readable(path: Path, what: str) -> None:
         many = ", or edit all of it with diffedit run" if what == "picture" else ""
         raise InputError(f"{path} is a folder, not a {what}; name a file in it{many}.") from None
     except OSError as error:
-        raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.") from None
+        raise unread(path, what, error) from None
     except ValueError as error:  # a zero byte
         raise InputError(f"There can be no {what} {str(path)!r}: {error}; check the name.") from None
 
@@ -75,18 +87,26 @@ def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool, opt
         if sys.stdout.isatty():
             raise UsageError(f"A picture cannot be shown on a terminal; send it to a file with {option} or >.")
         return
-    if path.is_dir():
+    if wrong := paths.flaw(path):
+        raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
+    if paths.is_folder(path):
         raise OutputError(f"The output {path} is a folder; name a file.")
     folder = path.parent
-    if not folder.is_dir():
+    if not paths.is_folder(folder):
         raise OutputError(f"The folder {folder} for the output does not exist; create it or {another}.")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # the name is too long, or the folder may not be entered
+        raise OutputError(f"The output {path} cannot be written: {error.strerror}; {another}.") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"The folder {folder} cannot be written to; {another}.")
-    if not path.exists():
+    if not paths.is_there(path):
         return
-    if not path.is_file():
+    if not paths.is_file(path):
         raise OutputError(f"The output {path} is a device or a pipe, not a file; name a file.")
-    if any(source.exists() and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
+    if any(paths.is_there(source) and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
         raise OutputError(f"The output {path} is also an input; inputs are never replaced: {another}.")
     if not (ours or force):
         raise OutputError(f"{path} exists and was not made by diffedit; {another}, or add --force.")
@@ -96,10 +116,9 @@ def make_folder(path: Path, option: str) -> None:
     """Raises OutputError, naming the option that chooses another."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {path} cannot be made: {error.strerror}; choose another with {option}."
-        ) from error
+    except (OSError, ValueError) as error:
+        wrong = paths.flaw(path) if isinstance(error, ValueError) else error.strerror
+        raise OutputError(f"The folder {path} cannot be made: {wrong}; choose another with {option}.") from error
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -108,8 +127,12 @@ def publish(path: Path, data: bytes) -> None:
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+            if lost := streams.lost():
+                raise lost
         except OSError as error:
-            raise OutputError(f"Standard output cannot be written: {error.strerror}; name a file with -o.") from error
+            raise OutputError(
+                f"Standard output cannot be written: {streams.reason(error)}; name a file with -o."
+            ) from error
         return
     try:
         with unfinished.file(path) as descriptor:

@@ -17,7 +17,7 @@ from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
 from diffedit_cli.params import AUTO
 from diffedit_cli.remote import Fetched
 from diffedit_cli.report import Reporter, Result
-from diffedit_cli.sources import Row
+from diffedit_cli.rows import Row
 
 TRIES = 2  # more, for a picture whose worker was lost
 LEAST = 80 * 2**20  # bytes, the smallest store of objects that Ray has: rows and results are small

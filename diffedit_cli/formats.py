@@ -34,6 +34,8 @@ EXTENSIONS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
@@ -41,7 +43,13 @@ EXTENSIONS = {
     ".avif": "AVIF",
     ".heic": "HEIF",
     ".heif": "HEIF",
+    ".hif": "HEIF",
 }
+READ_ONLY = (
+    ".gif", ".apng", ".mpo", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+    ".avifs", ".heics", ".heifs",
+)  # fmt: skip
+"""Endings of pictures that are read, and whose edits are written as PNG."""
 WITHOUT_ALPHA = ("JPEG", "BMP")
 WITH_CMYK = ("JPEG", "TIFF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cli_models, prompts, vocabulary
+from diffedit_cli import cells, cli_models, prompts, vocabulary
 from diffedit_cli import options as o
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
@@ -15,7 +15,7 @@ from diffedit_cli.params import AUTO, PROMPTS, Params
 if TYPE_CHECKING:
     from diffedit_cli.models import ModelFolder
     from diffedit_cli.report import Reporter
-    from diffedit_cli.sources import Row
+    from diffedit_cli.rows import Row
     from diffedit_cli.stages import Workbench
 
 PER_PICTURE = (
@@ -69,7 +69,7 @@ def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
     common = functools.cache(lambda: shared(given, needs=NEEDS))
 
     def of(row: Row) -> dict[str, Any]:
-        own = dict(o.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
+        own = dict(cells.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
         return shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS) if own else common()
 
     return of

@@ -10,8 +10,9 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from diffedit_cli import paths
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
@@ -90,10 +91,14 @@ class Ledger:
         for path in parts(self.folder):
             ended = ""
             for said in lines(path):
-                ended = max(ended, str(said.get("ended") or ""))  # a later line is later, though the clock went back
-                if said.get("status") == "done" and isinstance(said.get("identity"), str):
-                    for output in said.get("outputs") or ():
-                        yield self._key(self._local(output)), said["identity"], ended
+                ended = max(
+                    ended, _text(_known(said, "ended", str))
+                )  # a later line is later, though the clock went back
+                identity = _text(_known(said, "identity", str))
+                if said.get("status") == "done" and identity:
+                    for output in _known(said, "outputs", list):
+                        if isinstance(output, str):
+                            yield self._key(self._local(output)), identity, ended
 
     def _local(self, output: str) -> Path:
         below = self._url and output.startswith(f"{self._url}/")
@@ -109,7 +114,8 @@ class Ledger:
         return _text(os.path.relpath(output, self.folder))
 
     def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written: {error.strerror}; choose another folder with --out.")
+        path = error.filename or self.path
+        return OutputError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.")
 
 
 def part_name(number: int, count: int) -> str:
@@ -127,8 +133,8 @@ def parts(folder: Path) -> list[Path]:
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a `results.jsonl`; what is torn or none is passed over."""
-    with path.open("rb") as file:
+    """The objects of a `results.jsonl`; what is torn or none is passed over. Raises OSError."""
+    with paths.opened(path) as file:
         for line in file:
             if (said := parsed(line)) is not None:
                 yield said
@@ -143,6 +149,15 @@ def parsed(line: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _text(path: str | Path) -> str:
-    """Names of any bytes as text that a database takes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+T = TypeVar("T", str, list[Any])
+
+
+def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
+    """What a line says, if it is of this kind; else nothing."""
+    value = said.get(name)
+    return value if isinstance(value, kind) else kind()
+
+
+def _text(said: str | Path) -> str:
+    """Names of any bytes, and whatever else a line says, as text that a database takes."""
+    return str(said).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")

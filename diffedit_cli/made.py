@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffedit_cli import digests, files
+from diffedit_cli import digests, files, paths
 from diffedit_cli.cache import MADE
 from diffedit_cli.errors import OutputError
 
@@ -26,7 +26,7 @@ class Made:
 
     def is_up_to_date(self, outputs: Sequence[Path], identity: str) -> bool:
         try:
-            said = json.loads(self._note(outputs[0]).read_text(encoding="ascii"))
+            said = json.loads(paths.read(self._note(outputs[0])))
             return bool(said == {"identity": identity, "outputs": [digests.of_content(path) for path in outputs]})
         except (OSError, ValueError):
             return False

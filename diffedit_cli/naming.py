@@ -7,11 +7,13 @@ import string
 from pathlib import Path, PurePath
 from typing import Any
 
+from diffedit_cli import paths
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import Params
 
 DEFAULT = "{stem}{ext}"
-LONGEST = 100  # characters that a word may bring into a name
+LONGEST = 100  # bytes that a word may bring into a name
+WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # how a field may be: :>10 or :04, and nothing that fills a disk
 FIELDS = {
     "stem": "the picture's name without its ending",
     "ext": "the ending, with its dot",
@@ -24,12 +26,21 @@ FIELDS = {
 def check(template: str) -> None:
     """Raises UsageError for a template that names no file."""
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise UsageError(f"--name {template} is no template: {error}; {{stem}}-{{to}}{{ext}} is one.") from error
-    if unknown := fields - set(FIELDS):
+    if unknown := {name for name, _ in fields} - set(FIELDS):
         known = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise UsageError(f"--name {template} asks for {{{min(unknown)}}}; there are {known}.")
+    try:
+        for _, form in fields:
+            if not re.fullmatch(WRITTEN, form):
+                raise ValueError(f"{form!r} is no width of two digits")
+        template.format(**dict.fromkeys(FIELDS, "a") | {"seed": 1})
+    except ValueError as error:
+        raise UsageError(
+            f"--name {template} cannot be filled in: {error}; leave out what follows the : in it."
+        ) from None
     if not template.strip() or template.endswith("/"):
         raise UsageError(f"--name {template} names no file; {DEFAULT} does.")
 
@@ -47,12 +58,15 @@ def named(template: str, place: Path, extension: str, params: Params) -> Path:
 
 
 def below(path: Path) -> Path:
-    """Raises UsageError for a path that leads out of the output folder."""
+    """Raises UsageError for a path that leads out of the output folder, and for a name that no file can have."""
     if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
         raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
+    if wrong := paths.flaw(path):
+        raise UsageError(f"There can be no output {str(path)!r}: {wrong}; give it another name.")
     return path
 
 
 def _word(text: str) -> str:
     """What a prompt adds to a file's name: no character that some file system refuses."""
-    return re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")[:LONGEST]
+    word = re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")
+    return word.encode()[:LONGEST].decode(errors="ignore")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from diffedit_cli import files
-from diffedit_cli.errors import UsageError
 from diffedit_cli.naming import DEFAULT as NAME
 from diffedit_cli.params import AUTO, OFF, Params, option
 from diffedit_cli.presets import BALANCED, preset
@@ -332,36 +331,6 @@ COMMON = (
     | FORCE
     | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures that have more, before they are read."))
 )
-
-
-def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
-    """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
-
-    Raises UsageError for an option that none has, or a value that is not of its kind.
-    """
-    known = {option(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
-    if flag not in known:
-        raise UsageError(f"{flag} is no option that a picture of its own can have.")
-    name, annotation, _ = known[flag]
-    kind, declared = typing.get_args(annotation)
-    try:
-        if declared.parser:
-            return name, declared.parser(str(value))
-        return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
-    except (ValueError, OverflowError, typer.BadParameter):
-        raise UsageError(f"{flag} cannot be {value!r}; see diffedit edit --help.") from None
-
-
-def _as(kind: type, value: Any) -> Any:
-    """Raises ValueError for a value that is none of this kind."""
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if str(value).lower() not in words:
-            raise ValueError
-        return words[str(value).lower()]
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or kind(value) != kind(str(value)):
-        raise ValueError
-    return kind(str(value))
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:

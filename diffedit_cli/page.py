@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, ledger, review, thumbnails
+from diffedit_cli import __version__, files, ledger, paths, review, thumbnails
 from diffedit_cli.errors import InputError, OutputError
 
 PAGE = "index.html"
@@ -24,17 +23,11 @@ GENERATOR = b'<meta name="generator" content="diffedit'
 HEAD = 4096  # bytes of a page that is ours in which that stands
 FINISHED = ("done", "skipped")
 STATUSES = (*FINISHED, "failed", "withheld")
+MOST = 2**53  # of a number that a browser tells from its neighbours
 CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
 
 Line = dict[str, Any]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def write(
@@ -42,7 +35,7 @@ def write(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda *_: None,
-    holds: Callable[[Path], bool] = _is_file,
+    holds: Callable[[Path], bool] = paths.is_file,
 ) -> Path:
     """Writes the page of what `folder`'s results.jsonl tells, and returns where it is.
 
@@ -64,10 +57,10 @@ def write(
 
 def _check(target: Path, force: bool) -> None:
     """Raises OutputError where a page is that diffedit did not write."""
-    if force or not target.exists():
+    if not paths.is_there(target) or (force and paths.is_file(target)):
         return
     try:
-        with target.open("rb") as file:
+        with paths.opened(target) as file:
             ours = GENERATOR in file.read(HEAD)
     except OSError as error:
         raise OutputError(f"{target} cannot be replaced: {error.strerror}; move it away.") from error
@@ -81,15 +74,15 @@ def _check(target: Path, force: bool) -> None:
 def _read(folder: Path) -> tuple[list[Line], int]:
     """What became of each picture, and how many lines cannot be read, as when a run was cut off. Raises InputError."""
     remedy = "name a folder that diffedit run wrote into with --out"
-    if not folder.is_dir():
+    if not paths.is_folder(folder):
         raise InputError(f"There is no folder {folder}; {remedy}.")
     parts = ledger.parts(folder) or [folder / ledger.NAME]
     try:
-        data = b"\n".join(path.read_bytes() for path in parts)
+        data = b"\n".join(map(paths.read, parts))
     except FileNotFoundError:
         raise InputError(f"The folder {folder} holds no {ledger.NAME}; {remedy}.") from None
     except OSError as error:
-        raise InputError(f"{folder / ledger.NAME} cannot be read: {error.strerror}; check its permissions.") from None
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}; see what lies there.") from None
     written = [line for line in data.split(b"\n") if line.strip()]
     lines = [line for line in map(_parsed, written) if line is not None]
     if written and not lines:
@@ -144,7 +137,7 @@ class _Place:
     def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
         """A picture for the page: what it is called, how it is reached, and its small picture."""
         path, small = find(recorded), thumbnails.place(recorded, make)
-        if path is not None and _is_file(path):
+        if path is not None and paths.is_file(path):
             self._wanted[self.folder / small] = (path, make)
         elif not self._holds(self.folder / small):  # one from before is still good
             self.missing.add(small)
@@ -251,7 +244,7 @@ def _cut(entry: Line, folder: Path) -> float | None:
 
 
 def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
+    with paths.opened(path) as file, Image.open(file) as image:
         return np.asarray(image.convert(mode))
 
 
@@ -268,8 +261,8 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """JSON as Python reads it may hold infinities, which a browser's does not know."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """JSON as Python reads it may hold infinities, and numbers beyond what a browser knows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def _make_folder(path: Path) -> None:

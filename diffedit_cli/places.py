@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from diffedit_cli import files, ledger, page, remote, thumbnails, unfinished
+from diffedit_cli import files, ledger, page, paths, remote, thumbnails, unfinished
 from diffedit_cli.batch import Job
 from diffedit_cli.errors import OutputError
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.report import Result
+from diffedit_cli.rows import Row
 from diffedit_cli.shards import Shard
-from diffedit_cli.sources import Row
 
 REST, PACE = 2.0, 20.0  # results.jsonl is sent after so many seconds, and so many times what it took last
 PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
@@ -43,7 +43,7 @@ class Place:
         return self._resolved in files.resolved(row.input).parents
 
     def holds(self, path: Path) -> bool:
-        return path.is_file()
+        return paths.is_file(path)
 
     def prepare(self, job: Job, source: str) -> None:  # noqa: ARG002  # an input is known when an output is checked
         """Makes the folder of a job's outputs; `source` is its picture's URL, if it has one. Raises OutputError."""
@@ -93,7 +93,7 @@ class RemotePlace(Place):
 
     def holds(self, path: Path) -> bool:
         if not path.is_relative_to(self.path):
-            return path.is_file()
+            return paths.is_file(path)
         return path.relative_to(self.path).as_posix() in self._names
 
     def prepare(self, job: Job, source: str) -> None:

@@ -27,15 +27,28 @@ def is_url(source: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not meant to be seen; macOS leaves folders of such files in its archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def local(source: str) -> str:
-    """The path that a `file://` URL means; anything else as it is."""
-    return url2pathname(urlsplit(source).path) if source.lower().startswith("file://") else source
+    """The path that a `file://` URL means; anything else as it is. Raises UsageError for what is no URL."""
+    return url2pathname(_split(source)) if source.lower().startswith("file://") else source
 
 
 def name(url: str) -> str:
-    """What the file at a URL is called. Of the web's, what follows a `?` is no part of it."""
-    path = unquote(urlsplit(url).path) if url.lower().startswith("http") else url
+    """What the file at a URL is called. Of the web's, what follows a `?` is no part of it. Raises UsageError."""
+    path = unquote(_split(url)) if url.lower().startswith("http") else url
     return PurePosixPath(path).name or "unnamed"
+
+
+def _split(url: str) -> str:
+    """The path in a URL. Raises UsageError."""
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise UsageError(f"{url} is no URL: {error}; check how it is written.") from None
 
 
 def opened(url: str) -> tuple[Any, str]:
@@ -101,7 +114,7 @@ def listed(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
     root = root.rstrip("/")
     for path in sorted(found):
         below = path.removeprefix(opened(root)[1]).lstrip("/")
-        if not any(part.startswith(".") for part in below.split("/")):
+        if not any(map(is_hidden, below.split("/"))):
             yield f"{root}/{below}", below
 
 
@@ -136,9 +149,12 @@ class Fetched:
 
     def get(self, url: str) -> Path:
         """Raises UsageError, InputError."""
-        with self._lock:
-            self._folder = self._folder or self._left.enter_context(unfinished.elsewhere())
-        path = Path(tempfile.mkdtemp(dir=self._folder)) / name(url)
+        try:
+            with self._lock:
+                self._folder = self._folder or self._left.enter_context(unfinished.elsewhere())
+            path = Path(tempfile.mkdtemp(dir=self._folder)) / name(url)
+        except OSError as error:
+            raise InputError(f"{url} cannot be fetched to {error.filename}: {error.strerror}; set TMPDIR.") from error
         fetch(url, path)
         self._urls[str(path)] = url
         return path

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-from diffedit_cli import files, formats
+from diffedit_cli import files, formats, paths
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import Picture
@@ -49,7 +49,7 @@ def place(kind: str, given: Path, stem: str) -> Path:
     """
     if given.suffix.lower() in KINDS[kind] or (given == files.STANDARD_STREAM and kind != "compare"):
         return given
-    if kind == "preview" and (given.is_dir() or not given.suffix):
+    if kind == "preview" and (paths.is_folder(given) or not given.suffix):
         return given / f"{stem}.preview.png"
     or_folder = ", or a folder" if kind == "preview" else ""
     raise UsageError(f"--{kind} cannot write {given}; name a {' or '.join(KINDS[kind])} file{or_folder}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import batch, digests, files, naming
+from diffedit_cli import batch, digests, errors, files, naming, paths
 from diffedit_cli.batch import Job, Opened, OpenWorkbench
-from diffedit_cli.errors import DiffEditError, UsageError
+from diffedit_cli.errors import DeviceError, DiffEditError, InputError, UsageError
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
 from diffedit_cli.params import digest
 from diffedit_cli.report import Result
-from diffedit_cli.sources import Row
+from diffedit_cli.rows import Row
 from diffedit_cli.together import Together
 
 if TYPE_CHECKING:
@@ -35,14 +36,18 @@ Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and
 
 
 def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
-    """Raises UsageError for a row that says something impossible, and what `share` raises."""
+    """Raises the row's problem, InputError or UsageError for what it says and cannot be, and what `share` raises."""
     if row.problem:
-        raise UsageError(row.problem)
+        raise row.problem
+    if not row.url and (wrong := paths.flaw(row.input)):
+        raise InputError(f"There can be no picture {str(row.input)!r}: {wrong}; check the name.")
     if row.input == files.STANDARD_STREAM:
         raise UsageError("A row of a run is a picture's path; use diffedit edit for a picture on standard input.")
     shared = share(row)
-    if "output" in row.given:
-        place = naming.below(Path(str(row.given["output"])))
+    if (said := row.given.get("output")) is not None:
+        if not isinstance(said, str | int | float):
+            raise UsageError("output is no path; give one below the folder that --out names.")
+        place = naming.below(Path(str(said)))
     else:
         place = naming.named(template, row.place, batch.written_extension(row.input), shared["params"])
     output = out / place
@@ -81,7 +86,13 @@ def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about
 
 
 def claimed(
-    rows: Iterable[Row], share: Share, place: Place, template: str, ledger: Ledger, mine: Callable[[int], bool]
+    rows: Iterable[Row],
+    share: Share,
+    place: Place,
+    template: str,
+    ledger: Ledger,
+    mine: Callable[[int], bool],
+    on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[tuple[Row, Job] | Result]:
     """A job for each row whose position is `mine`, or its failure where it cannot be done.
 
@@ -97,13 +108,17 @@ def claimed(
                 before = ledger.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
                 yield row, replace(job, before=before if whole else None, written_before=before is not None)
-        except DiffEditError as error:
+        except Exception as error:
             if mine(position):
-                yield refused(row, error)
+                yield refused(row, _explained(error, on_bug))
 
 
 def due(
-    claimed: Iterator[tuple[Row, Job] | Result], fetched: Fetched, place: Place, about: Callable[[], dict[str, Any]]
+    claimed: Iterator[tuple[Row, Job] | Result],
+    fetched: Fetched,
+    place: Place,
+    about: Callable[[], dict[str, Any]],
+    on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[Job | Result]:
     """Each job that has to be done, or its result where it was done before, from the same and by the same."""
     wanted = (("" if isinstance(one, Result) else one[0].url, one) for one in claimed)
@@ -122,8 +137,18 @@ def due(
                 continue
             place.prepare(job, row.url)
             yield job
-        except DiffEditError as error:
-            yield refused(row, error)
+        except Exception as error:
+            yield refused(row, _explained(error, on_bug))
+
+
+def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:
+    """Whatever it is, it fails one row. Bugs go to `on_bug`, too."""
+    if isinstance(error, DiffEditError):
+        return error
+    if errors.is_out_of_memory(error):
+        return DeviceError(errors.OUT_OF_MEMORY)
+    on_bug(traceback.format_exc())
+    return DiffEditError(batch.bug_message(error))
 
 
 def told(result: Result, fetched: Fetched, place: Place) -> Result:
@@ -222,7 +247,10 @@ def _content(path: Path | None) -> str | None:
     if path is None:
         return None
     files.check_readable(path, "picture")
-    return digests.of_content(path)
+    try:
+        return digests.of_content(path)
+    except OSError as error:
+        raise files.unread(path, "picture", error) from error
 
 
 def refused(row: Row, error: DiffEditError) -> Result:

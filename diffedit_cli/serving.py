@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from diffedit_cli import warm
+from diffedit_cli import streams, warm
 from diffedit_cli.errors import INTERRUPTED, DeviceError, DiffEditError, OutputError, UsageError
 
 LARGEST = 16 * 2**20  # bytes of a request; environments are smaller
@@ -171,20 +171,17 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
 @contextlib.contextmanager
 def _in_place_of(request: dict[str, Any], descriptors: list[int]) -> Iterator[None]:
     """With a client's standard streams, working folder, environment, umask and words, for a while."""
-    *streams, folder = descriptors
+    *three, folder = descriptors
     words, environment, umask = sys.argv, dict(os.environ), os.umask(request["umask"])
     own, own_folder = [os.dup(number) for number in range(3)], os.open(".", os.O_RDONLY)
     objects = sys.stdin, sys.stdout, sys.stderr
     try:
-        for number, descriptor in enumerate(streams):
+        for number, descriptor in enumerate(three):
             os.dup2(descriptor, number)
         os.fchdir(folder)
         _set_environment(request["environment"])
         sys.argv = [words[0], *request["words"]]
-        sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, buffering, stream.encoding, stream.errors, closefd=False)  # noqa: SIM115
-            for number, mode, buffering, stream in zip(range(3), "rww", (-1, -1, 1), objects, strict=True)
-        )
+        sys.stdin, sys.stdout, sys.stderr = streams.opened()
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):

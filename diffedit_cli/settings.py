@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from diffedit_cli import files
+from diffedit_cli import files, paths
 from diffedit_cli.errors import OutputError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -21,17 +19,17 @@ FILE_NAME = "diffedit.toml"
 
 
 def users_file() -> Path:
-    return platformdirs.user_config_path("diffedit", appauthor=False) / FILE_NAME
+    return paths.of_user("config") / FILE_NAME
 
 
 def read() -> dict[str, Any]:
     """Long option names without dashes in front -> values. Raises UsageError for a file that cannot be used."""
     settings: dict[str, Any] = {}
     for path in (users_file(), Path(FILE_NAME)):
-        if not path.is_file():
+        if not paths.is_file(path):
             continue
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
+            found = tomllib.loads(paths.read(path).decode("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
         for name, value in found.items():
@@ -51,10 +49,12 @@ def change(name: str, value: str) -> Path:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    path = users_file().resolve()  # of a link what it points to
+    path = files.resolved(users_file())  # of a link what it points to
+    if path.is_relative_to(paths.NOWHERE):
+        raise OutputError("There is no home folder to keep settings in; set HOME.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = tomlkit.parse(path.read_bytes() if path.exists() else b"")
+        document = tomlkit.parse(paths.read(path).decode("utf-8-sig") if paths.is_there(path) else "")
     except (TOMLKitError, ValueError) as error:
         raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
     except OSError as error:

@@ -2,56 +2,99 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import codecs
+import fnmatch
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import files, formats, remote
-from diffedit_cli.errors import InputError, UsageError
+from diffedit_cli import files, formats, paths, remote
+from diffedit_cli.errors import InputError
+from diffedit_cli.remote import is_hidden
+from diffedit_cli.rows import READERS, Row, named, unusable
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-EXTENSIONS = (*formats.EXTENSIONS, ".gif")
+EXTENSIONS = (*formats.EXTENSIONS, *formats.READ_ONLY)
 CHUNK = 1 << 16
+LONGEST = 1 << 16  # bytes of a path in a list; no system has longer ones
+FOLDERS = "**"  # in a pattern: any number of them
+NAMED = 3  # of what is passed over: more would hide what is said of them
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A picture of a run, and what its job file says of it alone."""
+@dataclass
+class Passed:
+    """What folders and patterns hold beside pictures to be edited."""
 
-    input: Path
-    place: Path  # below its source: what is mirrored into the output folder
-    given: Mapping[str, Any] = field(default_factory=dict)  # options, by their long names without dashes
-    where: str = ""  # in which line, for messages
-    problem: str | None = None  # why it can only fail
-    url: str = ""  # where the picture has to be fetched from
+    others: Counter[str] = field(default_factory=Counter)  # by their endings
+    made: int = 0
+    hidden: int = 0
+    folders: int = 0
+    links: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.url or str(self.input)
+    def __str__(self) -> str:
+        """`no pictures by their names: 3 (.mov, .txt), hidden: 1`; empty where all was taken."""
+        said = {
+            "no pictures by their names": (self.others.total(), f" ({_few(self.others)})"),
+            "made by diffedit": (self.made, ""),
+            "hidden": (self.hidden, ""),
+            "folders": (self.folders, " (--recursive looks into them)"),
+            "linked folders": (len(self.links), f" ({_few(self.links)}: name them to look into them)"),
+        }
+        return ", ".join(f"{what}: {count}{more}" for what, (count, more) in said.items() if count)
 
 
-def listed(sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool]) -> Iterator[Row]:
+def _few(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:NAMED]) + (", ..." if len(ordered) > NAMED else "")
+
+
+@dataclass(frozen=True)
+class _Picker:
+    """Says which of the files that a folder or a pattern holds are taken, and counts the others."""
+
+    skip: Callable[[Path], bool]
+    passed: Passed
+
+    def takes(self, path: Path) -> bool:
+        if path.suffix.lower() not in EXTENSIONS:
+            self.passed.others[path.suffix.lower() or "no ending"] += 1
+            return False
+        made = self.skip(path)
+        self.passed.made += made
+        return not made
+
+    def shown(self, names: Iterable[str]) -> list[str]:
+        """Those that are not hidden, in order."""
+        shown, hidden = [], 0
+        for name in names:
+            if is_hidden(name):
+                hidden += 1
+            else:
+                shown.append(name)
+        self.passed.hidden += hidden
+        return sorted(shown)
+
+
+def listed(
+    sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool], passed: Passed | None = None
+) -> Iterator[Row]:
     """The pictures of folders, patterns and names, in order; `skip` leaves out some that a folder or pattern holds.
 
-    Raises InputError for a folder or a pattern without any, UsageError for a URL of no known file system.
+    A folder that may not be looked into is a row that fails. Raises InputError for a folder or a pattern without any,
+    UsageError for a URL of no known file system.
     """
+    picker = _Picker(skip, passed or Passed())
     for said in sources:
         source = Path(said)
         if remote.is_url(said):
-            yield from _some(_at_url(said, recursive), f"{said} holds no pictures", recursive)
-        elif source.is_dir():
-            yield from _some(_in_folder(source, recursive, skip), f"The folder {source} holds no pictures", recursive)
-        elif _is_pattern(source):
-            yield from _some(_matching(source, skip), f"No picture is called {source}")
+            yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
+        elif paths.is_folder(source):
+            yield from _some(_in_folder(source, recursive, picker), f"The folder {source} holds no pictures", recursive)
+        elif _fixed(source)[1]:
+            yield from _some(_matching(source, picker), f"No picture is called {source}")
         else:
             yield Row(input=source, place=Path(source.name))
 
@@ -63,26 +106,25 @@ def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
     read, UsageError for one that is no table.
     """
     for source in sources:
-        if source == files.STANDARD_STREAM:
-            for path in _paths(sys.stdin.buffer, b"\0" if null else b"\n"):
-                yield _named(path)
-        else:
-            files.check_readable(source, "job file")
-            yield from READERS[source.suffix.lower()](source)
+        what = "list of paths" if source == files.STANDARD_STREAM else "job file"
+        try:
+            if source == files.STANDARD_STREAM:
+                yield from _in_list(sys.stdin.buffer, null)
+            else:
+                files.check_readable(source, what)
+                yield from READERS[source.suffix.lower()](source)
+        except OSError as error:
+            raise files.unread(source, what, error) from error
 
 
 def is_streamed(source: Path) -> bool:
-    return source == files.STANDARD_STREAM or (source.suffix.lower() in READERS and not source.is_dir())
+    return source == files.STANDARD_STREAM or (source.suffix.lower() in READERS and not paths.is_folder(source))
 
 
-def _at_url(url: str, recursive: bool) -> Iterator[Row]:
+def _at_url(url: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
     for one, place in remote.listed(url, recursive=recursive):
-        if one == url or Path(one).suffix.lower() in EXTENSIONS:
+        if one == url or picker.takes(Path(place)):
             yield Row(input=Path(place), place=Path(place), url=one)
-
-
-def _is_pattern(source: Path) -> bool:
-    return any(sign in str(source) for sign in remote.PATTERN) and not source.exists()
 
 
 def _some(rows: Iterable[Row], complaint: str, recursive: bool = True) -> Iterator[Row]:
@@ -94,108 +136,98 @@ def _some(rows: Iterable[Row], complaint: str, recursive: bool = True) -> Iterat
         raise InputError(f"{complaint} ({', '.join(EXTENSIONS)}){below}.")
 
 
-def _in_folder(folder: Path, recursive: bool, skip: Callable[[Path], bool]) -> Iterator[Row]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in sorted(names):
+def _in_folder(folder: Path, recursive: bool, picker: _Picker) -> Iterator[Row]:
+    refused: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=refused.append):
+        yield from _refused(refused)
+        inner = picker.shown(folders)
+        linked = [name for name in inner if paths.is_link(Path(place) / name)]
+        if recursive:
+            picker.passed.links += [str(Path(place) / name) for name in linked]
+        else:
+            picker.passed.folders += len(inner)
+        folders[:] = [name for name in inner if name not in linked] if recursive else []
+        for name in picker.shown(names):
             path = Path(place) / name
-            if path.suffix.lower() in EXTENSIONS and not skip(path):
+            if picker.takes(path):
                 yield Row(input=path, place=path.relative_to(folder))
+    yield from _refused(refused)
 
 
-def _matching(pattern: Path, skip: Callable[[Path], bool]) -> Iterator[Row]:
-    """`**` is any number of folders; what lies below the first sign of a pattern is mirrored."""
-    fixed = list(pattern.parts)
-    while any(sign in part for part in fixed for sign in remote.PATTERN):
-        fixed.pop()
-    root = Path(*fixed)
-    rest = str(pattern.relative_to(root)) if fixed else str(pattern)
-    for path in sorted(root.glob(rest)):
-        if path.is_file() and path.suffix.lower() in EXTENSIONS and not skip(path):
+def _refused(errors: list[OSError]) -> Iterator[Row]:
+    """Rows that fail for folders that cannot be looked into; the list is empty then."""
+    while errors:
+        error = errors.pop(0)
+        folder = Path(os.fsdecode(error.filename))
+        problem = InputError(f"The folder {folder} cannot be read: {error.strerror}; check its permissions.")
+        yield Row(input=folder, place=folder, problem=problem)
+
+
+def _fixed(source: Path) -> tuple[Path, list[str]]:
+    """What of a source is meant as it stands, also where it has signs of patterns in it, and the pattern behind."""
+    root, parts = Path(), list(source.parts)
+    while parts and (paths.is_there(root / parts[0]) or not any(sign in parts[0] for sign in remote.PATTERN)):
+        root /= parts.pop(0)
+    return root, parts
+
+
+def _matching(pattern: Path, picker: _Picker) -> Iterator[Row]:
+    """What lies below the first sign of a pattern is mirrored."""
+    root, parts = _fixed(pattern)
+    if parts[-1] == FOLDERS:
+        parts.append("*")
+    refused: list[OSError] = []
+    for path in sorted(set(_expanded(root, parts, picker, refused))):
+        if paths.is_file(path) and picker.takes(path):
             yield Row(input=path, place=path.relative_to(root))
+    yield from _refused(refused)
 
 
-def _paths(stream: Any, end: bytes) -> Iterator[str]:
-    """Any bytes but the end may stand in a name."""
+def _expanded(folder: Path, parts: Sequence[str], picker: _Picker, refused: list[OSError]) -> Iterator[Path]:
+    """What a pattern means below a folder. As in a shell, what is hidden has to be asked for."""
+    if not parts:
+        yield folder
+        return
+    part, *rest = parts
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except PermissionError as error:
+        refused.append(error)
+        return
+    except OSError:  # no folder, which a pattern may well meet
+        return
+    if part == FOLDERS:
+        yield from _expanded(folder, rest, picker, refused)
+        for name in picker.shown(name for name in names if paths.is_folder(folder / name)):
+            if paths.is_link(folder / name):
+                picker.passed.links.append(str(folder / name))
+            else:
+                yield from _expanded(folder / name, parts, picker, refused)
+        return
+    literal = not any(sign in part for sign in remote.PATTERN)
+    found = [name for name in names if name == part or (not literal and fnmatch.fnmatchcase(name, part))]
+    for name in found if part.startswith(".") else picker.shown(found):
+        yield from _expanded(folder / name, rest, picker, refused)
+
+
+def _in_list(stream: Any, null: bool) -> Iterator[Row]:
+    """The rows of a list. Any bytes but the end may stand in a name; editors on Windows begin with a mark."""
+    for number, line in enumerate(_cut(stream, b"\0" if null else b"\n"), start=1):
+        name = line.removeprefix(codecs.BOM_UTF8) if number == 1 and not null else line
+        if not null and name.endswith(b"\r") and not paths.is_there(os.fsdecode(name)):
+            name = name[:-1]
+        if len(name) > LONGEST:
+            yield unusable(f"line {number}", f"Line {number} of standard input is longer than any path.")
+        elif name if null else name.strip():
+            yield named(os.fsdecode(name))
+
+
+def _cut(stream: Any, end: bytes) -> Iterator[bytes]:
+    """What stands before each end, and behind the last; of what is too long the beginning. Raises OSError."""
     left = b""
     while data := stream.read1(CHUNK):
         *whole, left = (left + data).split(end)
-        yield from (os.fsdecode(name) for name in whole if name)
+        yield from whole
+        left = left[: LONGEST + 1]
     if left:
-        yield os.fsdecode(left)
-
-
-def _named(name: str, **more: Any) -> Row:
-    """A row of a path or a URL."""
-    if remote.is_url(name := remote.local(name)):
-        place = Path(remote.name(name))
-        return Row(input=place, place=place, url=name, **more)
-    return Row(input=Path(name), place=_mirrored(Path(name)), **more)
-
-
-def _row(said: Any, where: str) -> Row:
-    """A row of a table. What is wrong with it fails this row alone."""
-    if not isinstance(said, Mapping):
-        return _unusable(where, f"{where} is no table of options.")
-    given = {
-        str(name).removeprefix("--").replace("_", "-"): value for name, value in said.items() if value not in (None, "")
-    }
-    name = given.pop("input", None)
-    if not isinstance(name, str):
-        return _unusable(where, f"{where} names no picture as input.")
-    return _named(name, given=given, where=where)
-
-
-def _unusable(where: str, problem: str) -> Row:
-    return Row(input=Path(where), place=Path(where), where=where, problem=problem)
-
-
-def _mirrored(path: Path) -> Path:
-    """The folders of a relative path are made again in the output folder, so that a list has no two of one name."""
-    return Path(path.name) if path.is_absolute() or ".." in path.parts else path
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                yield _row(json.loads(line), where)
-            except (ValueError, RecursionError) as error:
-                yield _unusable(where, f"{where} is no JSON object ({error}).")
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            columns: Sequence[str] = reader.fieldnames or ()
-            if "input" not in columns:
-                raise UsageError(
-                    f"The job file {path} has no column input; its first line names the columns, with commas between."
-                )
-            for said in reader:
-                extra = said.pop(None, None)
-                where = f"{path} line {reader.line_num}"
-                row = _row(said, where)
-                yield replace(row, problem=f"{where} has more cells than columns.") if extra else row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"The job file {path} is no CSV table: {error}; save it again as UTF-8.") from error
-
-
-def _toml(path: Path) -> Iterator[Row]:
-    """`[[job]]` tables; what stands before them counts for all."""
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"The job file {path} is no TOML: {error}; mend it.") from error
-    jobs = said.pop("job", None)
-    if not isinstance(jobs, list):
-        raise UsageError(f"The job file {path} holds no [[job]]; write one for each picture.")
-    for number, job in enumerate(jobs, start=1):
-        yield _row({**said, **job} if isinstance(job, Mapping) else job, f"{path} job {number}")
-
-
-READERS = {".jsonl": _json_lines, ".csv": _csv, ".toml": _toml}
+        yield left

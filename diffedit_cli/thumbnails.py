@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
 
-from diffedit_cli import files, formats, ledger, review
+from diffedit_cli import files, formats, ledger, paths, review
 from diffedit_cli.errors import DiffEditError
 
 FOLDER = "thumbnails"
@@ -34,7 +34,7 @@ def place(recorded: str, make: Make) -> str:
 
 def is_one(path: Path) -> bool:
     """Whether a file is a small picture of a run's page."""
-    return path.parent.name == FOLDER and (path.parent.parent / ledger.NAME).is_file()
+    return path.parent.name == FOLDER and paths.is_file(path.parent.parent / ledger.NAME)
 
 
 def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:

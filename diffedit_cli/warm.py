@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffedit_cli import __version__
+from diffedit_cli import __version__, paths
 from diffedit_cli.cache import default_root
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DeviceError
 
@@ -64,7 +64,7 @@ def handed_over(words: list[str]) -> int | None:
     """The exit code of a command line that a server has done; None where this process has to do it."""
     if not words or words[0] not in COMMANDS or os.environ.get("DIFFEDIT_SERVE", "").upper() in OFF:
         return None
-    if not hasattr(socket, "AF_UNIX") or not folder().is_dir():
+    if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
         return None
     try:
         with contextlib.suppress(OSError), connected(address()) as (connection, _):
@@ -167,4 +167,8 @@ def state() -> list[tuple[int, str]]:
 
 
 def _sockets() -> list[Path]:
-    return sorted(folder().glob("*.socket")) if hasattr(socket, "AF_UNIX") else []
+    if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
+        return []
+    with contextlib.suppress(OSError):  # another user's
+        return sorted(path for path in folder().iterdir() if path.suffix == ".socket")
+    return []

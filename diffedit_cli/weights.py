@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffedit_cli import paths
 from diffedit_cli.errors import ModelError
 
 # diffusion_pytorch_model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
@@ -46,10 +47,8 @@ def writing() -> Iterator[None]:
 
 def read_json(path: Path) -> Any:
     """What a model's settings say. Raises OSError or ValueError, also for a device and for what is nested absurdly."""
-    if not path.is_file():
-        raise FileNotFoundError(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(paths.read(path).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -57,11 +56,11 @@ def read_json(path: Path) -> Any:
 def refuse_pickle(path: Path) -> None:
     """Raises ModelError for a pickled file, whatever it is called."""
     try:
-        if path.exists() and not path.is_file():  # opening a pipe may never return
+        if paths.is_there(path) and not paths.is_file(path):  # opening a pipe may never return
             raise ModelError(
                 f"{path} is no file of weights but a folder, a pipe or a device; name a .safetensors file."
             )
-        with path.open("rb") as file:
+        with paths.opened(path) as file:
             start = file.read(9)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
@@ -78,7 +77,7 @@ def header(
     wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with paths.opened(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
                 raise wrong

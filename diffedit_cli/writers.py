@@ -67,11 +67,14 @@ class Writers:
         return Sentences(concept, tuple(self._remembered("sentences", about, write)), params.expand_model)
 
     def _digest(self, folder: Path) -> str:
-        """Of the files that say what a model writes."""
+        """Of the files that say what a model writes. Raises ModelError."""
         total = hashlib.sha256()
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".json", ".txt", ".model", ".safetensors"):
-                total.update(f"{path.name} {digests.of_file(path, self.memo)}\n".encode())
+        try:
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".json", ".txt", ".model", ".safetensors"):
+                    total.update(f"{path.name} {digests.of_file(path, self.memo)}\n".encode())
+        except OSError as error:
+            raise ModelError(f"{error.filename} cannot be read: {error.strerror}; get the model again.") from error
         return total.hexdigest()
 
     def _remembered(self, kind: str, about: Mapping[str, Any], write: Callable[[], list[str]]) -> list[str]:

@@ -1,0 +1,69 @@
+"""What lies at a path, asked so that no odd name, no pipe and no folder of somebody else's ends a command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+NOWHERE = Path(os.devnull) / "diffedit"
+"""A folder that there cannot be: nothing is read there, and nothing can be kept."""
+
+
+# Path's own methods raise for names that no file can have, and in folders that may not be entered.
+def is_file(path: Path | str) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path | str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: Path | str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_link(path: Path | str) -> bool:
+    return os.path.islink(path)  # noqa: PTH114
+
+
+def flaw(path: Path | str) -> str | None:
+    """Why no file can be called so, if none can."""
+    try:
+        return "it holds a zero byte" if b"\0" in os.fsencode(path) else None
+    except UnicodeEncodeError as error:
+        return str(error)
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file to read. Raises OSError, also for a folder, for a pipe or a device, of which a reader may wait for ever,
+    and for a name that no file can have."""
+    if wrong := flaw(path):
+        raise OSError(errno.EINVAL, wrong, str(path))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+
+
+def read(path: Path) -> bytes:
+    """The whole of a file. Raises OSError as `opened` does."""
+    with opened(path) as file:
+        return file.read()
+
+
+def of_user(kind: Literal["cache", "config"]) -> Path:
+    """The user's own folder for diffedit; where there is no home to have it in, NOWHERE."""
+    import platformdirs
+
+    try:
+        found = platformdirs.user_cache_path if kind == "cache" else platformdirs.user_config_path
+        return found("diffedit", appauthor=False)
+    except RuntimeError:
+        return NOWHERE
