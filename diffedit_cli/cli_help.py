@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from diffedit_cli.errors import printable
 
 WIDTH = 100  # columns, where the terminal has them
 
@@ -45,6 +48,17 @@ class App(typer.Typer):
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[Any], Any]:
         return super().command(name, cls=Command, context_settings=self.told, **more)
+
+
+def complaint(error: Any) -> str | None:
+    """What Typer says of wrong usage, in lines, what it quotes in one of them; None for any other error."""
+    if not hasattr(error, "format_message"):
+        return None
+    if type(error).__name__ != "NoArgsIsHelpError":  # whose message is the help
+        error.message = printable(error.message)
+    said = io.StringIO()
+    error.show(said)
+    return said.getvalue().rstrip("\n")
 
 
 def _paragraph(text: str | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
@@ -16,6 +15,7 @@ import typer
 
 from diffedit_cli import files, launch, naming, shards
 from diffedit_cli import options as o
+from diffedit_cli.console import answer
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
 
@@ -75,7 +75,7 @@ def run(**given: Any) -> None:
                 edited = running.overlapped(
                     running.due(claimed, fetched, place, lambda: launched.about),
                     launched.open,
-                    on_bug=reporter.error if given["verbose"] else lambda _: None,
+                    on_bug=reporter.trace if given["verbose"] else lambda _: None,
                     record=lambda result: record(told(result)),
                     stopping=stopping,
                     at_once=at_once,
@@ -110,7 +110,7 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
     except DiffEditError as error:
         if given["json"]:
             for row in listed:
-                sys.stdout.write(running.refused(row, error).json() + "\n")
+                answer(running.refused(row, error).json())
         raise
 
 

@@ -1,4 +1,7 @@
-"""`diffedit.toml`: options from the working folder's file, then from the user's."""
+"""`diffedit.toml`: options from the working folder's file, then from the user's.
+
+A working folder may be a stranger's download: its file says how a picture is edited, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import platformdirs
 
-from diffedit_cli import files
+from diffedit_cli import files, options
 from diffedit_cli.errors import OutputError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -18,6 +21,7 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "diffedit.toml"
+LARGEST = 2**20  # bytes of a file
 
 
 def users_file() -> Path:
@@ -26,19 +30,32 @@ def users_file() -> Path:
 
 def read() -> dict[str, Any]:
     """Long option names without dashes in front -> values. Raises UsageError for a file that cannot be used."""
-    settings: dict[str, Any] = {}
-    for path in (users_file(), Path(FILE_NAME)):
+    users, here = users_file(), Path(FILE_NAME)
+    own, found = _read(users), _read(here)
+    if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
+        raise UsageError(
+            f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
+            f"edited, so set that in your own, {users}, or on the command line."
+        )
+    return own | found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What one file says, if it is there."""
+    try:
         if not path.is_file():
-            continue
-        try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
-        for name, value in found.items():
-            if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
-                raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
-        settings |= found
-    return settings
+            return {}
+        if path.stat().st_size > LARGEST:
+            raise ValueError("it is too large")
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
+    for name, value in found.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
+            raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
+    if unknown := sorted(found.keys() - options.DECLARED):
+        raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has; see diffedit edit --help.")
+    return found
 
 
 def effective(name: str, default: str) -> str:
