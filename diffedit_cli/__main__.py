@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from diffedit_cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
 TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
@@ -41,7 +42,7 @@ def main() -> None:
         _end_in_peace()
     except KeyboardInterrupt:  # while the program itself is being read
         _end_in_peace()
-        sys.stderr.write(f"diffedit: {INTERRUPTION}\n")
+        tell(f"diffedit: {INTERRUPTION}")
         code = INTERRUPTED
     _leave(code)
 

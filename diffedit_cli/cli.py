@@ -26,7 +26,8 @@ from diffedit_cli import (
     warm,
 )
 from diffedit_cli import options as o
-from diffedit_cli.cli_help import MISTYPED, App, told
+from diffedit_cli.cli_help import MISTYPED, App, shows_help, told
+from diffedit_cli.console import answer, tell
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
@@ -37,14 +38,12 @@ from diffedit_cli.errors import (
     UsageError,
     exit_code,
     is_out_of_memory,
-    printable,
 )
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
     from diffedit_cli.batch import Job
     from diffedit_cli.params import Params
-    from diffedit_cli.report import Result
 
 app = App(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
@@ -71,13 +70,15 @@ def _ended() -> int:
         finally:
             print(end="", flush=True)  # only then is it known whether standard output took it
     except MISTYPED as error:
-        said = told(error)
-        sys.stderr.write(said + "\n") if said.startswith("Usage:") else _complain(said)
+        if shows_help(error):
+            tell(told(error), lines=True)
+        else:
+            _complain(told(error))
         return UsageError.code
     except DiffEditError as error:
         _complain(str(error))
         return error.code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _complain(INTERRUPTION)
         return INTERRUPTED
     except Exception as error:
@@ -86,15 +87,15 @@ def _ended() -> int:
             return DeviceError.code
         from diffedit_cli.batch import bug_message
 
-        _complain(traceback.format_exc() if verbose else bug_message(error))
+        _complain(traceback.format_exc() if verbose else bug_message(error), lines=verbose)
         return 1
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C
         _complain(INTERRUPTION)
     return code if isinstance(code, int) else 0
 
 
-def _complain(message: str) -> None:
-    sys.stderr.write(f"diffedit: {printable(message, lines=True)}\n")
+def _complain(message: str, lines: bool = False) -> None:
+    tell(f"diffedit: {message}", lines)
 
 
 @app.callback(invoke_without_command=True)
@@ -104,10 +105,11 @@ def _start(
 ) -> None:
     """Change a picture by words: diffedit edit photo.png --from cat --to dog
 
-    Every option can also stand in diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30).
+    Every option can also stand in your diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30); the
+    file of a folder may say how its pictures are edited.
     """
     if version:
-        print(f"diffedit {__version__}")
+        answer(f"diffedit {__version__}")
         raise typer.Exit
     found = settings.read()
     commands: dict[str, Any] = getattr(context.command, "commands", {})
@@ -119,10 +121,6 @@ def _start(
         for flag in parameter.opts
         if flag.startswith("--")
     }
-    if unknown := sorted(set(found) - set(parameters)):
-        raise UsageError(
-            f"{settings.FILE_NAME} sets {', '.join(unknown)}, which no command has; see diffedit edit --help."
-        )
     defaults = {
         parameters[name].name: _setting(name, value, parameters[name].multiple) for name, value in found.items()
     }
@@ -173,7 +171,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
     Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
     """
-    from diffedit_cli import batch, running
+    from diffedit_cli import batch, files, running
     from diffedit_cli.made import Made
     from diffedit_cli.report import Reporter, Result
 
@@ -184,36 +182,37 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             pictures = [job.input for job in jobs]
             launched = launch.Launch(given, reporter)
             launched.check_words(jobs[0].params, jobs[0].stages if command == "edit" else (command,))
+            if given["depfile"]:
+                _depfile(batch.expected(command, jobs[0]), jobs[0], launched)
         except DiffEditError as error:
             if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
                 said = {"code": error.code, "message": str(error)}
                 for picture in pictures:
                     failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
-                    sys.stdout.write(failed.json() + "\n")
+                    answer(failed.json())
             raise
         work: running.Command = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
         if given["cache"] and not given["force"]:
             expected = functools.partial(batch.expected, command)
             work = running.once(work, Made(cli_models.kept(given)), expected, launched.about | {"command": command})
-        on_bug = reporter.error if given["verbose"] else lambda _: None
+        on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
         with profiling.profiled(given["profile"], force=given["force"]):
             for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
                 reporter.result(result)
                 if given["depfile"] and result.error is None:
-                    _write_depfile(given["depfile"], jobs[0], result, launched)
+                    files.publish(given["depfile"], _depfile(map(Path, result.outputs), jobs[0], launched))
                 codes[result.error["code"] if result.error else 0] += 1
     if code := exit_code(codes):
         raise typer.Exit(code)
 
 
-def _write_depfile(path: Path, job: Job, result: Result, launched: launch.Launch) -> None:
-    """For Make: the outputs depend on every file that was read. Raises OutputError."""
-    from diffedit_cli import files
+def _depfile(outputs: Iterable[Path], job: Job, launched: launch.Launch) -> bytes:
+    """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
     from diffedit_cli.made import rule
 
     models = [file for folder in (launched.folder, launched.inpainter) if folder for file in folder.files()]
-    files.publish(path, rule(map(Path, result.outputs), [*job.inputs, *models]).encode())
+    return rule(outputs, [*job.inputs, *models])
 
 
 def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
@@ -284,15 +283,15 @@ def info(**given: Any) -> None:
         raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:
-        print(json.dumps({**record, "command": line}))
+        answer(json.dumps({**record, "command": line}))
         return
     for name, value in record.items():
         rows = value.items() if isinstance(value, dict) else [(None, value)]
         for inner, item in rows:
             shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
-            print(printable(f"{name if inner is None else f'{name} {inner}'}: {shown}"))
+            answer(f"{name if inner is None else f'{name} {inner}'}: {shown}")
     for each in [*before, line] if line else []:
-        print(printable(each))
+        answer(each)
 
 
 @app.command()
@@ -309,7 +308,7 @@ def doctor(**given: Any) -> None:
     model = functools.partial(cli_models.chosen, given, say=lambda _: None)
     findings = examine.everything(model, given["device"], given["dtype"], Cache(cli_models.kept(given)))
     if given["json"]:
-        print(json.dumps([finding.__dict__ for finding in findings]))
+        answer(json.dumps([finding.__dict__ for finding in findings]))
     else:
         rows = [(finding.what, "ok" if finding.code == 0 else "PROBLEM", finding.detail) for finding in findings]
         write_table(("WHAT", "STATE", "DETAIL"), rows)
@@ -326,16 +325,16 @@ def serve(**given: Any) -> None:
     """
     if given["stop"]:
         stopped = warm.stop_all()
-        print(f"Stopped {stopped}." if stopped else "No server is running.")
+        answer(f"Stopped {stopped}." if stopped else "No server is running.")
     elif given["status"]:
         states = [f"process {process}: {state}" for process, state in warm.state()]
-        print("\n".join(states) or "No server is running.")
+        answer("\n".join(states) or "No server is running.", lines=True)
     elif given["idle"] <= 0:
         raise UsageError(f"--idle {given['idle']:g} is no time to wait; give seconds above 0.")
     else:
         from diffedit_cli import serving
 
         def ready(address: Path) -> None:
-            print(f"serving on {address}; end it with: diffedit serve --stop", file=sys.stderr, flush=True)
+            tell(f"serving on {address}; end it with: diffedit serve --stop")
 
         serving.Server(run).serve(given["idle"], ready)

@@ -8,6 +8,7 @@ from typing import Any
 from diffedit_cli import cli_models
 from diffedit_cli import options as o
 from diffedit_cli.cli_help import App
+from diffedit_cli.console import answer
 from diffedit_cli.errors import UsageError
 from diffedit_cli.options import takes
 
@@ -30,7 +31,7 @@ def cache_list(**given: Any) -> None:
         for entry in entries
     ]
     write_table(("KIND", "BYTES", "USED", "KEY"), rows)
-    print(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
+    answer(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
 
 
 @app.command("prune")
@@ -53,4 +54,4 @@ def _prune(folder: Path, keep_bytes: int) -> None:
     from diffedit_cli.cache import Cache
 
     removed = Cache(folder).prune(keep_bytes)
-    print(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")
+    answer(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

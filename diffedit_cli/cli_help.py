@@ -49,10 +49,15 @@ class App(typer.Typer):
         return super().command(name, cls=Command, context_settings=self.told, **more)
 
 
+def shows_help(error: Any) -> bool:
+    """Whether nothing is wrong with a command line but that it asks for nothing."""
+    return str(error.format_message()).startswith("Usage:")
+
+
 def told(error: Any) -> str:
     """What is wrong with a command line, as one sentence; of a command without anything to do its help."""
     message: str = error.format_message()
-    if message.startswith("Usage:"):
+    if shows_help(error):
         return message
     command = error.ctx.command_path if error.ctx else "diffedit"
     see = f"see {command} --help."

@@ -14,6 +14,7 @@ import typer
 from diffedit_cli import options as o
 from diffedit_cli import paths, unfinished, weights
 from diffedit_cli.cli_help import App
+from diffedit_cli.console import answer, tell
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.options import takes
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from diffedit_cli.models import ModelFolder
 
 app = App(help="Which models there are.")
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
 
 
 def kept(given: dict[str, Any]) -> Path:
@@ -59,7 +56,7 @@ def list_models(**given: Any) -> None:
     here = {name: models.is_here(name) for name in models.NAMES}
     if given["json"]:
         facts = {name: dataclasses.asdict(known) for name, known in models.NAMES.items()}
-        print(
+        answer(
             json.dumps(
                 [{"name": name, "here": here[name], "default": name == default, **facts[name]} for name in models.NAMES]
             )
@@ -78,7 +75,7 @@ def list_models(**given: Any) -> None:
     ]
     write_table(("NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"), rows)
     if default not in models.NAMES:
-        print(f"The default is {default}")
+        answer(f"The default is {default}")
 
 
 @app.command()
@@ -90,15 +87,15 @@ def pull(**given: Any) -> None:
 
     name = given["name"]
     if (known := models.NAMES.get(name)) and name != models.BUILTIN:  # this is known without the hub
-        _tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
+        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
     if given["offline"]:
         raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
     offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
     missing = offer.missing
     for file in offer.files:
-        _tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
+        tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
     size = amount(sum(file.size for file in missing))
-    _tell(f"{len(missing)} files, {size} to download of {offer.repository}, licence {offer.licence}")
+    tell(f"{len(missing)} files, {size} to download of {offer.repository}, licence {offer.licence}")
     if not missing:
         return
     if not given["yes"]:
@@ -106,7 +103,7 @@ def pull(**given: Any) -> None:
             raise UsageError("There is no terminal to ask whether to download this; add --yes.")
         if not typer.confirm("Download?", err=True):
             raise typer.Exit(INTERRUPTED)
-    hub.download(offer, _tell)
+    hub.download(offer, tell)
 
 
 @app.command()
@@ -116,14 +113,14 @@ def use(**given: Any) -> None:
     from diffedit_cli import models, settings
 
     name, config = given["name"], given["model_config"]
-    models.find(name, kept=kept(given), config=config, say=_tell)
+    models.find(name, kept=kept(given), config=config, say=tell)
     name = _anywhere(name)
     path = settings.change("model", name)
     if config:
         settings.change("model-config", _anywhere(config))
-    print(f"model = {name} in {path}")
+    answer(f"model = {name} in {path}")
     if (effective := settings.effective("model", models.BUILTIN)) != name:
-        _tell(f"warning: DIFFEDIT_MODEL or {settings.FILE_NAME} in this folder still says {effective}")
+        tell(f"warning: DIFFEDIT_MODEL still says {effective}")
 
 
 def _anywhere(name: str) -> str:
@@ -142,7 +139,7 @@ def show(**given: Any) -> None:
     from diffedit_cli.report import amount
 
     name = given["name"] or settings.effective("model", models.BUILTIN)
-    model = models.find(name, kept=kept(given), config=given["model_config"], say=_tell)
+    model = models.find(name, kept=kept(given), config=given["model_config"], say=tell)
     sizes = model.sizes()
     known = models.NAMES.get(name)
     found = {
@@ -159,7 +156,7 @@ def show(**given: Any) -> None:
         "bytes": sum(sizes.values()),
     }
     if given["json"]:
-        print(json.dumps(found))
+        answer(json.dumps(found))
         return
     shown = found | {
         "native-size": f"{found['native-size']} px",
@@ -169,7 +166,7 @@ def show(**given: Any) -> None:
     }
     for key, value in shown.items():
         if value is not None:
-            print(f"{key}: {value}")
+            answer(f"{key}: {value}")
 
 
 @app.command()
@@ -182,12 +179,12 @@ def save(**given: Any) -> None:
     folder: Path = given["folder"]
     with unfinished.alone(folder.parent):  # while another process replaces it, it has another name for a moment
         _check_folder(folder, given["force"])
-    model = chosen(given, _tell)
+    model = chosen(given, tell)
     with unfinished.alone(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
     model.save(folder, lambda copy: _add(model, copy) if model.loras or model.embeddings else None)
-    print(folder)
+    answer(str(folder))
 
 
 def _add(model: ModelFolder, copy: Path) -> None:

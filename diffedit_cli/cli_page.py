@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli import options as o
+from diffedit_cli.console import answer
 from diffedit_cli.options import takes
 
 
@@ -31,4 +32,4 @@ def report(**given: Any) -> None:
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     if not given["quiet"]:
-        print(target)
+        answer(str(target))

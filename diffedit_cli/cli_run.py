@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
@@ -17,6 +16,7 @@ import typer
 
 from diffedit_cli import files, launch, naming, shards
 from diffedit_cli import options as o
+from diffedit_cli.console import answer
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
 from diffedit_cli.options import takes
 
@@ -65,7 +65,7 @@ def run(**given: Any) -> None:
             place.ledger(shard) as ledger,
             _finishing(reporter.say) as stopping,
         ):
-            on_bug = reporter.error if given["verbose"] else lambda _: None
+            on_bug = reporter.trace if given["verbose"] else lambda _: None
 
             def read() -> Iterator[Row]:
                 streamed = sources.streamed(streams, null=given["null"])
@@ -126,7 +126,7 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
     except DiffEditError as error:
         if given["json"]:
             for row in listed:
-                sys.stdout.write(running.refused(row, error).json() + "\n")
+                answer(running.refused(row, error).json())
         raise
 
 

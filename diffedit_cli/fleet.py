@@ -13,6 +13,7 @@ from typing import Any
 
 from diffedit_cli import batch, launch, places, running
 from diffedit_cli.batch import Job
+from diffedit_cli.console import tell
 from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
 from diffedit_cli.params import AUTO
 from diffedit_cli.remote import Fetched
@@ -148,4 +149,4 @@ def _workers(count: int, given: dict[str, Any]) -> list[Any]:
 
 def _print(trace: str) -> None:
     """Where Ray passes it on, if it was asked for."""
-    print(trace, file=sys.stderr, flush=True)
+    tell(trace, lines=True)

@@ -24,7 +24,7 @@ PER_PICTURE = (
 )  # fmt: skip
 NEEDS = ("from_", "to")
 OF_A_PICTURE = (
-    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in ("inpainter", "safety")},
+    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in o.PAINTER},
     o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
 )  # fmt: skip
 _MEANING = {"from_": "is in the picture now", "to": "it should become"}

@@ -20,6 +20,8 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
+DECLARED: set[str] = set()
+"""The long names of all options, without dashes in front."""
 _WORDS: dict[str, dict[str, float | str]] = {  # in place of numbers
     "maps": {AUTO: AUTO}, "threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0},
 }  # fmt: skip
@@ -42,6 +44,7 @@ def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
 def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more: Any) -> Any:
     """`more` is for Typer."""
     flags = [option(name)]
+    DECLARED.add(flags[0].removeprefix("--"))
     if kind is bool and default:
         flags = [f"{flags[0]}/--no-{name}"]
     if name in _SWITCHES:
@@ -112,14 +115,15 @@ def _embeds(panel: str, *names: str) -> Group:
     )
 
 
+_EXPAND_MODEL = _params("What to change", expand_model="A Flan-T5 model: a hub id or a folder.")
 PROMPTS = (
     _params("What to change", from_="What is in the picture now.", to="What it should become.")
     | _embeds("What to change", "from", "to")
     | _params(
         "What to change",
         expand="So many sentences about each of --from and --to, written by --expand-model, are averaged.",
-        expand_model="A Flan-T5 model: a hub id or a folder.",
     )
+    | _EXPAND_MODEL
 )
 PROMPTS_FOR_EDIT = PROMPTS | _params("What to change", from_="What is in the picture now (not needed with --mask).")
 TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
@@ -171,12 +175,16 @@ PRESET: Group = {
     )
 }
 SCHEDULER = _params("Noise levels", scheduler="dpm++, or ddim that needs more steps.")
+_CAPTION_MODEL = _params("Inversion", caption_model="A BLIP model: a hub id or a folder.")
 INVERSION = (
     SCHEDULER
     | _params(
         "Inversion",
         caption="What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
-        caption_model="A BLIP model: a hub id or a folder.",
+    )
+    | _CAPTION_MODEL
+    | _params(
+        "Inversion",
         invert_guidance="How strongly the inversion follows the caption.",
         strength="How far into noise the picture goes, 0 to 1 (default: 0.9; background and add 1, remove 0.5).",
         invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
@@ -194,6 +202,11 @@ FRAMES = _group(
     "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
 )
 GUIDANCE = _params("Edit", guidance="How strongly to follow --to (default: 7.5, with builtin 4; to remove, 1).")
+PAINTER = _group(
+    "Edit",
+    inpainter=(str | None, None, "Let this inpainting model repaint, in place of the inversion and the edit."),
+    safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
+)
 EDIT = (
     GUIDANCE
     | _params(
@@ -209,17 +222,17 @@ EDIT = (
         best="Keep only the one of --variants that --to explains best.",
     )
     | _embeds("Edit", "negative")
-    | _group(
-        "Edit",
-        inpainter=(str | None, None, "Let this inpainting model repaint, in place of the inversion and the edit."),
-        safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
-    )
+    | PAINTER
 )
 STAGES = _group(
     "Edit",
     mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
+_EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
+_CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
+EDITING = frozenset(option(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
+"""What says how a picture is edited, and nothing else: a stranger's folder may set it."""
 CONFIG = _group(
     "Model and device",
     model_config=(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from diffedit_cli import console
 from diffedit_cli.errors import printable
 
 LOADING = "load"
@@ -85,7 +86,7 @@ class Reporter:
         self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars = Bars(
-            TextColumn("{task.description:>16}"),
+            TextColumn("{task.description:>16}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -112,7 +113,7 @@ class Reporter:
 
     def loading(self, model: str) -> None:
         """Libraries and model are being loaded; the first step of a stage ends it."""
-        self._tasks[LOADING] = self._bars.add_task(f"loading {model}", total=None)
+        self._tasks[LOADING] = self._bars.add_task(printable(f"loading {model}"), total=None)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """One step of a stage is done."""
@@ -141,7 +142,7 @@ class Reporter:
             self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate or "pictures")
         if self._as_json:
             more = {} if self._pace is None else {"progress": self._pace.record()}
-            self._output.write(result.json(**more) + "\n")
+            console.write(self._output, result.json(**more))
             self._output.flush()
         for warning in result.warnings:
             if warning not in self._warned:  # what holds for a whole run is said once
@@ -176,7 +177,11 @@ class Reporter:
 
     def error(self, message: str) -> None:
         """Shown even when quiet."""
-        self._console.print(f"diffedit: {printable(message, lines=True)}", markup=False)
+        self._console.print(printable(f"diffedit: {message}"), markup=False)
+
+    def trace(self, text: str) -> None:
+        """What a bug left behind, in several lines."""
+        self._console.print(printable(f"diffedit: {text}", lines=True), markup=False)
 
     def _remove(self, bar: object) -> None:
         if bar in self._tasks:
@@ -283,4 +288,4 @@ def write_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
     """A plain aligned table on standard output, for people and for `cut`."""
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     for row in [headings, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        console.answer("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

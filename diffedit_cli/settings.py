@@ -1,4 +1,7 @@
-"""`diffedit.toml`: options from the working folder's file, then from the user's."""
+"""`diffedit.toml`: options from the working folder's file, then from the user's.
+
+A working folder may be a stranger's download: its file says how a picture is edited, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import files, paths
+from diffedit_cli import files, options, paths
 from diffedit_cli.errors import OutputError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -16,6 +19,7 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "diffedit.toml"
+LARGEST = 2**20  # bytes of a file
 
 
 def users_file() -> Path:
@@ -24,19 +28,32 @@ def users_file() -> Path:
 
 def read() -> dict[str, Any]:
     """Long option names without dashes in front -> values. Raises UsageError for a file that cannot be used."""
-    settings: dict[str, Any] = {}
-    for path in (users_file(), Path(FILE_NAME)):
+    users, here = users_file(), Path(FILE_NAME)
+    own, found = _read(users), _read(here)
+    if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
+        raise UsageError(
+            f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
+            f"edited, so set that in your own, {users}, or on the command line."
+        )
+    return own | found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What one file says, if it is there."""
+    try:
         if not paths.is_file(path):
-            continue
-        try:
-            found = tomllib.loads(paths.read(path).decode("utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
-        for name, value in found.items():
-            if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
-                raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
-        settings |= found
-    return settings
+            return {}
+        if path.stat().st_size > LARGEST:
+            raise ValueError("it is too large")
+        found = tomllib.loads(paths.read(path).decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
+    for name, value in found.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
+            raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
+    if unknown := sorted(found.keys() - options.DECLARED):
+        raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has; see diffedit edit --help.")
+    return found
 
 
 def effective(name: str, default: str) -> str:

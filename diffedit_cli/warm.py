@@ -18,6 +18,7 @@ from pathlib import Path
 
 from diffedit_cli import __version__, paths
 from diffedit_cli.cache import default_root
+from diffedit_cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DeviceError
 
 COMMANDS = ("edit", "mask", "invert")
@@ -72,7 +73,7 @@ def handed_over(words: list[str]) -> int | None:
                 _send(connection, words)
                 return _awaited(connection)
     except KeyboardInterrupt:
-        sys.stderr.write(f"diffedit: {INTERRUPTION}\n")
+        tell(f"diffedit: {INTERRUPTION}")
         return INTERRUPTED
     return None
 
@@ -128,7 +129,7 @@ def _awaited(connection: socket.socket) -> int:
         code = _answer(connection)
     if code:
         return code[0]
-    sys.stderr.write("diffedit: The server ended before the work did, perhaps for lack of memory; run it again.\n")
+    tell("diffedit: The server ended before the work did, perhaps for lack of memory; run it again.")
     return DeviceError.code
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffedit_cli import formats, models
+from diffedit_cli import formats, models, settings
 from diffedit_cli.engine import families
 from diffedit_cli.engine.model import Embedding
 
@@ -233,8 +233,11 @@ def test_settings_and_environment_take_one_or_several(
     shutil.copy("a.safetensors", "b.safetensors")
     said = {"lora = 'a.safetensors:2'": ["a.safetensors:2"],
             "lora = ['a.safetensors', 'b.safetensors']": ["a.safetensors", "b.safetensors"]}  # fmt: skip
+    own = tmp_path / "config" / "diffedit.toml"
+    own.parent.mkdir()
+    monkeypatch.setattr(settings, "users_file", lambda: own)
     for text, expected in said.items():
-        Path("diffedit.toml").write_text(text)
+        own.write_text(text)
         assert diffedit("invert", "cat.png").code == 0
         assert diffedit("info", "cat.latents.safetensors", "--json").json["lora"] == expected
     monkeypatch.setenv("DIFFEDIT_LORA", "b.safetensors:0.5 a.safetensors")

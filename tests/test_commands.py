@@ -40,17 +40,21 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
     assert steps_used("--steps", "6") == 6
 
 
-def test_the_file_sets_prompts_and_switches(here: Path) -> None:
-    (here / "diffedit.toml").write_text('from = "cat"\nto = "dog"\njson = true\ncache = false\nmask-strength = 0.8\n')
+def test_the_files_set_prompts_and_switches(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "diffedit.toml").write_text('from = "cat"\nto = "dog"\nmask-strength = 0.8\n')
+    (here / "own.toml").write_text("json = true\ncache = false\n")
+    monkeypatch.setattr(settings, "users_file", lambda: here / "own.toml")
     found = diffedit("mask", "cat.png").json
     assert found["cache"] == {"mask": "miss"}
     assert diffedit("mask", "cat.png").json["cache"] == {"mask": "miss"}
     assert diffedit("info", "cat.mask.png").json["mask-strength"] == 0.8
 
 
-def test_the_cache_commands_follow_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("here")
+def test_the_cache_commands_follow_the_file(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIFFEDIT_CACHE_DIR")
-    (here / "diffedit.toml").write_text('cache-dir = "kept"\n')
+    users.parent.mkdir()
+    users.write_text('cache-dir = "kept"\n')
     assert diffedit("invert", "cat.png").code == 0
     assert "2 entries" in diffedit("cache", "list").out.decode()
     assert "removed 2 entries" in diffedit("cache", "clear").out.decode()
@@ -203,12 +207,10 @@ def test_models_use_that_fails_changes_nothing(users: Path) -> None:
     assert diffedit("models", "use", "builtin").code == 6
 
 
-@pytest.mark.usefixtures("users")
-def test_models_use_says_when_something_else_wins(here: Path, monkeypatch: pytest.MonkeyPatch, tiny_v: Path) -> None:
+@pytest.mark.usefixtures("users", "here")
+def test_models_use_says_when_something_else_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIFFEDIT_MODEL")
     assert "warning" not in diffedit("models", "use", "builtin").err
-    (here / "diffedit.toml").write_text(f"model = '{tiny_v}'\n")
-    assert f"still says {tiny_v}" in diffedit("models", "use", "builtin").err
     monkeypatch.setenv("DIFFEDIT_MODEL", "sdxl")
     assert "still says sdxl" in diffedit("models", "use", "builtin").err
 

@@ -19,14 +19,14 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
     {"errors", "cli_help"},
-    {"", "paths", "streams", "unfinished"},
+    {"", "console", "paths", "streams", "unfinished"},
     {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting", "phrases"},
     {"deep", "engine.evidence", "engine.packing", "engine.region", "presets", "profiling", "prompts", "wording"},
     {"keywords", "params"},
     {"engine.seam", "naming", "plan"},
-    {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options", "settings"},
-    {"cells", "made", "warm"},
+    {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options"},
+    {"cells", "made", "settings", "warm"},
     {"additions", "checkpoints", "formats", "rows"},
     {"models", "sources"},
     {"engine.calls", "engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts", "vocabulary"},

@@ -14,6 +14,7 @@ import pytest
 from command import WORDS, diffedit, picture
 
 from diffedit_cli.cache import Cache
+from diffedit_cli.errors import UsageError
 from diffedit_cli.made import rule
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -69,9 +70,104 @@ def test_another_command_of_the_same_output_is_another() -> None:
 # Rules
 
 
-def test_a_rule_escapes_what_make_would_read() -> None:
-    said = rule([Path("a b.png")], [Path("c#d$e%.png"), Path("f:g.png")])
-    assert said == "a\\ b.png: c\\#d$$e\\%.png f\\:g.png\nc\\#d$$e\\%.png:\nf\\:g.png:\n"
+MIDDLES = [letter for letter in map(chr, [*range(1, 128), 128, 160, 233]) if letter != "/" and not letter.isalnum()]
+NAMES = [
+    *(f"a{middle}b.png" for middle in MIDDLES),
+    *(f"{first}b.png" for first in MIDDLES),
+    *(f"a{last}" for last in MIDDLES),
+    *(
+        "100%.png",
+        "a%b%c",
+        "~root",
+        "a = b",
+        "a := b",
+        "$(touch MADE)",
+        "`touch MADE`",
+        "a\\ b",
+        "a\\%b",
+        "a\\\\b",
+        "export",
+    ),
+    *(
+        "\n\ttouch\tMADE\n\ttrue\t.png",
+        "\ttouch MADE",
+        "a;touch MADE",
+        "a|b&c=d?e*[f].png",
+        "x\n>pwned\n.json",
+        "\udce9.png",
+    ),
+]
+
+
+def make(name: str) -> subprocess.CompletedProcess[bytes]:
+    words = ["make", "-f", "M", "--", name]
+    return subprocess.run(words, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+
+
+def spelled(target: str, source: str) -> bytes | None:
+    """The rule; None for a name that Make has no spelling for."""
+    try:
+        return rule([Path(target)], [Path(source)])
+    except UsageError:
+        assert {*target, *source} & {*map(chr, range(32)), *"\\; )\u00a0"}
+        return None
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_make_reads_each_name_as_it_is_or_is_not_told_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = spelled("out", name)
+    if said is None:
+        return
+    Path("M").write_bytes(b"out: ; @echo REMADE; touch out\n" + said)
+    for path in (name, "out"):
+        Path(path).touch()
+    os.utime(name, (1, 1))
+    assert b"up to date" in make("out").stdout
+    os.utime("out", (1, 1))
+    os.utime(name, (100, 100))
+    assert b"REMADE" in make("out").stdout
+    Path(name).unlink()
+    assert make("out").returncode == 0  # it may go away
+    assert not Path("MADE").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[0] not in "-=~"], ids=ascii)  # else no goal for Make
+def test_make_makes_what_has_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = spelled(name, "source")
+    if said is None:
+        return
+    Path("M").write_bytes(said.split(b"\n")[0] + b"\n\t@echo REMADE\n")
+    for path in (name, "source"):
+        Path(path).touch()
+    os.utime("source", (1, 1))
+    assert b"up to date" in make(name).stdout
+    os.utime(name, (1, 1))
+    os.utime("source", (100, 100))
+    assert make(name).stdout == b"REMADE\n"
+    assert not Path("MADE").exists()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["100%.png", "caf\udce9.png", "a=b c.png"])
+def test_a_depfile_names_any_picture(name: str) -> None:
+    Path("cat.png").rename(name)
+    assert diffedit("mask", name, *WORDS, "-o", "out.png", "--depfile", "out.d").code == 0
+    Path("M").write_text("out.png: ; @echo REMADE; touch out.png\ninclude out.d\n")
+    os.utime("out.png", (1, 1))
+    assert b"REMADE" in make("out.png").stdout
+
+
+def test_a_name_that_make_cannot_have_is_refused_before_any_work(here: Path, copy: Path) -> None:
+    words = ("mask", "cat.png", *WORDS, "-o", "out.png", "--depfile", "out.d")
+    (copy / "unet" / "x\n>pwned\n.json").write_text("{}")
+    ran = diffedit(*words, "--model", copy)
+    assert ran.code == 2
+    assert "--depfile cannot name" in ran.err
+    assert not [name for name in ("out.png", "out.d") if (here / name).exists()]
 
 
 def test_a_depfile_names_all_that_was_read(here: Path, tiny_epsilon: Path) -> None:
