@@ -16,6 +16,7 @@ import typer
 from diffedit_cli import (
     __version__,
     cli_cache,
+    cli_config,
     cli_models,
     cli_page,
     cli_run,
@@ -50,6 +51,7 @@ app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_run.run)
 app.command()(cli_page.report)
+app.command()(cli_config.config)
 
 
 def run() -> int:

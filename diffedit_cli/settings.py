@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,28 @@ LARGEST = 2**20  # bytes of a file
 
 def users_file() -> Path:
     return paths.of_user("config") / FILE_NAME
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place that settings come from, whether it is there, and what it sets, by long names without dashes."""
+
+    where: str
+    there: bool
+    values: dict[str, Any]
+
+
+def layers() -> list[Layer]:
+    """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
+    read()
+    files_ = [Layer(str(path), paths.is_file(path), _read(path)) for path in (users_file(), Path(FILE_NAME))]
+    told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
+    return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]
+
+
+def variable(name: str) -> str:
+    """The environment's name of an option."""
+    return f"DIFFEDIT_{name.replace('-', '_').upper()}"
 
 
 def read() -> dict[str, Any]:
@@ -58,7 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def effective(name: str, default: str) -> str:
     """What a command takes for `--NAME` when it is not given."""
-    return os.environ.get(f"DIFFEDIT_{name.upper()}") or str(read().get(name, default))
+    return os.environ.get(variable(name)) or str(read().get(name, default))
 
 
 def change(name: str, value: str) -> Path:

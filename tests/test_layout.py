@@ -46,7 +46,7 @@ LAYERS = (
     {"cli_models"},
     {"launch"},
     {"fleet"},
-    {"cli_cache", "cli_page", "cli_run"},
+    {"cli_cache", "cli_config", "cli_page", "cli_run"},
     {"cli"},
     {"__main__"},
 )
