@@ -165,7 +165,7 @@ def invert(**given: Any) -> None:
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
-    _execute(given, "edit", given["images"], needs=("to",) if given["mask"] else ("from_", "to"))
+    _execute(given, "edit", given["images"], needs=launch.needs(given))
 
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 @takes(
-    o.SOURCES, o.PROMPTS, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES,
-    o.PRESET, o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
+    o.SOURCES, o.PROMPTS_FOR_EDIT, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.STAGES_OF_EACH, o.EDIT, o.MASK, o.ZOOM, o.SEED,
+    o.INVERSION, o.FRAMES, o.PRESET, o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run(**given: Any) -> None:
     """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl.
@@ -172,9 +172,9 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
     from diffedit_cli import batch, remote, running
 
-    shared, out = launch.shared(given, needs=launch.NEEDS), Path(remote.local(given["out"]))
+    share, out = launch.for_rows(given), Path(remote.local(given["out"]))
     usable = [row for row in rows if row.problem is None]
-    jobs = [running.job_of(row, lambda _: shared, out, given["name"]) for row in usable]
+    jobs = [running.job_of(row, share, out, given["name"]) for row in usable]
     batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
     batch.check_together(jobs)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cells, cli_models, prompts, vocabulary
+from diffedit_cli import cells, cli_models, naming, prompts, vocabulary
 from diffedit_cli import options as o
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
@@ -22,7 +22,8 @@ PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
     "frames", "save_embeds", *o.SHOWN,
 )  # fmt: skip
-NEEDS = ("from_", "to")
+GIVEN_FILES = ("mask", "latents", "within", "exclude")
+"""Of each picture of a run one, by a template."""
 OF_A_PICTURE = (
     o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in o.PAINTER},
     o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
@@ -66,13 +67,22 @@ def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
 
     It raises what `shared` does, and UsageError for an option that no row can have.
     """
-    common = functools.cache(lambda: shared(given, needs=NEEDS))
+    templates = {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
+    common = functools.cache(lambda: shared(given, needs=needs(given)))
 
     def of(row: Row) -> dict[str, Any]:
-        own = dict(cells.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
-        return shared({**given, **own}, needs=("to",) if own.get("mask") else NEEDS) if own else common()
+        own: dict[str, Any] = {
+            name: naming.given_for(template, f"--{name}", row.place) for name, template in templates.items()
+        }
+        own |= dict(cells.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output")
+        return shared({**given, **own}, needs(given | own)) if own else common()
 
     return of
+
+
+def needs(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The prompts that an edit must have: with a mask nothing has to be found."""
+    return ("to",) if given.get("mask") else ("from_", "to")
 
 
 class Launch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -23,26 +24,30 @@ FIELDS = {
 }
 
 
-def check(template: str) -> None:
+OF_FILES = {**{name: FIELDS[name] for name in ("stem", "ext")}, "folder": "the folders between it and its source"}
+"""Of the templates of what is given for each picture."""
+
+
+def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS) -> None:
     """Raises UsageError for a template that names no file."""
     try:
         fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise UsageError(f"--name {template} is no template: {error}; {{stem}}-{{to}}{{ext}} is one.") from error
-    if unknown := {name for name, _ in fields} - set(FIELDS):
-        known = ", ".join(f"{{{name}}}" for name in FIELDS)
-        raise UsageError(f"--name {template} asks for {{{min(unknown)}}}; there are {known}.")
+        raise UsageError(f"{flag} {template} is no template: {error}; {{stem}}{{ext}} is one.") from error
+    if unknown := {name for name, _ in fields} - set(known):
+        there = ", ".join(f"{{{name}}}" for name in known)
+        raise UsageError(f"{flag} {template} asks for {{{min(unknown)}}}; there are {there}.")
     try:
         for _, form in fields:
             if not re.fullmatch(WRITTEN, form):
                 raise ValueError(f"{form!r} is no width of two digits")
-        template.format(**dict.fromkeys(FIELDS, "a") | {"seed": 1})
+        template.format(**dict.fromkeys(known, "a") | {"seed": 1})
     except ValueError as error:
         raise UsageError(
-            f"--name {template} cannot be filled in: {error}; leave out what follows the : in it."
+            f"{flag} {template} cannot be filled in: {error}; leave out what follows the : in it."
         ) from None
     if not template.strip() or template.endswith("/"):
-        raise UsageError(f"--name {template} names no file; {DEFAULT} does.")
+        raise UsageError(f"{flag} {template} names no file; {DEFAULT} does.")
 
 
 def named(template: str, place: Path, extension: str, params: Params) -> Path:
@@ -55,6 +60,12 @@ def named(template: str, place: Path, extension: str, params: Params) -> Path:
     words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
     name = template.format(stem=place.stem, ext=extension, **words)
     return below(place.parent / name)
+
+
+def given_for(template: Path, flag: str, place: Path) -> Path:
+    """A file that is given for each picture, such as masks/{folder}/{stem}.png. Raises UsageError for no template."""
+    check(str(template), flag, OF_FILES)
+    return Path(str(template).format(stem=place.stem, ext=place.suffix, folder=place.parent))
 
 
 def below(path: Path) -> Path:

@@ -229,6 +229,11 @@ STAGES = _group(
     mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
+STAGES_OF_EACH = _group(
+    "Edit",
+    mask=(Path | None, None, "Repaint the white of this picture; of each its own with {stem}, {ext}, {folder}."),
+    latents=(Path | None, None, "Use this inversion; of each picture its own, as --mask."),
+)
 _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
 _CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
 EDITING = frozenset(option(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())

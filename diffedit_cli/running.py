@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 AHEAD = 2  # pictures that are read while another is edited
 SCHEMA = 1  # of identities
+READ = {"input": "picture", "mask": "mask", "latents": "latents file", "within": "mask", "exclude": "mask"}
+"""The files of a job, and what each is."""
 
 Command = Callable[[Job, OpenWorkbench], Result]
 Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
@@ -60,7 +62,7 @@ def identity(job: Job, about: dict[str, Any]) -> str:
 
     Raises InputError for a file that cannot be read.
     """
-    read = {name: _content(getattr(job, name)) for name in ("input", "mask", "latents", "within", "exclude")}
+    read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     rest |= {"strip-metadata": True} if job.strip_metadata else {}
     return digest({**job.params.record(), **read, **rest, **about})
@@ -243,14 +245,14 @@ def _painted(
     return save if isinstance(save, Result) else lambda: batch.attempted(job, save, on_bug)
 
 
-def _content(path: Path | None) -> str | None:
+def _content(path: Path | None, what: str) -> str | None:
     if path is None:
         return None
-    files.check_readable(path, "picture")
+    files.check_readable(path, what)
     try:
         return digests.of_content(path)
     except OSError as error:
-        raise files.unread(path, "picture", error) from error
+        raise files.unread(path, what, error) from error
 
 
 def refused(row: Row, error: DiffEditError) -> Result:
