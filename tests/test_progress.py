@@ -120,3 +120,29 @@ def test_in_the_end_it_says_what_became_of_all_and_where_to_look(here: Path) -> 
     assert last("album") == "1 passed over, 1 failed  out/index.html"
     assert last("album", "--quiet").startswith("diffedit: album/none.png is not a picture")
     assert last("-") == "no pictures  out/index.html"
+
+
+def test_a_mask_that_settles_early_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = report.Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
+    monkeypatch.setattr(report, "Console", lambda **_: console)
+    with report.Reporter() as reporter:
+        shown = lambda: [(task.description, task.completed) for task in reporter._bars.tasks]  # noqa: E731
+        reporter.loading("builtin")
+        reporter.progress("mask", 1, 10)
+        reporter.progress("mask", 2, 10)
+        assert shown() == [("finding the mask", 2)]
+        reporter.progress("edit", 1, 12)
+        assert shown() == [("repainting", 1)]
+        reporter.progress("edit", 12, 12)
+        assert shown() == []
+
+
+def test_of_a_list_in_a_file_it_is_known_how_long_it_takes(here: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(here / name)
+    (here / "jobs.csv").write_text("input,seed\na.png,1\n\nb.png,2\nnone.png,3\n")
+    ran = diffedit("run", "jobs.csv", *WORDS, "--out", "out", "--json")
+    told = [json.loads(line)["progress"] for line in ran.out.splitlines()]
+    assert [one["total"] for one in told] == [3, 3, 3]
+    assert [one["finished"] for one in told] == [1, 2, 3]
+    assert "2 of 3" in ran.err
