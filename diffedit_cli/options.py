@@ -212,7 +212,11 @@ EDIT = (
     | _embeds("Edit", "negative")
     | _group(
         "Edit",
-        inpainter=(str | None, None, "Let this inpainting model repaint, in place of the inversion and the edit."),
+        inpainter=(
+            str | None,
+            None,
+            "Let this inpainting model, named like --model, repaint in place of inversion and edit.",
+        ),
         safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
     )
 )
@@ -226,7 +230,7 @@ CONFIG = _group(
     model_config=(
         str | None,
         None,
-        "For a checkpoint file: the model whose configuration and tokenizer it uses (default: by its content).",
+        "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
     ),
 )
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
