@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli import digests, paths, weights
+from diffedit_cli.engine.formats import adapter_settings
 from diffedit_cli.errors import ModelError, UsageError
 
 
@@ -68,9 +68,9 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
             raise ModelError(
                 f"{file} is no LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
             )
-        found.append(Lora(file, 1.0 if scale is None else scale, digests.of_file(file, memo)))
-    if found and importlib.util.find_spec("peft") is None:
-        raise ModelError("--lora needs the library peft; install it with: pip install 'diffedit-cli[lora]'.")
+        beside = adapter_settings(file)
+        digest = digests.of_file(file, memo) + (f" {digests.of_content(beside)}" if beside else "")
+        found.append(Lora(file, 1.0 if scale is None else scale, digest))
     return tuple(found)
 
 

@@ -195,7 +195,7 @@ class DiffEdit:
             progress=progress,
             any_picture=model is not None,
             safety=safety,
-            inpainter=None if inpainter is None else models.find(str(inpainter), kept=kept),
+            inpainter=None if inpainter is None else models.find(str(inpainter), kept=kept, config=model_config),
         )
 
     def mask(

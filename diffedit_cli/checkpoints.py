@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import files, paths, weights
+from diffedit_cli import files, paths, predictions, weights
+from diffedit_cli.engine import layouts
 from diffedit_cli.engine.formats import Family
 from diffedit_cli.errors import ModelError
 
-# What starts the names of a part's tensors; diffusers' converters go by the same.
+if TYPE_CHECKING:
+    from diffedit_cli.engine.conversion import Checkpoint
+
+# What starts the names of a part's tensors.
 NETWORK, VAE, T5 = "model.diffusion_model.", "first_stage_model.", "text_encoders.t5xxl.transformer."
 TEXT_ENCODERS = {
     "sd15": {"text_encoder": "cond_stage_model.transformer."},
@@ -28,10 +33,33 @@ TEXT_ENCODERS = {
     },
 }
 ONE_FILE = "1000GB"  # no shards
+RULES = 2
+"""The edition of what `convert` does: what an earlier one made is made anew."""
+
+_UNNEEDED = re.compile(
+    "|".join(
+        (
+            r"betas|(alphas_cumprod|posterior_mean_coef|sqrt_|log_one_minus_|posterior_(log_)?variance)\w*",
+            r"denoiser\.sigmas|logvar|lvlb_weights|scale_factor|global_step",
+            r"(\w+\.)?model_ema\..*|embedding_manager\.embedder\..*|first_stage_model\.loss\..*",
+            r"(cond_stage_model|conditioner\.embedders\.\d|text_encoders\.\w+)\.(transformer\.|model\.)?"
+            r"(logit_scale|attn_mask|(text_model\.)?embeddings\.position_ids"
+            r"|vision_model\..*|visual\..*|visual_projection\..*)",
+            r"(cond_stage_model|conditioner\.embedders\.0)\.(transformer|model)\.text_projection(\.weight)?",
+            r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)|v_pred|ztsnr",
+        )
+    )
+)
+"""What checkpoints hold beside weights: the noise schedule, what training kept, what no edit asks the text encoders,
+the half of CLIP that sees pictures, how activations were quantised, and marks that are read elsewhere."""
 
 
 def kind_of(file: Path) -> str:
-    """The named model that a checkpoint is built like. Raises ModelError for all that is no such checkpoint."""
+    """The named model that a checkpoint is built like.
+
+    Raises ModelError for all that is no such checkpoint, and for a model of another noise process.
+    """
+    predictions.refuse_edm(file)
     names = weights.header(file)
     for kind, prefixes in TEXT_ENCODERS.items():
         if all(any(name.startswith(prefix) for name in names) for prefix in (NETWORK, VAE, *prefixes.values())):
@@ -51,12 +79,19 @@ def configuration_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def edition(file: Path) -> str:
+    """What tells conversions of the same file and configuration apart: what `convert` does, and the .yaml beside."""
+    beside = predictions.digest_of_beside(file)[:16]
+    return f"{RULES}-{beside}" if beside else str(RULES)
+
+
 def convert(file: Path, configuration: Path, target: Path, family: Family) -> None:
     """Makes the folder `target`, whole or not at all: weights from the file, all else from `configuration`.
 
     Raises ModelError for files that do not fit each other, OutputError where the folder cannot be made.
     """
     kind = kind_of(file)
+    predicted = None if kind == "sd3" else predictions.of(file)
     with_t5 = any(name.startswith(T5) for name in weights.header(file))
     parts = [*family.parts, *(family.optional if with_t5 else ())]
     with files.new_folder(target) as folder:
@@ -64,14 +99,13 @@ def convert(file: Path, configuration: Path, target: Path, family: Family) -> No
             _copy_settings(configuration / part, folder / part, part)
         try:
             _write_index(configuration, folder, set(parts))
-            _mark_v_prediction(file, folder)
-            _write_networks(file, configuration, folder, kind, with_t5)
+            if kind != "sd3":  # which follows a flow
+                _settle_scheduler(file, folder, predicted)
+            _write_networks(file, folder, kind, with_t5)
         except OSError as error:
             if error.errno not in (None, errno.ENOENT):  # the disk's, not the readers' own
                 raise
             raise _unfit(file, configuration, str(error)) from error
-        except NotImplementedError as error:  # what the file did not fill is a tensor without data
-            raise _unfit(file, configuration, "weights are missing") from error
         except Exception as error:  # the readers raise all kinds
             raise _unfit(file, configuration, str(error)) from error
 
@@ -103,50 +137,69 @@ def _write_index(configuration: Path, folder: Path, parts: set[str]) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _mark_v_prediction(file: Path, folder: Path) -> None:
-    """Fine-tunes of SDXL that predict v, and those of zero terminal SNR, say so by an empty tensor of that name."""
-    marks = weights.header(file)
+def _settle_scheduler(file: Path, folder: Path, predicted: str | None) -> None:
+    """What the network predicts, and by an empty tensor of that name, that it was trained to zero terminal SNR."""
     path = folder / "scheduler" / "scheduler_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if "v_pred" in marks:
-        settings["prediction_type"] = "v_prediction"
-    if "ztsnr" in marks:
+    if predicted is not None:
+        settings["prediction_type"] = predicted
+    if "ztsnr" in weights.header(file):
         settings["rescale_betas_zero_snr"] = True
     path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _write_networks(file: Path, configuration: Path, folder: Path, kind: str, with_t5: bool) -> None:
-    import torch
-    from diffusers.loaders.single_file_utils import (
-        create_diffusers_clip_model_from_ldm,
-        create_diffusers_t5_model_from_checkpoint,
-    )
+def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
+    from diffedit_cli.engine.conversion import Checkpoint
+
+    with Checkpoint.opened(file) as checkpoint:
+        networks: dict[str, tuple[str, layouts.Layout]] = {"vae": (VAE, layouts.vae)}
+        networks |= {"transformer": (NETWORK, layouts.mmdit)} if kind == "sd3" else {"unet": (NETWORK, layouts.unet)}
+        for part, prefix in TEXT_ENCODERS[kind].items():
+            networks[part] = (prefix, layouts.open_clip if prefix.endswith(".model.") else layouts.clip)
+        networks |= {"text_encoder_3": (T5, layouts.t5)} if with_t5 else {}
+        layers = 0
+        for part, (prefix, layout) in networks.items():
+            network = _empty(folder / part, kind, part, checkpoint)
+            checkpoint.fill(network, prefix, layout, _absent(network, kind, part))
+            if part == "text_encoder_3":
+                network.tie_weights()  # its words have two names
+            if part == "text_encoder":
+                layers = network.config.num_hidden_layers
+            with weights.writing():
+                network.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+        # Stable Diffusion 2 leaves out OpenCLIP's last layer, which its files hold.
+        skipped = f"{TEXT_ENCODERS['sd21']['text_encoder']}transformer.resblocks.{layers}."
+        left = sorted(n for n in checkpoint.left if not _UNNEEDED.fullmatch(n) and not n.startswith(skipped))
+    if left:
+        others = f" and {len(left) - 1} others" if len(left) > 1 else ""
+        raise ValueError(f"{left[0]}{others} would be left out")
+
+
+def _empty(folder: Path, kind: str, part: str, checkpoint: Checkpoint) -> Any:
+    """The network of a part by its settings, without weights. How many channels a denoiser takes, the file says."""
+    from accelerate import init_empty_weights
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from safetensors.torch import load_file
     from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-    tensors = load_file(file)
+    with init_empty_weights():
+        if part in ("vae", "unet", "transformer"):
+            first = {"unet": "input_blocks.0.0.weight", "transformer": "x_embedder.proj.weight"}.get(part)
+            shape = checkpoint.shape(f"{NETWORK}{first}")
+            channels = {"in_channels": shape[1]} if shape and len(shape) == 4 else {}
+            classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "transformer": SD3Transformer2DModel}
+            return classes[part].from_config(classes[part].load_config(folder), **channels)
+        projected = kind == "sd3" or part == "text_encoder_2"
+        clip = CLIPTextModelWithProjection if projected else CLIPTextModel
+        encoder = T5EncoderModel if part == "text_encoder_3" else clip
+        return encoder(encoder.config_class.from_pretrained(folder, local_files_only=True))
 
-    def options(part: str, prefix: str) -> dict[str, Any]:
-        dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith(prefix))
-        dtype = torch.bfloat16 if dtype.itemsize == 1 else dtype  # float8 is for keeping weights, not for computing
-        return {"config": str(configuration), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
 
-    def save(model: Any, part: str) -> None:
-        with weights.writing():
-            model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+def _absent(network: Any, kind: str, part: str) -> dict[str, Any]:
+    """Weights that files need not have: in those of Stable Diffusion 3 the first text encoder's projection is none."""
+    import torch
 
-    of_sd3 = kind == "sd3"
-    network = ("transformer", NETWORK, SD3Transformer2DModel) if of_sd3 else ("unet", NETWORK, UNet2DConditionModel)
-    for part, prefix, reader in (("vae", VAE, AutoencoderKL), network):
-        save(reader.from_single_file(dict(tensors), **options(part, prefix)), part)
-    for part, prefix in TEXT_ENCODERS[kind].items():
-        encoder = CLIPTextModelWithProjection if of_sd3 or part == "text_encoder_2" else CLIPTextModel
-        save(create_diffusers_clip_model_from_ldm(encoder, checkpoint=dict(tensors), **options(part, prefix)), part)
-    if with_t5:
-        t5 = create_diffusers_t5_model_from_checkpoint(T5EncoderModel, tensors, **options("text_encoder_3", T5))
-        t5.tie_weights()  # its words stand in the file under one of their two names
-        save(t5, "text_encoder_3")
+    name = "text_projection.weight"
+    return {name: torch.eye(network.config.projection_dim)} if (kind, part) == ("sd3", "text_encoder") else {}

@@ -97,6 +97,7 @@ class Inpainting:
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
         said |= {"negative": params.negative} if _words("negative", params.negative or "") else {}
+        said |= {"model-config": self.folder.config} if self.folder.config else {}
         return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
 
     def _loaded(self) -> Inpainter:

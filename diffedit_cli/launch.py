@@ -104,7 +104,8 @@ class Launch:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
         self.folder: ModelFolder = cli_models.chosen(given, reporter.say)
         self._root, painter = cli_models.kept(given), given.get("inpainter")
-        self.inpainter = models.find(painter, kept=self._root, say=reporter.say) if painter else None
+        config = given["model_config"]
+        self.inpainter = models.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
 
     def check_words(self, params: Params, stages: Iterable[str]) -> None:
         """Raises ModelError for words that the model does not know, before anything is loaded."""

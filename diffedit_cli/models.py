@@ -281,7 +281,7 @@ def _unreadable(name: str, error: OSError) -> ModelError:
 def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> Path:
     """The folder that a checkpoint was converted into, now or earlier. Raises ModelError or OutputError."""
     kind = checkpoints.kind_of(file)
-    folder, key = None, digests.of_file(file, kept / "digests")
+    folder, key = None, f"{digests.of_file(file, kept / 'digests')}-{checkpoints.edition(file)}"
     if config is not None:
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder)[:16]}"
@@ -303,7 +303,10 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
             f"machine; get these small files with: diffedit models pull {pulled} --no-weights."
         )
     if family_of(folder, name) != NAMES[kind].family:
-        raise ModelError(f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit.")
+        raise ModelError(
+            f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit; name another with "
+            "--model-config, or make a folder of one file with: diffedit models save."
+        )
     return folder
 
 

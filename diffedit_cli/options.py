@@ -204,7 +204,11 @@ FRAMES = _group(
 GUIDANCE = _params("Edit", guidance="How strongly to follow --to (default: 7.5, with builtin 4; to remove, 1).")
 PAINTER = _group(
     "Edit",
-    inpainter=(str | None, None, "Let this inpainting model repaint, in place of the inversion and the edit."),
+    inpainter=(
+        str | None,
+        None,
+        "Let this inpainting model, named like --model, repaint in place of inversion and edit.",
+    ),
     safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
 )
 EDIT = (
@@ -243,7 +247,7 @@ CONFIG = _group(
     model_config=(
         str | None,
         None,
-        "For a checkpoint file: the model whose configuration and tokenizer it uses (default: by its content).",
+        "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
     ),
 )
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))

@@ -73,6 +73,19 @@ def header(
     path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
 ) -> dict[str, dict[str, Any]]:
     """Tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
+    tensors = _first_part(path, what, instead)
+    tensors.pop("__metadata__", None)
+    return tensors
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the writer of a checkpoint says of it. Raises ModelError for any other file."""
+    said = _first_part(path, "checkpoint", "a diffusers folder or a .safetensors file").get("__metadata__")
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+
+
+def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
+    """All that stands before the numbers. Raises ModelError."""
     refuse_pickle(path)
     wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
     try:
@@ -81,11 +94,10 @@ def header(
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
                 raise wrong
-            tensors = json.loads(file.read(length))
-        tensors.pop("__metadata__", None)
-        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+            said = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in said.items() if name != "__metadata__"]
     except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise wrong from None
     if 8 + length + max(ends, default=0) != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")
-    return dict(tensors)
+    return dict(said)

@@ -15,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from command import settled
+from ldm import write_checkpoint
+from safetensors.torch import load_file
 from tiny import BUILTIN, write_model, write_sd3, write_sdxl
 
 from diffedit_cli.engine.sd import StableDiffusion
@@ -85,3 +87,10 @@ def sample_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def builtin() -> StableDiffusion:
     """The built-in model, loaded once in float32."""
     return StableDiffusion.load(BUILTIN, "cpu", torch.float32, name="builtin")
+
+
+@pytest.fixture(scope="session")
+def plain(tiny_epsilon: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint like Stable Diffusion 1.5's."""
+    file = tmp_path_factory.mktemp("plain") / "file.safetensors"
+    return load_file(write_checkpoint(tiny_epsilon, file, "sd15"))

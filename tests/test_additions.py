@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import resource
 import shutil
 from pathlib import Path
@@ -361,13 +360,3 @@ def peft(model: Any) -> dict[str, Tensor]:
     path = Path("peft.safetensors")
     write_lora(model, path, kohya=False)
     return models_tensors(path)
-
-
-def test_a_missing_library_is_named(tiny_epsilon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settled(tmp_path, tiny_epsilon, monkeypatch)
-    write_lora(load(tiny_epsilon), tmp_path / "style.safetensors", kohya=True)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else found(name, *more))
-    ran = diffedit("mask", "cat.png", *WORDS, "--lora", "style.safetensors")
-    assert ran.code == 4
-    assert "pip install 'diffedit-cli[lora]'" in ran.err

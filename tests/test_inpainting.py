@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import WORDS, diffedit, installed, settled
 from diffusers import StableDiffusionInpaintPipeline
+from ldm import write_checkpoint
 from PIL import Image
 from tiny import write_json, write_model, write_safety
 
@@ -194,3 +195,30 @@ def test_half_precision_that_overflows_is_repeated(here: Path, inpainter: Path) 
     found = diffedit(*words, "--dtype", "float16").json
     assert any("repeated in float32" in warning for warning in found["warnings"])
     assert diffedit(*words).warnings == []
+
+
+@pytest.mark.parametrize("named", ["four channels", "nine channels"])
+def test_an_inpainting_checkpoint_paints(here: Path, tiny_epsilon: Path, inpainter: Path, named: str) -> None:
+    """How many channels its network takes, the file says; `info` says how to repeat it."""
+    file = write_checkpoint(inpainter, here / "painter.safetensors", "sd15")
+    model = write_checkpoint(tiny_epsilon, here / "model.safetensors", "sd15")
+    config = {"four channels": tiny_epsilon, "nine channels": inpainter}[named]
+    words = ("edit", "cat.png", *WORDS, "--model", model if named == "four channels" else tiny_epsilon)
+    ran = diffedit(*words, "--inpainter", file, "--model-config", config, "-o", "painted.png")
+    assert ran.code == 0, ran.err
+    told = diffedit("info", "painted.png").out.decode()
+    assert f"--inpainter {file}" in told
+    assert told.count(f"--model-config {config}") == 1
+    ran = diffedit("edit", "cat.png", *WORDS, "--inpainter", inpainter, "-o", "expected.png")
+    assert ran.code == 0, ran.err
+    assert (pixels("painted.png") == pixels("expected.png")).all()
+    ran = diffedit("mask", "cat.png", *WORDS, "--model", file, "--model-config", config)
+    assert ran.code == 4
+    assert "takes 9 channels" in ran.err
+
+
+def test_a_configuration_of_another_family_is_said(here: Path, inpainter: Path, tiny_sdxl: Path) -> None:
+    file = write_checkpoint(inpainter, here / "painter.safetensors", "sd15")
+    ran = diffedit("edit", "cat.png", *WORDS, "--inpainter", file, "--model-config", tiny_sdxl)
+    assert ran.code == 4
+    assert f"which the configuration of {tiny_sdxl} does not fit" in ran.lines[-1]

@@ -1,30 +1,19 @@
-"""What is added to a model when it is read: LoRAs (arXiv:2106.09685) and textual inversions (arXiv:2208.01618)."""
+"""What is added to a model when it is read: LoRAs and textual inversions (arXiv:2208.01618)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import (
-    SD3LoraLoaderMixin,
-    StableDiffusionLoraLoaderMixin,
-    StableDiffusionXLLoraLoaderMixin,
-)
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
-from diffusers.utils.state_dict_utils import (
-    convert_state_dict_to_diffusers,
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-)
 from safetensors.torch import load_file
-from torch import Tensor
 
+from diffedit_cli.engine import lora
 from diffedit_cli.engine.parts import CHANGED, Parts
 from diffedit_cli.errors import ModelError
 
-DENOISERS = ("unet", "transformer")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 CLIP_KEYS = ("clip_l", "clip_g")  # what files of textual inversions for two text encoders call these
 
@@ -40,7 +29,7 @@ def apply(
 
 
 class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
-    """What diffusers' loaders want of a pipeline: its parts as attributes, and that nothing is offloaded yet."""
+    """What diffusers' loader wants of a pipeline: its parts as attributes, and that nothing is offloaded yet."""
 
     hf_device_map = None
     components: dict[str, Any] = {}  # noqa: RUF012
@@ -49,87 +38,14 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
         self.__dict__.update(parts)
 
 
-class _LoraReader(_Reader, StableDiffusionLoraLoaderMixin):  # type: ignore[misc]
-    pass
-
-
-class _LoraReaderXL(_Reader, StableDiffusionXLLoraLoaderMixin):  # type: ignore[misc]
-    pass
-
-
-class _LoraReader3(_Reader, SD3LoraLoaderMixin):  # type: ignore[misc]
-    pass
-
-
 def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
-    """W <- W + scale * alpha / r * B A in every layer of the LoRA, by diffusers' loaders. Raises ModelError."""
-    loader = _LoraReader3 if "transformer" in parts else _LoraReaderXL if "text_encoder_2" in parts else _LoraReader
-    options: dict[str, Any] = {"unet_config": parts["unet"].config} if loader is _LoraReaderXL else {}
+    """Adds a LoRA to the networks. Raises ModelError for one that does not fit them whole."""
     try:
-        tensors = load_file(file)
-        if any("dora_scale" in key for key in tensors):
-            raise ValueError("it is a DoRA, which diffedit does not read")
-        alphas = any(key.endswith(".alpha") for key in tensors)
-        source: Any = _with_alphas(tensors) if alphas else str(file)  # the file's metadata say what its tensors do not
-        converted = loader.lora_state_dict(
-            dict(source) if alphas else source, use_safetensors=True, local_files_only=True, **options
-        )
-        for part, layers in _layers(converted[0] if isinstance(converted, tuple) else converted, parts):
-            _check_layers(layers, part, parts[part], file, name)
-        reader = loader(parts)
-        reader.load_lora_weights(source, use_safetensors=True, local_files_only=True)
-        reader.fuse_lora([part for part in CHANGED if part in parts], lora_scale=scale)
-        reader.unload_lora_weights()
-    except ModelError:
-        raise
+        lora.fuse({part: parts[part] for part in CHANGED if part in parts}, file, scale)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # the converters raise all kinds
+    except Exception as error:  # the readers raise all kinds
         raise _unfit("LoRA", file, name, " ".join(str(error).split())[:200].rstrip(".")) from error
-
-
-def _with_alphas(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Kohya's alpha / r multiplied into A: diffusers mixes up alphas that differ from layer to layer."""
-    scaled = {key: tensor.float() for key, tensor in tensors.items() if not key.endswith(".alpha")}
-    for key, alpha in tensors.items():
-        down = key.removesuffix(".alpha") + ".lora_down.weight"
-        if key.endswith(".alpha") and down in scaled:
-            scaled[down] = scaled[down] * (float(alpha) / len(scaled[down]))
-    return scaled
-
-
-def _layers(tensors: dict[str, Tensor], parts: Parts) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Part by part, the tensors of a LoRA under the names of that part's layers; what is of no part raises."""
-    prefixes = [part for part in CHANGED if part in parts]
-    if not tensors:
-        raise ValueError("it changes nothing")
-    if strange := [key for key in tensors if key.split(".")[0] not in prefixes]:
-        raise ValueError(f"it changes {strange[0]}, which that model does not have")
-    for part in prefixes:
-        own = {key.removeprefix(f"{part}."): tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
-        if not own:
-            continue
-        if part in DENOISERS:
-            yield part, convert_unet_state_dict_to_peft(own)
-        else:
-            own = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
-            flat = not hasattr(parts[part], "text_model")  # as in transformers 5
-            yield part, {key.removeprefix("text_model." * flat): tensor for key, tensor in own.items()}
-
-
-def _check_layers(layers: dict[str, Tensor], part: str, network: Any, file: Path, name: str) -> None:
-    """Raises ModelError unless each tensor is the A or B of a layer of the network, of its width."""
-    modules = dict(network.named_modules())
-    for key, tensor in layers.items():
-        layer, _, kind = key.partition(".lora_")
-        weight = getattr(modules.get(layer), "weight", None)
-        if weight is None:
-            raise _unfit("LoRA", file, name, f"it changes {part}.{layer}, which that model does not have")
-        if kind not in ("A.weight", "B.weight"):
-            raise _unfit("LoRA", file, name, f"its {part}.{key} is of a kind that diffedit does not read")
-        given, own = (tensor.shape[1], weight.shape[1]) if kind == "A.weight" else (tensor.shape[0], weight.shape[0])
-        if given != own:
-            raise _unfit("LoRA", file, name, f"its {part}.{layer} has width {given}, and that model's {own}")
 
 
 def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:

@@ -80,7 +80,7 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
 def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[parts.Parts], None] | None:
     if not loras and not embeddings:
         return None
-    from diffedit_cli.engine import additions  # peft and diffusers' loaders are slow to import
+    from diffedit_cli.engine import additions  # diffusers' loader is slow to import
 
     return functools.partial(additions.apply, name=name, loras=loras, embeddings=embeddings)
 

@@ -4,6 +4,7 @@ heavy."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffedit_cli.errors import ModelError
 
@@ -59,3 +60,9 @@ def family_with(pipeline: object, name: str) -> str:
     raise ModelError(
         f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
     )
+
+
+def adapter_settings(lora: Path) -> Path | None:
+    """The file with the alpha of a LoRA that PEFT wrote by itself; None for any other LoRA."""
+    path = lora.with_name("adapter_config.json")
+    return path if lora.name == "adapter_model.safetensors" and path.is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from diffedit_cli.engine import precision
 from diffedit_cli.errors import ModelError
 
 Parts = dict[str, Any]
@@ -96,11 +98,11 @@ def read(
 
 
 def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:
-    """The number format of a network's weights in its folder, by the first of them."""
-    files = sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
-    with safe_open(files[0], framework="pt") as file:
-        first = file.get_tensor(next(iter(file.keys())))
-    return first.dtype if first.dtype in (torch.float16, torch.bfloat16) else torch.float32
+    """The number format of a network's weights in its folder."""
+    with contextlib.ExitStack() as stack:
+        names = sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
+        opened = [stack.enter_context(safe_open(name, framework="pt")) for name in names]
+        return precision.common(file.get_slice(name) for file in opened for name in file.keys())  # noqa: SIM118
 
 
 def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:

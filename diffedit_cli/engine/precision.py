@@ -1,0 +1,32 @@
+"""The number format that a network's weights are kept in."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+# By safetensors' names. Float8 is for keeping weights, not for computing; nothing is gained by more than float32.
+FORMATS = {
+    "F64": torch.float32,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.bfloat16,
+    "F8_E5M2": torch.bfloat16,
+}
+
+
+def common(slices: Iterable[Any]) -> torch.dtype:
+    """The format of most of the numbers in a network's tensors, given as safetensors' slices; float32 if there is none.
+
+    Whole numbers, such as positions, do not count.
+    """
+    counts: Counter[torch.dtype] = Counter()
+    for one in slices:
+        if (dtype := FORMATS.get(one.get_dtype())) is not None:
+            counts[dtype] += math.prod(one.get_shape())
+    return max(counts, key=lambda dtype: (counts[dtype], dtype.itemsize), default=torch.float32)
