@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli import files, formats, remote
-from diffedit_cli.errors import InputError, UsageError
+from diffedit_cli.errors import DiffEditError, InputError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +38,12 @@ class Row:
     @property
     def name(self) -> str:
         return self.url or str(self.input)
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files of this machine that are read for it, as far as its row names them."""
+        named = [Path(value) for name, value in self.given.items() if name != "output" and isinstance(value, str)]
+        return named if self.url else [self.input, *named]
 
 
 def listed(sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool]) -> Iterator[Row]:
@@ -69,6 +76,14 @@ def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
         else:
             files.check_readable(source, "job file")
             yield from READERS[source.suffix.lower()](source)
+
+
+def foretold(sources: Iterable[Path]) -> Iterator[Row]:
+    """What `streamed` will read of job files, before any of it is done; nothing of standard input, or of a bad file."""
+    for source in sources:
+        if source != files.STANDARD_STREAM:
+            with contextlib.suppress(DiffEditError):
+                yield from streamed([source], null=False)
 
 
 def is_streamed(source: Path) -> bool:
