@@ -23,6 +23,7 @@ from diffedit_cli.images import Picture
 from diffedit_cli.keywords import GivenParams
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
+from diffedit_cli.ownership import Ownership, Target
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -68,7 +69,7 @@ class MaskResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit mask` writes. Raises OutputError."""
-        files.publish(Path(path), artefacts.pack_mask(self.mask))
+        _write(path, artefacts.pack_mask(self.mask), self.picture)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class InversionResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit invert` writes. Raises OutputError."""
-        files.publish(Path(path), artefacts.pack_latents(self.latents))
+        _write(path, artefacts.pack_latents(self.latents))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class EditResult:
         """Writes what `diffedit edit --compare path` writes, a .gif or .webp. Raises UsageError or OutputError."""
         target = review.place("compare", Path(path), "")
         record = {**self.edited.record, **artefacts.record("compare", {})}
-        files.publish(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record))
+        _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.picture)
 
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
@@ -138,7 +139,7 @@ class EditResult:
         if strip_metadata:
             picture = picture.stripped()
         record = self.edited.record if metadata and not strip_metadata else None
-        files.publish(Path(path), formats.encode(picture, chosen, record))
+        _write(path, formats.encode(picture, chosen, record), self.picture)
 
 
 class DiffEdit:
@@ -279,6 +280,11 @@ class DiffEdit:
         allowed = Limits(_mask(within, self._max_pixels), _mask(exclude, self._max_pixels), box, point)
         allowed.check(picture)
         return allowed
+
+
+def _write(path: str | Path, data: bytes, source: Picture | None = None) -> None:
+    """Replaces what is there, but not what it was made from. Raises OutputError."""
+    Ownership(force=True, inputs=[Path(source.name)] if source else []).publish({Target(Path(path)): data})
 
 
 def _checked(params: GivenParams, *needed: str) -> Params:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, formats, metadata, paths
+from diffedit_cli import __version__, files, formats, metadata, paths, seals
 from diffedit_cli.errors import InputError
 from diffedit_cli.images import Picture
 from diffedit_cli.params import digest
@@ -118,7 +118,7 @@ def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
     """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # one key: safetensors writes several in any order, and the same tensors must give the same bytes
-    metadata = {RECORD: json.dumps({**about, CHECKSUM: checksum(arrays, about)}, sort_keys=True)}
+    metadata = {RECORD: seals.told({**about, CHECKSUM: checksum(arrays, about)})}
     data: bytes = safetensors.numpy.save(arrays, metadata)
     return data
 
@@ -185,6 +185,7 @@ def _stated(path: Path) -> dict[str, Any]:
         raise ValueError("what it says of itself is damaged")
     if about.get("format") != FORMAT_VERSION:
         raise ValueError(f"its format version is {about.get('format')}, this diffedit reads {FORMAT_VERSION}")
+    about.pop(seals.KEY, None)
     return about
 
 

@@ -43,7 +43,8 @@ from diffedit_cli.errors import (
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
-    from diffedit_cli.batch import Job
+    from diffedit_cli.jobs import Job
+    from diffedit_cli.ownership import Ownership
     from diffedit_cli.params import Params
 
 app = App(add_completion=False, pretty_exceptions_enable=False)
@@ -173,37 +174,42 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
     Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
     """
-    from diffedit_cli import batch, files, running
+    from diffedit_cli import batch, jobs, running
     from diffedit_cli.made import Made
+    from diffedit_cli.ownership import Ownership, Target
     from diffedit_cli.report import Reporter, Result
 
-    pictures = sources
+    owner = Ownership(force=given["force"])
     with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
         try:
-            jobs = _planned(given, command, sources, needs)
-            pictures = [job.input for job in jobs]
+            planned = _planned(given, command, sources, needs, owner)
             launched = launch.Launch(given, reporter)
-            launched.check_words(jobs[0].params, jobs[0].stages if command == "edit" else (command,))
+            launched.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
             if given["depfile"]:
-                _depfile(batch.expected(command, jobs[0]), jobs[0], launched)
+                _depfile(jobs.expected(command, planned[0]), planned[0], launched)
+            owner.reads(launched.files)
+            beside = [Target(given[name], f"--{name}") for name in ("depfile", "profile") if given[name]]
+            for target in beside:
+                owner.check(target)
         except DiffEditError as error:
             if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
                 said = {"code": error.code, "message": str(error)}
-                for picture in pictures:
+                for picture in sources:
                     failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
                     answer(failed.json())
             raise
         work: running.Command = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
         if given["cache"] and not given["force"]:
-            expected = functools.partial(batch.expected, command)
+            expected = functools.partial(jobs.expected, command)
             work = running.once(work, Made(cli_models.kept(given)), expected, launched.about | {"command": command})
         on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
-        with profiling.profiled(given["profile"], force=given["force"]):
-            for result in batch.each(jobs, work, launched.open, on_bug=on_bug):
+        with profiling.profiled(given["profile"], owner):
+            for result in batch.each(planned, work, launched.open, on_bug=on_bug):
                 reporter.result(result)
                 if given["depfile"] and result.error is None:
-                    files.publish(given["depfile"], _depfile(map(Path, result.outputs), jobs[0], launched))
+                    depends = _depfile(map(Path, result.outputs), planned[0], launched)
+                    owner.publish({Target(given["depfile"], "--depfile"): depends})
                 codes[result.error["code"] if result.error else 0] += 1
     if code := exit_code(codes):
         raise typer.Exit(code)
@@ -211,15 +217,21 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
 def _depfile(outputs: Iterable[Path], job: Job, launched: launch.Launch) -> bytes:
     """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
+    from diffedit_cli import seals
     from diffedit_cli.made import rule
 
-    models = [file for folder in (launched.folder, launched.inpainter) if folder for file in folder.files()]
-    return rule(outputs, [*job.inputs, *models])
+    return rule(outputs, [*job.inputs, *launched.model_files]) + b"# " + seals.BLANK + b"\n"
 
 
-def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str]) -> list[Job]:
-    """A job for each picture. Raises UsageError for options that do not go together or are out of range."""
-    from diffedit_cli import batch, files
+def _planned(
+    given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str], owner: Ownership
+) -> list[Job]:
+    """A job for each picture, of which `owner` knows all that it reads and writes.
+
+    Raises UsageError for options that do not go together or are out of range, OutputError for an output that is read.
+    """
+    from diffedit_cli import files, jobs
+    from diffedit_cli.ownership import Target
 
     if command == "edit" and not (given["from_"] or given["to"]) and _are_words(sources[1:]):
         said = " ".join(
@@ -230,19 +242,22 @@ def _planned(given: dict[str, Any], command: str, sources: list[Path], needs: It
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
     shared = launch.shared(given, needs)
     params: Params = shared["params"]
-    jobs = [batch.Job(input=source, output=given["output"], **shared) for source in sources]
-    batch.check_distinct((job.input, target) for job in jobs for target in batch.expected(command, job))
-    if sum(job.inputs.count(files.STANDARD_STREAM) for job in jobs) > 1:
+    planned = [jobs.Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
+    if sum(job.inputs.count(files.STANDARD_STREAM) for job in planned) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
-    batch.check_together(jobs)
-    if given["depfile"] and (len(jobs) > 1 or files.STANDARD_STREAM in (*jobs[0].inputs, jobs[0].output)):
+    jobs.check_options(planned)
+    if given["depfile"] and (len(planned) > 1 or files.STANDARD_STREAM in (*planned[0].inputs, planned[0].output)):
         raise UsageError("--depfile goes with one picture, from a file to a file.")
-    if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in jobs):
+    if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in planned):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
-    shown = [path for job in jobs for path in (job.output or job.input, *job.shows.values())]
+    shown = [path for job in planned for path in (job.output or job.input, *job.shows.values())]
     if given["json"] and files.STANDARD_STREAM in shown:
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
-    return jobs
+    jobs.claim_all(planned, command, [str(job.input) for job in planned])
+    for name in ("depfile", "profile"):
+        if given[name]:
+            owner.claim(Target(given[name], f"--{name}"), f"--{name}", "give each its own name")
+    return planned
 
 
 def _are_words(sources: list[Path]) -> bool:

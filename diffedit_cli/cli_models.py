@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from diffedit_cli import files, paths, unfinished, weights
 from diffedit_cli import options as o
-from diffedit_cli import paths, unfinished, weights
 from diffedit_cli.cli_help import App
 from diffedit_cli.console import answer, tell
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
@@ -25,10 +26,22 @@ app = App(help="Which models there are.")
 
 
 def kept(given: dict[str, Any]) -> Path:
-    """The cache folder of this command line."""
-    from diffedit_cli.cache import default_root
+    """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
+    from diffedit_cli import cache
 
-    return Path(given["cache_dir"] or default_root())
+    root = Path(given["cache_dir"] or cache.default_root())
+    cache.keep_to(root, _size("--cache-limit", given["cache_limit"]) if given["cache_limit"] else None)
+    return root
+
+
+def _size(flag: str, text: str) -> int:
+    """Bytes, of a number of MB, or one with a unit. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{flag} {text} is no size; give a number of MB, or one with its unit, such as 20GB.")
+    number, unit, binary = found.groups()
+    power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
@@ -183,7 +196,15 @@ def save(**given: Any) -> None:
     with unfinished.alone(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
-    model.save(folder, lambda copy: _add(model, copy) if model.loras or model.embeddings else None)
+        added = [*(one.file for one in model.loras), *(one.file for one in model.embeddings)]
+        read = [Path(given["model"] or ""), *model.files(), *added]
+        if inside := [path for path in read if files.resolved(folder) in files.resolved(path).parents]:
+            raise OutputError(f"{folder} holds {inside[0]}, which is an input; name another folder.")
+    model.save(
+        folder,
+        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings else None,
+        check=lambda: _check_folder(folder, given["force"]),
+    )
     answer(str(folder))
 
 

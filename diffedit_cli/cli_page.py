@@ -21,6 +21,7 @@ def report(**given: Any) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
     from diffedit_cli import page
+    from diffedit_cli.ownership import Ownership
     from diffedit_cli.report import Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -28,7 +29,7 @@ def report(**given: Any) -> None:
         bar = bars.add_task("small pictures", total=None)
         target = page.write(
             given["folder"],
-            force=given["force"],
+            Ownership(force=given["force"]),
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     if not given["quiet"]:

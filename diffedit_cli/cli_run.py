@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def run(**given: Any) -> None:
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
     from diffedit_cli import fleet, places, running, sources
+    from diffedit_cli.ownership import Ownership
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter, Result
 
@@ -59,10 +61,13 @@ def run(**given: Any) -> None:
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         launched = _launched(given, reporter, listed, known=not streams)
+        owner = Ownership(force=given["force"], inputs=[*launched.files, *streams])
+        owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in row.reads)
+        place.protect(listed)
         with (
             fleet.hired(given["ray"], given) as workers,
             place,
-            place.ledger(shard) as ledger,
+            place.ledger(shard, owner) as ledger,
             _finishing(reporter.say) as stopping,
         ):
             on_bug = reporter.trace if given["verbose"] else lambda _: None
@@ -73,7 +78,9 @@ def run(**given: Any) -> None:
 
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
             rows = chain(listed, read())
-            claimed = running.claimed(rows, launch.for_rows(given), place, given["name"], ledger, shard.has, on_bug)
+            claimed = running.claimed(
+                rows, launch.for_rows(given), place, given["name"], ledger, owner, shard.has, on_bug
+            )
             told = functools.partial(running.told, fetched=fetched, place=place)
 
             def record(result: Result) -> Result:
@@ -100,7 +107,7 @@ def run(**given: Any) -> None:
             place.keep(ledger, last=True)
             page = None
             try:
-                page = place.write_page(ledger, force=given["force"])
+                page = place.write_page(ledger, owner)
             except DiffEditError as error:  # of what is done nothing is lost
                 reporter.say(f"warning: {error}")
             reporter.summary(page)
@@ -152,10 +159,12 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Pass
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
     Raises InputError for a source without any picture, UsageError for a URL of no known file system.
     """
-    from diffedit_cli import artefacts, remote, sources, thumbnails
+    from diffedit_cli import artefacts, ledger, remote, sources, thumbnails
+
+    results = ledger.Results()
 
     def made(path: Path) -> bool:
-        return thumbnails.is_one(path) or artefacts.made_by_us(path)
+        return thumbnails.is_one(path) or artefacts.made_by_us(path) or results.tell_of(path)
 
     named = [remote.local(source) for source in given["sources"]]
     known = [source for source in named if not sources.is_streamed(Path(source))]
@@ -170,13 +179,14 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Pass
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
-    from diffedit_cli import batch, remote, running
+    from diffedit_cli import jobs, remote, running
+    from diffedit_cli.ownership import Ownership
 
-    share, out = launch.for_rows(given), Path(remote.local(given["out"]))
+    share, out, owner = launch.for_rows(given), Path(remote.local(given["out"])), Ownership()
     usable = [row for row in rows if row.problem is None]
-    jobs = [running.job_of(row, share, out, given["name"]) for row in usable]
-    batch.check_distinct(((job.input, path) for job in jobs for path in job.written), "tell them apart with --name")
-    batch.check_together(jobs)
+    planned = [replace(running.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
+    jobs.check_options(planned)
+    jobs.claim_all(planned, "edit", [row.name for row in usable], "tell them apart with --name")
 
 
 @contextlib.contextmanager

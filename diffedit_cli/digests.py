@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from diffedit_cli import files, paths
+from diffedit_cli.cache import Cache
 from diffedit_cli.errors import OutputError
 
 BIG = 4 * 2**20  # below this reading the file costs no more than looking it up
@@ -37,8 +38,7 @@ def of_file(path: Path, memo: Path) -> str:
     digest = of_content(path)
     if _identity(path) == before:  # it did not change while it was read
         with contextlib.suppress(OSError, OutputError):  # what is not remembered is read again
-            memo.mkdir(parents=True, exist_ok=True)
-            files.publish(note, f"{before} {digest} {_seal(before, digest)}".encode())
+            Cache(memo.parent).put(note, f"{before} {digest} {_seal(before, digest)}".encode())
     return digest
 
 

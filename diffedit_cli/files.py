@@ -7,11 +7,11 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffedit_cli import paths, streams, unfinished
-from diffedit_cli.errors import InputError, OutputError, UsageError
+from diffedit_cli.errors import InputError, OutputError
 
 STANDARD_STREAM = Path("-")
 MAX_PIXELS = 200_000_000  # of a picture, unless somebody says otherwise
@@ -77,41 +77,6 @@ def check_readable(path: Path, what: str) -> None:
         raise InputError(f"There can be no {what} {str(path)!r}: {error}; check the name.") from None
 
 
-def check_target(path: Path, *, inputs: list[Path], ours: bool, force: bool, option: str = "-o") -> None:
-    """Raises before any work is done if `path` may not be written: `ours` says that diffedit wrote what is there.
-
-    `option` is the one that chooses another path.
-    """
-    another = f"choose another with {option}"
-    if path == STANDARD_STREAM:
-        if sys.stdout.isatty():
-            raise UsageError(f"A picture cannot be shown on a terminal; send it to a file with {option} or >.")
-        return
-    if wrong := paths.flaw(path):
-        raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
-    if paths.is_folder(path):
-        raise OutputError(f"The output {path} is a folder; name a file.")
-    folder = path.parent
-    if not paths.is_folder(folder):
-        raise OutputError(f"The folder {folder} for the output does not exist; create it or {another}.")
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # the name is too long, or the folder may not be entered
-        raise OutputError(f"The output {path} cannot be written: {error.strerror}; {another}.") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {folder} cannot be written to; {another}.")
-    if not paths.is_there(path):
-        return
-    if not paths.is_file(path):
-        raise OutputError(f"The output {path} is a device or a pipe, not a file; name a file.")
-    if any(paths.is_there(source) and path.samefile(source) for source in inputs if source != STANDARD_STREAM):
-        raise OutputError(f"The output {path} is also an input; inputs are never replaced: {another}.")
-    if not (ours or force):
-        raise OutputError(f"{path} exists and was not made by diffedit; {another}, or add --force.")
-
-
 def make_folder(path: Path, option: str) -> None:
     """Raises OutputError, naming the option that chooses another."""
     try:
@@ -121,8 +86,8 @@ def make_folder(path: Path, option: str) -> None:
         raise OutputError(f"The folder {path} cannot be made: {wrong}; choose another with {option}.") from error
 
 
-def publish(path: Path, data: bytes) -> None:
-    """Writes the whole file beside its place, then moves it there. Raises OutputError."""
+def publish(path: Path, data: bytes, move: Callable[[Path, Path], object] = Path.replace) -> None:
+    """Writes the whole file beside its place, then moves it there. Raises OutputError, and what `move` does."""
     if path == STANDARD_STREAM:
         try:
             sys.stdout.buffer.write(data)
@@ -135,7 +100,7 @@ def publish(path: Path, data: bytes) -> None:
             ) from error
         return
     try:
-        with unfinished.file(path) as descriptor:
+        with unfinished.file(path, move) as descriptor:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(data)
             os.fsync(descriptor)
@@ -146,11 +111,11 @@ def publish(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A folder beside `path` to fill, which takes that name when it is whole; else nothing of it stays.
 
     A folder that is there by then stays as it is, unless it is to be replaced: then it has another name for a moment,
-    under which it stays where nothing can take its place. Raises OutputError.
+    under which it stays where nothing can take its place. `check` may raise before that. Raises OutputError.
     """
     old = path.with_name(path.name + REPLACED)
     try:
@@ -160,6 +125,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             fresh.mkdir()
             yield fresh
             with unfinished.alone(path.parent):
+                check()
                 _take_place(fresh, path, old if replace else None)
     except OSError as error:
         kept = f" What was there is now {old}." if replace and old.exists() and not path.exists() else ""

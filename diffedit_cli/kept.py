@@ -76,6 +76,8 @@ def _found(cache: Cache, kind: str, key: str, account: Account) -> Arrays | None
         arrays, said = artefacts.unpack(entry)
         if (said["key"], said["kind"]) != (key, kind):
             raise ValueError("it is another entry")
+    except FileNotFoundError:  # another process has made room since
+        return None
     except artefacts.UNREADABLE:
         account.warn(f"The cache entry {entry} is damaged; it is made again.")
         return None

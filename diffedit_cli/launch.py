@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import cells, cli_models, naming, prompts, vocabulary
@@ -107,6 +108,20 @@ class Launch:
         config = given["model_config"]
         self.inpainter = models.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
 
+    @property
+    def model_files(self) -> list[Path]:
+        """What the models are read from."""
+        return [file for folder in (self.folder, self.inpainter) if folder for file in folder.files()]
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is read for the models: also what was added to them, and what they were converted from."""
+        added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
+        options = ("model", "inpainter", "model_config", "caption_model", "expand_model")
+        named = [Path(name) for name in map(self._given.get, options) if name]
+        inside = [file for folder in named if folder.is_dir() for file in folder.glob("*")]
+        return [*self.model_files, *added, *named, *inside]
+
     def check_words(self, params: Params, stages: Iterable[str]) -> None:
         """Raises ModelError for words that the model does not know, before anything is loaded."""
         vocabulary.check(params, self.folder, ("mask",) * ("mask" in stages) if self.inpainter else stages)
@@ -129,6 +144,8 @@ class Launch:
 
         given = self._given
         cache = Cache(self._root) if given["cache"] else None
+        if cache:
+            cache.trim()
         self._reporter.loading(self.folder.name)
         with imports.without_garbage():
             from diffedit_cli.stages import Workbench

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,9 @@ from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
-LATER = """INSERT INTO done VALUES (?, ?, ?) ON CONFLICT (output) DO UPDATE
-    SET identity = excluded.identity, ended = excluded.ended WHERE excluded.ended >= ended"""
+LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
+    SET identity = excluded.identity, digest = excluded.digest, ended = excluded.ended
+    WHERE excluded.ended >= ended"""
 
 
 class Ledger:
@@ -32,8 +34,10 @@ class Ledger:
         """Lines are written to the file of this name; with `url` they name outputs below it in place of the folder."""
         self.folder, self.path, self._url = folder, folder / name, url
         self._known = sqlite3.connect("")  # a nameless file that ends with it
-        self._known.execute("CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, ended TEXT) WITHOUT ROWID")
-        self._known.execute("CREATE TABLE claimed (output TEXT PRIMARY KEY, input TEXT) WITHOUT ROWID")
+        self._known.execute(
+            "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
+        )
+        _check(self.path)
         try:
             self._known.executemany(LATER, self._done())
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -50,17 +54,15 @@ class Ledger:
 
     def identity_of(self, output: Path) -> str | None:
         """Of the last run that wrote this output; None if none did."""
-        found = self._known.execute("SELECT identity FROM done WHERE output = ?", (self._key(output),)).fetchone()
-        return None if found is None else str(found[0])
+        return self._said("identity", output)
 
-    def claim(self, outputs: Iterable[Path], claimant: str) -> tuple[Path, str] | None:
-        """Marks outputs as this picture's; gives the first that is another's already, and whose."""
-        for output in outputs:
-            key = self._key(output)
-            if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, _text(claimant))).rowcount == 0:
-                other = self._known.execute("SELECT input FROM claimed WHERE output = ?", (key,)).fetchone()
-                return output, str(other[0])
-        return None
+    def digest_of(self, path: Path) -> str | None:
+        """Sha256 (hex) of an output or a mask as the last run wrote it, where that is told."""
+        return self._said("digest", path)
+
+    def _said(self, what: str, output: Path) -> str | None:
+        found = self._known.execute(f"SELECT {what} FROM done WHERE output = ?", (self._key(output),)).fetchone()
+        return None if found is None or found[0] is None else str(found[0])
 
     def write(self, line: str) -> None:
         """Appends a line in one go. Raises OutputError."""
@@ -87,22 +89,25 @@ class Ledger:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _done(self) -> Iterator[tuple[str, str, str]]:
+    def _done(self) -> Iterator[tuple[str, str, str | None, str]]:
         for path in parts(self.folder):
             ended = ""
             for said in lines(path):
-                ended = max(
-                    ended, _text(_known(said, "ended", str))
-                )  # a later line is later, though the clock went back
+                ended = max(ended, _text(_known(said, "ended", str)))  # a later line is, whatever the clock did
                 identity = _text(_known(said, "identity", str))
                 if said.get("status") == "done" and identity:
-                    for output in _known(said, "outputs", list):
-                        if isinstance(output, str):
-                            yield self._key(self._local(output)), identity, ended
+                    digests = told_digests(said)
+                    outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
+                    for output in dict.fromkeys([*outputs, *digests]):
+                        yield self._key(self._local(output)), identity, digests.get(output), ended
 
     def _local(self, output: str) -> Path:
-        below = self._url and output.startswith(f"{self._url}/")
-        return self.folder / output[len(f"{self._url}/") :] if below else Path(output)
+        """Where an output is now: as recorded, else in this folder, also if that was named otherwise or has moved."""
+        if self._url and output.startswith(f"{self._url}/"):
+            return self.folder / output[len(f"{self._url}/") :]
+        path = Path(output)
+        inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
+        return next((one for one in (path, *inside) if os.path.lexists(one)), path)
 
     def _end_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
@@ -116,6 +121,46 @@ class Ledger:
     def _failed(self, error: OSError) -> OutputError:
         path = error.filename or self.path
         return OutputError(f"{path} cannot be written: {error.strerror}; choose another folder with --out.")
+
+
+class Results:
+    """What the results files of folders tell of, wherever these have been moved since: pictures by name and digest."""
+
+    def __init__(self) -> None:
+        self._told: dict[Path, dict[str, set[str]]] = {}  # by folder
+
+    def tell_of(self, path: Path) -> bool:
+        """Whether a picture is, as it is now, what a run wrote into its folder or one around it."""
+        folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  # as it is named: links are not followed
+        found = [digest for folder in folders for digest in self._in(folder).get(path.name, ())]
+        if not found:
+            return False
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest() in found
+        except OSError:
+            return False
+
+    def _in(self, folder: Path) -> dict[str, set[str]]:
+        if folder not in self._told:
+            told: dict[str, set[str]] = {}
+            with contextlib.suppress(OSError):
+                for said in (said for path in parts(folder) for said in lines(path)):
+                    for output, digest in told_digests(said).items():
+                        told.setdefault(output.rpartition("/")[2], set()).add(digest)
+            self._told[folder] = told
+        return self._told[folder]
+
+
+def _check(path: Path) -> None:
+    """Raises OutputError for what has the name of a results file and is none: lines are only added to our own."""
+    remedy = "choose another folder with --out"
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
+        if path.exists() and path.stat().st_size and not any("status" in said for said in lines(path)):
+            raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error
 
 
 def part_name(number: int, count: int) -> str:
@@ -149,13 +194,18 @@ def parsed(line: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-T = TypeVar("T", str, list[Any])
+T = TypeVar("T", str, list[Any], dict[str, Any])
 
 
 def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
     """What a line says, if it is of this kind; else nothing."""
     value = said.get(name)
     return value if isinstance(value, kind) else kind()
+
+
+def told_digests(said: dict[str, Any]) -> dict[str, str]:
+    """Those of the files that a line tells of, by path."""
+    return {path: _text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}
 
 
 def _text(said: str | Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffedit_cli import digests, files, paths
-from diffedit_cli.cache import MADE
+from diffedit_cli.cache import MADE, Cache
 from diffedit_cli.errors import OutputError, UsageError
 
 
@@ -22,7 +22,7 @@ class Made:
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder = root / MADE
+        self.cache, self.folder = Cache(root), root / MADE
 
     def is_up_to_date(self, outputs: Sequence[Path], identity: str) -> bool:
         try:
@@ -34,9 +34,8 @@ class Made:
     def note(self, outputs: Sequence[Path], identity: str) -> None:
         """Where it cannot be written, the outputs are made again next time."""
         with contextlib.suppress(OSError, OutputError):
-            self.folder.mkdir(parents=True, exist_ok=True)
             said = {"identity": identity, "outputs": [digests.of_content(path) for path in outputs]}
-            files.publish(self._note(outputs[0]), json.dumps(said).encode())
+            self.cache.put(self._note(outputs[0]), json.dumps(said).encode())
 
     def _note(self, output: Path) -> Path:
         return self.folder / f"{hashlib.sha256(os.fsencode(files.resolved(output))).hexdigest()}.json"

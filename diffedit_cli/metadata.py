@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
+from diffedit_cli import seals
+
 RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
 RECORD_TAG = 0x9213  # ImageHistory
 RECORDED_PARTS, RECORDED_LISTS = ("mask", "latents", "edit"), ("lora", "embedding", "size")
@@ -38,7 +40,7 @@ class Metadata:
         exif = Image.Exif()
         exif.load(self.exif)
         if record is not None:
-            exif[RECORD_TAG] = json.dumps(record, sort_keys=True)
+            exif[RECORD_TAG] = seals.told(record)
         return exif
 
     def stripped(self) -> Metadata:
@@ -106,7 +108,7 @@ def png_record(record: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
     """A PNG text chunk that holds the record, or nothing."""
     info = PngImagePlugin.PngInfo()
     if record is not None:
-        info.add_text(RECORD_KEY, json.dumps(record, sort_keys=True))
+        info.add_text(RECORD_KEY, seals.told(record))
     return info
 
 
@@ -123,7 +125,9 @@ def _parsed(text: Any) -> dict[str, Any] | None:
         record = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    return record if is_sound(record) and record.get("tool") == RECORD_KEY else None
+    if not is_sound(record) or record.get("tool") != RECORD_KEY:
+        return None
+    return {name: value for name, value in record.items() if name != seals.KEY}
 
 
 def is_sound(record: Any) -> bool:

@@ -219,12 +219,14 @@ class ModelFolder:
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
 
-    def save(self, folder: Path, finish: Callable[[Path], None] = lambda _: None) -> None:
+    def save(
+        self, folder: Path, finish: Callable[[Path], None] = lambda _: None, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Writes the model as one folder, whole or not at all, replacing what is there. Raises OutputError.
 
-        `finish` may change the copy before it takes its place.
+        `finish` may change the copy before it takes its place, and `check` raise for what has come there by then.
         """
-        with new_folder(folder, replace=True) as fresh:
+        with new_folder(folder, replace=True, check=check) as fresh:
             at_top = [path for name in ("model_index.json", FITNESS, WORLD) if (path := self.path / name).is_file()]
             for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
@@ -285,11 +287,14 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
     if config is not None:
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder)[:16]}"
-    target = Cache(kept).model(key)
+    cache = Cache(kept)
+    target = cache.model(key)
     if not target.is_dir():
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
+        cache.reserve(file.stat().st_size)
         checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
+        cache.trim(recount=True)
     return target
 
 

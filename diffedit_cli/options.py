@@ -335,7 +335,16 @@ METADATA = _group(
         "Leave out of the result how it was made, and what the picture's file tells (EXIF with the place, XMP).",
     ),
 )
-CACHE_DIR = _group("Output", cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."))
+CACHE_DIR = _group(
+    "Output",
+    cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."),
+    cache_limit=(
+        str | None,
+        None,
+        "How much may be kept, what was not used for longest going first: MB, or as 20GB (default: 10GB, or a tenth of "
+        "the disk's free space).",
+    ),
+)
 FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "JSON on standard output."))

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, ledger, paths, review, thumbnails
+from diffedit_cli import __version__, ledger, paths, review, seals, thumbnails
 from diffedit_cli.errors import InputError, OutputError
+from diffedit_cli.ownership import Ownership, Target
 
 PAGE = "index.html"
-GENERATOR = b'<meta name="generator" content="diffedit'
-HEAD = 4096  # bytes of a page that is ours in which that stands
 FINISHED = ("done", "skipped")
 STATUSES = (*FINISHED, "failed", "withheld")
 MOST = 2**53  # of a number that a browser tells from its neighbours
@@ -32,8 +31,8 @@ Line = dict[str, Any]
 
 def write(
     folder: Path,
+    owner: Ownership | None = None,
     *,
-    force: bool = False,
     progress: Callable[[int, int], None] = lambda *_: None,
     holds: Callable[[Path], bool] = paths.is_file,
 ) -> Path:
@@ -41,31 +40,19 @@ def write(
 
     `progress` hears how many of the small pictures that had to be made are done. `holds` says which files there are,
     where the folder stands for one that is elsewhere: of these no small pictures are made. A foreign index.html is
-    replaced only by `force`. Raises InputError and OutputError.
+    replaced only where `owner` may. Raises InputError and OutputError.
     """
+    owner = owner or Ownership()
     lines, unreadable = _read(folder)
-    target = folder / PAGE
-    _check(target, force)
+    target = Target(folder / PAGE, remedy="move it away")
+    owner.check(target)
     place = _Place(folder, holds)
     entries = [_entry(line, place) for line in lines]
     place.make_thumbnails(progress)
     entries = [_without(entry, place.missing) for entry in entries]
     entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
-    files.publish(target, _rendered(folder, entries, unreadable).encode("utf-8", "replace"))
-    return target
-
-
-def _check(target: Path, force: bool) -> None:
-    """Raises OutputError where a page is that diffedit did not write."""
-    if not paths.is_there(target) or (force and paths.is_file(target)):
-        return
-    try:
-        with paths.opened(target) as file:
-            ours = GENERATOR in file.read(HEAD)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be replaced: {error.strerror}; move it away.") from error
-    if not ours:
-        raise OutputError(f"{target} exists and was not made by diffedit; move it away, or add --force.")
+    owner.publish({target: _rendered(folder, entries, unreadable).encode("utf-8", "replace")})
+    return target.path
 
 
 # The lines of results.jsonl
@@ -284,6 +271,7 @@ def _rendered(folder: Path, entries: list[Line], unreadable: int) -> str:
     seconds = sum(sum(entry.get("seconds", {}).values()) for entry in entries)
     return environment.get_template("page.html.jinja").render(
         version=__version__,
+        seal=seals.BLANK.decode(),
         name=Path(os.path.abspath(folder)).name or str(folder),  # noqa: PTH100
         entries=entries,
         statuses={status: sum(entry["status"] == status for entry in entries) for status in STATUSES},

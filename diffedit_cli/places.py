@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffedit_cli import files, ledger, page, paths, remote, thumbnails, unfinished
-from diffedit_cli.batch import Job
 from diffedit_cli.errors import OutputError
+from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
+from diffedit_cli.ownership import INPUT, Ownership
 from diffedit_cli.report import Result
 from diffedit_cli.rows import Row
 from diffedit_cli.shards import Shard
@@ -34,8 +35,9 @@ class Place:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ledger(self, shard: Shard) -> Ledger:  # noqa: ARG002  # all parts share one
+    def ledger(self, shard: Shard, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
         """Raises OutputError."""
+        owner.check_input(self.path / ledger.NAME, "choose another folder with --out")
         return Ledger(self.path)
 
     def contains(self, row: Row) -> bool:
@@ -44,6 +46,9 @@ class Place:
 
     def holds(self, path: Path) -> bool:
         return paths.is_file(path)
+
+    def protect(self, rows: Iterable[Row]) -> None:
+        """Told of pictures that the run reads, before any is written."""
 
     def prepare(self, job: Job, source: str) -> None:  # noqa: ARG002  # an input is known when an output is checked
         """Makes the folder of a job's outputs; `source` is its picture's URL, if it has one. Raises OutputError."""
@@ -56,10 +61,10 @@ class Place:
     def keep(self, written: Ledger, *, last: bool = False) -> None:
         """Called when a line has been written, and at the end. Raises OutputError."""
 
-    def write_page(self, written: Ledger, *, force: bool) -> str:
+    def write_page(self, written: Ledger, owner: Ownership) -> str:
         """Returns where it is. Raises InputError, OutputError."""
         with written.alone():
-            return str(page.write(self.path, force=force))
+            return str(page.write(self.path, owner))
 
 
 class RemotePlace(Place):
@@ -73,6 +78,7 @@ class RemotePlace(Place):
         self._left = contextlib.ExitStack()
         self._names: set[str] = set()  # what was there when it was last looked at
         self._next = 0.0
+        self._sources: set[tuple[str, str]] = set()  # all that is known to be read
         super().__init__(self._left.enter_context(unfinished.elsewhere()) / "out")
 
     def __enter__(self) -> RemotePlace:
@@ -84,9 +90,12 @@ class RemotePlace(Place):
     def __exit__(self, *_: object) -> None:
         self._left.close()
 
-    def ledger(self, shard: Shard) -> Ledger:
+    def ledger(self, shard: Shard, owner: Ownership) -> Ledger:  # noqa: ARG002  # it is made here
         self._fetch_results(but=None)
         return Ledger(self.path, ledger.part_name(shard.number, shard.count), self.url)
+
+    def protect(self, rows: Iterable[Row]) -> None:
+        self._sources |= {remote.identity(row.url) for row in rows if row.url}
 
     def contains(self, row: Row) -> bool:
         return row.url.startswith(self.url + "/")
@@ -97,12 +106,12 @@ class RemotePlace(Place):
         return path.relative_to(self.path).as_posix() in self._names
 
     def prepare(self, job: Job, source: str) -> None:
-        """And what lies there that no results file tells of is fetched, to see whose it is."""
+        """And what lies there is fetched, to see whose it is."""
         super().prepare(job, source)
         for path in job.written:
-            if source and remote.are_one(source, self._url(path)):
-                raise OutputError(f"The output {path} is also an input; inputs are never replaced: choose another.")
-        if not (job.written_before or job.force):
+            if remote.identity(self._url(path)) in self._sources | {remote.identity(source)}:
+                raise OutputError(f"The output {path} {INPUT}: choose another.")
+        if not job.force:
             for path in job.written:
                 self._fetch(path)
 
@@ -112,6 +121,7 @@ class RemotePlace(Place):
             result,
             output=self._named(result.output) if result.output else None,
             outputs=tuple(map(self._named, result.outputs)),
+            digests={self._named(path): digest for path, digest in result.digests.items()},
             mask=self._named(result.mask) if result.mask else None,
             error={**result.error, "message": self._named(result.error["message"])} if result.error else None,
         )
@@ -126,7 +136,7 @@ class RemotePlace(Place):
             self._send([*(path for path in small if path.is_file()), *written])
         except OutputError as error:
             said = {"code": error.code, "message": str(error)}
-            return replace(named, status="failed", error=said, output=None, outputs=(), mask=None)
+            return replace(named, status="failed", error=said, output=None, outputs=(), digests={}, mask=None)
         finally:
             for path in (*small, *written):
                 path.unlink(missing_ok=True)
@@ -140,11 +150,11 @@ class RemotePlace(Place):
             self._send([written.path])
         self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
 
-    def write_page(self, written: Ledger, *, force: bool) -> str:
+    def write_page(self, written: Ledger, owner: Ownership) -> str:
         self._names = remote.names(self.url)
         self._fetch_results(but=written.path.name)
         self._fetch(self.path / page.PAGE)
-        made = page.write(self.path, force=force, holds=self.holds)
+        made = page.write(self.path, owner, holds=self.holds)
         self._send([made])
         return self._url(made)
 

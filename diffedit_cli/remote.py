@@ -69,10 +69,10 @@ def opened(url: str) -> tuple[Any, str]:
     return found
 
 
-def are_one(url: str, other: str) -> bool:
-    """Whether two URLs mean the same file, however they are written."""
-    (system, place), (another, there) = opened(url), opened(other)
-    return type(system) is type(another) and place == there
+def identity(url: str) -> tuple[str, str]:
+    """The same of two URLs that mean one file, however they are written; of no URL nothing's."""
+    system, place = opened(url) if url else (None, "")
+    return type(system).__name__, place
 
 
 def fetch(url: str, path: Path) -> None:

@@ -45,6 +45,7 @@ class Result:
     input: str
     output: str | None = None
     outputs: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)  # of outputs and mask, as they were written
     mask: str | None = None
     mask_area: float | None = None
     region: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-from diffedit_cli import files, formats, paths
+from diffedit_cli import files, formats, paths, seals
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import Picture
@@ -207,7 +206,7 @@ def animation(picture: Picture, result: Picture, extension: str, record: Mapping
     frames = [before, *between, after, *reversed(between)]
     durations = [HOLD, *[FADE] * FADES, HOLD, *[FADE] * FADES]
     options: dict[str, Any] = {"save_all": True, "duration": durations, "loop": 0}
-    said = json.dumps(record, sort_keys=True)
+    said = seals.told(record)
     if extension == ".gif":
         changed = (np.asarray(before) != np.asarray(after)).any(axis=2)
         shown = [_in_few_colours(before), *(_in_few_colours(frame, changed) for frame in (*between, after))]

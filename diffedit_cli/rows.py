@@ -39,6 +39,12 @@ class Row:
     def name(self) -> str:
         return self.url or str(self.input)
 
+    @property
+    def reads(self) -> list[Path]:
+        """The files of this machine that are read for it, as far as its row names them."""
+        named = [Path(value) for name, value in self.given.items() if name != "output" and isinstance(value, str)]
+        return named if self.url else [self.input, *named]
+
 
 def named(name: str, **more: Any) -> Row:
     """A row of a path or a URL."""

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import batch, digests, errors, files, naming, paths
-from diffedit_cli.batch import Job, Opened, OpenWorkbench
+from diffedit_cli import batch, digests, errors, files, jobs, naming, paths
+from diffedit_cli.batch import Opened, OpenWorkbench
 from diffedit_cli.errors import DeviceError, DiffEditError, InputError, UsageError
+from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
+from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import digest
 from diffedit_cli.report import Result
 from diffedit_cli.rows import Row
@@ -51,10 +53,10 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
             raise UsageError("output is no path; give one below the folder that --out names.")
         place = naming.below(Path(str(said)))
     else:
-        place = naming.named(template, row.place, batch.written_extension(row.input), shared["params"])
-    output = out / place
-    mask = output.with_name(f"{output.stem}.mask.png")
-    return Job(input=row.input, output=output, mask_output=mask, chosen_by="--out", **shared)
+        place = naming.named(template, row.place, jobs.written_extension(row.input), shared["params"])
+    label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
+    mask = out / f"{label}.mask.png"
+    return Job(input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", **shared)
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:
@@ -93,23 +95,23 @@ def claimed(
     place: Place,
     template: str,
     ledger: Ledger,
+    owner: Ownership,
     mine: Callable[[int], bool],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[tuple[Row, Job] | Result]:
-    """A job for each row whose position is `mine`, or its failure where it cannot be done.
+    """A job for each row whose position is `mine`, or its failure where it cannot be done; `owner` is of all of them.
 
     Rows that other processes do take their outputs' names nevertheless: two of one name are noticed wherever they are.
-    """
+    """  # fmt: skip
     for position, row in enumerate(rows):
         try:
-            job = job_of(row, share, place.path, template)
-            if taken := ledger.claim(job.written, row.name):
-                path, other = taken
-                raise UsageError(f"{other} and {row.name} would both write {path}; give each a name of its own.")
+            job = replace(job_of(row, share, place.path, template), ownership=owner)
+            jobs.claim_all([job], "edit", [row.name], "give each a name of its own")
             if mine(position):
                 before = ledger.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
-                yield row, replace(job, before=before if whole else None, written_before=before is not None)
+                kept = {str(path): digest for path in job.written if (digest := ledger.digest_of(path))}
+                yield row, replace(job, before=before if whole else None, kept=kept)
         except Exception as error:
             if mine(position):
                 yield refused(row, _explained(error, on_bug))
@@ -165,7 +167,7 @@ def told(result: Result, fetched: Fetched, place: Place) -> Result:
 
 
 def overlapped(
-    jobs: Iterable[Job | Result],
+    planned: Iterable[Job | Result],
     workbench: OpenWorkbench,
     *,
     on_bug: Callable[[str], Any],
@@ -209,7 +211,7 @@ def overlapped(
         ThreadPoolExecutor(1, "writing") as writer,  # one, so that they are recorded in the order in which they end
         _together(workbench) as together,
     ):
-        remaining = iter(jobs)
+        remaining = iter(planned)
         waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
         unsaid: deque[Future[Future[Result]]] = deque()  # painted, then written
         while True:

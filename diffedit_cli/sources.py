@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import fnmatch
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli import files, formats, paths, remote
-from diffedit_cli.errors import InputError
+from diffedit_cli.errors import DiffEditError, InputError
 from diffedit_cli.remote import is_hidden
 from diffedit_cli.rows import READERS, Row, named, unusable
 
@@ -115,6 +116,14 @@ def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
                 yield from READERS[source.suffix.lower()](source)
         except OSError as error:
             raise files.unread(source, what, error) from error
+
+
+def foretold(sources: Iterable[Path]) -> Iterator[Row]:
+    """What `streamed` will read of job files, before any of it is done; nothing of standard input, or of a bad file."""
+    for source in sources:
+        if source != files.STANDARD_STREAM:
+            with contextlib.suppress(DiffEditError):
+                yield from streamed([source], null=False)
 
 
 def is_streamed(source: Path) -> bool:

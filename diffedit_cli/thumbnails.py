@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
 
-from diffedit_cli import files, formats, ledger, paths, review
+from diffedit_cli import artefacts, formats, ledger, metadata, paths, review
 from diffedit_cli.errors import DiffEditError
+from diffedit_cli.ownership import Ownership, Target
 
 FOLDER = "thumbnails"
 SIDE = 320  # the longer side, at most
@@ -66,14 +67,17 @@ def _is_stale(target: Path, source: Path) -> bool:
 
 
 def _write(target: Path, source: Path, make: Make) -> bool:
-    """Whether the source could be read."""
+    """Whether the source could be read, and the target is no stranger's."""
+    owner, wanted = Ownership(), Target(target, remedy="move it away")
+    exif = metadata.Metadata().directory(artefacts.record("thumbnail", {})).tobytes()
     try:
+        owner.check(wanted)
         image = make(source)
         buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=80, method=2)  # half the time for hardly more bytes
+        image.save(buffer, "WEBP", quality=80, method=2, exif=exif)  # half the time for hardly more bytes
     except (DiffEditError, OSError, ValueError, MemoryError):
         return False
-    files.publish(target, buffer.getvalue())
+    owner.publish({wanted: buffer.getvalue()})
     return True
 
 

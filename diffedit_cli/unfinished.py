@@ -22,8 +22,8 @@ _swept: dict[tuple[int, int], float] = {}  # when, by device and inode
 
 
 @contextlib.contextmanager
-def file(path: Path) -> Iterator[int]:
-    """The descriptor of a file beside `path` to write, which takes that name when it is whole; else nothing stays.
+def file(path: Path, move: Callable[[Path, Path], object] = Path.replace) -> Iterator[int]:
+    """The descriptor of a file beside `path` to write, which gets that name by `move` when whole; else nothing stays.
 
     What killed processes left in the folder goes. Raises OSError.
     """
@@ -31,7 +31,7 @@ def file(path: Path) -> Iterator[int]:
     descriptor, temporary = _begun(path, _make_file)
     try:
         yield descriptor
-        temporary.replace(path)
+        move(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -57,7 +57,7 @@ def alone(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             left.callback(os.close, descriptor)
-            _lock(descriptor)
+            lock(descriptor)
         yield
 
 
@@ -109,7 +109,7 @@ def _nobodys(path: Path) -> Iterator[bool]:
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks what can be written
     try:
-        yield _lock(descriptor, wait=False)
+        yield lock(descriptor, wait=False)
     finally:
         os.close(descriptor)
 
@@ -118,7 +118,7 @@ def _begun(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]
     """The descriptor and the path of what `make` made beside `path`, locked."""
     while True:
         descriptor, name = make(dir=path.parent, prefix=f".{path.name[:40]}.diffedit-{_kernel()}-", suffix=".part")
-        _lock(descriptor)
+        lock(descriptor)
         if os.path.lexists(name):
             return descriptor, Path(name)
         os.close(descriptor)  # somebody swept it before it was locked
@@ -139,7 +139,7 @@ def _make_folder(**name: Any) -> tuple[int, str]:
             return os.open(path, os.O_RDONLY), path
 
 
-def _lock(descriptor: int, *, wait: bool = True) -> bool:
+def lock(descriptor: int, *, wait: bool = True) -> bool:
     """Whether it is locked now: where there are no locks never, so that nothing is taken for left."""
     import fcntl
 

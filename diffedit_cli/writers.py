@@ -86,6 +86,8 @@ class Writers:
                 if said["key"] != key:
                     raise ValueError("it is another entry")
                 return [str(text) for text in json.loads(arrays["texts"].tobytes())]
+            except FileNotFoundError:  # another process has made room since
+                pass
             except artefacts.UNREADABLE:
                 self.warn(f"The cache entry {entry} is damaged; it is made again.")
         texts = write()

@@ -25,11 +25,13 @@ from ldm import write_checkpoint
 from safetensors.numpy import load
 
 from diffedit_cli import ledger, unfinished
+from diffedit_cli.cache import USAGE
 from diffedit_cli.files import REPLACED
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WORK, CACHE = "work", "cache"
+NO_STATE = (f"{CACHE}/locks/", f"{CACHE}/{USAGE}")  # what lies in the cache may be counted as more
 EDIT = ("edit", "cat.png", *WORDS, "--variants", "2", "--depfile", "cat.d")
 RUN = ("run", "album", *WORDS, "--out", "out")
 SAVE = ("models", "save", "saved", "--force")
@@ -149,7 +151,7 @@ def state(root: Path) -> State:
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if path.is_file() and not name.startswith(f"{CACHE}/locks/"):
+        if path.is_file() and not name.startswith(NO_STATE):
             found[name] = content(path)
         elif path.is_dir() and is_hidden(name):
             found[name] = None

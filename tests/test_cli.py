@@ -17,8 +17,8 @@ from PIL import Image
 from diffedit_cli import __version__
 
 KEYS = [
-    "status", "error", "input", "output", "outputs", "mask", "mask_area", "region", "evidence", "preview", "model",
-    "device", "seed", "evaluations", "cache", "seconds", "warnings", "from", "to", "identity", "ended",
+    "status", "error", "input", "output", "outputs", "digests", "mask", "mask_area", "region", "evidence", "preview",
+    "model", "device", "seed", "evaluations", "cache", "seconds", "warnings", "from", "to", "identity", "ended",
 ]  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def test_run_edits_a_folder(here: Path) -> None:
         "a.mask.png",
         "a.png",
         "b.jpg",
-        "b.mask.png",
+        "b.jpg.mask.png",
         "index.html",
         "results.jsonl",
         "thumbnails",

@@ -50,7 +50,11 @@ def test_what_changed_is_made_again(here: Path) -> None:
     assert status("--seed", 5) == "done"
     written = (here / "cat.edited.png").read_bytes()
     (here / "cat.edited.png").write_bytes(written + b"changed by hand")
-    assert status("--seed", 5) == "done"
+    ran = diffedit("edit", "cat.png", *WORDS, "--seed", 5)
+    assert ran.code == 6
+    assert "cat.edited.png was changed since diffedit made it" in ran.err
+    assert (here / "cat.edited.png").read_bytes() == written + b"changed by hand"
+    assert status("--seed", 5, "--force") == "done"
     assert (here / "cat.edited.png").read_bytes() == written
     (here / "cat.edited.png").unlink()
     assert status("--seed", 5) == "done"

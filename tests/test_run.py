@@ -229,7 +229,7 @@ def test_names_that_collide_are_said_before_any_work(here: Path) -> None:
     assert ran.code == 2
     assert "would both write" in ran.err
     assert not (here / "out").exists()
-    ran = run("album", "-r", "--name", "{to}{ext}")
+    ran = run("album", "-r", "--name", "{to}.png")
     assert ran.code == 2
 
 

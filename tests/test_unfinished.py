@@ -112,7 +112,7 @@ def test_many_replace_the_same_folder_at_once(tmp_path: Path) -> None:
 def test_what_is_swept_before_it_is_locked_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    lock, swept = unfinished._lock, []
+    lock, swept = unfinished.lock, []
 
     def late(descriptor: int, *, wait: bool = True) -> bool:
         if wait and not swept:
@@ -121,7 +121,7 @@ def test_what_is_swept_before_it_is_locked_is_begun_again(
             unfinished.remove_if_left(tmp_path / begun)
         return lock(descriptor, wait=wait)
 
-    monkeypatch.setattr(unfinished, "_lock", late)
+    monkeypatch.setattr(unfinished, "lock", late)
     if kind == "file":
         files.publish(tmp_path / "made", b"whole")
     else:
@@ -174,14 +174,14 @@ def test_of_a_folder_that_is_not_there_it_is_said(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_in_the_cache_goes_with_the_next_entry_or_when_it_is_pruned(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    for end in (lambda: cache.store("inversion", "abcd", b"whole"), lambda: cache.prune(1000)):
-        cache.store("inversion", "abcd", b"whole")
+    cache, key = Cache(tmp_path), "ab" * 32
+    for end in (lambda: cache.store("inversion", key, b"whole"), lambda: cache.prune(1000)):
+        cache.store("inversion", key, b"whole")
         folder = tmp_path / "inversion" / "ab"
-        process = half_way("file", folder / "abcd.safetensors")
+        process = half_way("file", folder / f"{key}.safetensors")
         assert [entry.kind for entry in cache.entries()] == ["inversion"]
         process.kill()
         process.communicate()
         assert sorted(entry.kind for entry in cache.entries()) == ["inversion", "unfinished"]
         end()
-        assert [path.name for path in folder.iterdir()] == ["abcd.safetensors"]
+        assert [path.name for path in folder.iterdir()] == [f"{key}.safetensors"]
