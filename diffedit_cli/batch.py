@@ -146,6 +146,7 @@ def open_edit(job: Job) -> Opened:
     for output in outputs:
         _target(job, output, job.chosen_by)
     chosen = formats.output_format(outputs[0], picture)
+    picture = formats.fitted(picture, chosen)
     if job.mask_output is not None:
         _target(job, job.mask_output, job.chosen_by)
     shows = _shows_targets(job, [*outputs, *job.written])
@@ -327,7 +328,7 @@ def _embeds_targets(job: Job, stages: Iterable[str]) -> dict[str, Path]:
 
 def _save_embeds(targets: Mapping[str, Path], job: Job, picture: Picture, bench: Workbench, account: Account) -> None:
     for name, path in targets.items():
-        files.publish(path, bench.embeds_file(name, picture, job.params, account))
+        files.publish(path, bench.embeds_file(name, picture, job.params, account, job.metadata))
 
 
 def frame_path(job: Job, level: int) -> Path:

@@ -18,8 +18,9 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
-    {"errors", "cli_help"},
-    {"", "unfinished"},
+    {"errors", "cli_help", "exif", "packets", "profiles", "resources", "stored"},
+    {"", "unfinished", "bmp", "boxes", "jpeg", "png"},
+    {"containers"},
     {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},
     {"engine", "engine.formats", "engine.imports", "engine.offload", "engine.process", "engine.weighting", "phrases"},
     {"deep", "engine.evidence", "engine.packing", "engine.region", "presets", "profiling", "prompts", "wording"},
