@@ -134,10 +134,15 @@ class EditResult:
         _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.picture)
 
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
-        """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError."""
+        """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError.
+
+        What the format cannot hold is among the account's warnings.
+        """
         chosen, picture = formats.output_format(Path(path), self.picture), self.edited.picture
         if strip_metadata:
             picture = picture.stripped()
+        for warning in formats.fitted(replace(picture, warnings=()), chosen).warnings:
+            self.account.warn(warning)
         record = self.edited.record if metadata and not strip_metadata else None
         _write(path, formats.encode(picture, chosen, record), self.picture)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -212,10 +211,7 @@ def load_latents(path: Path) -> Latents:
 def pack_mask(mask: Mask, *, telling: bool = True) -> bytes:
     """An 8-bit greyscale PNG, white = repaint, and grey = in part; not `telling` more than that it is ours."""
     about = {**mask.made, "pixels": mask.digest} if mask.made and telling else {}
-    info = metadata.png_record(record("mask", about) if mask.made else None)
-    buffer = io.BytesIO()
-    Image.fromarray(mask.shown).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    return formats.encode_png(mask.shown, record("mask", about) if mask.made else None)
 
 
 def load_mask(path: Path, soft: bool = False, max_pixels: int = files.MAX_PIXELS) -> Mask:

@@ -82,8 +82,8 @@ def open_edit(job: Job) -> Opened:
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     output = job.output or jobs.beside(job.input, f".edited{formats.default_extension(picture)}")
-    targets = _targets(job, "edit", jobs.numbered(output, job.params))
-    return Opened(picture, given_mask, given_latents, allowed, formats.output_format(output, picture), targets)
+    targets, chosen = _targets(job, "edit", jobs.numbered(output, job.params)), formats.output_format(output, picture)
+    return Opened(formats.fitted(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
 
 
 def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Result]:
@@ -187,7 +187,8 @@ def _shown(
 
 def _save_embeds(targets: Targets, job: Job, picture: Picture, bench: Workbench, account: Account) -> None:
     made = {
-        target: bench.embeds_file(prompt, picture, job.params, account) for prompt, target in targets.embeds.items()
+        target: bench.embeds_file(prompt, picture, job.params, account, job.metadata)
+        for prompt, target in targets.embeds.items()
     }
     job.ownership.publish(made)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from diffedit_cli import profiles
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ICC's names
 SAME = 2  # levels of 255: a profile that moves no colour further is another wording of sRGB
@@ -48,6 +52,26 @@ def of_profile(profile: bytes, mode: str) -> Colours:
     if mode != "CMYK" and _is_srgb(forth, mode):
         return SRGB
     return Colours(forth, back, hashlib.sha256(profile).hexdigest())
+
+
+def stated(cicp: tuple[int, int] | None, chunks: Iterable[tuple[bytes, bytes]], has_profile: bool, mode: str) -> bytes:
+    """A profile for what a file says in numbers of an L or RGB picture; none for sRGB, or where it has its own.
+
+    `cicp` are ITU-T H.273's, which go before a profile, and `chunks` are PNG's. Raises ValueError.
+    """
+    if mode not in ("L", "RGB"):
+        return b""
+    if cicp is not None:
+        return profiles.of_cicp(*cicp, mode == "L")
+    said = dict(chunks)
+    if has_profile or b"sRGB" in said or not (b"gAMA" in said or b"cHRM" in said):
+        return b""
+    try:
+        (gamma,) = struct.unpack(">I", said.get(b"gAMA", bytes(4)))
+        corners = struct.unpack(">8I", said[b"cHRM"]) if b"cHRM" in said else ()
+    except struct.error as error:
+        raise ValueError("a chunk of another length") from error
+    return profiles.of_chunks(gamma, corners, mode == "L")
 
 
 def _is_srgb(forth: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
-from diffedit_cli.metadata import PROFILE_TAG, XMP_TAG, Metadata
+from diffedit_cli import exif
+from diffedit_cli.exif import LONG, SHORT, Directory
 
 FORMATS = ("PNG", "TIFF")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels
@@ -31,7 +31,7 @@ def is_deep(image: ImageFile.ImageFile) -> bool:
     return kinds == {(16, 1)} and alpha and tags.get(PHOTOMETRIC) in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
 
 
-def read(image: Image.Image, data: bytes) -> tuple[NDArray[Any], str]:
+def read(image: Image.Image, data: bytes, orientation: int) -> tuple[NDArray[Any], str]:
     """The file's pixels (H, W, C), upright, alpha not premultiplied, and mode. Raises what imagecodecs raises."""
     import imagecodecs  # a quarter of a second that only such pictures need pay
 
@@ -45,7 +45,7 @@ def read(image: Image.Image, data: bytes) -> tuple[NDArray[Any], str]:
             pixels = ~pixels
         if tags.get(EXTRA_SAMPLES) == (PREMULTIPLIED,):
             pixels = _divided_by_alpha(pixels)
-    pixels = upright(pixels.reshape(*pixels.shape[:2], -1), image.getexif().get(ExifTags.Base.Orientation, 1))
+    pixels = upright(pixels.reshape(*pixels.shape[:2], -1), orientation)
     return pixels, MODES[pixels.shape[2]]
 
 
@@ -66,56 +66,32 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
-def encode(pixels: NDArray[Any], mode: str, chosen: str, metadata: Metadata, record: Mapping[str, Any] | None) -> bytes:
-    """The bytes of a PNG or (uncompressed) TIFF file."""
-    return _png(pixels, metadata, record) if chosen == "PNG" else _tiff(pixels, mode, metadata, record)
-
-
-def _png(pixels: NDArray[Any], metadata: Metadata, record: Mapping[str, Any] | None) -> bytes:
-    """What imagecodecs makes of the pixels, with the metadata of a small picture that Pillow wrote."""
+def png(pixels: NDArray[Any]) -> bytes:
+    """The bytes of a PNG file."""
     import imagecodecs
 
-    small = io.BytesIO()
-    Image.new("L", (1, 1)).save(small, "PNG", **metadata.options("PNG", record))
-    beside = [chunk for kind, chunk in _chunks(small.getvalue()) if kind not in (b"IHDR", b"IDAT", b"IEND")]
     laid = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    data = bytes(imagecodecs.png_encode(laid, level=1, strategy=3, filter=16))  # five times quicker, no larger
-    (_, header), *rest = _chunks(data)
-    return data[:8] + b"".join([header, *beside, *(chunk for _, chunk in rest)])
+    return bytes(imagecodecs.png_encode(laid, level=1, strategy=3, filter=16))  # five times quicker, no larger
 
 
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and whole chunk, in order."""
-    at = 8
-    while at < len(png):
-        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
-        yield png[at + 4 : at + 8], png[at:end]
-        at = end
-
-
-def _tiff(pixels: NDArray[Any], mode: str, metadata: Metadata, record: Mapping[str, Any] | None) -> bytes:
-    """Pillow's own directory of tags, then the pixels as they are."""
+def tiff(pixels: NDArray[Any], mode: str, beside: Directory) -> bytes:
+    """The bytes of an uncompressed TIFF file, with the tags of `beside`."""
     if mode == "LA":  # which Pillow cannot open
         pixels, mode = pixels[..., [0, 0, 0, 1]], "RGBA"
     height, width, channels = pixels.shape
-    directory = metadata.directory(record)
-    directory.endian = directory.endian or "<"
-    data = pixels.astype(f"{directory.endian}u2").tobytes()
+    data = pixels.astype(f"{beside.order}u2").tobytes()
+    whole = Directory(beside.order, dict(beside.values), beside.inner)
     tags = ExifTags.Base
-    directory[tags.ImageWidth], directory[tags.ImageLength] = width, height
-    directory[tags.BitsPerSample] = (16,) * channels
-    directory[tags.Compression] = 1
-    directory[tags.PhotometricInterpretation] = RGB if mode.startswith("RGB") else BLACK_IS_ZERO
-    directory[tags.SamplesPerPixel], directory[tags.PlanarConfiguration] = channels, 1
-    directory[tags.RowsPerStrip] = height
-    directory[tags.StripOffsets], directory[tags.StripByteCounts] = 0, len(data)  # counted from the directory's end
+    whole.put(tags.ImageWidth, LONG, width)
+    whole.put(tags.ImageLength, LONG, height)
+    whole.put(BITS, SHORT, *(16,) * channels)
+    whole.put(tags.Compression, SHORT, 1)
+    whole.put(PHOTOMETRIC, SHORT, RGB if mode.startswith("RGB") else BLACK_IS_ZERO)
+    whole.put(tags.StripOffsets, LONG, 8)
+    whole.put(tags.SamplesPerPixel, SHORT, channels)
+    whole.put(tags.RowsPerStrip, LONG, height)
+    whole.put(tags.StripByteCounts, LONG, len(data))
+    whole.put(PLANES, SHORT, 1)
     if mode.endswith("A"):
-        directory[EXTRA_SAMPLES] = SEPARATE
-    if metadata.xmp:
-        directory[XMP_TAG] = metadata.xmp
-    if metadata.icc_profile:
-        directory[PROFILE_TAG] = metadata.icc_profile
-    if metadata.dpi:
-        directory[tags.XResolution], directory[tags.YResolution] = metadata.dpi
-        directory[tags.ResolutionUnit] = 2  # inches
-    return directory.tobytes().removeprefix(b"Exif\0\0") + data
+        whole.put(EXTRA_SAMPLES, SHORT, SEPARATE)
+    return exif.encode(whole, data)

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from diffedit_cli import colour, deep, files, metadata
+from diffedit_cli import bmp, boxes, colour, containers, deep, exif, files, metadata, png
 from diffedit_cli.errors import DeviceError, DiffEditError, InputError, OutputError, UsageError
 from diffedit_cli.files import MAX_PIXELS
 from diffedit_cli.images import Picture, Pixels
+from diffedit_cli.metadata import Metadata
+from diffedit_cli.stored import Stored
 
 LARGEST_PIXEL, LARGEST_REST = 8, 2**26  # bytes in a file: four channels of 16 bits, and all that lies beside them
 STRIP = 256  # rows
@@ -50,6 +52,15 @@ READ_ONLY = (
     ".avifs", ".heics", ".heifs",
 )  # fmt: skip
 """Endings of pictures that are read, and whose edits are written as PNG."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF's orientation
 WITHOUT_ALPHA = ("JPEG", "BMP")
 WITH_CMYK = ("JPEG", "TIFF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -63,9 +74,27 @@ def load(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and not _enable_heic():
         raise InputError(f"{name} cannot be read: {HEIC_NEEDS}")
     with _reading(name):
-        image = opened(io.BytesIO(data))
+        pixels, stored = containers.apart(data)
+        image, stored = _opened(pixels, stored, name, max_pixels)
         is_deep = deep.is_deep(image)
-    return replace(_picture(image, name, data if is_deep else None, max_pixels), name=str(path))
+    return replace(_picture(image, name, stored, pixels, is_deep, max_pixels), name=str(path))
+
+
+def _opened(data: bytes, stored: Stored, name: str, max_pixels: int) -> tuple[ImageFile.ImageFile, Stored]:
+    """A picture of which no pixel is read yet; an AVIF is, as its decoder refuses the pixels for their EXIF."""
+    try:
+        image = opened(io.BytesIO(data))
+        if image.format == "AVIF":
+            _check_size(image.size, name, max_pixels)
+            image.load()
+    except DiffEditError:
+        raise
+    except Exception:
+        if data[4:8] != b"ftyp" or (without := boxes.without_exif(data)) == data:
+            raise
+        stored = replace(stored, left_out=[*stored.left_out, "its EXIF, which cannot be read"])
+        return opened(io.BytesIO(without)), stored
+    return image, stored
 
 
 def opened(file: Path | io.BytesIO) -> ImageFile.ImageFile:
@@ -104,30 +133,49 @@ def _enable_heic() -> bool:
 
 def from_image(image: Image.Image, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Picture:
     """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
-    return _picture(image, name, None, max_pixels)
+    with _reading(name):
+        data = containers.file_of(image)
+        stored = containers.apart(data)[1] if data else Stored()
+    return _picture(image, name, stored, data, False, max_pixels)
 
 
-def _picture(image: Image.Image, name: str, data: bytes | None, max_pixels: int) -> Picture:
-    """`data` is the file of a picture of 16 bits, which Pillow would read as one of 8."""
+def _picture(
+    image: Image.Image, name: str, stored: Stored, data: bytes | None, is_deep: bool, max_pixels: int
+) -> Picture:
+    """`data` is the picture's file, if that is at hand; one of 16 bits Pillow would read as one of 8."""
     _check_size(image.size, name, max_pixels)
     with _reading(name):
-        notes = _notes(image, name)
-        notes += () if data is not None else _depth_note(image, name)
-        pixels, mode = _read(image) if data is None else deep.read(image, data)
-        record, beside = metadata.record_in(image), metadata.read(image)
-    if pixels is None:
-        raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to RGB.")
-    colours = colour.SRGB
-    if beside.icc_profile:
+        notes = _notes(image, name, stored)
+        notes += () if is_deep else _depth_note(image, name)
+        directory, lost = metadata.directory_of(image, stored, data)
+        record, turned = metadata.record_in(image, directory, stored), metadata.orientation(directory)
+        pixels, mode = deep.read(image, data, turned) if data and is_deep else _read(image, turned)
+        if pixels is None:
+            raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to RGB.")
+        beside = metadata.read(image, stored, directory, lost, pixels.shape[1::-1])
+        beside, colours, more = _coloured(beside, mode, name)
+    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
+    return Picture(name, pixels, mode, written_as, beside, colours, notes + more, record)
+
+
+def _coloured(beside: Metadata, mode: str, name: str) -> tuple[Metadata, colour.Colours, tuple[str, ...]]:
+    """The colours that a file says its picture has, by numbers or by a profile, and what cannot be used of that."""
+    plain, notes = mode.removesuffix("A"), tuple[str, ...]()
+    try:
+        stated = colour.stated(beside.cicp, beside.colours, bool(beside.icc_profile), plain)
+        beside = replace(beside, stated=stated)
+    except ValueError as error:
+        said = f"{name} says its colours by numbers that cannot be used ({error}); they are taken as sRGB, and "
+        return replace(beside, unconverted=str(error)), colour.SRGB, (said + "the numbers are kept.",)
+    if profile := beside.stated or beside.icc_profile:
         try:
-            colours = colour.of_profile(beside.icc_profile, mode.removesuffix("A"))
+            return beside, colour.of_profile(profile, plain), ()
         except ValueError as error:
-            notes += (
+            notes = (
                 f"{name} has a colour profile that cannot be used ({error}); its colours are taken as sRGB, and the "
                 "profile is kept.",
             )
-    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
-    return Picture(name, pixels, mode, written_as, beside, colours, notes, record)
+    return beside, colour.SRGB, notes
 
 
 def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
@@ -138,11 +186,14 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
         )
 
 
-def _read(image: Image.Image) -> tuple[Pixels | None, str]:
-    """Upright pixels (H, W, C) and mode of an opened picture; no pixels where the mode is not supported."""
+def _read(image: Image.Image, turned: int) -> tuple[Pixels | None, str]:
+    """Upright pixels (H, W, C) and mode of an opened picture, `turned` by EXIF's number; or none where the mode is not
+    supported.
+    """
     image.load()
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        turned = 1  # Pillow has done it
+    upright = image.transpose(TURNS[turned]) if turned in TURNS else image
     if image.mode.startswith("I;16"):
         return np.asarray(upright).astype(np.uint16)[..., None], "L"
     mode = MODES.get(image.mode)
@@ -180,8 +231,9 @@ def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int =
     return Picture(name, np.ascontiguousarray(array), deep.MODES[array.shape[2]], "PNG")
 
 
-def _notes(image: Image.Image, name: str) -> tuple[str, ...]:
-    several = getattr(image, "is_animated", False)  # counting them would read a file of a million to its end
+def _notes(image: Image.Image, name: str, stored: Stored) -> tuple[str, ...]:
+    # counting them would read a file of a million to its end
+    several = stored.several or getattr(image, "is_animated", False)
     return (f"{name} has several frames; only the first is used.",) if several else ()
 
 
@@ -199,10 +251,9 @@ def output_format(path: Path, picture: Picture) -> str:
     if chosen is None and path.suffix and path != files.STANDARD_STREAM:
         raise UsageError(f"{path} has no extension that can be written; use one of {', '.join(EXTENSIONS)}.")
     chosen = chosen or (picture.format if picture.format in EXTENSIONS.values() else "PNG")
-    if chosen in WITHOUT_ALPHA and picture.has_alpha:
+    own_bmp = chosen == picture.format == "BMP"  # with transparency few programs make one, or read it
+    if chosen in WITHOUT_ALPHA and picture.is_transparent and not own_bmp:
         raise UsageError(f"{picture.name} has transparency, which {chosen} cannot hold; use -o with a .png name.")
-    if chosen not in WITH_CMYK and picture.mode == "CMYK":
-        raise UsageError(f"{picture.name} is CMYK, which {chosen} cannot hold; use -o with a .tif or .jpg name.")
     if chosen == "HEIF" and not _enable_heic():
         raise UsageError(f"{path} cannot be written: {HEIC_NEEDS}")
     return chosen
@@ -214,19 +265,55 @@ def default_extension(picture: Picture) -> str:
     return suffix if EXTENSIONS.get(suffix.lower()) == picture.format else ".png"
 
 
+def fitted(picture: Picture, chosen: str) -> Picture:
+    """The picture with what a file of format `chosen` can hold beside it; what else there was, a warning names."""
+    beside = picture.metadata.fitted(chosen)
+    if chosen == "BMP" and picture.mode in ("L", "LA") and beside.icc_profile:
+        beside = beside.without("icc_profile", "its colour profile")
+    beside = _accepted(picture, chosen, beside)
+    said = list[str]()
+    if picture.mode == "CMYK" and chosen not in WITH_CMYK:
+        said.append(f"{picture.name} is CMYK, which {chosen} cannot hold; its colours are converted to sRGB.")
+    if picture.is_deep and chosen not in deep.FORMATS:
+        said.append(f"{picture.name} has 16 bits a channel, of which {chosen} holds 8.")
+    if beside.left_out:
+        said.append(f"Left out of the result of {picture.name}: {'; '.join(beside.left_out)}.")
+    return replace(picture, metadata=replace(beside, left_out=()), warnings=(*picture.warnings, *said))
+
+
+def _accepted(picture: Picture, chosen: str, beside: Metadata) -> Metadata:
+    """What of it the format's encoder accepts, found out with a picture of few pixels."""
+    few = replace(picture, pixels=np.zeros((16, 16, picture.pixels.shape[2]), picture.pixels.dtype))
+    record = {"kind": "edit"}
+
+    def accepts(tried: Metadata) -> bool:
+        try:
+            _write(_converted(replace(few, metadata=tried), chosen), chosen, record)
+        except MemoryError:
+            raise
+        except Exception:
+            return False
+        return True
+
+    if accepts(beside):
+        return beside
+    kept = replace(Metadata(left_out=beside.left_out), **{name: getattr(beside, name) for name in metadata.OF_CODING})
+    if not accepts(kept):
+        kept = replace(kept, coding={})
+    for part, words in beside.parts().items():
+        more = replace(kept, **{part: getattr(beside, part)})
+        kept = more if accepts(more) else kept.without(part, f"{words}, which {chosen} cannot hold")
+    return kept
+
+
 def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
     """The file's bytes in format `chosen`, with the picture's metadata and the record, if there is one.
 
     PNG, WebP, TIFF and BMP hold the very pixels, of 16 bits only PNG and TIFF; JPEG is coded as the input was. AVIF
-    and HEIC are written at their highest quality, which is not lossless.
+    and HEIC are written at their highest quality, which is not lossless. CMYK becomes sRGB where there is no CMYK.
     """
-    buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd metadata of the input
-            if picture.is_deep and chosen in deep.FORMATS:
-                return deep.encode(picture.pixels, picture.mode, chosen, picture.metadata, record)
-            _save(picture.image, buffer, chosen, _options(picture, chosen, record))
+        return _write(_converted(fitted(picture, chosen), chosen), chosen, record)
     except MemoryError:
         raise DeviceError("There is too little memory to write the result; make the picture smaller first.") from None
     except Exception as error:  # encoders raise as many kinds as decoders
@@ -234,18 +321,39 @@ def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
             f"The result of {picture.name} cannot be written as {chosen} ({error}); choose another format with -o, or "
             "leave out the input's metadata with --strip-metadata."
         ) from error
-    return buffer.getvalue()
 
 
-def _save(image: Image.Image, buffer: io.BytesIO, chosen: str, options: dict[str, Any]) -> None:
-    try:
-        image.save(buffer, chosen, **options)
-    except (OSError, RuntimeError, ValueError):
-        if options.pop("compression", None) is None:
-            raise
-        buffer.seek(0)
-        image.save(buffer, chosen, **options)  # without libtiff, which refuses odd tags
-        buffer.truncate()
+def _converted(picture: Picture, chosen: str) -> Picture:
+    """In a mode that the format holds."""
+    if picture.mode == "CMYK" and chosen not in WITH_CMYK:
+        pixels = np.asarray(picture.colours.to_srgb(picture.image))
+        beside = replace(picture.metadata, icc_profile=b"")
+        return replace(picture, pixels=pixels, mode="RGB", metadata=beside, colours=colour.SRGB)
+    if chosen in WITHOUT_ALPHA and picture.has_alpha and not picture.is_transparent:
+        return replace(picture, pixels=picture.pixels[..., :-1], mode=picture.mode.removesuffix("A"))
+    return picture
+
+
+def _write(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
+    """Raises what encoders raise."""
+    beside = picture.metadata
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd metadata of the input
+        if picture.is_deep and chosen == "TIFF":
+            return deep.tiff(picture.pixels, picture.mode, beside.tags(record))
+        if chosen == "BMP" and (beside.profile(chosen) or picture.has_alpha):
+            return bmp.encode(picture.image, beside.profile(chosen), beside.dpi)
+        if picture.is_deep and chosen == "PNG":
+            data = deep.png(picture.pixels)
+        else:
+            buffer = io.BytesIO()
+            picture.image.save(buffer, chosen, **_options(picture, chosen, record))
+            data = buffer.getvalue()
+    if chosen == "PNG":
+        return png.with_chunks(data, beside.chunks(record))
+    if chosen == "TIFF":
+        return exif.appended(data, beside.tags(record))
+    return boxes.with_cicp(data, beside.cicp) if chosen == "AVIF" and beside.cicp else data
 
 
 def _options(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -253,13 +361,11 @@ def _options(picture: Picture, chosen: str, record: Mapping[str, Any] | None) ->
     options = picture.metadata.options(chosen, record)
     coding = picture.metadata.coding if picture.format == chosen else {}
     if chosen == "JPEG":
-        options |= coding or {"quality": 95, "subsampling": 0}
+        options |= coding or {"quality": 100 if picture.format == chosen else 95, "subsampling": 0}
     elif chosen == "WEBP":
         options |= {"lossless": True, "exact": True}
-    elif chosen == "TIFF" and not any(
-        options.get("exif", Image.Exif()).get_ifd(inner) for inner in metadata.INNER_TABLES
-    ):
-        options["compression"] = "tiff_lzw"  # its encoder would lose the inner tables
+    elif chosen == "TIFF":
+        options["compression"] = "tiff_lzw"
     elif chosen == "AVIF":
         options |= {"quality": 100, "subsampling": "4:4:4" if picture.mode.startswith("RGB") else "4:0:0"}
     elif chosen == "HEIF":
@@ -274,14 +380,17 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            with path.open("rb") as file:
+                if file.read(8) == png.SIGNATURE:
+                    return metadata.record_among(png.short_texts(file))
             with opened(path) as image:
-                return metadata.record_in(image)
+                return metadata.record_in(image, *metadata.seen(image))
     except Exception:  # a foreign or damaged file has no record
         return None
 
 
-def encode_png(pixels: NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
-    """A PNG file's bytes: pixels (h, w, 3) and how they were made."""
+def encode_png(pixels: NDArray[np.uint8], record: Mapping[str, Any] | None) -> bytes:
+    """A PNG file's bytes: pixels (h, w) or (h, w, 3), and how they were made."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=metadata.png_record(record))
-    return buffer.getvalue()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return png.with_chunks(buffer.getvalue(), [metadata.png_record(record)] if record is not None else [])

@@ -56,6 +56,11 @@ class Picture:
     def has_alpha(self) -> bool:
         return self.mode in ("LA", "RGBA")
 
+    @property
+    def is_transparent(self) -> bool:
+        """Whether any of its pixels is not opaque."""
+        return self.has_alpha and int(self.pixels[..., -1].min()) < np.iinfo(self.pixels.dtype).max
+
     @cached_property
     def image(self) -> Image.Image:
         """In its own mode and colours; of 16 bits the upper eight, rounded."""

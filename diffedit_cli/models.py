@@ -56,7 +56,7 @@ NAMES = {
         source="stabilityai/stable-diffusion-3.5-medium",
         family="sd3",
         licence="Stability AI Community",
-        size=16_400_000_000,
+        size=int(16.4e9),
     ),
 }
 

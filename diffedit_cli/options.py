@@ -332,7 +332,7 @@ METADATA = _group(
     strip_metadata=(
         bool,
         False,
-        "Leave out of the result how it was made, and what the picture's file tells (EXIF with the place, XMP).",
+        "Leave out of all that is written how it was made, and what the picture's file tells (EXIF, XMP, IPTC, text).",
     ),
 )
 CACHE_DIR = _group(

@@ -363,15 +363,16 @@ class Workbench:
 
     # How: the model, the cache, the clock, and what can fail.
 
-    def embeds_file(self, name: str, picture: Picture, params: Params, account: Account) -> bytes:
-        """What the model is told for the prompt of this name, as a file that --NAME-embeds takes."""
+    def embeds_file(self, name: str, picture: Picture, params: Params, account: Account, telling: bool = True) -> bytes:
+        """What the model is told for the prompt of this name, for --NAME-embeds; `telling` the words or not."""
         params = self._planned(self._writers(account).expanded(params)).given
         if name == "caption":
             params = self._writers(account).captioned(params, picture)
         prompt = params.prompts_of()[name]
         with device_errors(self.device), torch.inference_mode():
             embedding = self.runtime.embedding(prompt, params, account)
-        return embeds.pack(embedding, prompts.record("prompt", prompt) | params.text_record(), self.folder)
+        about = prompts.record("prompt", prompt) | params.text_record() if telling else {}
+        return embeds.pack(embedding, about, self.folder)
 
     def _encoded(self, picture: Picture, account: Account, encode: Callable[[], Arrays]) -> Arrays:
         """A picture's latents, the same for whatever is done with it."""

@@ -69,7 +69,7 @@ def _is_stale(target: Path, source: Path) -> bool:
 def _write(target: Path, source: Path, make: Make) -> bool:
     """Whether the source could be read, and the target is no stranger's."""
     owner, wanted = Ownership(), Target(target, remedy="move it away")
-    exif = metadata.Metadata().directory(artefacts.record("thumbnail", {})).tobytes()
+    exif = metadata.marked(metadata.Metadata().directory(artefacts.record("thumbnail", {})))
     try:
         owner.check(wanted)
         image = make(source)

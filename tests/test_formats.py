@@ -18,7 +18,7 @@ from picture_files import DPI, UPRIGHT, XMP, read_metadata, read_pixels, stored,
 from PIL import Image
 from skimage import data as photographs
 
-from diffedit_cli import formats, images
+from diffedit_cli import formats, images, packets
 from diffedit_cli.errors import DiffEditError, InputError, UsageError
 
 pillow_heif.register_heif_opener()
@@ -194,8 +194,6 @@ def test_a_cut_file_of_16_bits_is_damaged(tmp_path: Path, kind: str, share: floa
     [
         ("RGBA", "out.jpg", "has transparency, which JPEG cannot hold"),
         ("LA", "out.bmp", "has transparency, which BMP cannot hold"),
-        ("CMYK", "out.png", "is CMYK, which PNG cannot hold"),
-        ("CMYK", "out.webp", "is CMYK, which WEBP cannot hold"),
         ("RGB", "out.gif", "no extension that can be written"),
     ],
 )
@@ -262,7 +260,7 @@ def test_a_record_inner_tables_and_a_large_profile(tmp_path: Path, kind: str, mo
     assert now["profile"] == icc.CMYK * 5
     assert (now[271], now[34665]["ExposureTime"], now[34853]) == ("Maker", 0.25, {"GPSLatitudeRef": "N"})
     again = formats.load(tmp_path / "out")
-    assert (again.metadata.xmp, again.metadata.icc_profile) == (beside.xmp, beside.icc_profile)
+    assert (again.metadata.xmp, again.metadata.icc_profile) == (packets.marked(beside.xmp), beside.icc_profile)
     assert b"diffedit" not in formats.encode(again, kind, None)
 
 

@@ -101,6 +101,28 @@ def test_without_metadata_no_file_tells_the_words(option: str) -> None:
     assert edit("in", "--out", "out", *shows, "--zoom", "off", option, "--seed", 2, command="run").code == 0
 
 
+@pytest.mark.parametrize("option", ["--no-metadata", "--strip-metadata"])
+def test_nothing_that_is_written_beside_the_result_tells_the_words(option: str) -> None:
+    """Of every option that writes a file; nor does any of them tell what the input's own file does."""
+    Path("out").mkdir()
+    given = Path("given.jpg")
+    given.write_bytes(written(stored("RGB", 8), "JPEG", "RGB", 6, icc.WIDE))
+    shows = {"--preview": "p.png", "--sheet": "s.png", "--compare": "c.webp"}
+    beside = {"--frames": "frames", "--save-embeds": "embeds", "--profile": "profile.json", "--depfile": "d.mk"}
+    words = [word for pair in {**shows, **beside}.items() for word in pair]
+    assert edit(given, "-o", "out/r.png", "--variants", 2, "--zoom", "off", option, *words).code == 0
+    assert edit(given, "-o", "out/r.jpg", "--compare", "c.gif", "--force", option).code == 0
+    made = [path for path in Path().rglob("*") if path.is_file() and path.name not in ("given.jpg", "cat.png")]
+    assert {path.name for path in made} >= {*shows.values(), "profile.json", "d.mk", "r.png", "r-2.png", "c.gif"}
+    assert len([path for path in made if path.parent.name in beside.values()]) > 4
+    telling = {path.name for path in made for word in (b"secret", b"hidden") if word in path.read_bytes()}
+    assert not telling
+    others = [path for path in made if not (option == "--no-metadata" and path.parent.name == "out")]
+    assert not [path for path in others if b"Maker" in path.read_bytes() or b"note=" in path.read_bytes()]
+    for path in Path("embeds").iterdir():
+        assert {"prompt", "negative"}.isdisjoint(artefacts.unpack(path)[1]), path
+
+
 def test_another_run_that_strips_does_it_again() -> None:
     codes = [edit("cat.png", "--out", "out", *words, command="run") for words in ((), ("--strip-metadata",), ())]
     assert ["is there already" in ran.err for ran in codes] == [False, False, False]

@@ -1,0 +1,171 @@
+"""XMP packets: what no longer holds of an edited picture is cut out, all else stays byte for byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+GOOGLE, ADOBE, EXTENSIONS = "http://ns.google.com/photos/1.0/", "http://ns.adobe.com/", "Iptc4xmpExt"
+TIFF, EXIF, XMP = f"{ADOBE}tiff/1.0/", f"{ADOBE}exif/1.0/", f"{ADOBE}xap/1.0/"
+IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+MADE_WITH_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+SOURCE_TYPE = "DigitalSourceType"
+# Prefixes where they are not declared.
+USUAL = {"tiff": TIFF, "exif": EXIF, "xmp": XMP, "xap": XMP, "rdf": RDF, EXTENSIONS: IPTC, "xmpGImg": f"{XMP}g/img/"}
+USUAL |= {"hdrgm": f"{ADOBE}hdr-gain-map/1.0/", "xmpNote": f"{ADOBE}xmp/note/", "GCamera": f"{GOOGLE}camera/"}
+USUAL |= {"Container": f"{GOOGLE}container/", "GContainer": f"{GOOGLE}container/", "Item": f"{GOOGLE}container/item/"}
+# Vocabularies that describe what else was in the file, or how the picture looked, and what that is called.
+OUTDATED = {
+    f"{ADOBE}hdr-gain-map/1.0/": "its gain map",
+    "http://ns.apple.com/HDRGainMap/1.0/": "its gain map",
+    f"{GOOGLE}container/": "",
+    f"{GOOGLE}container/item/": "",
+    f"{GOOGLE}depthmap/": "its depth map",
+    f"{GOOGLE}image/": "the picture within its XMP",
+    f"{XMP}g/img/": "",  # thumbnails
+}
+OUTDATED_NAMES = {
+    (XMP, "Thumbnails"): "",
+    (f"{ADOBE}xmp/note/", "HasExtendedXMP"): "the further XMP",
+    ("http://purl.org/dc/terms/", "provenance"): "",  # of content credentials
+}
+OUTDATED_STARTS = {(f"{GOOGLE}camera/", "MotionPhoto"): "its video", (f"{GOOGLE}camera/", "MicroVideo"): "its video"}
+PLACES = {
+    ("http://www.metadataworkinggroup.com/schemas/regions/", "Regions"),
+    ("http://ns.microsoft.com/photo/1.2/", "RegionInfo"),
+    (IPTC, "ImageRegion"),
+    (EXIF, "SubjectArea"),
+    (EXIF, "SubjectLocation"),
+}
+PLACES_CALLED = "the places it marks, as it was turned"
+TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
+ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
+
+Name = tuple[str, str]  # namespace and local name
+Span = tuple[int, int]
+
+
+@dataclass
+class _Walk:
+    """What is to be cut out of a packet, and what put in its place, by where it stands."""
+
+    data: bytes
+    outdated: Callable[[Name], str | None]
+    values: dict[Name, bytes]
+    changes: list[tuple[Span, bytes]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    open: list[tuple[Name, Span, dict[str, str]]] = field(default_factory=list)  # name, tag, namespaces
+
+    def start(self, name: str, _: object) -> None:
+        tag = TAG.match(self.data, self.parser.CurrentByteIndex)
+        if tag is None:
+            raise ValueError("a tag of it cannot be found")
+        spaces = self.open[-1][2] if self.open else USUAL
+        attributes = [(found[1].decode(), found) for found in ATTRIBUTE.finditer(tag[0])]
+        declared = {key[6:]: found[2][1:-1].decode() for key, found in attributes if key.startswith("xmlns:")}
+        spaces = {**spaces, **declared} if declared else spaces
+        self.open.append((_named(name, spaces), tag.span(), spaces))
+        for key, found in attributes:
+            if key.startswith("xmlns:"):
+                if declared[key[6:]] in OUTDATED:
+                    self._change(tag.start(), found.span(), b"")
+            elif (called := self.outdated(_named(key, spaces))) is not None:
+                self._change(tag.start(), found.span(), b"", called)
+            elif (value := self.values.get(_named(key, spaces))) is not None:
+                self._change(tag.start() + 1, (found.start(2), found.end(2) - 2), value)
+
+    def end(self, _: str) -> None:
+        name, (start, tag_end), _spaces = self.open.pop()
+        empty = self.data[tag_end - 2 : tag_end] == b"/>"
+        inside_end = self.parser.CurrentByteIndex
+        end = tag_end if empty else self.data.index(b">", inside_end) + 1
+        if (called := self.outdated(name)) is not None:
+            self._change(0, (start, end), b"", called)
+        elif not empty and name in self.values and b"<" not in self.data[tag_end:inside_end]:
+            self._change(0, (tag_end, inside_end), self.values[name])
+
+    def _change(self, offset: int, span: Span, put_in: bytes, called: str = "") -> None:
+        self.changes.append(((offset + span[0], offset + span[1]), put_in))
+        if called and called not in self.left_out:
+            self.left_out.append(called)
+
+    def __post_init__(self) -> None:
+        self.parser = expat.ParserCreate("UTF-8")
+        self.parser.StartElementHandler, self.parser.EndElementHandler = self.start, self.end
+        self.parser.StartDoctypeDeclHandler = _refuse
+
+    def changed(self) -> bytes:
+        """Raises ValueError for what is no XML."""
+        try:
+            self.parser.Parse(self.data, True)
+        except expat.ExpatError as error:
+            raise ValueError(str(error)) from error
+        parts, at = [], 0
+        for (start, end), put_in in sorted(self.changes, key=lambda change: (change[0][0], -change[0][1])):
+            if start >= at:  # else it lies in what was cut
+                parts += [self.data[at:start], put_in]
+                at = end
+        return b"".join([*parts, self.data[at:]])
+
+
+def _refuse(*_: object) -> None:
+    raise ValueError("it declares a document type, as no XMP does")
+
+
+def _named(name: str, spaces: dict[str, str]) -> Name:
+    prefix, _, local = name.rpartition(":")
+    return spaces.get(prefix, prefix), local
+
+
+def _bytes(packet: bytes) -> bytes:
+    """In UTF-8. Raises ValueError."""
+    packet = packet.rstrip(b"\0")
+    return packet.decode("utf-16").encode() if packet[:2] in (b"\xff\xfe", b"\xfe\xff") else packet
+
+
+def cleaned(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
+    """A packet as it holds of an edited picture of `size`, upright, and what was left out of it, in words.
+
+    Raises ValueError for what is no XML.
+    """
+
+    def outdated(name: Name) -> str | None:
+        for (space, start), words in OUTDATED_STARTS.items():
+            if name[0] == space and name[1].startswith(start):
+                return words
+        if turned and name in PLACES:
+            return PLACES_CALLED
+        return OUTDATED.get(name[0], OUTDATED_NAMES.get(name))
+
+    width, height = (str(side).encode() for side in size)
+    values = {(TIFF, "Orientation"): b"1", (TIFF, "ImageWidth"): width, (TIFF, "ImageLength"): height}
+    values |= {(EXIF, "PixelXDimension"): width, (EXIF, "PixelYDimension"): height}
+    walk = _Walk(_bytes(packet), outdated, values)
+    return walk.changed(), walk.left_out
+
+
+def marked(packet: bytes) -> bytes:
+    """A packet that says that a model made part of the picture (IPTC's Digital Source Type); a new one for none.
+
+    Raises ValueError for what is no XML.
+    """
+    source_type = f'xmlns:{EXTENSIONS}="{IPTC}" {EXTENSIONS}:{SOURCE_TYPE}="{MADE_WITH_A_MODEL}"'
+    said = f'<rdf:Description rdf:about="%s" {source_type}/>'
+    if not packet:
+        head = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        return (head + _rdf(said % "") + '</x:xmpmeta><?xpacket end="w"?>').encode()
+    packet = _Walk(_bytes(packet), lambda name: "" if name == (IPTC, SOURCE_TYPE) else None, {}).changed()
+    subject = re.search(rb"""<rdf:Description[^>]*?\srdf:about\s*=\s*["']([^"'<>]*)["']""", packet)
+    element = said % (subject[1].decode() if subject else "")
+    if (end := packet.rfind(b"</rdf:RDF>")) < 0:
+        element, end = _rdf(element), packet.rfind(b"</")
+    if end < 0:
+        raise ValueError("it holds nothing")
+    return packet[:end] + element.encode() + packet[end:]
+
+
+def _rdf(element: str) -> str:
+    return f'<rdf:RDF xmlns:rdf="{RDF}">{element}</rdf:RDF>'
