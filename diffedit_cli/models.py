@@ -56,7 +56,7 @@ NAMES = {
         source="stabilityai/stable-diffusion-3.5-medium",
         family="sd3",
         licence="Stability AI Community",
-        size=int(16.4e9),
+        size=16_400_000_000,
     ),
 }
 
@@ -396,6 +396,5 @@ def _check_shards(name: str, folder: Path, family: str, variant: str | None, aga
                 needed = set(weights.read_json(index)["weight_map"].values())
             except (OSError, ValueError, KeyError, AttributeError, TypeError):
                 raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
-            missing = sorted(file for file in needed if not (folder / part / file).is_file())
-            if missing:
+            if missing := sorted(file for file in needed if not (folder / part / file).is_file()):
                 raise ModelError(f"The model {name} is incomplete: {folder / part / missing[0]} is missing; {again}.")

@@ -140,6 +140,29 @@ def test_what_is_known_to_be_unneeded_stops_nothing(tiny_epsilon: Path, tmp_path
     same(converted(file, tiny_epsilon, tmp_path / "out"), plain)
 
 
+def bare_clip(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """As the first fine-tunes were written."""
+    return name.replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."), tensor
+
+
+def plain_attention(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Matrices for convolutions of one cell, in the VAE and the network."""
+    flat = ".mid.attn_1." in name or ".proj_in." in name or ".proj_out." in name
+    return name, tensor[:, :, 0, 0] if flat and tensor.ndim == 4 else tensor
+
+
+@pytest.mark.parametrize("change", [bare_clip, plain_attention])
+def test_older_and_newer_spellings_are_read(
+    plain: dict[str, Tensor], tiny_epsilon: Path, tmp_path: Path, change: Callable[[str, Tensor], tuple[str, Tensor]]
+) -> None:
+    save_file(plain, tmp_path / "plain.safetensors")
+    other = {name: tensor.contiguous() for name, tensor in (change(*one) for one in plain.items())}
+    assert any(name not in plain or plain[name].shape != tensor.shape for name, tensor in other.items())
+    save_file(other, tmp_path / "other.safetensors")
+    found = converted(tmp_path / "other.safetensors", tiny_epsilon, tmp_path / "other")
+    same(found, converted(tmp_path / "plain.safetensors", tiny_epsilon, tmp_path / "plain"))
+
+
 def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> None:
     assert found.keys() == expected.keys()
     for part, tensors in expected.items():

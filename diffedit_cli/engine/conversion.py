@@ -37,21 +37,22 @@ class Checkpoint:
         return list(self._file.get_slice(name).get_shape()) if name in self._names else None
 
     def fill(self, network: nn.Module, prefix: str, layout: Layout, absent: Mapping[str, Tensor] | None = None) -> None:
-        """Gives an empty network its weights: those of the names with the prefix, in the format of most of them.
+        """Gives an empty network its weights: those whose names have the prefix, in the format of most of them.
 
         `absent` are those that the file need not have. Raises ValueError where one is missing or of another shape.
         """
-        tensors, settings = {}, settings_of(network)
+        tensors, used, settings = {}, set(), settings_of(network)
         for name, weight in network.state_dict().items():
             places = [place for place in layout(name, settings) if prefix + place.name in self._names]
             if places:
                 tensors[name] = self._taken(prefix, places[0], list(weight.shape))
-                self.left.discard(prefix + places[0].name)
+                used.add(prefix + places[0].name)
             elif absent is not None and name in absent:
                 tensors[name] = absent[name]
             else:
                 raise ValueError("weights are missing")
-        dtype = precision.common(self._file.get_slice(name) for name in self._names if name.startswith(prefix))
+        self.left -= used
+        dtype = precision.common(map(self._file.get_slice, used))
         if not all(_fits(tensor, dtype) for tensor in tensors.values()):
             dtype = torch.float32
         network.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, assign=True)
