@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import checkpoints, digests, weights
+from diffedit_cli import checkpoints, configs, digests, weights
 from diffedit_cli.additions import Addition, Lora, TextualInversion
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.engine.formats import FAMILIES, family_with
@@ -304,6 +304,7 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
         )
     if family_of(folder, name) != NAMES[kind].family:
         raise ModelError(f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit.")
+    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: len(weights.header(file)))
     return folder
 
 
@@ -376,6 +377,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
         raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
     variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
     _check_shards(name, folder, family, variant, again)
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.tensors(folder / part, variant))
     return ModelFolder(name, folder, family, variant, memo)
 
 

@@ -27,7 +27,7 @@ LAYERS = (
     {"engine.seam", "naming", "plan"},
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "digests", "options"},
     {"made", "settings", "warm"},
-    {"additions", "checkpoints", "formats"},
+    {"additions", "checkpoints", "configs", "formats"},
     {"models", "sources"},
     {"engine.calls", "engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts", "vocabulary"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting"},
