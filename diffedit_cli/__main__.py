@@ -10,10 +10,15 @@ from diffedit_cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
 TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
+_STREAMS = (
+    *((0, "stdin", "r", os.O_WRONLY), (1, "stdout", "w", os.O_RDONLY)),  # what no one can read, or write
+    (2, "stderr", "w", os.O_WRONLY),
+)
 
 
 def main() -> None:
     """Runs the command line and exits with the contract's codes."""
+    _occupy_closed_streams()
     # Set before any library reads them: no telemetry, no chatter.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -40,6 +45,15 @@ def main() -> None:
         tell(f"diffedit: {INTERRUPTION}")
         code = INTERRUPTED
     _leave(code)
+
+
+def _occupy_closed_streams() -> None:
+    """Else the next file that is opened has the number of one, and what is said goes there; errors stay errors."""
+    for number, name, mode, flag in _STREAMS:
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flag)  # has the lowest number that is free
+            if opened == number:
+                setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _end_in_peace() -> None:

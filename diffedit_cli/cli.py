@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from diffedit_cli.batch import Job
     from diffedit_cli.params import Params
 
-UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of standard output: files have errors of their own
+UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)  # of standard output: files have errors of their own
 
 app = App(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from diffedit_cli import unfinished
 from diffedit_cli.errors import InputError, OutputError, UsageError
@@ -27,7 +28,7 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
     chunks, size = [], 0
     if path != STANDARD_STREAM:
         check_readable(path, what)
-    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else path.open("rb") as file:
+    with _standard_input(what) if path == STANDARD_STREAM else path.open("rb") as file:
         while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
             chunks.append(chunk)
             size += len(chunk)
@@ -35,6 +36,15 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
                 name = "Standard input" if path == STANDARD_STREAM else path
                 raise InputError(f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first.")
     return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def _standard_input(what: str) -> Iterator[BinaryIO]:
+    """Raises InputError where it is closed."""
+    try:
+        yield sys.stdin.buffer
+    except OSError as error:
+        raise InputError(f"Standard input cannot be read: {error.strerror}; send the {what} there.") from error
 
 
 def resolved(path: Path) -> Path:
