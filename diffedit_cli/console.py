@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TextIO
 
@@ -14,8 +15,9 @@ def answer(line: str, lines: bool = False) -> None:
 
 
 def tell(line: str, lines: bool = False) -> None:
-    """The same on standard error."""
-    write(sys.stderr, line, lines)
+    """The same on standard error, and lost where that takes nothing more."""
+    with contextlib.suppress(OSError):
+        write(sys.stderr, line, lines)
 
 
 def write(stream: TextIO | None, line: str, lines: bool = False) -> None:

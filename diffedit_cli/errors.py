@@ -55,6 +55,7 @@ class Withheld(DiffEditError):
 
 SOME_FAILED = 8
 INTERRUPTED = 130
+CODES = (*range(10), INTERRUPTED)
 INTERRUPTION = "Interrupted; what was finished is kept."
 OUT_OF_MEMORY = "There is too little memory for this; end other programs, or make the picture smaller first."
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import checkpoints, digests, weights
+from diffedit_cli import checkpoints, configs, digests, weights
 from diffedit_cli.additions import Addition, Lora, TextualInversion
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.engine.formats import FAMILIES, family_with
@@ -252,8 +252,7 @@ def find(
 
     A checkpoint is converted once, into the cache folder `kept`, with the configuration of `config`; `say` is told so.
     """
-    kept = kept or default_root()
-    path, again = local(name), "get it again"
+    kept, path, again = kept or default_root(), local(name), "get it again"
     if path is None:
         path, again = in_hub_cache(hub_id(name)), _advice(name)
         if path is None:
@@ -287,8 +286,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
     if config is not None:
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder)[:16]}"
-    cache = Cache(kept)
-    target = cache.model(key)
+    target = (cache := Cache(kept)).model(key)
     if not target.is_dir():
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
@@ -312,6 +310,7 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
             f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit; name another with "
             "--model-config, or make a folder of one file with: diffedit models save."
         )
+    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: len(weights.header(file)))
     return folder
 
 
@@ -384,6 +383,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
         raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
     variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
     _check_shards(name, folder, family, variant, again)
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.tensors(folder / part, variant))
     return ModelFolder(name, folder, family, variant, memo)
 
 

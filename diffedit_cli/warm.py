@@ -19,7 +19,7 @@ from pathlib import Path
 from diffedit_cli import __version__, paths
 from diffedit_cli.cache import default_root
 from diffedit_cli.console import tell
-from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, DeviceError
+from diffedit_cli.errors import CODES, INTERRUPTED, INTERRUPTION, DeviceError
 
 COMMANDS = ("edit", "mask", "invert")
 OFF = {"0", "OFF", "NO", "FALSE"}
@@ -28,8 +28,8 @@ ANSWER = 1.0  # seconds for the other side to say something, when it has nothing
 
 # What is said, a byte each: the server READY when it is a client's turn, the client then GO or STOP, later INTERRUPT.
 # With GO go the descriptors of standard input, output, error and the working folder; behind it come the length of the
-# request, and the request in JSON. The answer is the exit code.
-READY, GO, STOP, INTERRUPT = b"r", b"g", b"s", b"i"
+# request, and the request in JSON. The server says BEGUN if it takes it, and the answer is the exit code.
+READY, GO, STOP, INTERRUPT, BEGUN = b"r", b"g", b"s", b"i", b"b"
 DESCRIPTORS = 4
 LENGTH = 8  # bytes, the highest first
 _CREDENTIALS = struct.Struct("3i")  # of the system: process, user, group
@@ -65,13 +65,16 @@ def handed_over(words: list[str]) -> int | None:
     """The exit code of a command line that a server has done; None where this process has to do it."""
     if not words or words[0] not in COMMANDS or os.environ.get("DIFFEDIT_SERVE", "").upper() in OFF:
         return None
-    if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
-        return None
     try:
-        with contextlib.suppress(OSError), connected(address()) as (connection, _):
-            if connection.recv(1) == READY:
-                _send(connection, words)
-                return _awaited(connection)
+        # ValueError and RuntimeError: paths that there cannot be, and a user without a home
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
+                return None
+            with connected(address()) as (connection, _):
+                if connection.recv(1) == READY:
+                    _send(connection, words)
+                    if connection.recv(1) == BEGUN:
+                        return _awaited(connection)
     except KeyboardInterrupt:
         tell(f"diffedit: {INTERRUPTION}")
         return INTERRUPTED
@@ -127,7 +130,7 @@ def _awaited(connection: socket.socket) -> int:
         with contextlib.suppress(OSError):  # it may be done this very moment
             connection.sendall(INTERRUPT)
         code = _answer(connection)
-    if code:
+    if code and code[0] in CODES:
         return code[0]
     tell("diffedit: The server ended before the work did, perhaps for lack of memory; run it again.")
     return DeviceError.code

@@ -18,6 +18,7 @@ _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_UNREAD = 4000  # tensors
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
 
@@ -101,3 +102,12 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
     if 8 + length + max(ends, default=0) != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")
     return dict(said)
+
+
+def tensors(folder: Path, variant: str | None) -> int:
+    """How many the weights of this variant in a folder hold; of damaged ones, as loading tells, a few thousand."""
+    own = [path for path in folder.iterdir() if is_weights(path.name) and variant_of(path.name) == variant]
+    try:
+        return sum(len(header(path)) for path in own)
+    except ModelError:
+        return _UNREAD

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffedit_cli import artefacts, digests, models, weights
+from diffedit_cli import artefacts, configs, digests, models, weights
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError, ModelError
 from diffedit_cli.images import Picture
@@ -112,6 +112,7 @@ def find(name: str, architecture: str) -> Path:
         said = None
     if not isinstance(said, list) or architecture not in said:
         raise ModelError(f"{name} is no {architecture}: {folder / CONFIG} names none; name another model.")
+    configs.check_folder(name, folder)
     found = [path for path in folder.iterdir() if weights.is_weights(path.name)]
     for path in found:
         weights.refuse_pickle(path)

@@ -40,7 +40,7 @@ LAYERS = (
     {"engine.model", "engine.regularisation", "engine.solvers", "images", "cache", "options"},
     {"cells", "digests", "predictions", "settings", "warm"},
     {"made"},
-    {"additions", "checkpoints", "formats", "rows"},
+    {"additions", "checkpoints", "configs", "formats", "rows"},
     {"models", "sources"},
     {"engine.calls", "engine.diffedit", "engine.fitness", "engine.parts", "engine.text", "artefacts", "vocabulary"},
     {"engine.latent", "engine.additions", "engine.safety", "engine.inpainting"},

@@ -58,7 +58,7 @@ def family_with(pipeline: object, name: str) -> str:
         if pipeline in known.pipelines:
             return family
     raise ModelError(
-        f"{name} is a {pipeline}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
+        f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
     )
 
 

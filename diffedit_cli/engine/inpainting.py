@@ -59,11 +59,12 @@ class Inpainter:
             raise
         except Exception as error:  # the readers raise all kinds
             raise ModelError(
-                f"The inpainting model {name} cannot be loaded ({_reason(error)}); check that {folder} is a complete "
-                "inpainting model with .safetensors weights."
+                f"The inpainting model {name} cannot be loaded ({parts.reason(error)}); check that {folder} is a "
+                "complete inpainting model with .safetensors weights."
             ) from error
         pipeline.set_progress_bar_config(disable=True)
-        return cls(pipeline.to(device), name)
+        with parts.fitting(name):
+            return cls(pipeline.to(device), name)
 
     def paint(
         self,
@@ -103,7 +104,7 @@ class Inpainter:
                 callback_on_step_end=done,
             ).images
         except (ValueError, TypeError) as error:
-            raise ModelError(f"The inpainting model {self.name} cannot paint this ({_reason(error)}).") from error
+            raise ModelError(f"The inpainting model {self.name} cannot paint this ({parts.reason(error)}).") from error
         return painted.float() * 2 - 1
 
     @contextmanager
@@ -130,7 +131,3 @@ def _no_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".")

@@ -49,7 +49,7 @@ class LatentDiffusion(ABC):
                 f"The model {name} does not fit: it says that it paints {self.native_size} pixels; get it again."
             )
         self.evaluations = 0
-        self._calls = Calls(self._output)
+        self._calls = Calls(self._answer)
         self._ask: Callable[[Rows], Tensor] = self._calls.ask
         self._watch: Watcher | None = None
         self._vae_dtype = vae.dtype
@@ -77,10 +77,21 @@ class LatentDiffusion(ABC):
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        return cls(**parts.read(folder, readers, device, dtype, name, variant, change), **settings, name=name)
+        found = parts.read(folder, readers, device, dtype, name, variant, change)
+        with parts.fitting(name):
+            return cls(**found, **settings, name=name)
+
+    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
+        with parts.fitting(self.name):
+            levels = self._levels(steps, cells)
+            if not all(
+                isinstance(share, float) and 0 <= share <= 1 for level in levels for share in (level.a, level.b)
+            ):
+                raise ValueError("its scheduler makes levels of no noise process")
+        return levels
 
     @abstractmethod
-    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]: ...
+    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]: ...
 
     @abstractmethod
     def _output(self, rows: Rows) -> Tensor: ...
@@ -97,6 +108,10 @@ class LatentDiffusion(ABC):
         labels = torch.full((count,), at.timestep, device=x_t.device)
         output = self._ask(Rows(x_t, labels, text.rows(count), [self._watch] * count))
         return interpret(output.float(), x_t, at, self.prediction_type)
+
+    def _answer(self, rows: Rows) -> Tensor:
+        with parts.fitting(self.name):
+            return self._output(rows)
 
     def beside(self, ask: Callable[[Rows], Tensor]) -> Self:
         view = copy.copy(self)
@@ -157,11 +172,13 @@ class LatentDiffusion(ABC):
         if key not in self._embeddings:
             if len(self._embeddings) == MOST_EMBEDDINGS:
                 self._embeddings.clear()
-            self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
+            with parts.fitting(self.name):
+                self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
         return self._embeddings[key]
 
     def prompt_warning(self, prompt: str) -> str | None:
-        return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
+        with parts.fitting(self.name):
+            return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
 
     def watching(
         self,
@@ -196,7 +213,8 @@ class LatentDiffusion(ABC):
 
     def _spared(self, compute: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         """The VAE alone goes to float32 when it alone overflows: the network stays as fast as it is."""
-        result = compute(given)
+        with parts.fitting(self.name):
+            result = compute(given)
         if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
             self.vae.to(torch.float32)
             result = compute(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from diffedit_cli.engine import precision
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory
 
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
@@ -80,9 +80,8 @@ def read(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the readers raise all kinds, tokenizers even plain Exception
-            reason = " ".join(str(error).split())[:300].rstrip(".")
             raise ModelError(
-                f"The model {name} cannot be loaded, its {part} is unreadable ({reason}); check that "
+                f"The model {name} cannot be loaded, its {part} is unreadable ({reason(error)}); check that "
                 f"{folder} is a complete Stable-Diffusion-format folder with .safetensors weights."
             ) from error
     if change is not None:
@@ -95,6 +94,29 @@ def read(
             if part in ("vae", "unet"):
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
+
+
+@contextlib.contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """Around what libraries do by a model's own settings, which a stranger wrote and which may not fit each other.
+
+    Raises ModelError in place of what they raise, but for what the device is to blame for.
+    """
+    try:
+        yield
+    except (DiffEditError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or any(word in str(error) for word in ("CUDA", "HIP", "MPS")):
+            raise
+        raise ModelError(
+            f"The parts of the model {name} do not fit each other ({reason(error)}); get it again."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """What a library says, in part of a sentence."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:

@@ -21,19 +21,22 @@ class SafetyChecker:
         "feature_extractor": parts.tokenizer(CLIPImageProcessor),
     }
 
-    def __init__(self, *, safety_checker: StableDiffusionSafetyChecker, feature_extractor: CLIPImageProcessor) -> None:
-        self.network, self.extractor = safety_checker, feature_extractor
+    def __init__(
+        self, *, safety_checker: StableDiffusionSafetyChecker, feature_extractor: CLIPImageProcessor, name: str
+    ) -> None:
+        self.network, self.extractor, self.name = safety_checker, feature_extractor, name
 
     @classmethod
     def load(cls, folder: Path, device: str, name: str, variant: str | None = None) -> SafetyChecker:
         """Reads the checker of a diffusers folder that has one. Raises ModelError."""
         try:
-            return cls(**parts.read(folder, cls.READERS, device, torch.float32, name, variant))
+            return cls(**parts.read(folder, cls.READERS, device, torch.float32, name, variant), name=name)
         except ModelError as error:
             raise ModelError(f"{str(error).rstrip('.')}, or leave the checker out with --no-safety.") from error
 
     def flags(self, picture: Image.Image) -> bool:
         """Whether the checker takes an RGB picture for unsafe."""
-        seen = self.extractor(picture, return_tensors="pt")["pixel_values"].to(self.network.device)
-        _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens what it is given
-        return bool(flagged)
+        with parts.fitting(f"{self.name}, its safety checker among them,"):
+            seen = self.extractor(picture, return_tensors="pt")["pixel_values"].to(self.network.device)
+            _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens what it is given
+            return bool(flagged)

@@ -41,7 +41,7 @@ class UNetDiffusion(LatentDiffusion):
         super().__init__(vae=vae, network=unet, encoders=encoders, name=name)
         self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
 
-    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:  # noqa: ARG002
+    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:  # noqa: ARG002
         """The scheduler's own DDIM timesteps, reversed, after the clean level that it steps to at the end."""
         limit = self.scheduler.config["num_train_timesteps"]
         if steps <= limit:
@@ -56,7 +56,9 @@ class UNetDiffusion(LatentDiffusion):
     @contextmanager
     def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
         """All text encoders split a prompt into the same tokens."""
-        self._watch = watch = attention.Watch(self.embed(prompt, clip_skip), self.encoders[0].places(prompt, words))
+        with parts.fitting(self.name):
+            places = self.encoders[0].places(prompt, words)
+        self._watch = watch = attention.Watch(self.embed(prompt, clip_skip), places)
         try:
             yield watch
         finally:

@@ -66,7 +66,7 @@ class StableDiffusion3(LatentDiffusion):
         self.patch = int(transformer.config["patch_size"])
         self.multiple = self.factor * self.patch
 
-    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
+    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:
         """The scheduler's sigmas, reversed: t = 0 is clean. A flow has as many levels as one asks for."""
         config = self.scheduler.config
         dynamic: dict[str, Any] = {}

@@ -89,7 +89,9 @@ class Clip(TextEncoder):
     """CLIP's text encoder, whose tokenizer states its own limit."""
 
     def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
-        super().__init__(tokenizer, network, name, tokenizer.model_max_length)
+        super().__init__(
+            tokenizer, network, name, min(tokenizer.model_max_length, network.config.max_position_embeddings)
+        )
 
     @property
     def closed(self) -> bool:
