@@ -8,12 +8,13 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: demo test test-slow oldest audit chromium check lint types format clean
 
-demo: $(VENV)/.installed  ## install, turn the cat of a sample picture into a dog, say where to look
+demo: $(VENV)/.installed  ## install, take the elephant of a sample picture to the beach, say where to look
 	mkdir -p demo
-	$(BIN)/diffedit edit sample_images/cat.png --from cat --to dog --output demo/dog.png --cache-dir $(CACHE)
+	$(BIN)/diffedit edit sample_images/elephant-in-desert.png --from "an elephant in the desert" \
+		--to "an elephant on the beach" --output demo/beach.png --cache-dir $(CACHE)
 	@echo
-	@echo "Before: sample_images/cat.png"
-	@echo "After:  demo/dog.png"
+	@echo "Before: sample_images/elephant-in-desert.png"
+	@echo "After:  demo/beach.png"
 
 test: $(VENV)/.installed-dev  ## install what the tests need, and pass them
 	$(BIN)/python -m pytest -n auto

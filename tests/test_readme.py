@@ -30,7 +30,7 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
         "dog.png",
         "smaller.mask.png",
     } <= written
-    assert (tmp_path / "sample_images" / "cat.edited.png").is_file()
+    assert (tmp_path / "sample_images" / "teapot-on-table.edited.png").is_file()
     lines = (tmp_path / "edited" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["status"] for line in lines] == ["done"] * len(lines)
     for folder in ("edited", "edited/sample_images"):  # results and masks
