@@ -82,7 +82,7 @@ def finished(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        shown = _settled(part, picture, changed) if plan.settles else part.picture
+        shown = _settled(part, picture, changed) if plan.settles(mask.is_final) else part.picture
         composed = images.compose(composed, images.pixels(shown), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})

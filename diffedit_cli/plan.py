@@ -65,10 +65,10 @@ class Plan:
         """Whether of what is painted only what truly changed is kept."""
         return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
-    @property
-    def settles(self) -> bool:
-        """Whether what is painted takes on the picture's colours at its rim: where more was painted than the object."""
-        return self.kind == "remove" or self.tightens
+    def settles(self, final: bool) -> bool:
+        """Whether what is painted takes on the picture's colours at its rim: where that is not what somebody drew as
+        the final mask, and always where nothing but what comes or goes may show."""
+        return self.kind in ("add", "remove") or (self.tightens and not final)
 
     def record(self) -> dict[str, Any]:
         """What is painted depends on, beside what the parameters say that the painter is told."""

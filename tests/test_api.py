@@ -32,6 +32,7 @@ from diffedit_cli import (
     Withheld,
 )
 from diffedit_cli.keywords import GivenParams
+from diffedit_cli.params import VARIANTS_ETA
 
 PROJECT = Path(__file__).parent.parent
 CAT_TO_DOG = {"from_": "cat", "to": "dog", "steps": 5, "maps": 2, "threshold": 0.3}
@@ -137,7 +138,7 @@ def test_a_cache_is_used_where_one_is_given(image: Path, tiny_epsilon: Path, tmp
 
 def test_variants_and_frames(editor: DiffEdit, image: Path) -> None:
     """One alone paints in the mask that was found for all; without room that of a result is the same."""
-    second = {**CAT_TO_DOG, "seed": 1, "eta": 1.0}
+    second = {**CAT_TO_DOG, "seed": 1, "eta": VARIANTS_ETA}
     for room, found in ({"room": 0.0}, None), ({}, editor.mask(image, **CAT_TO_DOG)):
         results = editor.edit(image, **CAT_TO_DOG, **room, variants=2).variants
         alone = editor.edit(image, **second, **room, mask=found or results[0].mask)

@@ -11,7 +11,7 @@ import pytest
 
 from diffedit_cli import models
 from diffedit_cli.errors import ModelError, UsageError
-from diffedit_cli.params import AUTO, Params
+from diffedit_cli.params import AUTO, VARIANTS_ETA, Params
 from diffedit_cli.plan import DEFAULTS, FILL, NOISE, NOWHERE, PICTURE, Plan, plan_of
 from diffedit_cli.prompts import Embeds, Sentences
 from diffedit_cli.wording import KINDS
@@ -246,14 +246,19 @@ def test_what_each_kind_starts_from_keeps_and_claims(
     for words in ({"anyway": True}, {"from_negative": "snow"}):  # a negative says more than what is there
         assert not of_kind(kind, **words).claims
     assert of_kind(kind, room=0.0).tightens == (kind == "add")
-    assert found.settles == (tightens or kind == "remove")
-    assert of_kind(kind, room=0.0).settles == (kind in ("add", "remove"))  # the paper's way pastes what was painted
+    assert found.settles(False) == (tightens or kind == "remove")
+    assert found.settles(True) == (kind in ("add", "remove"))  # in a drawn mask what was painted is pasted
+    assert of_kind(kind, room=0.0).settles(False) == (kind in ("add", "remove"))  # as in the paper's way
 
 
 def test_a_variant_is_one_in_both_of_its_parameters() -> None:
-    found = of_kind("background", variants=3, best=True, seed=5).variant(2)
-    for params in (found.given, found.painted):
-        assert (params.seed, params.variants, params.eta, params.best) == (7, 1, 1.0, False)
+    several = {"variants": 3, "best": True, "seed": 5}
+    for kind, eta in (("background", 0.0), ("object", VARIANTS_ETA)):  # of which the first has noise of its own
+        found = of_kind(kind, **several).variant(2)
+        for params in (found.given, found.painted):
+            assert (params.seed, params.variants, params.eta, params.best) == (7, 1, eta, False)
+    assert of_kind("object", **several).variant(0).painted.eta == 0
+    found = of_kind("background", **several).variant(2)
     assert (found.painted.to, found.given.to) == ("in the snow", "a cat in the snow")
 
 
@@ -301,7 +306,9 @@ def test_a_model_says_its_own_values(copy: Path) -> None:
 )
 def test_a_damaged_value_of_its_own_is_named(copy: Path, name: str, value: object) -> None:
     (copy / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 9.0, name: value}))
-    with pytest.raises(ModelError, match=rf"is damaged: .*({name} in .*fitness\.json is|fitness\.json lacks)"):
+    with pytest.raises(
+        ModelError, match=rf"is damaged: .*({name} in .*fitness\.json is|fitness\.json (lacks|{name} is))"
+    ):
         _ = models.find(str(copy)).defaults
 
 

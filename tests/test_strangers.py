@@ -136,6 +136,7 @@ LINES: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ],
     ("report",): [("{out}",), ("{model}",), ("{picture}",)],
     ("info",): [("{picture}",), ("mask.png",)],
+    ("config",): [(), ("--json",)],
     ("doctor",): [(), ("--device", EVIL), ("--model", "{out}")],
     ("serve",): [("--status",), ("--stop",), ("--idle", EVIL)],
     ("models", "list"): [(), (EVIL,)],
