@@ -29,7 +29,7 @@ MARKED = b"diffedit keeps what it may need again in this folder, and removes it 
 _HEX = "[0-9a-f]"
 OURS = {  # what we put into the folder, and nothing else, by the kind of entry
     "entry": re.compile(rf"[a-z]+/({_HEX}{{2}})/\1{_HEX}{{62}}\{SUFFIX}"),
-    "model": re.compile(rf"{MODELS}/{_HEX}{{64}}(-{_HEX}{{16}})?"),
+    "model": re.compile(rf"{MODELS}/{_HEX}{{64}}(-[0-9]+)?(-{_HEX}{{16}}){{0,2}}"),
     NOTE: re.compile(rf"{MADE}/{_HEX}{{64}}\.json|{DIGESTS}/{_HEX}{{64}}"),
     UNFINISHED: re.compile(rf"[a-z]+/({_HEX}{{2}}/)?{unfinished.OURS.pattern}"),
     "lock": re.compile(rf"{LOCKS}/{_HEX}{{{LOCK_DIGITS}}}\.lock"),

@@ -8,7 +8,7 @@ import io
 import os
 import select
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 HANDLER = "diffedit"  # of letters that standard output's encoding does not have
 
@@ -19,13 +19,14 @@ class _Taking(io.FileIO):
     lost: OSError | None = None
 
     def write(self, data: Any) -> int:
-        if self.lost is None:
-            try:
-                while (written := super().write(data)) is None:  # a pipe that does not wait is full
+        left = memoryview(data).cast("B")
+        try:
+            while left and self.lost is None:
+                if (written := super().write(left)) is None:  # a pipe that does not wait is full
                     select.select((), (self,), ())
-                return written
-            except OSError as error:
-                self.lost = error
+                left = left[written or 0 :]
+        except OSError as error:
+            self.lost = error
         return memoryview(data).nbytes
 
 
@@ -51,8 +52,16 @@ def opened() -> tuple[TextIO, TextIO, TextIO]:
     codecs.register_error(HANDLER, _replaced)
     return (
         open(0, encoding=given, errors="surrogateescape", closefd=False),
-        _writer(1, told, HANDLER, lines=lines),
-        _writer(2, said, "backslashreplace", lines=True),
+        io.TextIOWrapper(
+            io.BufferedWriter(_Taking(1, "w", closefd=False)), encoding=told, errors=HANDLER, line_buffering=lines
+        ),
+        # Without a buffer, which takes nothing from a signal's handler while it is being written.
+        io.TextIOWrapper(
+            cast("BinaryIO", _Taking(2, "w", closefd=False)),
+            encoding=said,
+            errors="backslashreplace",
+            write_through=True,
+        ),
     )
 
 
@@ -65,11 +74,6 @@ def lost() -> OSError | None:
 def reason(error: OSError) -> str:
     """For a sentence about a standard stream."""
     return "it is closed" if error.errno == errno.EBADF else str(error.strerror)
-
-
-def _writer(number: int, encoding: str, errors: str, *, lines: bool) -> io.TextIOWrapper:
-    raw = io.BufferedWriter(_Taking(number, "w", closefd=False))
-    return io.TextIOWrapper(raw, encoding=encoding, errors=errors, line_buffering=lines)
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:

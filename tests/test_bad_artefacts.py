@@ -212,7 +212,6 @@ def test_a_picture_may_say_anything_of_itself(record: dict[str, Any]) -> None:
         ("jobs.jsonl", b"\xff\xfe\x00", 3),
         ("jobs.jsonl", b"[" * 10**6, 3),
         ("jobs.jsonl", b'{"input": "cat.png", "steps": 1e999}\n', 3),
-        ("jobs.jsonl", b'{"input": "cat.png", "steps": NaN}\n', 3),
         ("jobs.jsonl", b'{"input": "cat.png", "seed": ' + b"9" * 5000 + b"}\n", 3),
         ("jobs.jsonl", b'{"input": "cat.png", "from": "\\ud800"}\n', 3),
         ("jobs.csv", b"input,from\ncat.png,\xff\n", 2),
@@ -223,7 +222,6 @@ def test_a_picture_may_say_anything_of_itself(record: dict[str, Any]) -> None:
         ("jobs.toml", b"\xff", 2),
         ("jobs.toml", b"a = " + b"[" * 10**5, 2),
         ("jobs.toml", b"job = 3\n", 2),
-        ("jobs.toml", b'[[job]]\ninput = "cat.png"\nsteps = nan\n', 3),
     ],
     ids=lambda value: ascii(value[:40]) if isinstance(value, bytes) else str(value),
 )
