@@ -64,6 +64,7 @@ def _is_size(value: Any) -> bool:
 
 
 _NUMBER = Kind("a number", _is_number)
+_LIMIT = Kind("a number", lambda value: type(value) in (int, float) and math.isfinite(value))  # however high
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 _TEXT = Kind("a text", lambda value: isinstance(value, str) and len(value) <= WIDTH)
 _TOKEN = Kind("a token", _is_token, several=IDS, nothing=True)
@@ -145,10 +146,9 @@ _BY_KIND: dict[Kind, str] = {
     _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
 }
 _KINDS = {name: kind for kind, names in _BY_KIND.items() for name in names.split()}
-_OWN = dict.fromkeys(
-    ("strength", "limit", "invert-from", "last-level", "guidance", "paste-above", "evidence", "evidence-of-looks",
-     "unexplained"), _NUMBER,
-) | {"words": _only_several(_TEXT, IDS)}  # fmt: skip
+_OWN = dict.fromkeys(("strength", "invert-from", "last-level", "guidance", "paste-above"), _NUMBER)
+_OWN |= dict.fromkeys(("limit", "evidence", "evidence-of-looks", "unexplained"), _LIMIT)
+_OWN |= {"words": _only_several(_TEXT, IDS)}
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _PART = Kind(
     "a library of models and a class of it",

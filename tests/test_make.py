@@ -105,7 +105,8 @@ NAMES = [
 
 def make(name: str) -> subprocess.CompletedProcess[bytes]:
     words = ["make", "-f", "M", "--", name]
-    return subprocess.run(words, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return subprocess.run(words, capture_output=True, check=False, env={**outside, "LC_ALL": "C"})
 
 
 def spelled(target: str, source: str) -> bytes | None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from diffedit_cli import batch, cli_run, launch, naming, page, running, sources
 from diffedit_cli.errors import DiffEditError, UsageError
+from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import Params
 from diffedit_cli.places import Place
 from diffedit_cli.remote import Fetched
@@ -103,9 +104,9 @@ def opened(rows: Iterator[sources.Row]) -> list[Result | batch.Opened]:
 
     options = {name: one.default for name, one in inspect.signature(cli_run.run).parameters.items()}
     shared = launch.for_rows({**options, "from_": "cat", "to": "dog"})
-    place, found = Place(Path("out")), []
-    with Fetched() as fetched, place, place.ledger(Shard(1, 1)) as ledger:
-        claimed = running.claimed(rows, shared, place, naming.DEFAULT, ledger, lambda _: True)
+    place, found, owner = Place(Path("out")), [], Ownership()
+    with Fetched() as fetched, place, place.ledger(Shard(1, 1), owner) as ledger:
+        claimed = running.claimed(rows, shared, place, naming.DEFAULT, ledger, owner, lambda _: True)
         for job in running.due(claimed, fetched, place, lambda: {}):
             made = job if isinstance(job, Result) else batch.attempted(job, lambda job=job: batch.open_edit(job), print)
             if isinstance(made, Result):
@@ -194,9 +195,9 @@ def test_an_error_of_ours_fails_one_row(tmp_path: Path, monkeypatch: pytest.Monk
         raise DiffEditError("not today")
 
     rows = sources.listed(["a.png", "b.png", "c.png"], recursive=False, skip=lambda _: False)
-    place = Place(tmp_path / "out")
-    with place, place.ledger(Shard(1, 1)) as ledger:
-        found = list(running.claimed(rows, share, place, naming.DEFAULT, ledger, lambda _: True, said.append))
+    place, owner = Place(tmp_path / "out"), Ownership()
+    with place, place.ledger(Shard(1, 1), owner) as ledger:
+        found = list(running.claimed(rows, share, place, naming.DEFAULT, ledger, owner, lambda _: True, said.append))
     messages = [one.error["message"] for one in found if isinstance(one, Result) and one.error]
     assert [message[:9] for message in messages] == ["not today", "Something", "not today"]
     assert "KeyError" in said[0]
