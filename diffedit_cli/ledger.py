@@ -17,6 +17,7 @@ from diffedit_cli import paths
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
+BEGIN = b'{"status": "'  # of each of its lines
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
     SET identity = excluded.identity, digest = excluded.digest, ended = excluded.ended
@@ -157,10 +158,17 @@ def _check(path: Path) -> None:
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
-        if path.exists() and path.stat().st_size and not any("status" in said for said in lines(path)):
+        if path.exists() and path.stat().st_size and not (_begun(path) or any("status" in one for one in lines(path))):
             raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error
+
+
+def _begun(path: Path) -> bool:
+    """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
+    with paths.opened(path) as file:
+        line = file.readline(len(BEGIN))
+    return BEGIN.startswith(line) and not line.endswith(b"\n")
 
 
 def part_name(number: int, count: int) -> str:

@@ -266,8 +266,12 @@ def test_what_a_killed_writer_left_is_pruned_but_not_what_is_being_written(
     diffedit("invert", "cat.png", "--cache-dir", "kept")
     monkeypatch.setenv("DIFFEDIT_CACHE_DIR", "kept")
     entry, _ = sorted((here / "kept").rglob("*.safetensors"))
-    left = [entry.with_name(f".{entry.name}.x1.part"), here / "kept" / "digests" / ".abc.x2.part"]
-    folders = [here / "kept" / "models" / name for name in (".abc.x3.part", ".abc.removed")]
+    part = ".diffedit-0-{}.part"
+    left = [
+        entry.with_name(f".{entry.name}{part.format('a' * 8)}"),
+        here / "kept" / "digests" / f".b{part.format('b' * 8)}",
+    ]
+    folders = [here / "kept" / "models" / f".{name}{part.format(name * 8)}" for name in "cd"]
     for path in left:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(1000))
@@ -285,7 +289,10 @@ def test_what_a_killed_writer_left_is_pruned_but_not_what_is_being_written(
     for path in everything[1::2]:
         os.utime(path, (0, time.time() - 7200))
     assert "removed 4 entries" in diffedit("cache", "clear").out.decode()
-    assert not [path for path in (here / "kept").rglob("*") if path.is_file()]
+    assert {path.name for path in (here / "kept").rglob("*") if path.is_file()} == {
+        ".diffedit-cache",
+        ".diffedit-usage",
+    }
 
 
 @pytest.mark.usefixtures("here")

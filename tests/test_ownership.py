@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import WORDS, Ran, diffedit, picture
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffedit_cli import artefacts, formats, metadata, review, seals
 from diffedit_cli.errors import OutputError, UsageError
@@ -77,7 +77,11 @@ def test_a_retouched_result_that_keeps_its_record_is_no_longer_whole(tmp_path: P
     with Image.open(path) as image:
         image.load()
         image.putpixel((0, 0), (255, 0, 0))
-        image.save(path, pnginfo=metadata.png_record(metadata.record_in(image)))
+        record = metadata.record_in(image, *metadata.seen(image))
+        assert record is not None
+        info = PngImagePlugin.PngInfo()
+        info.add(*metadata.png_record(record))
+        image.save(path, pnginfo=info)
     assert artefacts.made_by_us(path)
     assert not seals.is_whole(path.read_bytes())
     with pytest.raises(OutputError, match="was changed since diffedit made it"):

@@ -312,8 +312,8 @@ def test_a_server_that_ends_at_work_or_has_no_code_is_told_of(
 
 OCCUPY = """
 import os, sys
-from diffedit_cli.__main__ import _occupy_closed_streams
-_occupy_closed_streams()
+from diffedit_cli import streams
+streams.prepare()
 number = os.open("opened", os.O_CREAT | os.O_WRONLY)
 sys.stderr.write("lost")
 failed = []
@@ -322,6 +322,7 @@ for act in (lambda: sys.stdin.read(), lambda: print("x", flush=True)):
         act()
     except OSError as error:
         failed.append(error.errno)
+failed.append(streams.lost().errno)  # what is printed is lost, and that is said in the end
 with open("told", "w") as file:
     print(number, failed, None in (sys.stdin, sys.stdout, sys.stderr), file=file)
 os._exit(0)

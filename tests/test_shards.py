@@ -53,7 +53,7 @@ def test_two_processes_of_accelerate_do_each_picture_once_and_as_one_process_doe
     for name in done:
         for one in (name, name.replace(".png", ".mask.png")):
             assert Path("two", one).read_bytes() == Path("one", one).read_bytes()
-    assert (ran.stderr.count("  (20, "), ran.stderr.count("  (21, ")) == (2, 0)  # each counted half of them
+    assert (ran.stderr.count("  (20 of 20, "), ran.stderr.count("  (21 ")) == (2, 0)  # each counted half of them
     shown = Path("two", page.PAGE).read_text()
     assert all(shown.count(f'"name":"{name}"') >= 1 for name in done)
     assert shown.rstrip().endswith("</html>")
