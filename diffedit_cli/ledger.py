@@ -94,8 +94,8 @@ class Ledger:
         for path in parts(self.folder):
             ended = ""
             for said in lines(path):
-                ended = max(ended, _text(_known(said, "ended", str)))  # a later line is, whatever the clock did
-                identity = _text(_known(said, "identity", str))
+                ended = max(ended, paths.as_text(_known(said, "ended", str)))  # a later line is, whatever the clock did
+                identity = paths.as_text(_known(said, "identity", str))
                 if said.get("status") == "done" and identity:
                     digests = told_digests(said)
                     outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
@@ -117,7 +117,7 @@ class Ledger:
 
     def _key(self, output: Path) -> str:
         """The same from wherever the run is started."""
-        return _text(os.path.relpath(output, self.folder))
+        return paths.as_text(os.path.relpath(output, self.folder))
 
     def _failed(self, error: OSError) -> OutputError:
         path = error.filename or self.path
@@ -213,9 +213,4 @@ def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
 
 def told_digests(said: dict[str, Any]) -> dict[str, str]:
     """Those of the files that a line tells of, by path."""
-    return {path: _text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}
-
-
-def _text(said: str | Path) -> str:
-    """Names of any bytes, and whatever else a line says, as text that a database takes."""
-    return str(said).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    return {path: paths.as_text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}

@@ -235,14 +235,7 @@ class ModelFolder:
             finish(fresh)
 
     def _settings(self, part: str, name: str) -> dict[str, Any]:
-        path = self.path / part / name
-        try:
-            found = weights.read_json(path)
-        except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict):
-            raise ModelError(f"The model {self.name} has no readable {path}; get it again.")
-        return found
+        return configs.read(self.name, self.path / part / name)
 
 
 def find(

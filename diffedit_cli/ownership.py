@@ -63,7 +63,7 @@ class Ownership:
         if path == STANDARD_STREAM:
             return
         self.check_input(path, f"choose another with {target.option}")
-        key, claimant = _key(path), _text(claimant)
+        key, claimant = _key(path), paths.as_text(claimant)
         with self._lock:
             if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, claimant)).rowcount:
                 return
@@ -199,9 +199,4 @@ def _same(path: Path) -> set[str]:
 
 def _key(path: Path) -> str:
     """The same from whatever folder, and by whatever links to it, a path is named."""
-    return _text(files.resolved(path.parent) / path.name)
-
-
-def _text(path: str | Path) -> str:
-    """Names of any bytes as text that a database takes."""
-    return str(path).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    return paths.as_text(files.resolved(path.parent) / path.name)

@@ -37,6 +37,11 @@ def flaw(path: Path | str) -> str | None:
         return str(error)
 
 
+def as_text(path: Path | str) -> str:
+    """Names of any bytes, and whatever else is said, as text that a database takes."""
+    return str(path).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+
+
 def opened(path: Path) -> BinaryIO:
     """A file to read. Raises OSError, also for a folder, for a pipe or a device, of which a reader may wait for ever,
     and for a name that no file can have."""

@@ -38,8 +38,8 @@ class Layer:
 
 def layers() -> list[Layer]:
     """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
-    read()
-    files_ = [Layer(str(path), paths.is_file(path), _read(path)) for path in (users_file(), Path(FILE_NAME))]
+    named = zip((users_file(), Path(FILE_NAME)), _of_files(), strict=True)
+    files_ = [Layer(str(path), paths.is_file(path), values) for path, values in named]
     told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
     return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]
 
@@ -51,6 +51,12 @@ def variable(name: str) -> str:
 
 def read() -> dict[str, Any]:
     """Long option names without dashes in front -> values. Raises UsageError for a file that cannot be used."""
+    own, found = _of_files()
+    return own | found
+
+
+def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the user's file says, and the working folder's. Raises UsageError."""
     users, here = users_file(), Path(FILE_NAME)
     own, found = _read(users), _read(here)
     if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
@@ -58,7 +64,7 @@ def read() -> dict[str, Any]:
             f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
             f"edited, so set that in your own, {users}, or on the command line."
         )
-    return own | found
+    return own, found
 
 
 def _read(path: Path) -> dict[str, Any]:
