@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from diffedit_cli import artefacts, errors, files, formats, jobs, limits, review
 from diffedit_cli.errors import DiffEditError, Withheld
@@ -227,12 +227,12 @@ def failed_result(job: Job, code: int, message: str) -> Result:
     return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
 
 
-def skipped_result(job: Job) -> Result:
-    """Of a job whose outputs an earlier run made, from the same and by the same."""
+def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
+    """Of a job whose outputs an earlier run made, from the same and by the same, or that is only foreseen."""
     outputs = jobs.numbered(job.written[0], job.params)
     mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
     return Result(
-        status="skipped",
+        status=status,
         input=str(job.input),
         output=str(outputs[0]),
         outputs=tuple(map(str, outputs)),

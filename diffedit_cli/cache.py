@@ -131,23 +131,28 @@ class Cache:
             _limits[self.root] = min(MOST, (shutil.disk_usage(self.root).free + used) // SHARE)
         return _limits[self.root]
 
-    def trim(self, *, recount: bool = False) -> None:
-        """Down to its limit, which may be new; `recount` after something was removed, or written of unknown size."""
+    def trim(self, *, recount: bool = False, spared: Path | None = None) -> None:
+        """Down to its limit, which may be new; `recount` after something was removed, or written of unknown size.
+
+        `spared` is a model that is about to be read: it stays, also where it is larger than was reserved for it.
+        """
         with contextlib.suppress(OSError):
             if self.is_marked:
                 with _counted(self.root / USAGE) as usage:
                     if usage.bytes is None or recount:
                         usage.bytes = sum(map(_weight, self._scan()))
                     if usage.bytes > (limit := self._limit(usage.bytes)):
-                        usage.bytes = self._make_room(0, limit)
+                        usage.bytes = self._make_room(0, limit, spared)
 
-    def _make_room(self, size: int, limit: int) -> int:
+    def _make_room(self, size: int, limit: int, spared: Path | None = None) -> int:
         """Removes entries until a part of the limit is free beside `size`; how many bytes are left. Raises OSError."""
         entries = sorted(self._scan(), key=lambda entry: entry.used)
         total, most = sum(map(_weight, entries)), limit - limit // ROOM - size
         for entry in entries if total + size > limit else ():
             if total <= most:
                 break
+            if entry.path == spared:
+                continue
             if entry.kind != UNFINISHED or unfinished.is_left(entry.path):
                 with contextlib.suppress(FileNotFoundError):
                     _remove(entry.path)

@@ -22,6 +22,9 @@ from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_cod
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
+    from diffedit_cli.jobs import Job
+    from diffedit_cli.ledger import Ledger
+    from diffedit_cli.ownership import Ownership
     from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter, Result
@@ -41,15 +44,14 @@ def run(**given: Any) -> None:
     from diffedit_cli import fleet, places, running, sources
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.remote import Fetched
-    from diffedit_cli.report import Reporter, Result
+    from diffedit_cli.report import Reporter
 
     naming.check(given["name"])
-    shard = shards.chosen(given["shard"])
-    at_once = launch.count("--batch", given["batch"], "pictures")
-    most = 1 if given["fail_fast"] else given["limit_failures"]
+    shard, most = shards.chosen(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
-    place = places.place(given["out"])
+    launch.count("--batch", given["batch"], "pictures")  # before anything is read
+    place = places.place(given["out"], dry=given["dry_run"])
     with (
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
         Fetched() as fetched,
@@ -65,56 +67,83 @@ def run(**given: Any) -> None:
         owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in row.reads)
         place.protect(listed)
         with (
-            fleet.hired(given["ray"], given) as workers,
+            fleet.hired(None if given["dry_run"] else given["ray"], given) as workers,
             place,
             place.ledger(shard, owner) as ledger,
             _finishing(reporter.say) as stopping,
         ):
-            on_bug = reporter.trace if given["verbose"] else lambda _: None
 
             def read() -> Iterator[Row]:
                 streamed = sources.streamed(streams, null=given["null"])
                 return (row for row in streamed if row.given or not place.contains(row))
 
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
-            rows = chain(listed, read())
             claimed = running.claimed(
-                rows, launch.for_rows(given), place, given["name"], ledger, owner, shard.has, on_bug
-            )
-            told = functools.partial(running.told, fetched=fetched, place=place)
-
-            def record(result: Result) -> Result:
-                if result.status != "skipped":
-                    ledger.write(result.json())
-                    place.keep(ledger)
-                return result
-
-            if workers:
-                mine = (told(one) if isinstance(one, Result) else one for one in claimed)
-                edited = fleet.edited(mine, workers, record=record, stopping=stopping)
-            else:
-                edited = running.overlapped(
-                    running.due(claimed, fetched, place, lambda: launched.about, on_bug),
-                    launched.open,
-                    on_bug=on_bug,
-                    record=lambda result: record(told(result)),
-                    stopping=stopping,
-                    at_once=at_once,
-                )
+                chain(listed, read()), launch.for_rows(given), place, given["name"], ledger, owner, shard.has,
+                _on_bug(given, reporter),
+            )  # fmt: skip
             reporter.many(None if total is None else shard.of(total))
-            codes, ended = _reported(edited, reporter, most)
+            results = _results(given, reporter, launched, fetched, place, ledger, claimed, workers, stopping)
+            codes, ended = _reported(results, reporter, most)
             stopped = stopping()
-            place.keep(ledger, last=True)
-            page = None
-            try:
-                page = place.write_page(ledger, owner)
-            except DiffEditError as error:  # of what is done nothing is lost
-                reporter.say(f"warning: {error}")
-            reporter.summary(page)
+            reporter.summary(None if given["dry_run"] else _ending(place, ledger, owner, reporter))
     if ended and not stopped:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
+
+
+def _on_bug(given: dict[str, Any], reporter: Reporter) -> Callable[[str], object]:
+    return reporter.trace if given["verbose"] else lambda _: None
+
+
+def _results(
+    given: dict[str, Any],
+    reporter: Reporter,
+    launched: launch.Launch,
+    fetched: Fetched,
+    place: Place,
+    ledger: Ledger,
+    claimed: Iterator[tuple[Row, Job] | Result],
+    workers: list[Any],
+    stopping: Callable[[], bool],
+) -> Generator[Result, None, None]:
+    """What becomes of each row, as it ends: done here or by workers, or only foreseen."""
+    from diffedit_cli import fleet, running
+    from diffedit_cli.report import Result
+
+    on_bug = _on_bug(given, reporter)
+    if given["dry_run"]:
+        return running.foreseen(claimed, lambda: launched.about, on_bug)
+    told = functools.partial(running.told, fetched=fetched, place=place)
+
+    def record(result: Result) -> Result:
+        if result.status != "skipped":
+            ledger.write(result.json())
+            place.keep(ledger)
+        return result
+
+    if workers:
+        mine = (told(one) if isinstance(one, Result) else one for one in claimed)
+        return fleet.edited(mine, workers, record=record, stopping=stopping)
+    return running.overlapped(
+        running.due(claimed, fetched, place, lambda: launched.about, on_bug),
+        launched.open,
+        on_bug=on_bug,
+        record=lambda result: record(told(result)),
+        stopping=stopping,
+        at_once=launch.count("--batch", given["batch"], "pictures"),
+    )
+
+
+def _ending(place: Place, ledger: Ledger, owner: Ownership, reporter: Reporter) -> str | None:
+    """Keeps what was recorded, and writes the page: where it is, if it could be written."""
+    place.keep(ledger, last=True)
+    try:
+        return place.write_page(ledger, owner)
+    except DiffEditError as error:  # of what is done nothing is lost
+        reporter.say(f"warning: {error}")
+        return None
 
 
 def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> launch.Launch:

@@ -31,8 +31,11 @@ class Ledger:
     process left torn is passed over. Raises OutputError for a file that cannot be read or written.
     """
 
-    def __init__(self, folder: Path, name: str = NAME, url: str | None = None) -> None:
-        """Lines are written to the file of this name; with `url` they name outputs below it in place of the folder."""
+    def __init__(self, folder: Path, name: str = NAME, url: str | None = None, *, writes: bool = True) -> None:
+        """Lines are written to the file of this name; with `url` they name outputs below it in place of the folder.
+
+        Without `writes` it is only read, and what is written is lost.
+        """
         self.folder, self.path, self._url = folder, folder / name, url
         self._known = sqlite3.connect("")  # a nameless file that ends with it
         self._known.execute(
@@ -41,7 +44,7 @@ class Ledger:
         _check(self.path)
         try:
             self._known.executemany(LATER, self._done())
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = os.open(self.path if writes else os.devnull, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             self._end_torn_line()
         except OSError as error:
             raise self._failed(error) from error

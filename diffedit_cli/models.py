@@ -285,7 +285,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
         say(f"converting {file} (once)")
         cache.reserve(file.stat().st_size)
         checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
-        cache.trim(recount=True)
+        cache.trim(recount=True, spared=target)
     return target
 
 

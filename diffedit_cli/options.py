@@ -314,6 +314,7 @@ RUN = _group(
     "Run",
     recursive=(bool, False, "Look into folders of folders, too, and make the same ones in --out."),
     null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
+    dry_run=(bool, False, "Say what would be done with each picture, and do nothing."),
     batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
     shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
     ray=(str | None, None, "Let so many workers of Ray do it, or auto: as many as it has GPUs, else processors."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,14 +23,15 @@ PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
 
 
 class Place:
-    """A folder of this machine."""
+    """A folder of this machine; of a `dry` run, which writes nothing into it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._resolved = path, files.resolved(path)
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
+        self.path, self._resolved, self._dry = path, files.resolved(path), dry
 
     def __enter__(self) -> Place:
         """Makes the folder. Raises OutputError."""
-        files.make_folder(self.path, "--out")
+        if not self._dry or os.path.lexists(self.path):
+            files.make_folder(self.path, "--out")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,7 +40,7 @@ class Place:
     def ledger(self, shard: Shard, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
         """Raises OutputError."""
         owner.check_input(self.path / ledger.NAME, "choose another folder with --out")
-        return Ledger(self.path)
+        return Ledger(self.path, writes=not self._dry)
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in here."""
@@ -178,9 +180,9 @@ class RemotePlace(Place):
         return text.replace(str(self.path), self.url)
 
 
-def place(out: str) -> Place:
-    """Of `--out`, a path or a URL. Raises UsageError for a URL of no known file system."""
+def place(out: str, *, dry: bool = False) -> Place:
+    """Of `--out`, a path or a URL; `dry` for a run that writes nothing. Raises UsageError for an unknown scheme."""
     if not remote.is_url(out := remote.local(out)):
-        return Place(Path(out))
+        return Place(Path(out), dry=dry)
     remote.opened(out)
     return RemotePlace(out)

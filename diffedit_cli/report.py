@@ -20,7 +20,7 @@ from diffedit_cli import console
 from diffedit_cli.errors import printable
 
 LOADING = "load"
-ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld"}
+ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld", "planned": "to do"}
 REGION_TITLES = {
     "object": "another object",
     "attribute": "another look",
@@ -40,7 +40,7 @@ def _now() -> str:
 class Result:
     """What became of one picture, under the contract's JSON keys."""
 
-    status: Literal["done", "skipped", "failed", "withheld"]
+    status: Literal["done", "skipped", "failed", "withheld", "planned"]
     error: Mapping[str, Any] | None = None
     input: str
     output: str | None = None
@@ -252,6 +252,8 @@ def result_line(result: Result) -> str:
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.status == "skipped":
         return f"{parts[0]}  is there already"
+    if result.status == "planned":
+        return f"{parts[0]}  would be made from {result.input}"
     if result.mask_area is not None:
         parts.append(f"{share(result.mask_area)} masked")
     if result.region is not None:

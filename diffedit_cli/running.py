@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -81,7 +82,7 @@ def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about
         job = replace(job, identity=identity(job, about))
         if made.is_up_to_date(outputs, str(job.identity)):
             touch(outputs)
-            return batch.skipped_result(replace(job, output=outputs[0]))
+            return batch.undone_result(replace(job, output=outputs[0]), "skipped")
         result = work(job, workbench)
         made.note([Path(path) for path in result.outputs], str(job.identity))
         return result
@@ -136,13 +137,40 @@ def due(
                 raise path
             job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
-            if job.before == job.identity and not job.force:
-                yield batch.skipped_result(job)
+            if _is_done(job):
+                yield batch.undone_result(job, "skipped")
                 continue
             place.prepare(job, row.url)
             yield job
         except Exception as error:
             yield refused(row, _explained(error, on_bug))
+
+
+def foreseen(
+    claimed: Iterator[tuple[Row, Job] | Result],
+    about: Callable[[], dict[str, Any]],
+    on_bug: Callable[[str], Any] = lambda _: None,
+) -> Generator[Result, None, None]:
+    """What would become of each job. Nothing is fetched: what comes from a URL is planned, done or not."""
+    for one in claimed:
+        if isinstance(one, Result):
+            yield one
+            continue
+        row, job = one
+        try:
+            if not row.url:
+                job = replace(job, identity=identity(job, about()))
+            for target in () if _is_done(job) else jobs.targets(job, "edit").everything:
+                if os.path.lexists(target.path):  # else it may lack a folder, which is made then
+                    job.ownership.check(target)
+            result = batch.undone_result(job, "skipped" if _is_done(job) else "planned")
+            yield replace(result, input=row.name)
+        except Exception as error:
+            yield refused(row, _explained(error, on_bug))
+
+
+def _is_done(job: Job) -> bool:
+    return job.identity is not None and job.before == job.identity and not job.force
 
 
 def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:

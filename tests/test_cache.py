@@ -215,6 +215,20 @@ def test_notes_and_models_count_and_go_like_entries(cache: Cache, tmp_path: Path
     assert not model.exists()
 
 
+def test_a_model_that_was_just_made_stays_also_where_it_is_larger_than_was_thought(cache: Cache) -> None:
+    caches.keep_to(cache.root, MB)
+    cache.store("contrast", KEYS[0], bytes(100_000))
+    model = cache.model(KEYS[99])
+    cache.reserve(900_000)
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(2 * MB))
+    cache.trim(recount=True, spared=model)
+    assert model.exists()
+    assert not cache.find("contrast", KEYS[0])
+    cache.trim(recount=True)
+    assert not model.exists()
+
+
 def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
     caches.keep_to(cache.root, MB)
     cache.store("contrast", KEYS[0], bytes(100_000))

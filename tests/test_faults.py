@@ -146,6 +146,7 @@ def disk(folder: Path) -> Iterator[Callable[[str], None]]:
 def test_a_disk_that_is_full(
     tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: int
 ) -> None:
+    monkeypatch.setenv("DIFFEDIT_CACHE_LIMIT", "1GB")  # by default it is a share of what is free: never full
     with disk(tmp_path / "disk") as change:
         home = Home.of(name, tmp_path / "disk", tiny_epsilon, monkeypatch)
         codes: list[int] = []
@@ -264,7 +265,7 @@ def test_the_clock_goes_back(settle: Settle) -> None:
 PLACES = (
     *("formats.opened", "engine.families.load", "engine.latent.LatentDiffusion.embed", "composition.finished"),
     *("engine.latent.LatentDiffusion.encode", "engine.calls.Calls.ask", "engine.latent.LatentDiffusion.decode"),
-    *("engine.refine.mask", "formats._save", "artefacts.pack", "artefacts.pack_mask", "files.publish"),
+    *("engine.refine.mask", "formats._write", "artefacts.pack", "artefacts.pack_mask", "files.publish"),
 )
 TORCH = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory"))
 
