@@ -78,7 +78,7 @@ class Cache:
         """Writes a file of ours below the folder, with room made for it. Raises OutputError."""
         with self._room(len(data)):  # while it is written nobody counts without it
             path.parent.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            if os.path.lexists(path) and (paths.is_link(path) or not paths.is_file(path)):
                 raise OutputError(f"{path} is no file of diffedit's; move it away, or choose another --cache-dir.")
             files.publish(path, data)
 
@@ -91,7 +91,7 @@ class Cache:
     def is_marked(self) -> bool:
         """Whether the folder says that it is ours."""
         mark = self.root / MARK
-        return mark.is_file() and not mark.is_symlink()
+        return paths.is_file(mark) and not paths.is_link(mark)
 
     @contextlib.contextmanager
     def _room(self, size: int) -> Iterator[None]:
@@ -211,7 +211,7 @@ class Cache:
         Returns what it removed. Raises OutputError for what cannot be removed, UsageError for a folder not ours.
         """
         if not self.is_marked:
-            if self.root.is_dir() and any(self.root.iterdir()):
+            if paths.is_folder(self.root) and any(self.root.iterdir()):
                 raise UsageError(f"{self.root} is not marked as a cache of diffedit's, and stays as it is.")
             return []
         entries = sorted(self.entries(), key=lambda entry: entry.kind != UNFINISHED)
@@ -241,7 +241,9 @@ class Cache:
         return self.root / kind / key[:2] / (key + SUFFIX)
 
     def _scan(self) -> Iterator[Entry]:
-        """All that is ours in the folder, but for locks, which are empty."""
+        """All that is ours in the folder, but for locks, which are empty. Raises OSError where that is not allowed."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.scandir(self.root).close()  # which glob would pass over in silence
         for path in (*self.root.glob("*/*"), *self.root.glob("*/*/*")):
             kind = self._kind(path)
             if kind in (None, "lock"):
@@ -256,8 +258,8 @@ class Cache:
         name = path.relative_to(self.root).as_posix()
         found = (kind for kind, pattern in OURS.items() if pattern.fullmatch(name))
         kind = next(found, None)
-        whole = not path.is_symlink() and (path.is_dir() if kind == "model" else kind == UNFINISHED or path.is_file())
-        return kind if whole else None
+        right = {"model": paths.is_folder, UNFINISHED: os.path.lexists}.get(kind or "", paths.is_file)
+        return kind if right(path) and not paths.is_link(path) else None
 
 
 @dataclass
@@ -310,12 +312,12 @@ def _is_left(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    files = [path] if paths.is_file(path) else [file for file in path.rglob("*") if paths.is_file(file)]
     return sum(file.stat().st_size for file in files)
 
 
 def _remove(path: Path) -> None:
-    if not path.is_dir():
+    if not paths.is_folder(path):
         path.unlink()
         return
     with unfinished.folder(path) as doomed:

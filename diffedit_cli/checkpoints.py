@@ -119,7 +119,7 @@ def _unfit(file: Path, configuration: Path, reason: str) -> ModelError:
 
 
 def _copy_settings(source: Path, target: Path, part: str) -> None:
-    if not source.is_dir():
+    if not paths.is_folder(source):
         raise ModelError(f"The configuration {source.parent} is incomplete: {part} is missing; get it again.")
     target.mkdir()
     for path in source.iterdir():

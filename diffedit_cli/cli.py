@@ -21,6 +21,7 @@ from diffedit_cli import (
     cli_page,
     cli_run,
     launch,
+    paths,
     profiling,
     settings,
     streams,
@@ -262,7 +263,7 @@ def _planned(
 
 def _are_words(sources: list[Path]) -> bool:
     """Whether two names in place of pictures are what the picture shows, and what it should."""
-    return len(sources) == 2 and not any(source.suffix or source.exists() for source in sources)
+    return len(sources) == 2 and not any(source.suffix or paths.is_there(source) for source in sources)
 
 
 def _goes_to_stdout(output: Path | None, picture: Path) -> bool:

@@ -128,7 +128,7 @@ def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] =
                 check()
                 _take_place(fresh, path, old if replace else None)
     except OSError as error:
-        kept = f" What was there is now {old}." if replace and old.exists() and not path.exists() else ""
+        kept = f" What was there is now {old}." if replace and paths.is_there(old) and not paths.is_there(path) else ""
         raise OutputError(
             f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another.{kept}"
         ) from error
@@ -139,15 +139,15 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
 
     Raises OSError.
     """
-    if old and path.exists():
-        if old.exists():
+    if old and paths.is_there(path):
+        if paths.is_there(old):
             shutil.rmtree(old)
         path.rename(old)
     try:
         fresh.rename(path)
     except OSError:
-        if not path.is_dir():  # else another process was quicker with the same
-            if old and old.exists():
+        if not paths.is_folder(path):  # else another process was quicker with the same
+            if old and paths.is_there(old):
                 old.rename(path)
             raise
     if old:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_cli import digests, weights
+from diffedit_cli import digests, paths, weights
 from diffedit_cli.engine.formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError
 from diffedit_cli.models import BUILTIN, NAMES, hub_id
@@ -106,7 +106,7 @@ def _fetch_content(offer: Offer, file: File) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content, part = folder / told.etag, folder / f"{told.etag}.part"
     with FileLock(f"{part}.lock"):
-        if content.exists():
+        if paths.is_there(content):
             return
         with part.open("ab") as half:
             http_get(

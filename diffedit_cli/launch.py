@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cells, cli_models, naming, prompts, vocabulary
+from diffedit_cli import cells, cli_models, naming, paths, prompts, vocabulary
 from diffedit_cli import options as o
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
@@ -119,7 +119,7 @@ class Launch:
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
         options = ("model", "inpainter", "model_config", "caption_model", "expand_model")
         named = [Path(name) for name in map(self._given.get, options) if name]
-        inside = [file for folder in named if folder.is_dir() for file in folder.glob("*")]
+        inside = [file for folder in named if paths.is_folder(folder) for file in folder.glob("*")]
         return [*self.model_files, *added, *named, *inside]
 
     def check_words(self, params: Params, stages: Iterable[str]) -> None:

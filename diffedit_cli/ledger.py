@@ -159,9 +159,10 @@ def _check(path: Path) -> None:
     """Raises OutputError for what has the name of a results file and is none: lines are only added to our own."""
     remedy = "choose another folder with --out"
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        if paths.is_link(path) or (paths.is_there(path) and not paths.is_file(path)):
             raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
-        if path.exists() and path.stat().st_size and not (_begun(path) or any("status" in one for one in lines(path))):
+        told = paths.is_there(path) and path.stat().st_size
+        if told and not (_begun(path) or any("status" in one for one in lines(path))):
             raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error

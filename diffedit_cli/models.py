@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import checkpoints, configs, digests, weights
+from diffedit_cli import checkpoints, configs, digests, paths, weights
 from diffedit_cli.additions import Addition, Lora, TextualInversion
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.engine.formats import FAMILIES, family_with
@@ -113,7 +113,7 @@ class ModelFolder:
     def files(self) -> Iterator[Path]:
         """The files of all parts that are there, of the weights only those of the model's variant."""
         for part in FAMILIES[self.family].all_parts:
-            if (self.path / part).is_dir():
+            if paths.is_folder(self.path / part):
                 for path in sorted((self.path / part).iterdir()):
                     own = weights.is_weights(path.name) and weights.variant_of(path.name) == self.variant
                     if own or path.suffix in (".json", ".txt"):
@@ -121,7 +121,7 @@ class ModelFolder:
 
     @property
     def has_safety_checker(self) -> bool:
-        return all((self.path / part).is_dir() for part in FAMILIES[self.family].beside)
+        return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
 
     @property
     def attends(self) -> bool:
@@ -190,7 +190,7 @@ class ModelFolder:
     @property
     def words(self) -> list[str] | None:
         """All words that a model of a small world knows; None for one that reads any. Raises ModelError."""
-        if not (self.path / WORLD).is_file():
+        if not paths.is_file(self.path / WORLD):
             return None
         words = self._settings("", WORLD).get("words")
         return [str(word) for word in words] if isinstance(words, list) else None
@@ -201,7 +201,7 @@ class ModelFolder:
 
     @cached_property
     def _own_words(self) -> dict[str, Any] | None:
-        return self._settings("", FITNESS) if (self.path / FITNESS).is_file() else None
+        return self._settings("", FITNESS) if paths.is_file(self.path / FITNESS) else None
 
     def _number(self, said: dict[str, Any], name: str) -> float:
         try:
@@ -227,7 +227,7 @@ class ModelFolder:
         `finish` may change the copy before it takes its place, and `check` raise for what has come there by then.
         """
         with new_folder(folder, replace=True, check=check) as fresh:
-            at_top = [path for name in ("model_index.json", FITNESS, WORLD) if (path := self.path / name).is_file()]
+            at_top = [path for name in ("model_index.json", FITNESS, WORLD) if paths.is_file(path := self.path / name)]
             for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)
@@ -251,7 +251,7 @@ def find(
         if path is None:
             raise ModelError(f"There is no model {name} on this machine; {again}.")
     try:
-        if not path.is_file():
+        if not paths.is_file(path):
             return _checked(name, path, kept / "digests", again)
         folder = _converted(path, kept, config, say)
         return replace(_checked(name, folder, kept / "digests", again), config=config)
@@ -280,7 +280,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder)[:16]}"
     target = (cache := Cache(kept)).model(key)
-    if not target.is_dir():
+    if not paths.is_folder(target):
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
         cache.reserve(file.stat().st_size)
@@ -357,7 +357,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
     """The folder with its family and variant. Raises ModelError unless it has all parts, weights as `.safetensors`."""
     family = family_of(folder, name)
     for part in FAMILIES[family].parts:
-        if not (folder / part).is_dir():
+        if not paths.is_folder(folder / part):
             raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
     common: set[str | None] | None = None
     for part in FAMILIES[family].networks:
@@ -389,5 +389,5 @@ def _check_shards(name: str, folder: Path, family: str, variant: str | None, aga
                 needed = set(weights.read_json(index)["weight_map"].values())
             except (OSError, ValueError, KeyError, AttributeError, TypeError):
                 raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
-            if missing := sorted(file for file in needed if not (folder / part / file).is_file()):
+            if missing := sorted(file for file in needed if not paths.is_file(folder / part / file)):
                 raise ModelError(f"The model {name} is incomplete: {folder / part / missing[0]} is missing; {again}.")

@@ -59,6 +59,7 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
+        readable=False,  # what cannot be read is said with the contract's code, once it is read
         **more,
     )
     return Annotated[Any if words else kind, declaration]
@@ -95,7 +96,12 @@ def _params(panel: str, **texts: str) -> Group:
 
 
 def argument(name: str, kind: Any, text: str, default: Any = REQUIRED) -> Group:
-    return {name: (Annotated[kind, typer.Argument(help=text, show_default=False, metavar=name.upper())], default)}
+    return {
+        name: (
+            Annotated[kind, typer.Argument(help=text, show_default=False, metavar=name.upper(), readable=False)],
+            default,
+        )
+    }
 
 
 IMAGE: Group = argument("image", Path, "A picture, or - for standard input.")

@@ -129,7 +129,7 @@ class Ownership:
             if not os.path.lexists(path):
                 whole.rename(path)
                 return
-        if not path.is_symlink() and _digest_of(path) == digest:  # another process may have written the very same
+        if not paths.is_link(path) and _digest_of(path) == digest:  # another process may have written the very same
             os.utime(path)
             return
         self.check(target)

@@ -135,7 +135,7 @@ class RemotePlace(Place):
         small = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
         try:
             thumbnails.renew(small, lambda *_: None)
-            self._send([*(path for path in small if path.is_file()), *written])
+            self._send([*(path for path in small if paths.is_file(path)), *written])
         except OutputError as error:
             said = {"code": error.code, "message": str(error)}
             return replace(named, status="failed", error=said, output=None, outputs=(), digests={}, mask=None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli import weights
+from diffedit_cli import paths, weights
 from diffedit_cli.errors import ModelError
 
 HEADER = ("modelspec.prediction_type", "modelspec.predict_key")  # as Stability's standard says it, and as ComfyUI does
@@ -67,7 +67,7 @@ def _yaml_of(file: Path) -> Path:
 
 def _beside(file: Path) -> bytes | None:
     path = _yaml_of(file)
-    if path == file or not path.is_file():
+    if path == file or not paths.is_file(path):
         return None
     try:
         with path.open("rb") as opened:

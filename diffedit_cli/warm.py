@@ -54,7 +54,7 @@ def address() -> Path:
     places = [*sorted(package.rglob("*.py")), *(Path(path) for path in sys.path if path.endswith("-packages"))]
     said = {
         "program": [__version__, sys.executable, sys.version],
-        "files": [[str(path), path.stat().st_mtime_ns, path.stat().st_size] for path in places if path.exists()],
+        "files": [[str(path), path.stat().st_mtime_ns, path.stat().st_size] for path in places if paths.is_there(path)],
         "environment": {name: value for name, value in os.environ.items() if name.startswith(_STARTED_WITH)},
     }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -30,6 +30,8 @@ class Case:
     streams: dict[int, str] = field(default_factory=dict)  # of 0, 1 and 2 those that are closed, full, or a broken pipe
     environment: dict[str, str | None] = field(default_factory=dict)
     homeless: bool = False  # a user that is in no list of users
+    nobody: bool = False  # a user that owns nothing: only root can become one
+    imports: Sequence[str] = ()  # a command that imports what this one needs, where this one may not be done before
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ def _become(case: Case, out: int, err: int) -> None:
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     if case.homeless:
         pwd.getpwuid = _unknown  # type: ignore[assignment]
+    if case.nobody:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
     _end(case.words)
 
 
@@ -106,7 +112,7 @@ def _unknown(number: int) -> Any:
 def _end(words: Sequence[str]) -> None:
     from diffedit_cli.__main__ import main
 
-    sys.argv = ["diffedit", *words]
+    sys.argv = ["diffedit", *(os.fsdecode(word.encode("utf-8", "surrogateescape")) for word in words)]
     code = 1
     try:
         main()
@@ -137,6 +143,6 @@ if __name__ == "__main__":
     import diffedit_cli.cli  # noqa: F401  # what every command needs is there before the first fork
 
     given = [Case(**{**one, "streams": {int(n): s for n, s in one["streams"].items()}}) for one in json.load(sys.stdin)]
-    for words in {tuple(case.words) for case in given}:
+    for words in {tuple(case.imports or case.words) for case in given}:
         _import_for(words)
     print(json.dumps([_come_of(case) for case in given]))

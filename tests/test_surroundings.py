@@ -1,4 +1,4 @@
-"""Streams that are closed, full or broken, of few letters, and users without a home."""
+"""Streams that are closed, full or broken, users without a home, homes of others, and locales of few letters."""
 
 from __future__ import annotations
 
@@ -37,22 +37,53 @@ COMMANDS = (
     ("serve", "--status"),
     ("--version",),
 )
+SHUT = (  # by the code where the folder shut is another user's
+    (6, ("edit", "cat.png", *WORDS, "-o", "shut/x.png")),
+    (6, ("mask", "cat.png", *WORDS, "-o", "shut/deep/x.png")),
+    (6, ("edit", "cat.png", *WORDS, "--preview", "shut/x.png")),
+    (6, ("edit", "cat.png", *WORDS, "--frames", "shut/frames")),
+    (4, ("edit", "cat.png", *WORDS, "--lora", "shut/l.safetensors")),
+    (4, ("edit", "cat.png", *WORDS, "--embedding", "shut/l.safetensors")),
+    (4, ("edit", "cat.png", *WORDS, "--model", "shut/model")),
+    (3, ("edit", "shut/cat.png", *WORDS)),
+    (3, ("edit", "cat.png", *WORDS, "--mask", "shut/mask.png")),
+    (3, ("edit", "cat.png", *WORDS, "--within", "shut/mask.png")),
+    (3, ("edit", "cat.png", "--to", "dog", "--from-embeds", "shut/l.safetensors")),
+    (6, ("run", "cat.png", *WORDS, "--out", "shut/out")),
+    (3, ("run", "shut", *WORDS, "--out", "theirs")),
+    (3, ("run", "shut/jobs.csv", *WORDS, "--out", "theirs")),
+    (3, ("report", "shut")),
+    (3, ("report", "shut/out")),
+    (3, ("info", "shut/cat.png")),
+    (4, ("models", "show", "shut/model")),
+    (6, ("models", "save", "shut/saved")),
+    (6, ("models", "save", "shut")),
+    (6, ("cache", "list", "--cache-dir", "shut")),
+    (6, ("cache", "list", "--cache-dir", "shut/deep")),
+)
 NO_FOLDERS = dict.fromkeys(("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DIFFEDIT_CACHE_DIR", "XDG_RUNTIME_DIR"))
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_epsilon: Path) -> Iterator[Path]:
-    """Where all commands are run."""
+    """Where all commands are run, and any user may write: with a folder and a home that another may not enter."""
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
         root = Path(made)
+        root.chmod(0o777)
         patch.chdir(root)
         picture(Path("cat.png"))
         assert diffedit("mask", "cat.png", *WORDS, "--model", tiny_epsilon, "--steps", 4, "--maps", 1).code == 0
-        for name in ("album", "old"):
-            Path(name).mkdir()
-        for name in ("album/text.png", "album/notes.txt"):
+        for name in ("album", "old", "old of theirs", "shut/out", "shut/model", "shut/home"):
+            Path(name).mkdir(parents=True)
+        for name in ("cat.png", "mask.png", "l.safetensors"):
+            Path("shut", name).write_bytes(Path("cat.png").read_bytes())
+        for name in ("album/text.png", "album/notes.txt", "ö.png"):
             Path(name).write_text("no picture")
-        Path("old/results.jsonl").write_text(json.dumps({"status": "failed", "input": "nöne.png"}) + "\n")
+        for name in ("old", "old of theirs"):
+            Path(name, "results.jsonl").write_text(json.dumps({"status": "failed", "input": "nöne.png"}) + "\n")
+        for path in root.rglob("*"):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        Path("shut").chmod(0o700)
         yield root
 
 
@@ -94,6 +125,66 @@ def test_every_command_ends_in_peace_without_a_home(folder: Path, usual: list[Ou
 
 
 # The streams themselves
+
+
+HOMES: list[dict[str, str | None]] = [
+    {**NO_FOLDERS, "HOME": "shut/home"},
+    {**NO_FOLDERS, "XDG_RUNTIME_DIR": "shut/run"},
+    {**NO_FOLDERS, "XDG_CONFIG_HOME": "shut", "XDG_CACHE_HOME": "shut"},
+    {**NO_FOLDERS, "HOME": "", "XDG_RUNTIME_DIR": "/nonexistent"},
+]
+THEIRS = {"out": "theirs", "old": "old of theirs"}
+as_another = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@as_another
+def test_every_command_ends_in_peace_with_a_home_of_another_user(folder: Path, usual: list[Outcome]) -> None:
+    homes = [{name: f"{folder}/{value}" if value else value for name, value in home.items()} for home in HOMES]
+    cases = [
+        (i, Case([THEIRS.get(word, word) for word in words], environment=home, nobody=True, imports=words))
+        for home in homes
+        for i, words in enumerate(COMMANDS)
+    ]
+    for (i, case), found in zip(cases, outcomes([case for _, case in cases], folder), strict=True):
+        found.check()
+        if COMMANDS[i][:2] == ("models", "use") or case.words[0] == "cache":  # which are about what lies there
+            assert found.code in (0, 6), (case, found)
+        else:
+            assert found.code == usual[i].code, (case, found)
+
+
+@as_another
+def test_what_lies_in_a_folder_of_another_user_is_said(folder: Path) -> None:
+    cases = [Case(words, nobody=True, imports=COMMANDS[3]) for _, words in SHUT]
+    cases += [Case(("--version",), imports=words) for words in COMMANDS]  # another user may not read our libraries
+    for (code, words), found in zip(SHUT, outcomes(cases, folder, HOME=str(folder)), strict=False):
+        found.check()
+        assert found.code == code, (words, found)
+        assert "shut" in found.err
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NAMES = ("ö.png", "nöne.png", "n\udcff.png", "\u2028.png")
+
+
+@pytest.mark.parametrize("locale", [ASCII, {"LC_ALL": "C.UTF-8"}], ids=["ASCII", "UTF-8"])
+def test_every_command_says_what_it_has_to_in_few_letters(
+    folder: Path, usual: list[Outcome], locale: dict[str, str]
+) -> None:
+    said = [
+        *[("edit", name, "--from", "köter", "--to", "katze") for name in NAMES],
+        *[("run", name, *WORDS, "--out", "out", "--json", "--name", "ö{ext}") for name in NAMES],
+        ("report", "öld"),
+    ]
+    (folder / "öld").mkdir(exist_ok=True)
+    (folder / "öld" / "results.jsonl").write_bytes((folder / "old" / "results.jsonl").read_bytes())
+    cases = [Case(words) for words in (*COMMANDS, *said)]
+    found = outcomes(cases, folder, **locale)
+    for case, one in zip(cases, found, strict=True):
+        one.check()
+        assert not case.words[0].startswith(("edit", "run")) or one.err
+    assert [one.code for one in found[: len(COMMANDS)]] == [one.code for one in usual]
+    assert found[-1].code == 0
 
 
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
