@@ -87,6 +87,10 @@ class Cache:
         with self._room(size):
             pass
 
+    def need_home(self) -> None:
+        """Raises OutputError where the user has no home to have the folder in."""
+        paths.need_home(self.root, "have a cache in", "set HOME, or name one with --cache-dir")
+
     @property
     def is_marked(self) -> bool:
         """Whether the folder says that it is ours."""
@@ -101,8 +105,7 @@ class Cache:
         counted. Only when that reaches the limit is the folder looked through. Raises OutputError where there can be no
         room, or the folder cannot be written.
         """
-        if self.root == paths.NOWHERE:
-            raise OutputError("There is no home folder to have a cache in; set HOME, or name one with --cache-dir.")
+        self.need_home()
         size = _taken(size)
         try:
             if not self.is_marked:
@@ -123,7 +126,9 @@ class Cache:
                 usage.bytes += size
                 yield
         except OSError as error:
-            raise OutputError(f"The cache folder {self.root} cannot be written: {error.strerror}.") from error
+            raise OutputError(
+                f"The cache folder {self.root} cannot be written: {error.strerror}; choose one with --cache-dir."
+            ) from error
 
     def _limit(self, used: int) -> int:
         """How many bytes it may hold, of which so many are used."""

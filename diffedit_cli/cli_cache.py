@@ -21,6 +21,7 @@ def cache_list(**given: Any) -> None:
     """What is kept, least recently used first."""
     from datetime import datetime
 
+    from diffedit_cli import paths
     from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
@@ -31,7 +32,7 @@ def cache_list(**given: Any) -> None:
         for entry in entries
     ]
     write_table(("KIND", "BYTES", "USED", "KEY"), rows)
-    answer(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {cache.root}")
+    answer(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {paths.told(cache.root)}")
 
 
 @app.command("prune")

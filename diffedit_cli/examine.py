@@ -85,6 +85,7 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
 
 
 def _cache(cache: Cache) -> str:
+    cache.need_home()
     entries = cache.entries()
     try:
         cache.root.mkdir(parents=True, exist_ok=True)

@@ -191,6 +191,7 @@ def _explained(repository: str) -> Iterator[None]:
         raise UsageError(f"{repository} is no model of the hub; name an id like owner/name.") from None
     except Exception as error:  # the transport's own, which change with the library's version
         if _of_the_disk(error):
+            paths.need_home(Path(constants.HF_HUB_CACHE), "keep models in", "set HOME or HF_HOME")
             raise OutputError(
                 f"{repository} cannot be kept in {constants.HF_HUB_CACHE}: {error}; free some space, or set HF_HOME."
             ) from error

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from diffedit_cli.errors import OutputError
+
 NOWHERE = Path(os.devnull) / "diffedit"
 """A folder that there cannot be: nothing is read there, and nothing can be kept."""
 
@@ -72,3 +74,17 @@ def of_user(kind: Literal["cache", "config"]) -> Path:
         return found("diffedit", appauthor=False)
     except RuntimeError:
         return NOWHERE
+
+
+def told(path: Path) -> str:
+    """A path as people are told it: of what would lie in a home folder, where there is none, that."""
+    if not path.is_relative_to(NOWHERE):
+        return str(path)
+    home = "your home folder (there is none; set HOME)"
+    return home if path == NOWHERE else f"{path.name} in {home}"
+
+
+def need_home(path: Path, use: str, remedy: str = "set HOME") -> None:
+    """Raises OutputError for what would lie in a home folder, where there is none."""
+    if path.is_relative_to(NOWHERE):
+        raise OutputError(f"There is no home folder to {use}; {remedy}.")

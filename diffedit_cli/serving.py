@@ -19,7 +19,7 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from diffedit_cli import streams, warm
+from diffedit_cli import paths, streams, warm
 from diffedit_cli.errors import INTERRUPTED, DeviceError, DiffEditError, OutputError, UsageError
 
 LARGEST = 16 * 2**20  # bytes of a request; environments are smaller
@@ -49,6 +49,7 @@ class Server:
         """
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError("This system has no Unix sockets to serve on; run the commands without a server.")
+        paths.need_home(warm.folder(), "listen in", "set XDG_RUNTIME_DIR")
         address = warm.address()  # before the libraries, which add to the environment
         from diffedit_cli.loading import LOADER, Loader
 

@@ -39,7 +39,7 @@ class Layer:
 def layers() -> list[Layer]:
     """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
     named = zip((users_file(), Path(FILE_NAME)), _of_files(), strict=True)
-    files_ = [Layer(str(path), paths.is_file(path), values) for path, values in named]
+    files_ = [Layer(paths.told(path), paths.is_file(path), values) for path, values in named]
     told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
     return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]
 
@@ -62,7 +62,7 @@ def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
     if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
         raise UsageError(
             f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
-            f"edited, so set that in your own, {users}, or on the command line."
+            f"edited, so set that in your own, {paths.told(users)}, or on the command line."
         )
     return own, found
 
@@ -96,8 +96,7 @@ def change(name: str, value: str) -> Path:
     from tomlkit.exceptions import TOMLKitError
 
     path = files.resolved(users_file())  # of a link what it points to
-    if path.is_relative_to(paths.NOWHERE):
-        raise OutputError("There is no home folder to keep settings in; set HOME.")
+    paths.need_home(path, "keep settings in")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         document = tomlkit.parse(paths.read(path).decode("utf-8-sig") if paths.is_there(path) else "")

@@ -339,6 +339,24 @@ def test_what_is_told_on_a_full_standard_output_fails_in_one_sentence(words: tup
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("words", [("run", "in", "--out", "made"), ("edit", "in/a.png", "in/b.png", "in/c.png")])
+def test_all_pictures_are_done_though_nobody_reads_what_is_told(words: tuple[str, ...]) -> None:
+    Path("in").mkdir()
+    for name in "abc":
+        shutil.copy("good.png", f"in/{name}.png")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as broken:
+        line = [INSTALLED, *words, *WORDS, *FAST, "--json"]
+        ended = subprocess.run(line, stdout=broken, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 6, ended.stderr
+    said = [line for line in ended.stderr.splitlines() if line.startswith("diffedit: ")]
+    assert said == ["diffedit: Standard output cannot be written: Broken pipe; make room, or send it elsewhere."]
+    made = "made/{}.png" if words[0] == "run" else "in/{}.edited.png"
+    assert [name for name in "abc" if Path(made.format(name)).is_file()] == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("here")
 def test_a_name_cannot_move_the_cursor_of_a_terminal() -> None:
     shutil.copy("good.png", "\x1b[2Ja\nb.png")
     Path("\x1b[31mcut.png").write_bytes(Path("good.png").read_bytes()[:99])

@@ -268,3 +268,16 @@ def test_pictures_of_one_stem_get_results_and_masks_of_their_own(here: Path) -> 
     }
     frames = [path.name for path in (here / "frames").iterdir()]
     assert len(frames) == 3 * len([name for name in frames if name.startswith("a-")])
+
+
+def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) -> None:
+    (here / "in").mkdir()
+    for name in ("a.gif", "a.png", "a.ppm"):
+        picture(here / "in" / name)
+    ran = run("in", *WORDS, "--out", "out")
+    assert (ran.code, (here / "out").exists()) == (2, False)
+    assert "would both write out/a.png; tell them apart with --name." in ran.err
+    assert run("in", *WORDS, "--out", "out", "--name", "{stem}{was}{ext}").code == 0
+    assert {path.name for path in (here / "out").glob("a*")} == {
+        *("a.gif.png", "a.gif.mask.png", "a.png", "a.mask.png", "a.ppm.png", "a.ppm.mask.png")
+    }

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command import INSTALLED, WORDS, Ran, diffedit, picture, started
 
-from diffedit_cli import devices, ledger, naming, sources
+from diffedit_cli import devices, jobs, ledger, naming, sources
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.params import Params
 
@@ -209,12 +209,15 @@ def test_a_folder_needs_pictures(tmp_path: Path) -> None:
         ("{from}-{seed}{ext}", "b.png", "cat-7.png"),
         ("{stem}-{to}", "a/b.jpg", "a/b-a-white-dog.jpg"),
         ("v1.5/{seed}", "b.jpg", "v1.5/7.jpg"),
+        ("{stem}{was}{ext}", "a/b.JPG", "a/b.JPG"),
+        ("{stem}{was}{ext}", "a/b.gif", "a/b.gif.png"),
+        ("{stem}{was}", "b.jp2", "b.jp2.png"),
     ],
 )
 def test_results_are_called_by_a_template(template: str, place: str, name: str) -> None:
     naming.check(template)
     params = Params(from_="cat", to='a white/"dog"', seed=7)
-    assert naming.named(template, Path(place), Path(place).suffix, params) == Path(name)
+    assert naming.named(template, Path(place), jobs.written_extension(Path(place)), params) == Path(name)
 
 
 @pytest.mark.parametrize("template", ["", "{wings}", "{stem", "{0}", "a/"])

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ COMMANDS = (
     ("cache", "list"),
     ("cache", "prune"),
     ("cache", "clear"),
+    ("config",),
     ("serve", "--status"),
     ("--version",),
 )
@@ -121,6 +122,7 @@ def test_every_command_ends_in_peace_without_a_home(folder: Path, usual: list[Ou
     for case, found, ever in zip(cases, outcomes(cases, folder), usual, strict=True):
         found.check()
         assert found.code == (6 if case.words[:2] == ("models", "use") else ever.code), (case, found)
+        assert os.devnull not in found.out + found.err, (case, found)
     assert {path for path in folder.rglob("*") if "out" not in path.parts} == before  # no folder called ~
 
 
@@ -212,13 +214,20 @@ def test_letters_that_an_encoding_does_not_have_are_spelled_out_and_bytes_of_nam
         assert ran.stdout == expected
 
 
-def test_nothing_is_read_and_nothing_kept_where_there_is_no_home(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+# Users without a home
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The working folder of a user who has no other."""
     monkeypatch.chdir(tmp_path)
     for name in (*NO_FOLDERS, "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    return tmp_path
+
+
+def test_nothing_is_read_and_nothing_kept_where_there_is_no_home(homeless: Path) -> None:
     assert paths.NOWHERE in settings.users_file().parents
     assert cache.default_root() == paths.NOWHERE
     assert settings.read() == {}
@@ -227,4 +236,49 @@ def test_nothing_is_read_and_nothing_kept_where_there_is_no_home(
     picture(Path("cat.png"))
     ran = diffedit("models", "use", "builtin")
     assert (ran.code, ran.err) == (6, "diffedit: There is no home folder to keep settings in; set HOME.\n")
-    assert not list(tmp_path.glob("~*"))
+    assert not list(homeless.glob("~*"))
+
+
+HOME = "your home folder (there is none; set HOME)"
+
+
+@pytest.mark.parametrize(("words", "code", "says"), [
+    (("edit", "cat.png", *WORDS), 0, "There is no home folder to have a cache in; set HOME, or name one with --cache-"),
+    (("doctor",), 6, "There is no home folder to have a cache in; set HOME, or name one with --cache-dir."),
+    (("cache", "list"), 0, f"0 entries, 0.0 MB in {HOME}"),
+    (("config",), 0, f"diffedit.toml in {HOME} (not there)"),
+    (("config", "--json"), 0, f'"diffedit.toml in {HOME}"'),
+    (("models", "use", "builtin"), 6, "There is no home folder to keep settings in; set HOME."),
+    (("models", "pull", "owner/name"), 6, "There is no home folder to keep models in; set HOME or HF_HOME."),
+    (("serve",), 6, "There is no home folder to listen in; set XDG_RUNTIME_DIR."),
+])  # fmt: skip
+def test_who_has_no_home_is_told_so_and_no_place_that_there_cannot_be(
+    homeless: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, says: str
+) -> None:
+    monkeypatch.setenv("DIFFEDIT_MODEL", str(tiny_epsilon))
+    monkeypatch.setenv("DIFFEDIT_STEPS", "2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(paths.NOWHERE / "hub"))
+    picture(homeless / "cat.png")
+    if words[:2] == ("models", "pull"):
+        refused = NotADirectoryError(20, "Not a directory", str(paths.NOWHERE))
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", raising(refused))
+    ran = diffedit(*words)
+    assert ran.code == code, ran.err
+    assert says in ran.out.decode() + ran.err
+    assert os.devnull not in ran.out.decode() + ran.err
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_settings_of_a_folder_name_no_file_of_nobody(homeless: Path) -> None:
+    (homeless / "diffedit.toml").write_text('model = "sd15"\n')
+    ran = diffedit("models", "list")
+    assert (ran.code, ran.err) == (2, (
+        "diffedit: diffedit.toml in this folder sets model; the file of a folder only says how a picture is edited, "
+        f"so set that in your own, diffedit.toml in {HOME}, or on the command line.\n"
+    ))  # fmt: skip
