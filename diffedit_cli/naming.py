@@ -18,7 +18,7 @@ WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # how a field may be: :>10 or :04, and nothin
 FIELDS = {
     "stem": "the picture's name without its ending",
     "ext": "the ending, with its dot",
-    "was": "the picture's own ending, where the result has another",
+    "suffix": "the picture's own ending, where the result has another",
     "from": "the --from prompt",
     "to": "the --to prompt",
     "seed": "the seed",
@@ -59,8 +59,8 @@ def named(template: str, place: Path, extension: str, params: Params) -> Path:
     if not re.search(r"({ext}|\.\w+)$", template):
         template += "{ext}"
     words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
-    was = "" if place.suffix == extension else place.suffix
-    name = template.format(stem=place.stem, ext=extension, was=was, **words)
+    suffix = "" if place.suffix == extension else place.suffix
+    name = template.format(stem=place.stem, ext=extension, suffix=suffix, **words)
     return below(place.parent / name)
 
 

@@ -314,7 +314,7 @@ SHOWN = (*SHOWS, *OVERLAY)
 OUTPUT_FOLDER = _group(
     "Output",
     out=(str, REQUIRED, "The folder to write into, or its URL."),
-    name=(str, NAME, "What results are called, of {stem}, {ext}, {was}, {from}, {to} and {seed}."),
+    name=(str, NAME, "What results are called, of {stem}, {ext}, {suffix}, {from}, {to} and {seed}."),
 )
 RUN = _group(
     "Run",

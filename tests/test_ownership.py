@@ -277,7 +277,7 @@ def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) ->
     ran = run("in", *WORDS, "--out", "out")
     assert (ran.code, (here / "out").exists()) == (2, False)
     assert "would both write out/a.png; tell them apart with --name." in ran.err
-    assert run("in", *WORDS, "--out", "out", "--name", "{stem}{was}{ext}").code == 0
+    assert run("in", *WORDS, "--out", "out", "--name", "{stem}{suffix}{ext}").code == 0
     assert {path.name for path in (here / "out").glob("a*")} == {
         *("a.gif.png", "a.gif.mask.png", "a.png", "a.mask.png", "a.ppm.png", "a.ppm.mask.png")
     }

@@ -209,9 +209,9 @@ def test_a_folder_needs_pictures(tmp_path: Path) -> None:
         ("{from}-{seed}{ext}", "b.png", "cat-7.png"),
         ("{stem}-{to}", "a/b.jpg", "a/b-a-white-dog.jpg"),
         ("v1.5/{seed}", "b.jpg", "v1.5/7.jpg"),
-        ("{stem}{was}{ext}", "a/b.JPG", "a/b.JPG"),
-        ("{stem}{was}{ext}", "a/b.gif", "a/b.gif.png"),
-        ("{stem}{was}", "b.jp2", "b.jp2.png"),
+        ("{stem}{suffix}{ext}", "a/b.JPG", "a/b.JPG"),
+        ("{stem}{suffix}{ext}", "a/b.gif", "a/b.gif.png"),
+        ("{stem}{suffix}", "b.jp2", "b.jp2.png"),
     ],
 )
 def test_results_are_called_by_a_template(template: str, place: str, name: str) -> None:
