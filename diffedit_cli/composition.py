@@ -78,7 +78,7 @@ def finished(
     params = plan.given
     is_drawn = mask.made is None or "drawn" in mask.made
     core = np.zeros_like(mask.pixels) if plan.kind == "add" and not is_drawn else mask.pixels
-    changed, composed = _changed(mask, core, space, painted, params.paste_above or 0.0), picture
+    changed, composed = _changed(mask, core, space, painted, plan), picture
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
@@ -102,16 +102,19 @@ def _settled(part: Painted, picture: Picture, changed: Mask) -> NDArray[np.float
     return seam.without(part.picture, before, inside)
 
 
-def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], limit: float) -> Mask:
+def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], plan: Plan) -> Mask:
     """The core of the mask, and what around it, in its space, came out otherwise than the picture does when nothing is
     changed; all of the space where nothing did."""
+    limit, exchanged = plan.given.paste_above or 0.0, plan.kind in ("object", "add")
     keep = np.zeros_like(space.pixels)
     for part in painted:
         ours, room = (zoom.inside(pixels, part.box) for pixels in (core, space.pixels))
         if part.before is None:
             apart = np.ones((1, 1), dtype=bool)
         else:
-            apart = region.changed(images.pixels(part.picture), images.pixels(part.before), limit)
+            after, before = images.pixels(part.picture), images.pixels(part.before)
+            old = np.asarray(Image.fromarray(ours).resize(after.shape[1::-1], Image.Resampling.NEAREST))
+            apart = region.changed(after, before, limit, old if exchanged else None)
         zoom.inside(keep, part.box)[:] = rooms.kept(ours, room, apart)
     if not keep.any():
         keep = space.pixels

@@ -228,6 +228,34 @@ def test_a_faint_change_counts_where_it_touches_a_strong_one() -> None:
     assert not found[125, 160:].any()
 
 
+def test_what_only_moved_a_little_is_no_change() -> None:
+    """An edge that the model draws a pixel or two elsewhere is the same edge; a thing that goes leaves no rim."""
+    ground = np.arange(SIZE[0])[:, None, None] >= 128
+    before, moved, far = (np.where(np.roll(ground, rows, axis=0), BEFORE + 80, BEFORE) for rows in (0, 2, 5))
+    before, moved, far = (one.astype(np.uint8)[8:-8] for one in (before, moved, far))  # without what rolls over
+    assert not changed(moved, before, 50.0).any()
+    assert changed(far, before, 50.0)[122:124].all()
+    assert ends(changed(BEFORE, painted((THING, 80)), 50.0)) == RIM
+
+
+def test_what_belongs_to_something_else_is_no_change() -> None:
+    """What hardly lies on what gives way, and is not the largest, is dropped with the bridge between; thin parts of a
+    thing stay."""
+    new, other = (100, 100, 160, 160), (100, 190, 130, 220)
+    bridge, tail = (120, 160, 124, 190), (60, 120, 100, 124)
+    old = np.zeros(SIZE, dtype=bool)
+    old[110:150, 110:150] = True
+    pixels = painted((new, 80), (other, 80), (bridge, 80), (tail, 80))
+    found = changed(pixels, BEFORE, 50.0, old)
+    assert found[100:160, 100:160].all()
+    assert found[64:100, 120:124].all()
+    assert not found[:, 190:].any()
+    assert changed(pixels, BEFORE, 50.0)[100:130, 190:220].all()
+    both = old.copy()
+    both[100:130, 190:200] = True
+    assert changed(pixels, BEFORE, 50.0, both)[100:130, 190:220].all()
+
+
 def test_specks_are_dropped() -> None:
     speck, part = (20, 20, 24, 24), (200, 200, 215, 215)  # of 2500 pixels less than a twentieth, and more
     found = changed(painted((THING, 80), (speck, 80), (part, 80)), BEFORE, 50.0)

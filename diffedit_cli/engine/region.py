@@ -21,6 +21,9 @@ BESIDE = 4 / 256  # of the picture's longer side, kept free around what is there
 FAINT = 0.5  # of the limit: a change so small counts where it touches one above the limit
 SPECK = 0.05  # of the largest change: smaller ones are dropped
 CLOSING = 2  # pixels, over which changes grow together
+MOVED = 2  # pixels: an edge that lies elsewhere by so little is the same edge
+BRIDGE = 3  # pixels: what is up to twice as thin does not make two changes one
+ON_THE_OLD = 0.2  # of a change's clear pixels those on what gives way, lest it is of something else
 FILL_BLUR = 0.25  # of the reach of a region, by which its fill is smoothed
 
 
@@ -107,23 +110,71 @@ def _shares(M: Bools, grid: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray(image) / 255
 
 
-def changed(painted: Pixels, before: Pixels, limit: float) -> Bools:
+def changed(painted: Pixels, before: Pixels, limit: float, old: Bools | None = None) -> Bools:
     """Where two pictures differ by more than a limit of 255 in any colour; what differs by half of that and touches it
-    counts, too. Specks are dropped, near parts joined and holes filled."""
+    counts, too. What is only moved a little does not differ. Specks are dropped, near parts joined and holes filled.
+
+    `old` is what gives way: what hardly lies on it, and is not the largest, is of something else and dropped.
+    """
     from scipy import ndimage
 
-    apart = np.abs(painted.astype(np.int16) - before).max(axis=2)
-    regions, count = ndimage.label(apart > limit * FAINT)
-    if not count:
-        return np.zeros(apart.shape, dtype=bool)
-    strong = np.bincount(regions.ravel(), (apart > limit).ravel(), count + 1)
-    strong[0] = 0
-    kept = (strong >= max(1.0, SPECK * strong.max()))[regions]
+    apart = _difference(painted, before)
+    differs, clear = apart > limit * FAINT, apart > limit
+    if old is not None and old.any():
+        differs &= ~_of_something_else(differs, clear, old)
+    kept = _largest(differs, clear)
+    if not kept.any():
+        return kept
     kept = ndimage.binary_closing(np.pad(kept, 2 * CLOSING), iterations=CLOSING)[
         2 * CLOSING : -2 * CLOSING, 2 * CLOSING : -2 * CLOSING
     ]
     found: Bools = ndimage.binary_dilation(ndimage.binary_fill_holes(kept))
     return found
+
+
+def _difference(one: Pixels, other: Pixels) -> NDArray[np.int16]:
+    """How much a pixel (H, W) of either has, in the colour where it is most, that the other has nowhere near."""
+    return np.maximum(_beyond(one, other), _beyond(other, one))
+
+
+def _beyond(one: Pixels, other: Pixels) -> NDArray[np.int16]:
+    """The least difference to the other, moved by up to MOVED pixels."""
+    (height, width), now = one.shape[:2], one.astype(np.int16)
+    around = np.pad(other.astype(np.int16), ((MOVED, MOVED), (MOVED, MOVED), (0, 0)), mode="edge")
+    least = np.full((height, width), 255, dtype=np.int16)
+    for down, across in np.argwhere(_disk(MOVED)):
+        moved = around[down : down + height, across : across + width]
+        np.minimum(least, np.abs(now - moved).max(axis=2), out=least)
+    return least
+
+
+def _of_something_else(differs: Bools, clear: Bools, old: Bools) -> Bools:
+    """The changes that hardly lie on `old`, with the thin ones that join them to others; never the largest."""
+    from scipy import ndimage
+
+    joined = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(differs, 8), _disk(CLOSING)))[8:-8, 8:-8]
+    regions, count = ndimage.label(ndimage.binary_opening(joined, _disk(BRIDGE)))
+    sizes, inside = (np.bincount(regions.ravel(), what.ravel(), count + 1)[1:] for what in (clear, clear & old))
+    elsewhere = (inside < ON_THE_OLD * sizes) & (sizes < sizes.max(initial=0))
+    found: Bools = ndimage.binary_dilation(np.concatenate([[False], elsewhere])[regions], _disk(BRIDGE + 1))
+    return found
+
+
+def _largest(differs: Bools, clear: Bools) -> Bools:
+    """The regions that hold more than specks of what differs clearly."""
+    from scipy import ndimage
+
+    regions, count = ndimage.label(differs)
+    strong = np.bincount(regions.ravel(), clear.ravel(), count + 1)
+    strong[0] = 0
+    found: Bools = (strong >= max(1.0, SPECK * strong.max()))[regions]
+    return found
+
+
+def _disk(radius: int) -> Bools:
+    down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    within: Bools = down**2 + across**2 <= radius * (radius + 1)
+    return within
 
 
 def filled(picture: Pixels, M: Bools) -> Pixels:
