@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import kept, zoom
+from diffedit_cli import images, kept, zoom
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays
 from diffedit_cli.cache import Cache
@@ -23,6 +24,8 @@ from diffedit_cli.runtime import Remember, Runtime, generator
 
 USUAL = float(Params.threshold)  # what a higher one finds is a part of what this does
 RIM = 0.25  # latent cells that a background takes of the thing in it, so that nothing of the old one stays around it
+LOOKED_AT = 512  # pixels of the longer side, when ground is told from a thing
+MOST_GROUND = 0.5  # of a thing's mask: where more of it looks like its surroundings, it is like them
 
 
 @dataclass(frozen=True)
@@ -214,8 +217,8 @@ class MaskStage:
             yield latents
 
 
-def surroundings(shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """All but what a mask (H, W) shows, with a rim of it; nothing if it shows nothing, or all.
+def surroundings(picture: Picture, shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
+    """All but what a mask (H, W) shows, with a rim of it, and what runs into it; nothing if it shows nothing, or all.
 
     `cells` are the latents' along the longer side.
     """
@@ -225,7 +228,20 @@ def surroundings(shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
     if thing.all() or not thing.any():
         return np.zeros_like(shown)
     outside = ndimage.distance_transform_edt(thing) <= RIM * max(shown.shape) / cells
+    ground = _run_into(picture, thing)
+    if np.count_nonzero(ground & thing) <= MOST_GROUND * np.count_nonzero(thing):
+        outside |= ground
     return np.where(outside, np.uint8(255), np.uint8(0))
+
+
+def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What is around a thing and runs into its mask (H, W), seen at no more than LOOKED_AT pixels."""
+    height, width = thing.shape
+    scale = min(1.0, LOOKED_AT / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = np.asarray(Image.fromarray(thing).resize(size, Image.Resampling.NEAREST))
+    ground = region.run_into(images.pixels(picture.fitted(size)).transpose(1, 2, 0), small)
+    return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _level(params: Params) -> int:

@@ -192,7 +192,8 @@ INVERSION = (
     | _params(
         "Inversion",
         invert_guidance="How strongly the inversion follows the caption.",
-        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; background and add 1, remove 0.5).",
+        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; background and add 1; remove 0.7, or 0.4 "
+        "where no place is named).",
         invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
         last_level="Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",

@@ -139,7 +139,7 @@ class Workbench:
             given.check_seen(account.gain, limit, picture, plan)
             shown, contrast = found.shown, found.contrast
             if plan.kind == "background":
-                shown = surroundings(shown, max(contrast.shape))
+                shown = surroundings(picture, shown, max(contrast.shape))
         if not shown.any():
             raise NothingToEdit(
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '

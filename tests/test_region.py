@@ -256,6 +256,17 @@ def test_what_belongs_to_something_else_is_no_change() -> None:
     assert changed(pixels, BEFORE, 50.0, both)[100:130, 190:220].all()
 
 
+def test_ground_that_a_mask_took_with_a_thing_is_told_from_it() -> None:
+    """Up to its edge, over a slope of colours, but not into it; nothing of a thing that is like what is around it."""
+    ground = np.arange(256, dtype=np.uint8)[:, None, None] // 3 + np.zeros((256, 256, 3), dtype=np.uint8)
+    thing, mask = np.zeros((2, *SIZE), dtype=bool)
+    thing[100:150, 100:150], mask[80:170, 60:190] = True, True
+    picture = np.where(thing[..., None], ground + 60, ground).astype(np.uint8)
+    assert (region.run_into(picture, mask) == (mask & ~thing)).all()
+    assert not region.run_into(picture, thing).any()
+    assert (region.run_into(ground, thing)[[100, 149], 100:150]).all()
+
+
 def test_specks_are_dropped() -> None:
     speck, part = (20, 20, 24, 24), (200, 200, 215, 215)  # of 2500 pixels less than a twentieth, and more
     found = changed(painted((THING, 80), (speck, 80), (part, 80)), BEFORE, 50.0)

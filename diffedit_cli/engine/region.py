@@ -24,6 +24,7 @@ CLOSING = 2  # pixels, over which changes grow together
 MOVED = 2  # pixels: an edge that lies elsewhere by so little is the same edge
 BRIDGE = 3  # pixels: what is up to twice as thin does not make two changes one
 ON_THE_OLD = 0.2  # of a change's clear pixels those on what gives way, lest it is of something else
+SMOOTH = 10.0  # of 255: colours that change by less along a way are of one ground
 FILL_BLUR = 0.25  # of the reach of a region, by which its fill is smoothed
 
 
@@ -175,6 +176,29 @@ def _disk(radius: int) -> Bools:
     down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     within: Bools = down**2 + across**2 <= radius * (radius + 1)
     return within
+
+
+def run_into(picture: Pixels, M: Bools) -> Bools:
+    """The part of a mask (H, W) that what is around it runs into without an edge: it is no part of the thing.
+
+    The colours change by less than SMOOTH of 255 on some way to there (geodesic distance: X. Bai, G. Sapiro, 2007).
+    """
+    from scipy import ndimage, sparse
+    from scipy.sparse.csgraph import dijkstra
+
+    cells, colours = np.arange(M.size).reshape(M.shape), picture.astype(np.float32)
+    rim = cells[~M & ndimage.binary_dilation(M)]
+    outside = np.full(rim.size, M.size)  # one more node, next to all of the rim
+    begins, ends, steps = [outside], [rim], [np.zeros(rim.size, dtype=np.float32)]
+    for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        begins.append(cells[one].ravel())
+        ends.append(cells[other].ravel())
+        steps.append(np.abs(colours[one] - colours[other]).max(axis=2).ravel())
+    ways = (np.concatenate(steps) + 1e-3, (np.concatenate(begins), np.concatenate(ends)))  # a step of 0 would be none
+    graph = sparse.coo_matrix(ways, shape=(M.size + 1,) * 2).tocsr()
+    away = dijkstra(graph, directed=False, indices=M.size, limit=SMOOTH)[:-1].reshape(M.shape)
+    found: Bools = M & (away < SMOOTH)
+    return found
 
 
 def filled(picture: Pixels, M: Bools) -> Pixels:
