@@ -107,12 +107,17 @@ def test_regions_of_some_size_get_room_each() -> None:
     assert not found[128, 128]
 
 
-def test_what_goes_grows_by_its_own_outline() -> None:
+def test_what_goes_grows_by_its_own_outline_and_its_shadow() -> None:
     M = boxed((100, 100, 150, 200))
     found = grown(M, 0.1)
-    assert ends(found) == (90, 90, 160, 210)
+    assert ends(found) == (90, 90, 165, 210)
     assert not found[90, 90]  # by distance, not in a box
-    assert (found == (ndimage.distance_transform_edt(~M) <= 10)).all()
+    assert (found == (ndimage.distance_transform_edt(~M) <= 10))[:135].all()
+    shadow = found[160:]  # deepest under the middle, as wide as the thing
+    assert (shadow.sum(axis=0)[[110, 150, 190]] > 0).tolist() == [False, True, False]
+    two = grown(boxed((100, 20, 150, 60), (20, 150, 60, 200)), 0.1)  # each its own
+    assert two[155, 40]
+    assert two[65, 175]
 
 
 # a window for what is added

@@ -14,6 +14,7 @@ Pixels = NDArray[np.uint8]
 
 LARGE = 0.25  # of the largest region: smaller ones get no room
 LEAST_ROOM = 14 / 256  # of the picture's longer side, around an object that gets room
+SHADOW_DEPTH, SHADOW_WIDTH = 0.15, 0.55  # of a thing's longer side and its width, from the middle of its feet
 ROUNDNESS = 4  # exponent of the superellipse that a box is rounded to
 WINDOW = 0.5  # of the picture's shorter side: what is added where nothing says how large
 OVERLAP = 2.0  # how much a window's share on what is there counts against the share of the map that it shows
@@ -30,16 +31,11 @@ FILL_BLUR = 0.25  # of the reach of a region, by which its fill is smoothed
 
 def roomy(M: Bools, room: float) -> Bools:
     """A mask and, around each of its large regions, a rounded box with `room` times its sides on every side."""
-    from scipy import ndimage
-
     if not room or not M.any():
         return M
-    regions, count = ndimage.label(M)
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     result, least = M.copy(), LEAST_ROOM * max(M.shape) * min(1.0, room / 0.22)
-    for box, size in zip(ndimage.find_objects(regions), sizes, strict=True):
-        if size >= LARGE * sizes.max():
-            result |= rounded_box(M.shape, box, room, least)
+    for box in _large(M):
+        result |= rounded_box(M.shape, box, room, least)
     return result
 
 
@@ -68,11 +64,28 @@ def widened(M: Bools, reach: float) -> Bools:
 
 
 def grown(M: Bools, room: float) -> Bools:
-    """A mask grown by `room` times the longer side of its box: what an object leaves around it goes with it."""
+    """A mask grown by `room` times the longer side of its box, and by a flat ellipse at the feet of each large region:
+    the shadow that a thing throws there goes with it."""
     if not room or not M.any():
         return M
     rows, columns = np.flatnonzero(M.any(axis=1)), np.flatnonzero(M.any(axis=0))
-    return widened(M, room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+    found = widened(M, room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+    for down, across in _large(M):
+        height, width = down.stop - down.start, across.stop - across.start
+        below = (np.arange(M.shape[0]) + 0.5 - down.stop) / (SHADOW_DEPTH * max(height, width))
+        beside = (np.arange(M.shape[1]) + 0.5 - (across.start + across.stop) / 2) / (SHADOW_WIDTH * width)
+        found |= below[:, None] ** 2 + beside**2 <= 1
+    return found
+
+
+def _large(M: Bools) -> list[tuple[slice, slice]]:
+    """The boxes of its large regions."""
+    from scipy import ndimage
+
+    regions, count = ndimage.label(M)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    boxes = zip(ndimage.find_objects(regions), sizes, strict=True)
+    return [box for box, size in boxes if size >= LARGE * sizes.max()]
 
 
 def window_around(shape: tuple[int, int], at: tuple[int, int]) -> Bools:
