@@ -1,8 +1,8 @@
 """How well the strict measure agrees with grades by eye: ``python -m benchmarks.agreement [DIR]``
 
-The grades of the first 24 edits of each kind are in ``benchmarks/grades.json``, a letter an edit: A to show, B
-recognisable and acceptable, C wrong or ugly; and whether each passed then. Where the same pictures are made again by
-``benchmarks.scenebench``, its folder DIR says what passes now.
+The grades of the first edits of each kind are in ``benchmarks/grades.json``, by the day, a letter an edit: A to show,
+B recognisable and acceptable, C wrong or ugly; and whether each passed then. Where the pictures of the last day are
+made again by ``benchmarks.scenebench``, its folder DIR says what passes now.
 """
 
 from __future__ import annotations
@@ -12,8 +12,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 GRADES = Path(__file__).with_name("grades.json")
+
+
+def gradings() -> list[dict[str, Any]]:
+    """Each with what it is about, the letters by kind, and what passed."""
+    found: list[dict[str, Any]] = json.loads(GRADES.read_text())["gradings"]
+    return found
 
 
 def passed(folder: Path) -> dict[tuple[str, int], bool]:
@@ -45,10 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     options = parser.parse_args()
-    said = json.loads(GRADES.read_text())
-    then = {(kind, number): one == "1" for kind, all_ in said["passed"].items() for number, one in enumerate(all_)}
-    print(said["about"])
-    print(table(counted(said["grades"], passed(options.folder) if options.folder else then)))
+    for said in gradings()[-1:] if options.folder else gradings():
+        then = {(kind, number): one == "1" for kind, all_ in said["passed"].items() for number, one in enumerate(all_)}
+        print(f"\n{said['about']}\n")
+        print(table(counted(said["grades"], passed(options.folder) if options.folder else then)))
 
 
 if __name__ == "__main__":

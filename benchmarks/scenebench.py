@@ -261,10 +261,10 @@ class Folder:
             file.writelines(json.dumps(row) + "\n" for row in fresh)
 
 
-def sheet_cell(case: Case, final: NDArray[np.uint8] | None) -> Image.Image:
-    """A picture and what a method made of it, under their prompts; black where it made nothing."""
+def sheet_cell(case: Case, final: NDArray[np.uint8] | None, grade: str = "") -> Image.Image:
+    """A picture and what a method made of it, under their prompts and a grade; black where it made nothing."""
     cell = Image.new("RGB", (2 * SHEET_SIDE, SHEET_HEAD + SHEET_SIDE))
-    ImageDraw.Draw(cell).text((2, 1), f"{case.number}: {case.source} -> {case.target}", fill="white")
+    ImageDraw.Draw(cell).text((2, 1), f"{grade or case.number}: {case.source} -> {case.target}", fill="white")
     for left, picture in ((0, case.picture), (SHEET_SIDE, final)):
         if picture is not None:
             small = Image.fromarray(picture).resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
@@ -272,12 +272,11 @@ def sheet_cell(case: Case, final: NDArray[np.uint8] | None) -> Image.Image:
     return cell
 
 
-def contact_sheet(cells: Sequence[Path]) -> Image.Image:
+def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
     width, height = 2 * SHEET_SIDE, SHEET_HEAD + SHEET_SIDE
     sheet = Image.new("RGB", (SHEET_COLUMNS * width, -(-len(cells) // SHEET_COLUMNS) * height))
-    for at, path in enumerate(cells):
-        with Image.open(path) as cell:
-            sheet.paste(cell, (at % SHEET_COLUMNS * width, at // SHEET_COLUMNS * height))
+    for at, cell in enumerate(cells):
+        sheet.paste(cell, (at % SHEET_COLUMNS * width, at // SHEET_COLUMNS * height))
     return sheet
 
 
@@ -301,7 +300,7 @@ def main() -> None:
     for key, made in zip(wanted, each(worker, wanted, options.jobs), strict=True):
         folder.keep(key, made)
     for kind in options.kinds:
-        cells = [folder.cell((kind, number)) for number in range(min(options.cases, SHEET_CASES))]
+        cells = [Image.open(folder.cell((kind, number))) for number in range(min(options.cases, SHEET_CASES))]
         contact_sheet(cells).save(options.out / f"contact-{kind}.png")
     rows = [row for row in folder.rows if (row["kind"], row["case"]) in set(keys)]
     report(options.out, models.find(options.model), rows, options.kinds, options.cases)

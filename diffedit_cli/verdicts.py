@@ -32,12 +32,13 @@ def warning(edited: Edited, picture: Picture, plan: Plan, limit: float | None) -
             "other words."
         )
     M, before, after = _around(edited, picture)
-    if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(M, before, after) > LEFT:
+    thing = _without_room(M, plan.given.room or 0.0) if plan.kind == "remove" else M
+    if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(thing, before, after) > LEFT:
         return (
             f"Much of what was in {picture.name} is left; try another --seed, a lower --threshold, or a higher "
             "--guidance."
         )
-    if _seam(M, before, after) > SEAM:
+    if plan.kind != "background" and _seam(M, before, after) > SEAM:  # there the rim is a thing's own outline
         return f"The edit of {picture.name} has a seam; try --feather 1, or more --room."
     return None
 
@@ -51,6 +52,15 @@ def _around(edited: Edited, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
         np.asarray(one.cropped(box).image.convert("RGB"), dtype=np.int16) for one in (picture, edited.picture)
     )
     return zoom.inside(M, box), before, after
+
+
+def _without_room(M: Bools, room: float) -> Bools:
+    """Of a mask that grew by `room` times the longer side of what it was, that; what is around looks as it did."""
+    from scipy import ndimage
+
+    reach = room * max(M.shape) / (1 + 2 * room)
+    inner: Bools = ndimage.distance_transform_edt(M) > reach
+    return inner if inner.any() else M
 
 
 def _left(M: Bools, before: Pixels, after: Pixels) -> float:

@@ -244,18 +244,20 @@ def test_what_only_moved_a_little_is_no_change() -> None:
 
 
 def test_what_belongs_to_something_else_is_no_change() -> None:
-    """What hardly lies on what gives way, and is not the largest, is dropped with the bridge between; thin parts of a
-    thing stay."""
+    """What hardly lies on what gives way, and is not the largest, is dropped with the bridge between, and a horizon;
+    a tail stays."""
     new, other = (100, 100, 160, 160), (100, 190, 130, 220)
-    bridge, tail = (120, 160, 124, 190), (60, 120, 100, 124)
+    bridge, tail, horizon = (120, 160, 124, 190), (60, 120, 100, 128), (110, 30, 113, 100)
     old = np.zeros(SIZE, dtype=bool)
     old[110:150, 110:150] = True
-    pixels = painted((new, 80), (other, 80), (bridge, 80), (tail, 80))
+    pixels = painted((new, 80), (other, 80), (bridge, 80), (tail, 80), (horizon, 80))
     found = changed(pixels, BEFORE, 50.0, old)
     assert found[100:160, 100:160].all()
-    assert found[64:100, 120:124].all()
+    assert found[62:100, 121:127].all()
     assert not found[:, 190:].any()
+    assert not found[:, :90].any()
     assert changed(pixels, BEFORE, 50.0)[100:130, 190:220].all()
+    assert changed(painted((horizon, 80)), BEFORE, 50.0, old)[111, 40:90].all()  # there is nothing else
     both = old.copy()
     both[100:130, 190:200] = True
     assert changed(pixels, BEFORE, 50.0, both)[100:130, 190:220].all()

@@ -23,7 +23,7 @@ FAINT = 0.5  # of the limit: a change so small counts where it touches one above
 SPECK = 0.05  # of the largest change: smaller ones are dropped
 CLOSING = 2  # pixels, over which changes grow together
 MOVED = 2  # pixels: an edge that lies elsewhere by so little is the same edge
-BRIDGE = 3  # pixels: what is up to twice as thin does not make two changes one
+BRIDGE = 3  # pixels: what is up to twice as wide is thin: an edge, or a bridge between two changes
 ON_THE_OLD = 0.2  # of a change's clear pixels those on what gives way, lest it is of something else
 SMOOTH = 10.0  # of 255: colours that change by less along a way are of one ground
 FILL_BLUR = 0.25  # of the reach of a region, by which its fill is smoothed
@@ -128,14 +128,15 @@ def changed(painted: Pixels, before: Pixels, limit: float, old: Bools | None = N
     """Where two pictures differ by more than a limit of 255 in any colour; what differs by half of that and touches it
     counts, too. What is only moved a little does not differ. Specks are dropped, near parts joined and holes filled.
 
-    `old` is what gives way: what hardly lies on it, and is not the largest, is of something else and dropped.
+    `old` is what gives way: what hardly lies on it, and is not the largest, is of something else and dropped, and so
+    are thin lines, which are edges of what is behind.
     """
     from scipy import ndimage
 
     apart = _difference(painted, before)
     differs, clear = apart > limit * FAINT, apart > limit
     if old is not None and old.any():
-        differs &= ~_of_something_else(differs, clear, old)
+        differs &= _of_the_edit(differs, clear, old)
     kept = _largest(differs, clear)
     if not kept.any():
         return kept
@@ -162,15 +163,18 @@ def _beyond(one: Pixels, other: Pixels) -> NDArray[np.int16]:
     return least
 
 
-def _of_something_else(differs: Bools, clear: Bools, old: Bools) -> Bools:
-    """The changes that hardly lie on `old`, with the thin ones that join them to others; never the largest."""
+def _of_the_edit(differs: Bools, clear: Bools, old: Bools) -> Bools:
+    """Where changes lie on `old`, and the largest; without the thin ones beside them, which are edges of other things.
+    Everywhere, if all are thin."""
     from scipy import ndimage
 
     joined = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(differs, 8), _disk(CLOSING)))[8:-8, 8:-8]
     regions, count = ndimage.label(ndimage.binary_opening(joined, _disk(BRIDGE)))
+    if not count:
+        return np.ones_like(differs)
     sizes, inside = (np.bincount(regions.ravel(), what.ravel(), count + 1)[1:] for what in (clear, clear & old))
-    elsewhere = (inside < ON_THE_OLD * sizes) & (sizes < sizes.max(initial=0))
-    found: Bools = ndimage.binary_dilation(np.concatenate([[False], elsewhere])[regions], _disk(BRIDGE + 1))
+    ours = (inside >= ON_THE_OLD * sizes) | (sizes == sizes.max())
+    found: Bools = ndimage.binary_dilation(np.concatenate([[False], ours])[regions], _disk(BRIDGE + 1))
     return found
 
 

@@ -1,0 +1,42 @@
+"""Contact sheets of graded edits: ``python -m benchmarks.graded DIR --out docs/edits``
+
+DIR is what ``benchmarks.scenebench --pictures`` wrote. Writes OUT/KIND.jpg: pictures and what became of them, under
+their prompts and the grade of the last day in ``benchmarks/grades.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.agreement import gradings
+from benchmarks.cases import draw_case_of
+from benchmarks.scenebench import contact_sheet, sheet_cell
+
+QUALITY = 88
+
+
+def sheet(folder: Path, kind: str, letters: str) -> Image.Image:
+    """The first edits of a kind, each with its grade."""
+    cells = []
+    for number, grade in enumerate(letters):
+        with Image.open(folder / "pictures" / f"{kind}-{number:03}.png") as final:
+            cells.append(sheet_cell(draw_case_of(kind, number), np.asarray(final.convert("RGB")), grade))
+    return contact_sheet(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for kind, letters in gradings()[-1]["grades"].items():
+        sheet(options.folder, kind, letters[:24]).save(options.out / f"{kind}.jpg", quality=QUALITY)
+
+
+if __name__ == "__main__":
+    main()
