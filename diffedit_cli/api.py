@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class MaskResult:
     mask: Mask
     account: Account
     picture: Picture
+    read: tuple[Path, ...] = ()
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
@@ -69,7 +71,7 @@ class MaskResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit mask` writes. Raises OutputError."""
-        _write(path, artefacts.pack_mask(self.mask), self.picture)
+        _write(path, artefacts.pack_mask(self.mask), self.read)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class InversionResult:
 
     latents: Latents
     account: Account
+    read: tuple[Path, ...] = ()
 
     @property
     def trajectory(self) -> NDArray[np.float32]:
@@ -91,7 +94,7 @@ class InversionResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit invert` writes. Raises OutputError."""
-        _write(path, artefacts.pack_latents(self.latents))
+        _write(path, artefacts.pack_latents(self.latents), self.read)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class EditResult:
     account: Account
     others: tuple[Edited, ...] = ()
     seed: int = Params.seed
+    read: tuple[Path, ...] = ()
 
     @property
     def image(self) -> Image.Image:
@@ -111,7 +115,7 @@ class EditResult:
 
     @property
     def mask(self) -> MaskResult:
-        return MaskResult(self.edited.mask, self.account, self.picture)
+        return MaskResult(self.edited.mask, self.account, self.picture, self.read)
 
     @property
     def variants(self) -> list[EditResult]:
@@ -131,7 +135,7 @@ class EditResult:
         """Writes what `diffedit edit --compare path` writes, a .gif or .webp. Raises UsageError or OutputError."""
         target = review.place("compare", Path(path), "")
         record = {**self.edited.record, **artefacts.record("compare", {})}
-        _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.picture)
+        _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.read)
 
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError.
@@ -144,7 +148,7 @@ class EditResult:
         for warning in formats.fitted(replace(picture, warnings=()), chosen).warnings:
             self.account.warn(warning)
         record = self.edited.record if metadata and not strip_metadata else None
-        _write(path, formats.encode(picture, chosen, record), self.picture)
+        _write(path, formats.encode(picture, chosen, record), self.read)
 
 
 class DiffEdit:
@@ -222,13 +226,13 @@ class DiffEdit:
         allowed = self._limits(given, within, exclude, box, point)
         with _quietly():
             found = self._bench.mask(given, _checked(params, "from_", "to"), account, allowed)
-        return MaskResult(found, account, given)
+        return MaskResult(found, account, given, _files(picture, within, exclude))
 
     def invert(self, picture: PictureLike, **params: Unpack[GivenParams]) -> InversionResult:
         """Walks the picture back into noise, told that it shows `caption`."""
         given, account = self._begun(picture)
         with _quietly():
-            return InversionResult(self._bench.invert(given, _checked(params), account), account)
+            return InversionResult(self._bench.invert(given, _checked(params), account), account, _files(picture))
 
     def edit(
         self,
@@ -261,7 +265,8 @@ class DiffEdit:
         with _quietly():
             edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
         seed = edited.seed if checked.best else None
-        return EditResult(edited, given, account, tuple(others), checked.seed if seed is None else seed)
+        read = _files(picture, mask, latents, within, exclude)
+        return EditResult(edited, given, account, tuple(others), checked.seed if seed is None else seed, read)
 
     def frames(self, inversion: InversionResult) -> list[Image.Image]:
         """Every level of an inversion as a picture, the clean one first."""
@@ -287,9 +292,15 @@ class DiffEdit:
         return allowed
 
 
-def _write(path: str | Path, data: bytes, source: Picture | None = None) -> None:
-    """Replaces what is there, but not what it was made from. Raises OutputError."""
-    Ownership(force=True, inputs=[Path(source.name)] if source else []).publish({Target(Path(path)): data})
+def _files(*given: object) -> tuple[Path, ...]:
+    """The files that were read for these, also from another working folder."""
+    names = [getattr(one, "filename", one) for one in given]  # that of PIL's pictures
+    return tuple(Path(os.path.abspath(name)) for name in names if isinstance(name, (str, Path)) and str(name))  # noqa: PTH100
+
+
+def _write(path: str | Path, data: bytes, read: Iterable[Path]) -> None:
+    """Replaces what is there, but nothing that it was made from. Raises OutputError."""
+    Ownership(force=True, inputs=read).publish({Target(Path(path)): data})
 
 
 def _checked(params: GivenParams, *needed: str) -> Params:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from diffedit_cli import artefacts, errors, files, formats, jobs, limits, review
-from diffedit_cli.errors import DiffEditError, Withheld
+from diffedit_cli import artefacts, errors, files, formats, jobs, limits, paths, review
+from diffedit_cli.errors import DiffEditError, OutputError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.jobs import Job as Job
 from diffedit_cli.jobs import Targets
@@ -77,12 +78,21 @@ def edit(job: Job, workbench: OpenWorkbench) -> Result:
 
 def open_edit(job: Job) -> Opened:
     """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
+    return _opened(job, _targets)
+
+
+def foresee_edit(job: Job) -> None:
+    """Raises the DiffEditError that an edit would end with, as far as its files and names tell; writes nothing."""
+    _opened(job, lambda *named: _foreseen(job, jobs.targets(*named)))
+
+
+def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Opened:
     picture = _picture(job)
     given_mask = artefacts.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
     given_latents = artefacts.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     output = job.output or jobs.beside(job.input, f".edited{formats.default_extension(picture)}")
-    targets, chosen = _targets(job, "edit", jobs.numbered(output, job.params)), formats.output_format(output, picture)
+    targets, chosen = find(job, "edit", jobs.numbered(output, job.params)), formats.output_format(output, picture)
     return Opened(formats.fitted(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
 
 
@@ -168,6 +178,17 @@ def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> T
         files.make_folder(folder, option)
     for one in targets.everything:
         job.ownership.check(one)
+    return targets
+
+
+def _foreseen(job: Job, targets: Targets) -> Targets:
+    """The same in folders that may have to be made, as far as that can be told. Raises OutputError, UsageError."""
+    for target in targets.everything:
+        above = next(filter(os.path.lexists, target.path.absolute().parents))
+        if not (paths.is_folder(above) and os.access(above, os.W_OK | os.X_OK)):
+            raise OutputError(f"{target.path} cannot be written below {above}; choose another with {target.option}.")
+        if os.path.lexists(target.path):
+            job.ownership.check(target)
     return targets
 
 

@@ -277,7 +277,7 @@ def info(**given: Any) -> None:
     import json
 
     from diffedit_cli import artefacts, files
-    from diffedit_cli.errors import InputError
+    from diffedit_cli.errors import InputError, UsageError
     from diffedit_cli.repeating import options_of, preparations_of
 
     path: Path = given["file"]
@@ -297,7 +297,7 @@ def info(**given: Any) -> None:
     try:
         words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
         before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it is a stranger's
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:  # it is a stranger's
         raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:

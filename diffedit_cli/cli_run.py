@@ -114,7 +114,12 @@ def _results(
 
     on_bug = _on_bug(given, reporter)
     if given["dry_run"]:
-        return running.foreseen(claimed, lambda: launched.about, on_bug)
+        return running.foreseen(
+            claimed,
+            lambda: launched.about,
+            lambda job: launched.check_words(job.params, job.stages),
+            on_bug,
+        )
     told = functools.partial(running.told, fetched=fetched, place=place)
 
     def record(result: Result) -> Result:

@@ -17,6 +17,7 @@ from diffedit_cli import paths
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
+LONGEST = 10**7  # bytes of a line; what is longer is none of ours
 BEGIN = b'{"status": "'  # of each of its lines
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
@@ -106,12 +107,14 @@ class Ledger:
                         yield self._key(self._local(output)), identity, digests.get(output), ended
 
     def _local(self, output: str) -> Path:
-        """Where an output is now: as recorded, else in this folder, also if that was named otherwise or has moved."""
+        """Where an output is now: in this folder, also if that was named otherwise or has moved, else as recorded."""
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
-        path = Path(output)
+        path, folder = Path(output), os.path.abspath(self.folder)  # noqa: PTH100
+        if os.path.abspath(path).startswith(folder + os.sep):  # noqa: PTH100
+            return path
         inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
-        return next((one for one in (path, *inside) if os.path.lexists(one)), path)
+        return next(filter(os.path.lexists, inside), path)
 
     def _end_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
@@ -191,10 +194,15 @@ def parts(folder: Path) -> list[Path]:
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a `results.jsonl`; what is torn or none is passed over. Raises OSError."""
+    return (said for line in texts(path) if (said := parsed(line)) is not None)
+
+
+def texts(path: Path) -> Iterator[bytes]:
+    """The lines of a file that are not empty, in parts where they are too long. Raises OSError."""
     with paths.opened(path) as file:
-        for line in file:
-            if (said := parsed(line)) is not None:
-                yield said
+        for line in iter(lambda: file.readline(LONGEST), b""):
+            if line.strip():
+                yield line
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:

@@ -42,12 +42,12 @@ def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS
         for _, form in fields:
             if not re.fullmatch(WRITTEN, form):
                 raise ValueError(f"{form!r} is no width of two digits")
-        template.format(**dict.fromkeys(known, "a") | {"seed": 1})
+        filled = template.format(**dict.fromkeys(known, "a") | {"ext": ".a", "suffix": ".a", "seed": 1})
     except ValueError as error:
         raise UsageError(
             f"{flag} {template} cannot be filled in: {error}; leave out what follows the : in it."
         ) from None
-    if not template.strip() or template.endswith("/"):
+    if not template.strip() or template.endswith("/") or PurePath(filled).name.startswith("."):
         raise UsageError(f"{flag} {template} names no file; {DEFAULT} does.")
 
 

@@ -192,8 +192,8 @@ INVERSION = (
     | _params(
         "Inversion",
         invert_guidance="How strongly the inversion follows the caption.",
-        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; background and add 1; remove 0.7, or 0.4 "
-        "where no place is named).",
+        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; attribute 0.6; background and add 1; "
+        "remove 0.7, or 0.4 where no place is named).",
         invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
         last_level="Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
@@ -208,7 +208,10 @@ INVERSION = (
 FRAMES = _group(
     "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
 )
-GUIDANCE = _params("Edit", guidance="How strongly to follow --to (default: 7.5, with builtin 4; to remove, 1).")
+GUIDANCE = _params(
+    "Edit",
+    guidance="How strongly to follow --to (default: 7.5, with builtin 4; remove 2, or 1 where no place is named).",
+)
 PAINTER = _group(
     "Edit",
     inpainter=(
@@ -228,7 +231,7 @@ EDIT = (
         room="Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
         paste_above="How much a colour must differ to count as changed, 0 to 255 (default: 50).",
         feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
-        eta="How much fresh noise each step takes, 0 to 1 (default: 0, or 1 for several --variants).",
+        eta="How much fresh noise each step takes, 0 to 1 (default: 0; for --variants but the first 0.6).",
         variants="How many results; each has the next --seed.",
         best="Keep only the one of --variants that --to explains best.",
     )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import quote
@@ -64,19 +65,20 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     if not paths.is_folder(folder):
         raise InputError(f"There is no folder {folder}; {remedy}.")
     parts = ledger.parts(folder) or [folder / ledger.NAME]
+    lines, count = [], 0
     try:
-        data = b"\n".join(map(paths.read, parts))
+        for text in chain.from_iterable(map(ledger.texts, parts)):
+            count += 1
+            lines += [line] if (line := _parsed(text)) is not None else []
     except FileNotFoundError:
         raise InputError(f"The folder {folder} holds no {ledger.NAME}; {remedy}.") from None
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}; see what lies there.") from None
-    written = [line for line in data.split(b"\n") if line.strip()]
-    lines = [line for line in map(_parsed, written) if line is not None]
-    if written and not lines:
+    if count and not lines:
         raise InputError(f"{folder / ledger.NAME} holds no results of diffedit run; {remedy}.")
     if len(parts) > 1:
         lines.sort(key=lambda line: _text(line.get("ended")) or "")
-    return _latest(lines), len(written) - len(lines)
+    return _latest(lines), count - len(lines)
 
 
 def _parsed(text: bytes) -> Line | None:
@@ -137,11 +139,13 @@ class _Place:
         self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
 
     def output(self, recorded: str) -> Path | None:
-        """Where an output is now: as recorded, else in this folder, which may have been moved."""
+        """Where an output is now: in this folder, which may have been moved, else as recorded."""
         path = Path(recorded)
+        if Path(os.path.abspath(path)).is_relative_to(self._absolute) and self._holds(path):  # noqa: PTH100
+            return path
         steps = [part for part in path.parts if part not in (path.anchor, "..")]
         inside = (self.folder.joinpath(*steps[start:]) for start in range(len(steps)))
-        return next((candidate for candidate in (path, *inside) if self._holds(candidate)), None)
+        return next((candidate for candidate in (*inside, path) if self._holds(candidate)), None)
 
     def input(self, recorded: str) -> Path | None:
         """Where an input is now: as recorded, from the working folder or from one that this folder is in."""

@@ -25,6 +25,8 @@ USUAL = {"mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDA
 MOST_ROOM = 2.0  # times the box of what is masked
 MOST_CELLS = 16  # that a mask may be blurred or grown by
 SEED_LIMIT = 2**63
+MOST_VARIANTS = 1000
+MOST_GUIDANCE = 1000  # beyond, numbers overflow that a network takes
 VARIANTS_ETA = 0.6  # of several results; at 1 objects are right less often: 38 % of 24, at 0.6 58 %, at 0 62 %
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
 REFINEMENTS = (
@@ -137,8 +139,8 @@ class Params:
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
         for name in ("guidance", "invert_guidance", "lambda_auto_corr", "lambda_kl"):
-            if not ((getattr(self, name) or 0) >= 0 and math.isfinite(getattr(self, name) or 0)):
-                raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
+            if not 0 <= (getattr(self, name) or 0) <= MOST_GUIDANCE:
+                raise UsageError(f"{option(name)} must be between 0 and {MOST_GUIDANCE}, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
         if self.mask_method not in (AUTO, *MASK_METHODS):
@@ -155,6 +157,8 @@ class Params:
                 f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
                 "leave --eta out, or raise it."
             )
+        if self.variants > MOST_VARIANTS:
+            raise UsageError(f"--variants must be between 1 and {MOST_VARIANTS}, not {self.variants}.")
         if self.best and self.variants < 2:
             raise UsageError("--best chooses among several results; ask for them with --variants.")
         if not 0 <= self.seed <= SEED_LIMIT - self.variants:
@@ -258,7 +262,7 @@ class Params:
 
     def mask_record(self) -> dict[str, Any]:
         """What the mask depends on."""
-        names = ["mask_method", "region", *REFINEMENTS, "zoom"]
+        names = ["mask_method", "region", *REFINEMENTS, "zoom", "anyway"]
         return self.contrast_record() | self._record(["clamp", "threshold"]) | self._changed(names)
 
     @property

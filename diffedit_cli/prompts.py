@@ -34,8 +34,9 @@ class Embeds:
         return str(self.path)
 
     @classmethod
-    def at(cls, path: Path) -> Embeds:
+    def at(cls, path: str | Path) -> Embeds:
         """A file by what its header says. Raises InputError, or ModelError for a pickled one."""
+        path = Path(path)
         files.check_readable(path, "embeddings file")
         weights.refuse_pickle(path)
         try:

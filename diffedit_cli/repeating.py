@@ -34,7 +34,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     for name in ("within", "exclude"):
         words += [f"--{name}", f"{name.upper()}.png"] if name in found else []
     for name in ("box", "point"):
-        words += [f"--{name}", found[name]] if name in found else []
+        words += [f"--{name}", str(found[name])] if name in found else []
     usual = {"negative": _usual_negative(found), "invert_every": SCHEDULERS.get(str(found.get("scheduler")))}
     for field in dataclasses.fields(Params):
         name = option(field.name).removeprefix("--")
@@ -59,6 +59,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words.append("--vae-tiling")
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
+    if wrong := [word for word in words if not isinstance(word, str)]:
+        raise TypeError(f"{wrong[0]!r} is no text")
     return words
 
 

@@ -21,6 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LONGEST = 10**7  # characters of a line, and of a whole TOML file ten times as many
 MARK = "utf-8-sig"  # UTF-8, with or without the mark that Windows puts first
 
 
@@ -91,8 +92,11 @@ def _is_empty(value: Any) -> bool:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     with paths.opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
             where = f"{path} line {number}"
+            if len(line) == LONGEST:
+                yield unusable(where, f"{where} has more than {LONGEST} characters; what follows it is left out.")
+                return
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not text.strip():
                 continue
@@ -104,7 +108,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     with io.TextIOWrapper(paths.opened(path), encoding=MARK, errors="surrogateescape", newline="") as file:
-        records = _records(_Lines(file))
+        records = _records(_Lines(iter(lambda: file.readline(LONGEST), "")))
         _, columns, wrong = next((one for one in records if one[1] or one[2]), (0, [], ""))
         if wrong:
             raise UsageError(f"The job file {path} is no CSV table: {wrong}; save it again as UTF-8.")
@@ -118,8 +122,19 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield unusable(where, f"{where} fits no CSV table: {wrong}; save the file again as UTF-8.")
             elif any(cell.strip() for cell in cells[len(columns) :]):
                 yield unusable(where, f"{where} has more cells than columns.")
+            elif twice := _contradiction(columns, cells):
+                yield unusable(where, f"{where} says {twice} twice, and not the same; leave one of the columns out.")
             else:
                 yield from _row(dict(zip(columns, cells, strict=False)), where)
+
+
+def _contradiction(columns: list[str], cells: list[str]) -> str | None:
+    """The option that two columns of one name have different cells for, if there is one."""
+    said: dict[str, str] = {}
+    for name, cell in zip(map(_option, columns), cells, strict=False):
+        if name and said.setdefault(name, cell) != cell:
+            return name
+    return None
 
 
 class _Lines(Iterator[str]):
@@ -166,6 +181,10 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str], str]]:
 
 def _toml(path: Path) -> Iterator[Row]:
     """`[[job]]` tables; what stands before them counts for all."""
+    if path.stat().st_size > 10 * LONGEST:
+        raise UsageError(
+            f"The job file {path} has more than {10 * LONGEST} bytes, too many for TOML; use JSONL or CSV."
+        )
     try:
         said = tomllib.loads(paths.read(path).decode(MARK))
     except (ValueError, RecursionError) as error:

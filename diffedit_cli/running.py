@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -149,9 +148,13 @@ def due(
 def foreseen(
     claimed: Iterator[tuple[Row, Job] | Result],
     about: Callable[[], dict[str, Any]],
+    check: Callable[[Job], object],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Generator[Result, None, None]:
-    """What would become of each job. Nothing is fetched: what comes from a URL is planned, done or not."""
+    """What would become of each job, by its files, and by what its model tells of it unloaded.
+
+    Nothing is fetched: what comes from a URL is planned, done or not.
+    """
     for one in claimed:
         if isinstance(one, Result):
             yield one
@@ -160,9 +163,9 @@ def foreseen(
         try:
             if not row.url:
                 job = replace(job, identity=identity(job, about()))
-            for target in () if _is_done(job) else jobs.targets(job, "edit").everything:
-                if os.path.lexists(target.path):  # else it may lack a folder, which is made then
-                    job.ownership.check(target)
+            if not (row.url or _is_done(job)):
+                check(job)
+                batch.foresee_edit(job)
             result = batch.undone_result(job, "skipped" if _is_done(job) else "planned")
             yield replace(result, input=row.name)
         except Exception as error:

@@ -18,6 +18,7 @@ _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
+MOST_SETTINGS = 32_000_000  # bytes of a JSON file
 _UNREAD = 4000  # tensors
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
@@ -48,6 +49,8 @@ def writing() -> Iterator[None]:
 
 def read_json(path: Path) -> Any:
     """What a model's settings say. Raises OSError or ValueError, also for a device and for what is nested absurdly."""
+    if path.stat().st_size > MOST_SETTINGS:
+        raise ValueError(f"it has more than {MOST_SETTINGS} bytes")
     try:
         return json.loads(paths.read(path).decode("utf-8-sig"))
     except RecursionError:
