@@ -138,9 +138,12 @@ class Params:
                 raise UsageError(f"{option(name)} must be between 0 and {MOST_CELLS}, not {getattr(self, name):g}.")
         if not (self.clamp > 0 and math.isfinite(self.clamp)):
             raise UsageError(f"--clamp must be above 0, not {self.clamp:g}.")
-        for name in ("guidance", "invert_guidance", "lambda_auto_corr", "lambda_kl"):
+        for name in ("guidance", "invert_guidance"):
             if not 0 <= (getattr(self, name) or 0) <= MOST_GUIDANCE:
                 raise UsageError(f"{option(name)} must be between 0 and {MOST_GUIDANCE}, not {getattr(self, name):g}.")
+        for name in ("lambda_auto_corr", "lambda_kl"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{option(name)} must be 0 or more, not {getattr(self, name):g}.")
         if self.scheduler not in SCHEDULERS:
             raise UsageError(f"--scheduler {self.scheduler} is unknown; use {' or '.join(SCHEDULERS)}.")
         if self.mask_method not in (AUTO, *MASK_METHODS):
