@@ -111,7 +111,7 @@ class Ledger:
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
         path, folder = Path(output), os.path.abspath(self.folder)  # noqa: PTH100
-        if os.path.abspath(path).startswith(folder + os.sep):  # noqa: PTH100
+        if os.path.lexists(path) and os.path.abspath(path).startswith(folder + os.sep):  # noqa: PTH100
             return path
         inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
         return next(filter(os.path.lexists, inside), path)
