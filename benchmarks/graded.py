@@ -1,4 +1,4 @@
-"""Contact sheets of graded edits: ``python -m benchmarks.graded DIR --out docs/edits``
+"""Contact sheets of graded edits: ``python -m benchmarks.graded DIR --out docs/graded``
 
 DIR is what ``benchmarks.scenebench --pictures`` wrote. Writes OUT/KIND.jpg: pictures and what became of them, under
 their prompts and the grade of the last day in ``benchmarks/grades.json``.
@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.agreement import gradings
 from benchmarks.cases import draw_case_of
-from benchmarks.scenebench import contact_sheet, sheet_cell
+from benchmarks.scenebench import SHEET_CASES, contact_sheet, sheet_cell
 
 QUALITY = 88
 
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for kind, letters in gradings()[-1]["grades"].items():
-        sheet(options.folder, kind, letters[:24]).save(options.out / f"{kind}.jpg", quality=QUALITY)
+        sheet(options.folder, kind, letters[:SHEET_CASES]).save(options.out / f"{kind}.jpg", quality=QUALITY)
 
 
 if __name__ == "__main__":

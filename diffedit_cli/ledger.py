@@ -17,7 +17,6 @@ from diffedit_cli import paths
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
-LONGEST = 10**7  # bytes of a line; what is longer is none of ours
 BEGIN = b'{"status": "'  # of each of its lines
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
@@ -200,9 +199,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 def texts(path: Path) -> Iterator[bytes]:
     """The lines of a file that are not empty, in parts where they are too long. Raises OSError."""
     with paths.opened(path) as file:
-        for line in iter(lambda: file.readline(LONGEST), b""):
-            if line.strip():
-                yield line
+        yield from (line for line in paths.lines(file) if line.strip())
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:

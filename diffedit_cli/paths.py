@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, AnyStr, BinaryIO, Literal
 
 from diffedit_cli.errors import OutputError
 
+LONGEST = 10**7  # bytes or characters of a line
 NOWHERE = Path(os.devnull) / "diffedit"
 """A folder that there cannot be: nothing is read there, and nothing can be kept."""
 
@@ -57,6 +59,12 @@ def opened(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+
+
+def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file, those of more than LONGEST bytes or characters in parts: no file is taken whole for one."""
+    while line := file.readline(LONGEST):
+        yield line
 
 
 def read(path: Path) -> bytes:

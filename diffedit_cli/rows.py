@@ -21,7 +21,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LONGEST = 10**7  # characters of a line, and of a whole TOML file ten times as many
 MARK = "utf-8-sig"  # UTF-8, with or without the mark that Windows puts first
 
 
@@ -92,10 +91,10 @@ def _is_empty(value: Any) -> bool:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     with paths.opened(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
+        for number, line in enumerate(paths.lines(file), start=1):
             where = f"{path} line {number}"
-            if len(line) == LONGEST:
-                yield unusable(where, f"{where} has more than {LONGEST} characters; what follows it is left out.")
+            if len(line) == paths.LONGEST:
+                yield unusable(where, f"{where} has more than {paths.LONGEST} characters; what follows it is left out.")
                 return
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not text.strip():
@@ -108,7 +107,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     with io.TextIOWrapper(paths.opened(path), encoding=MARK, errors="surrogateescape", newline="") as file:
-        records = _records(_Lines(iter(lambda: file.readline(LONGEST), "")))
+        records = _records(_Lines(paths.lines(file)))
         _, columns, wrong = next((one for one in records if one[1] or one[2]), (0, [], ""))
         if wrong:
             raise UsageError(f"The job file {path} is no CSV table: {wrong}; save it again as UTF-8.")
@@ -181,9 +180,9 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str], str]]:
 
 def _toml(path: Path) -> Iterator[Row]:
     """`[[job]]` tables; what stands before them counts for all."""
-    if path.stat().st_size > 10 * LONGEST:
+    if path.stat().st_size > 10 * paths.LONGEST:
         raise UsageError(
-            f"The job file {path} has more than {10 * LONGEST} bytes, too many for TOML; use JSONL or CSV."
+            f"The job file {path} has more than {10 * paths.LONGEST} bytes, too many for TOML; use JSONL or CSV."
         )
     try:
         said = tomllib.loads(paths.read(path).decode(MARK))

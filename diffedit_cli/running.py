@@ -163,10 +163,11 @@ def foreseen(
         try:
             if not row.url:
                 job = replace(job, identity=identity(job, about()))
-            if not (row.url or _is_done(job)):
+            done = _is_done(job)
+            if not (row.url or done):
                 check(job)
                 batch.foresee_edit(job)
-            result = batch.undone_result(job, "skipped" if _is_done(job) else "planned")
+            result = batch.undone_result(job, "skipped" if done else "planned")
             yield replace(result, input=row.name)
         except Exception as error:
             yield refused(row, _explained(error, on_bug))
