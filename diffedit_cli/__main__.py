@@ -14,9 +14,10 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
 
 def main() -> None:
     """Runs the command line and exits with the contract's codes."""
-    from diffedit_cli import paths, streams
+    from diffedit_cli import interrupts, paths, streams
 
     streams.prepare()
+    interrupts.heed()
     # Set before any library reads them: no telemetry, no chatter.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from diffedit_cli import artefacts, errors, files, formats, jobs, limits, paths, review
+from diffedit_cli import artefacts, errors, files, formats, interrupts, jobs, limits, paths, review
 from diffedit_cli.errors import DiffEditError, OutputError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.jobs import Job as Job
@@ -146,9 +146,11 @@ def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> 
     try:
         return call()
     except DiffEditError as error:
+        interrupts.raise_if_pressed()
         failed = failed_result(job, error.code, str(error))
         return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
     except Exception as error:
+        interrupts.raise_if_pressed()
         if errors.is_out_of_memory(error):
             return failed_result(job, errors.DeviceError.code, errors.OUT_OF_MEMORY)
         on_bug(traceback.format_exc())

@@ -20,6 +20,7 @@ from diffedit_cli import (
     cli_models,
     cli_page,
     cli_run,
+    interrupts,
     launch,
     paths,
     profiling,
@@ -71,6 +72,9 @@ def _ended() -> int:
     try:
         try:
             code = app(prog_name="diffedit", standalone_mode=False)
+        except Exception:
+            interrupts.raise_if_pressed()
+            raise
         finally:
             print(end="", flush=True)  # only then is it known whether standard output took it
     except MISTYPED as error:

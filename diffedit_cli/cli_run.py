@@ -11,11 +11,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diffedit_cli import files, launch, naming, shards
+from diffedit_cli import files, interrupts, launch, naming, shards
 from diffedit_cli import options as o
 from diffedit_cli.console import answer
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
@@ -228,10 +229,10 @@ def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Ctrl-C lets what is in hand be finished, a second one stops at once; says whether it was pressed."""
     pressed = False
 
-    def press(*_: object) -> None:
+    def press(number: int, _: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
-            raise KeyboardInterrupt
+            interrupts.press(number)
         pressed = True
         say("Finishing what is in hand; press Ctrl-C again to stop at once.")
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from diffedit_cli import paths, streams, warm
+from diffedit_cli import interrupts, paths, streams, warm
 from diffedit_cli.errors import INTERRUPTED, DeviceError, DiffEditError, OutputError, UsageError
 
 LARGEST = 16 * 2**20  # bytes of a request; environments are smaller
@@ -92,10 +92,10 @@ class Server:
         for number in (signal.SIGTTIN, signal.SIGTTOU):  # a client's terminal may also be the one it was started on
             signal.signal(number, signal.SIG_IGN)
 
-    def _interrupt(self, _: int, frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._working and not self._is_loading(frame):
             self._heard += 1
-            raise KeyboardInterrupt
+            interrupts.press(number)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -142,6 +142,7 @@ class Server:
             code = INTERRUPTED
         finally:
             self._working = False
+            interrupts.forget()
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
             listening.join()
