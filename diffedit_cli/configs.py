@@ -26,7 +26,7 @@ UNLIMITED = int(1e30)  # by which transformers means that a tokenizer has no lim
 class Kind:
     """What a setting may be: in words, and as a test of one value; several in a list, or none at all where that is so.
 
-    `several` is the length that a list may have, 0 for one value; `only` says that it has to be a list.
+    `several` is the length that a list may have, 0 for one value; `only` says that it has to be a list, of something.
     """
 
     words: str
@@ -39,8 +39,9 @@ class Kind:
         """Whether it is such a value; lists may hold lists of them."""
         if value is None:
             return self.nothing
-        if isinstance(value, list):
-            return depth > 0 and len(value) <= self.several and all(self._part(one, depth) for one in value)
+        if isinstance(value, list) and self.several:
+            least = 1 if self.only else 0
+            return depth > 0 and least <= len(value) <= self.several and all(self._part(one, depth) for one in value)
         return not self.only and self.fits(value)
 
     def _part(self, value: Any, depth: int) -> bool:
@@ -85,7 +86,7 @@ def _or_several(kind: Kind, most: int = BLOCKS) -> Kind:
 
 
 def _only_several(kind: Kind, most: int = BLOCKS) -> Kind:
-    return replace(kind, several=most, only=True)
+    return replace(kind, words=f"a list, of each {kind.words}", several=most, only=True)
 
 
 _BY_KIND: dict[Kind, str] = {
@@ -172,10 +173,11 @@ def check(name: str, folder: Path, family: Family, tensors: Callable[[str], int]
             raise _damaged(
                 name, folder / part / "config.json", f"it has {layers} layers, and the weights {held} tensors"
             )
-    network = said.get("unet", {}) | said.get("transformer", {})
-    side = _largest(network.get("sample_size")) * 2 ** (len(said["vae"].get("block_out_channels", [0])) - 1)
-    if not 1 <= side <= SIDE:
-        raise _damaged(name, folder, f"it says that it paints {side} pixels, and must 1 to {SIDE}")
+    cells = (said.get("unet", {}) | said.get("transformer", {})).get("sample_size")
+    factor = 2 ** (len(said["vae"].get("block_out_channels", [0])) - 1)
+    if type(cells) is not int or not 1 <= cells * factor <= SIDE:
+        most = SIDE // factor
+        raise _damaged(name, folder, f"sample_size is {cells!r:.80}, and must be a whole number from 1 to {most}")
 
 
 def check_folder(name: str, folder: Path) -> None:

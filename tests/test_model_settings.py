@@ -82,7 +82,9 @@ def refused(folder: Path) -> str:
 
 def wrong(key: str, value: Any) -> list[Any]:
     """What no setting like this can be."""
-    none_of_all: list[Any] = [{"a": 1}, [[[[1]]]], [1] * 10**5]
+    kind = configs._KINDS.get(key)
+    nothing = [[]] if kind and (kind.only or not kind.several) else []
+    none_of_all: list[Any] = [*nothing, {"a": 1}, [[[[1]]]], [1] * 10**5]
     if key in ("crop_size", "size"):
         return ["word", 10**9, {"height": 10**9, "width": 1}, [1] * 10**5]
     if key in ("text_config", "vision_config"):
@@ -98,7 +100,7 @@ def wrong(key: str, value: Any) -> list[Any]:
     if isinstance(value, list):
         one: list[Any] = ["word"] if key != "architectures" else []
         one += [1.5] if key not in ("image_mean", "image_std") else []
-        return [*one, 10**9, True, {"a": 1}, [{"a": 1}], [10**9]]
+        return [*one, *nothing, 10**9, True, {"a": 1}, [{"a": 1}], [10**9]]
     return [{"a": 1}]  # null may be of any type
 
 
