@@ -73,6 +73,7 @@ def run(**given: Any) -> None:
             place.ledger(shard, owner) as ledger,
             _finishing(reporter.say) as stopping,
         ):
+            owner.book = ledger
 
             def read() -> Iterator[Row]:
                 streamed = sources.streamed(streams, null=given["null"])

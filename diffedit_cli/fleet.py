@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from diffedit_cli import batch, launch, places, running
 from diffedit_cli.console import tell
 from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
 from diffedit_cli.jobs import Job
+from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import AUTO
 from diffedit_cli.remote import Fetched
@@ -47,13 +48,18 @@ class Worker:
             ) from None
         return places.place(self._given["out"]).__enter__()
 
-    def edit(self, row: Row, before: str | None, digests: Sequence[str | None]) -> Result:
+    @functools.cached_property
+    def _ledger(self) -> Ledger:
+        return self._place.ledger(None, Ownership())
+
+    def edit(self, row: Row, before: str | None) -> Result:
         """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
         try:
             place, share = self._place, launch.for_rows(self._given)
             job = running.job_of(row, share, place.path, self._given["name"])
-            kept = {str(path): one for path, one in zip(job.written, digests, strict=True) if one}
-            job = replace(job, before=before, kept=kept, ownership=Ownership(force=job.force))
+            owner = Ownership(force=job.force)
+            owner.book = self._ledger
+            job = replace(job, before=before, ownership=owner)
             with Fetched() as fetched:
                 jobs = running.due(iter([(row, job)]), fetched, place, lambda: self._launched.about)
                 told = functools.partial(running.told, fetched=fetched, place=place)
@@ -82,8 +88,8 @@ def edited(
                 yield record(one)
                 continue
             row, job = one
-            worker, digests = idle.pop(), [job.kept.get(str(path)) for path in job.written]
-            busy[worker.edit.remote(row, job.before, digests)] = worker, row
+            worker = idle.pop()
+            busy[worker.edit.remote(row, job.before)] = worker, row
         if not busy:
             return
         [ended], _ = ray.wait(list(busy), num_returns=1)

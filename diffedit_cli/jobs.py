@@ -43,7 +43,6 @@ class Job:
     chosen_by: str = "-o"  # the option that chooses another output
     identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
     before: str | None = None  # the identity of what an earlier run wrote, if all of it is there
-    kept: Mapping[str, str] = field(default_factory=dict)  # digests of what an earlier run wrote, by path
     label: str | None = None  # what previews and frames are called by, for the input's stem
     ownership: Ownership = field(default_factory=Ownership, compare=False)  # of all that the command writes
 
@@ -104,20 +103,17 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
     """
     stages = job.stages if command == "edit" else [command]
 
-    def target(path: Path, option: str) -> Target:
-        return Target(path, option, job.kept.get(str(path)))
-
     folder = job.save_embeds or Path()
     levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1
     wanted = Targets(
-        results=[target(path, job.chosen_by) for path in results or expected(command, job)],
-        mask=target(job.mask_output, job.chosen_by) if job.mask_output else None,
-        shows={kind: target(path, f"--{kind}") for kind, path in job.shows.items()},
+        results=[Target(path, job.chosen_by) for path in results or expected(command, job)],
+        mask=Target(job.mask_output, job.chosen_by) if job.mask_output else None,
+        shows={kind: Target(path, f"--{kind}") for kind, path in job.shows.items()},
         embeds={
-            prompt: target(folder / f"{prompt}.safetensors", "--save-embeds")
+            prompt: Target(folder / f"{prompt}.safetensors", "--save-embeds")
             for prompt in (job.params.prompts_of(stages) if job.save_embeds else ())
         },
-        frames=[target(frame_path(job, level), "--frames") for level in range(levels)] if job.frames else [],
+        frames=[Target(frame_path(job, level), "--frames") for level in range(levels)] if job.frames else [],
     )  # fmt: skip
     taken: dict[Path, str] = {}
     for one in wanted.everything:

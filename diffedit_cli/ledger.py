@@ -9,26 +9,29 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from diffedit_cli import paths
 from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
+BEGUN = "begun"  # status of a line about files that are written next, and that nothing else would tell to be ours
 BEGIN = b'{"status": "'  # of each of its lines
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
     SET identity = excluded.identity, digest = excluded.digest, ended = excluded.ended
     WHERE excluded.ended >= ended"""
+DIGESTS = "SELECT digest FROM done WHERE output = ? UNION SELECT digest FROM begun WHERE output = ?"
 
 
 class Ledger:
     """What a folder's `results.jsonl`, and that of each part, says: of each output the last line that it was done with.
 
-    Any number of pictures fits in little memory, and several processes may write to one folder. A line that a killed
-    process left torn is passed over. Raises OutputError for a file that cannot be read or written.
+    Any number of pictures fits in little memory, several processes may write to one folder, and any thread may ask. A
+    line that a killed process left torn is passed over. Raises OutputError for a file that cannot be read or written.
     """
 
     def __init__(self, folder: Path, name: str = NAME, url: str | None = None, *, writes: bool = True) -> None:
@@ -37,13 +40,17 @@ class Ledger:
         Without `writes` it is only read, and what is written is lost.
         """
         self.folder, self.path, self._url = folder, folder / name, url
-        self._known = sqlite3.connect("")  # a nameless file that ends with it
+        self.announced: Callable[[], None] = lambda: None  # called after each announcement
+        self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
+        self._lock = Lock()
+        self._read: dict[Path, tuple[int, str]] = {}  # so many bytes of each file, and when the last line there ended
         self._known.execute(
             "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
         )
+        self._known.execute("CREATE TABLE begun (output TEXT, digest TEXT, PRIMARY KEY (output, digest)) WITHOUT ROWID")
         _check(self.path)
         try:
-            self._known.executemany(LATER, self._done())
+            self._learn()
             self._file = os.open(self.path if writes else os.devnull, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             self._end_torn_line()
         except OSError as error:
@@ -54,19 +61,29 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        self._known.close()
+        with self._lock:
+            self._known.close()
 
     def identity_of(self, output: Path) -> str | None:
         """Of the last run that wrote this output; None if none did."""
-        return self._said("identity", output)
+        with self._lock:
+            row = self._known.execute("SELECT identity FROM done WHERE output = ?", (self._key(output),)).fetchone()
+        return None if row is None else str(row[0])
 
-    def digest_of(self, path: Path) -> str | None:
-        """Sha256 (hex) of an output or a mask as the last run wrote it, where that is told."""
-        return self._said("digest", path)
+    def digests_of(self, path: Path) -> list[str]:
+        """Sha256 (hex) of an output or a mask as runs wrote it last, or were about to, also those that work now."""
+        key = self._key(path)
+        with self._lock, contextlib.suppress(OSError):
+            self._learn()
+        with self._lock:
+            rows = self._known.execute(DIGESTS, (key, key)).fetchall()
+        return [str(digest) for (digest,) in rows if digest]
 
-    def _said(self, what: str, output: Path) -> str | None:
-        found = self._known.execute(f"SELECT {what} FROM done WHERE output = ?", (self._key(output),)).fetchone()
-        return None if found is None or found[0] is None else str(found[0])
+    def announce(self, digests: Mapping[str, str]) -> None:
+        """Says that files of these digests come next, by path. Raises OutputError."""
+        told = {self._told(path): digest for path, digest in digests.items()}
+        self.write(json.dumps({"status": BEGUN, "digests": told}))
+        self.announced()
 
     def write(self, line: str) -> None:
         """Appends a line in one go. Raises OutputError."""
@@ -93,17 +110,34 @@ class Ledger:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _done(self) -> Iterator[tuple[str, str, str | None, str]]:
+    def _learn(self) -> None:
+        """Reads what the files say beyond what was read of them before. Raises OSError."""
         for path in parts(self.folder):
-            ended = ""
-            for said in lines(path):
-                ended = max(ended, paths.as_text(_known(said, "ended", str)))  # a later line is, whatever the clock did
-                identity = paths.as_text(_known(said, "identity", str))
-                if said.get("status") == "done" and identity:
-                    digests = told_digests(said)
-                    outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
-                    for output in dict.fromkeys([*outputs, *digests]):
-                        yield self._key(self._local(output)), identity, digests.get(output), ended
+            read, ended = self._read.get(path, (0, ""))
+            with paths.opened(path) as file:
+                file.seek(read)
+                for line in paths.lines(file):
+                    if (said := parsed(line)) is not None:
+                        ended = max(ended, paths.as_text(_known(said, "ended", str)))  # whatever the clock did
+                        self._learn_from(said, ended)
+                    if line.endswith(b"\n"):  # else it is being written, or torn
+                        self._read[path] = file.tell(), ended
+
+    def _learn_from(self, said: dict[str, Any], ended: str) -> None:
+        digests, identity = told_digests(said), paths.as_text(_known(said, "identity", str))
+        here = {output: self._key(self._local(output)) for output in digests}
+        if said.get("status") == BEGUN:
+            begun = [(here[output], digest) for output, digest in digests.items()]
+            self._known.executemany("INSERT OR IGNORE INTO begun VALUES (?, ?)", begun)
+        elif said.get("status") == "done" and identity:
+            outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
+            here |= {output: self._key(self._local(output)) for output in outputs}
+            done = [(key, identity, digests.get(output), ended) for output, key in here.items()]
+            self._known.executemany(LATER, done)
+
+    def _told(self, path: str) -> str:
+        inside = self._url and Path(path).is_relative_to(self.folder)
+        return f"{self._url}/{Path(path).relative_to(self.folder).as_posix()}" if inside else path
 
     def _local(self, output: str) -> Path:
         """Where an output is now: in this folder, also if that was named otherwise or has moved, else as recorded."""

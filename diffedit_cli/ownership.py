@@ -9,10 +9,11 @@ import sqlite3
 import stat
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from diffedit_cli import files, paths, seals
 from diffedit_cli.errors import OutputError, UsageError
@@ -24,15 +25,21 @@ INPUT = "is also an input; inputs are never replaced"
 
 @dataclass(frozen=True)
 class Target:
-    """A file to be written, the option that chooses another, and the digest of what is ours there without a seal.
-
-    `remedy` is for one that no option chooses.
-    """
+    """A file to be written, and the option that chooses another; `remedy` is for one that no option chooses."""
 
     path: Path
     option: str = "-o"
-    kept: str | None = None
     remedy: str = ""
+
+
+class Book(Protocol):
+    """Where it is told what became of files that cannot carry a seal."""
+
+    def announce(self, digests: Mapping[str, str]) -> None:
+        """Files of these digests come next, by path. Raises OutputError."""
+
+    def digests_of(self, path: Path) -> Collection[str]:
+        """All that were announced for a path."""
 
 
 class Ownership:
@@ -40,6 +47,7 @@ class Ownership:
 
     def __init__(self, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
         self._force, self._lock = force, Lock()
+        self.book: Book | None = None
         self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
         weakref.finalize(self, self._known.close)
         self._known.execute("CREATE TABLE inputs (file TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -83,7 +91,7 @@ class Ownership:
         if not _is_there(path, another):
             return
         self.check_input(path, another)
-        if not self._force and (reason := _foreign(target)):
+        if not self._force and (reason := _foreign(target, self.book)):
             raise OutputError(f"{path} {reason}; {another}, or add --force.")
 
     def check_input(self, path: Path, remedy: str) -> None:
@@ -100,10 +108,14 @@ class Ownership:
         """
         for target in written:
             self.check(target)
-        return {str(target.path): self._put(target, seals.sealed(data)) for target, data in written.items()}
+        whole = {target: seals.sealed(data) for target, data in written.items()}
+        bare = {str(target.path): _sha256(data) for target, data in whole.items() if seals.is_whole(data) is None}
+        if self.book and bare:
+            self.book.announce(bare)
+        return {str(target.path): self._put(target, data) for target, data in whole.items()}
 
     def _put(self, target: Target, data: bytes) -> str:
-        digest, key = hashlib.sha256(data).hexdigest(), _key(target.path)
+        digest, key = _sha256(data), _key(target.path)
         if target.path == STANDARD_STREAM:
             files.publish(target.path, data)
             return digest
@@ -159,7 +171,7 @@ def _is_there(path: Path, another: str) -> bool:
     return there
 
 
-def _foreign(target: Target) -> str | None:
+def _foreign(target: Target, book: Book | None) -> str | None:
     """Why what has the target's name is not ours; None where it is."""
     try:
         status = target.path.lstat()
@@ -170,17 +182,23 @@ def _foreign(target: Target) -> str | None:
         return None
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    whole = seals.is_whole(data)
-    if whole or (target.kept and hashlib.sha256(data).hexdigest() == target.kept):
+    if whole := seals.is_whole(data):
         return None
-    if whole is None and target.kept is None:
+    told = book.digests_of(target.path) if book else ()
+    if _sha256(data) in told:
+        return None
+    if whole is None and not told:
         return "exists and was not made by diffedit"
     return "was changed since diffedit made it"
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _digest_of(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.lstat().st_size < LARGEST else None
+        return _sha256(path.read_bytes()) if path.lstat().st_size < LARGEST else None
     except OSError:
         return None
 

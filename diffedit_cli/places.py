@@ -37,8 +37,8 @@ class Place:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ledger(self, shard: Shard, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
-        """Raises OutputError."""
+    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
+        """Of a part of the run; without one, of who works for one. Raises OutputError."""
         owner.check_input(self.path / ledger.NAME, "choose another folder with --out")
         return Ledger(self.path, writes=not self._dry)
 
@@ -92,9 +92,13 @@ class RemotePlace(Place):
     def __exit__(self, *_: object) -> None:
         self._left.close()
 
-    def ledger(self, shard: Shard, owner: Ownership) -> Ledger:  # noqa: ARG002  # it is made here
+    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # it is made here
         self._fetch_results(but=None)
-        return Ledger(self.path, ledger.part_name(shard.number, shard.count), self.url)
+        if shard is None:
+            return Ledger(self.path, url=self.url, writes=False)
+        found = Ledger(self.path, ledger.part_name(shard.number, shard.count), self.url)
+        found.announced = lambda: self._send([found.path])
+        return found
 
     def protect(self, rows: Iterable[Row]) -> None:
         self._sources |= {remote.identity(row.url) for row in rows if row.url}

@@ -110,8 +110,7 @@ def claimed(
             if mine(position):
                 before = ledger.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
-                kept = {str(path): digest for path in job.written if (digest := ledger.digest_of(path))}
-                yield row, replace(job, before=before if whole else None, kept=kept)
+                yield row, replace(job, before=before if whole else None)
         except Exception as error:
             if mine(position):
                 yield refused(row, _explained(error, on_bug))

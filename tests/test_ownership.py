@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from command import WORDS, Ran, diffedit, picture
 from PIL import Image, PngImagePlugin
 
-from diffedit_cli import artefacts, formats, metadata, review, seals
+from diffedit_cli import artefacts, formats, ledger, metadata, page, review, seals
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.ownership import Ownership, Target
@@ -20,8 +22,23 @@ from diffedit_cli.ownership import Ownership, Target
 RECORD = artefacts.record("edit", {"from": "cat", "to": 'a "dog"' * 60})
 
 
+@dataclass
+class Told:
+    """A book in which there is one digest."""
+
+    digest: str
+
+    def announce(self, digests: Mapping[str, str]) -> None:
+        (self.digest,) = digests.values()
+
+    def digests_of(self, path: Path) -> list[str]:  # noqa: ARG002
+        return [self.digest]
+
+
 def check(path: Path, *, inputs: list[Path] | None = None, kept: str | None = None, force: bool = False) -> None:
-    Ownership(force=force, inputs=inputs or []).check(Target(path, kept=kept))
+    owner = Ownership(force=force, inputs=inputs or [])
+    owner.book = Told(kept) if kept else None
+    owner.check(Target(path))
 
 
 def sealed_file(path: Path, text: str = "") -> bytes:
@@ -178,9 +195,11 @@ def test_two_of_one_name_are_one_too_many(tmp_path: Path) -> None:
     for path, shared in (("x.png", False), ("same/x.png", True), ("y.png", True)):
         with pytest.raises(UsageError, match="would both write"):
             owner.claim(Target(tmp_path / path), "b.png", "choose another", shared=shared)
+    owner.book = Told("")
     owner.publish({Target(tmp_path / "x.png"): b"first"})
+    assert owner.book.digest == hashlib.sha256(b"first").hexdigest()
     with pytest.raises(OutputError, match="for another picture"):
-        owner.publish({Target(tmp_path / "x.png", kept=hashlib.sha256(b"first").hexdigest()): b"second"})
+        owner.publish({Target(tmp_path / "x.png"): b"second"})
     assert (tmp_path / "x.png").read_bytes() == b"first"
 
 
@@ -281,3 +300,37 @@ def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) ->
     assert {path.name for path in (here / "out").glob("a*")} == {
         *("a.gif.png", "a.gif.mask.png", "a.png", "a.mask.png", "a.ppm.png", "a.ppm.mask.png")
     }
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.png"])
+def test_a_run_that_was_killed_knows_what_it_had_written(name: str, here: Path) -> None:
+    """Also where nothing in the file tells it: its digest was told before it came."""
+    picture(here / name)
+    words = (name, *WORDS, "--no-metadata", "--out", "out")
+    assert run(*words).code == 0
+    result, told = here / "out" / name, here / "out" / ledger.NAME
+    before, lines = result.read_bytes(), told.read_text().splitlines(keepends=True)
+    begun = "".join(line for line in lines if json.loads(line)["status"] == ledger.BEGUN)
+    told.write_text(begun)  # it got so far
+    ran = run(*words)
+    assert ran.code == 0, ran.err
+    assert ran.json["status"] == "done"
+    assert result.read_bytes() == before
+    assert page._read(here / "out")[1] == 0  # such lines are no torn ones
+    told.write_text(begun)
+    result.write_bytes(before + b"changed")
+    ran = run(*words)
+    assert ran.code == OutputError.code
+    assert "was changed since" in ran.err
+    assert result.read_bytes() == before + b"changed"
+
+
+def test_processes_know_what_each_other_writes(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path) as one, ledger.Ledger(tmp_path) as other:
+        assert other.digests_of(tmp_path / "a.bmp") == []
+        one.announce({str(tmp_path / "a.bmp"): "0" * 64})
+        assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
+        os.write(os.open(one.path, os.O_WRONLY | os.O_APPEND), b'{"status": "begun", "digests": {"out/a.bmp"')  # torn
+        one.write(json.dumps({"status": "done"}))
+        one.announce({str(tmp_path / "b.bmp"): "1" * 64})
+        assert other.digests_of(tmp_path / "b.bmp") == ["1" * 64]
