@@ -151,8 +151,8 @@ def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> 
         return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
     except Exception as error:
         interrupts.raise_if_pressed()
-        if errors.is_out_of_memory(error):
-            return failed_result(job, errors.DeviceError.code, errors.OUT_OF_MEMORY)
+        if known := errors.of_surroundings(error):
+            return failed_result(job, known.code, str(known))
         on_bug(traceback.format_exc())
         return failed_result(job, DiffEditError.code, bug_message(error))
 

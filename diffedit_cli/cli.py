@@ -34,13 +34,11 @@ from diffedit_cli.console import answer, tell
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
-    OUT_OF_MEMORY,
-    DeviceError,
     DiffEditError,
     OutputError,
     UsageError,
     exit_code,
-    is_out_of_memory,
+    of_surroundings,
 )
 from diffedit_cli.options import takes
 
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.params import Params
 
+MOST_SECONDS = 10**8  # that a server waits
 app = App(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
@@ -71,6 +70,7 @@ def _ended() -> int:
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
         try:
+            paths.check_working_folder()
             code = app(prog_name="diffedit", standalone_mode=False)
         except Exception:
             interrupts.raise_if_pressed()
@@ -90,9 +90,9 @@ def _ended() -> int:
         _complain(INTERRUPTION)
         return INTERRUPTED
     except Exception as error:
-        if is_out_of_memory(error):
-            _complain(OUT_OF_MEMORY)
-            return DeviceError.code
+        if known := of_surroundings(error):
+            _complain(str(known))
+            return known.code
         from diffedit_cli.batch import bug_message
 
         _complain(traceback.format_exc() if verbose else bug_message(error), lines=verbose)
@@ -351,8 +351,8 @@ def serve(**given: Any) -> None:
     elif given["status"]:
         states = [f"process {process}: {state}" for process, state in warm.state()]
         answer("\n".join(states) or "No server is running.", lines=True)
-    elif given["idle"] <= 0:
-        raise UsageError(f"--idle {given['idle']:g} is no time to wait; give seconds above 0.")
+    elif not 0 < given["idle"] <= MOST_SECONDS:
+        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_SECONDS}, not {given['idle']:g}.")
     else:
         from diffedit_cli import serving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def cache_list(**given: Any) -> None:
 @takes(o.KEEP, o.CACHE_DIR)
 def cache_prune(**given: Any) -> None:
     """Remove what was not used for longest, until at most --keep MB are left."""
-    if not 0 <= given["keep"] < float("inf"):
+    if not 0 <= given["keep"] < math.inf:
         raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
-    _prune(cli_models.kept(given), int(given["keep"] * 1e6))
+    _prune(cli_models.kept(given), int(given["keep"]) * 10**6 + round(given["keep"] % 1 * 1e6))
 
 
 @app.command("clear")

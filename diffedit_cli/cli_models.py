@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ def _size(flag: str, text: str) -> int:
         raise UsageError(f"{flag} {text} is no size; give a number of MB, or one with its unit, such as 20GB.")
     number, unit, binary = found.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    return int(Decimal(number) * (1024 if binary else 1000) ** power)
 
 
 def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
@@ -217,17 +219,30 @@ def _add(model: ModelFolder, copy: Path) -> None:
 
 
 def _check_folder(folder: Path, force: bool) -> None:
-    """Raises OutputError unless the folder is new or empty, or a model that may be replaced."""
+    """Raises OutputError unless the folder is new or empty, or a model that may be replaced.
+
+    The same of what has the name that such a model has for a moment: a killed process leaves it so.
+    """
+    _check_one(folder, force)
+    between = folder.with_name(folder.name + files.REPLACED)
+    if not _is_empty(between) and not paths.is_file(between / "model_index.json"):
+        raise OutputError(f"{between} is in the way and was not made by diffedit; move it away, or name a new folder.")
+
+
+def _check_one(folder: Path, force: bool) -> None:
     if paths.is_link(folder) or (paths.is_there(folder) and not paths.is_folder(folder)):
         raise OutputError(f"{folder} is a file or a link; name a new folder.")
-    if not paths.is_folder(folder):
+    if _is_empty(folder):
         return
-    try:
-        if not any(folder.iterdir()):
-            return
-    except OSError as error:
-        raise OutputError(f"The folder {folder} cannot be read: {error.strerror}; name a new folder.") from error
     if not paths.is_file(folder / "model_index.json"):
         raise OutputError(f"{folder} holds something other than a model; name a new folder.")
     if not force:
         raise OutputError(f"{folder} exists; name a new folder, or add --force.")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing, or a folder with nothing in it. Raises OutputError where that cannot be seen."""
+    try:
+        return not os.path.lexists(folder) or not any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be read: {error.strerror}; name a new folder.") from error

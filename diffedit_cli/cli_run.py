@@ -65,7 +65,8 @@ def run(**given: Any) -> None:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         launched = _launched(given, reporter, listed, known=not streams)
         owner = Ownership(force=given["force"], inputs=[*launched.files, *streams])
-        owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in row.reads)
+        reads = launch.read_by(given)
+        owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in reads(row))
         place.protect(listed)
         with (
             fleet.hired(None if given["dry_run"] else given["ray"], given) as workers,

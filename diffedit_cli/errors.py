@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 
 
@@ -57,14 +58,33 @@ SOME_FAILED = 8
 INTERRUPTED = 130
 CODES = (*range(10), INTERRUPTED)
 INTERRUPTION = "Interrupted; what was finished is kept."
+FULL = ("out of memory", "can't allocate memory", "Cannot allocate memory", "failed to map segment")
+LONGEST = 200  # letters of what a library says
 OUT_OF_MEMORY = "There is too little memory for this; end other programs, or make the picture smaller first."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it says that the device's memory, or the computer's, is full; torch's own error is known by its name."""
     said = str(error)
-    full = "out of memory" in said or "can't allocate memory" in said or type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and full)
+    full = any(sign in said for sign in FULL) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and full)
+
+
+def of_surroundings(error: Exception) -> DiffEditError | None:
+    """What to say of an error that is no bug here: memory is full, or a library cannot be imported as things are."""
+    if is_out_of_memory(error):
+        return DeviceError(OUT_OF_MEMORY)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [str(frame.f_globals.get("__name__")) for frame in frames if frame.f_code.co_name == "<module>"]
+    library = next(
+        (name.partition(".")[0] for name in reversed(names) if not name.startswith(("diffedit_cli", "__main__"))), ""
+    )
+    if not library and isinstance(error, ImportError):
+        library = str(error.name).partition(".")[0]
+    if library in ("", "None", "diffedit_cli"):
+        return None
+    reason = " ".join(str(error).split())[:LONGEST]
+    return UsageError(f"{library} cannot be imported ({reason}); see how it is installed, and what its variables say.")
 
 
 def exit_code(codes: Counter[int]) -> int:

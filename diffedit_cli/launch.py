@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import cells, cli_models, naming, paths, prompts, vocabulary
 from diffedit_cli import options as o
-from diffedit_cli.errors import UsageError
+from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
     "frames", "save_embeds", *o.SHOWN,
 )  # fmt: skip
+MOST_DIGITS = 9  # of what is counted
 GIVEN_FILES = ("mask", "latents", "within", "exclude")
 """Of each picture of a run one, by a template."""
 OF_A_PICTURE = (
@@ -63,12 +65,30 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
     return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
 
 
+def read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
+    """The files that are read for a row, as far as its names tell: also those that options give for each picture."""
+    templates = _templates(given)
+
+    def of(row: Row) -> list[Path]:
+        found = row.reads
+        with contextlib.suppress(DiffEditError):  # which fails the row
+            found += [naming.given_for(template, f"--{name}", row.place) for name, template in templates.items()]
+        return found
+
+    return of
+
+
+def _templates(given: dict[str, Any]) -> dict[str, Path]:
+    """The options that give each picture a file of its own, such as masks/{stem}.png."""
+    return {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
+
+
 def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
     """What a row's job has beside input and output: what is common to all, or its own options in their place.
 
     It raises what `shared` does, and UsageError for an option that no row can have.
     """
-    templates = {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
+    templates = _templates(given)
     common = functools.cache(lambda: shared(given, needs=needs(given)))
 
     def of(row: Row) -> dict[str, Any]:
@@ -171,7 +191,7 @@ def count(option: str, text: str, what: str) -> int | None:
     """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""
     if text == AUTO:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= 1):
         raise UsageError(f"{option} {text} is no number of {what}; give 1 or more, or {AUTO}.")
     return int(text)
 

@@ -39,6 +39,7 @@ REFINEMENTS = (
     "soft",
 )  # of the mask, beyond the paper
 MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
+MOST = 10**5  # of whatever is counted
 COUNTS = ("steps", "auto_corr_rolls", "variants", "invert_every", "guidance_every")
 
 
@@ -98,12 +99,13 @@ class Params:
         for name in PROMPTS:
             if isinstance(words := getattr(self, name), str) and not _is_text(words):
                 raise UsageError(f"{option(name)} holds bytes that are no text; write it in UTF-8.")
-        if self.maps != AUTO and not (isinstance(self.maps, int) and self.maps >= 1):
-            raise UsageError(f"--maps must be a whole number, at least 1, or {AUTO}, not {self.maps}.")
+        if self.maps != AUTO and not (isinstance(self.maps, int) and 1 <= self.maps <= MOST):
+            raise UsageError(f"--maps must be a whole number from 1 to {MOST}, or {AUTO}, not {self.maps}.")
         for name, least in {**dict.fromkeys(COUNTS, 1), "fixed_point": 0, "reg_steps": 0}.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{option(name)} must be at least {least}, not {value}.")
+            if value is not None and not least <= value <= MOST:
+                bound = f"at least {least}" if value < least else f"at most {MOST}"
+                raise UsageError(f"{option(name)} must be {bound}, not {value}.")
         for name, usual in (("mask_strength", MASK_STRENGTH), ("strength", STRENGTH)):
             share = usual if getattr(self, name) is None else getattr(self, name)
             if not 0 < share <= 1:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, AnyStr, BinaryIO, Literal
 
-from diffedit_cli.errors import OutputError
+from diffedit_cli.errors import OutputError, UsageError
 
 LONGEST = 10**7  # bytes or characters of a line
 NOWHERE = Path(os.devnull) / "diffedit"
@@ -59,6 +59,14 @@ def opened(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+
+
+def check_working_folder() -> None:
+    """Raises UsageError where it has been removed: neither names nor libraries are found from there."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise UsageError(f"The folder that this is started in is gone ({error.strerror}); go to another one.") from None
 
 
 def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:

@@ -18,6 +18,7 @@ from diffedit_cli import unfinished
 from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageError
 
 PATTERN = "*?["
+HERE = ("file://", "local://")  # what fsspec takes for this machine's files
 AHEAD = 4  # files that are fetched before they are needed
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ def is_hidden(name: str) -> bool:
 
 
 def local(source: str) -> str:
-    """The path that a `file://` URL means; anything else as it is. Raises UsageError for what is no URL."""
-    return url2pathname(_split(source)) if source.lower().startswith("file://") else source
+    """The path that a URL of this machine means; anything else as it is. Raises UsageError for what is no URL."""
+    return url2pathname(_split(source)) if source.lower().startswith(HERE) else source
 
 
 def name(url: str) -> str:
@@ -66,6 +67,8 @@ def opened(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url} is of no known file system ({error}); see fsspec's list of them.") from None
     except Exception as error:  # each file system raises what it likes
         raise InputError(_unreachable(url, error)) from error
+    if "file" in found[0].protocol:
+        raise UsageError(f"{url} lies on this machine; give its path.")
     return found
 
 

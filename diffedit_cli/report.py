@@ -80,12 +80,17 @@ class Bars(Progress):
             super().stop()
 
 
+WIDTH = 80  # of a terminal that does not tell
+
+
 class Reporter:
     """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        if not self._console.width:  # COLUMNS=0, by which some programs mean that they do not know: rich prints nothing
+            self._console.width = WIDTH
         self._bars = Bars(
             TextColumn("{task.description:>16}", markup=False),
             BarColumn(),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import batch, digests, errors, files, jobs, naming, paths
 from diffedit_cli.batch import Opened, OpenWorkbench
-from diffedit_cli.errors import DeviceError, DiffEditError, InputError, UsageError
+from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
@@ -180,8 +180,8 @@ def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:
     """Whatever it is, it fails one row. Bugs go to `on_bug`, too."""
     if isinstance(error, DiffEditError):
         return error
-    if errors.is_out_of_memory(error):
-        return DeviceError(errors.OUT_OF_MEMORY)
+    if known := errors.of_surroundings(error):
+        return known
     on_bug(traceback.format_exc())
     return DiffEditError(batch.bug_message(error))
 

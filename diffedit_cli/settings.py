@@ -105,5 +105,9 @@ def change(name: str, value: str) -> Path:
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}; check its permissions.") from error
     document[name] = value
-    files.publish(path, tomlkit.dumps(document).encode())
+    try:
+        data = tomlkit.dumps(document).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{value!r} cannot stand in the settings, which are UTF-8: {error.reason}.") from error
+    files.publish(path, data)
     return path

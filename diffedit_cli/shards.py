@@ -57,7 +57,7 @@ def chosen(text: str | None) -> Shard:
     for rank, size in LAUNCHERS:
         if os.environ.get(size, "1") != "1":
             number = os.environ.get(rank, "0")
-            text = f"{int(number) + 1 if number.isdecimal() else number}/{os.environ[size]}"
+            text = f"{int(number) + 1 if number.isdecimal() and len(number) < 10 else number}/{os.environ[size]}"
             return _shard(f"As {rank} and {size} say,", text, launched=True)
     return Shard()
 

@@ -124,7 +124,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} --strength nan", 2, "--strength"),
     (f"edit good.png {PROMPTS} --strength 0.1", 2, "--strength 0.1 of --steps 4 is less than one step"),
     (f"mask good.png {PROMPTS} --mask-strength 2", 2, "--mask-strength"),
-    (f"mask good.png {PROMPTS} --maps 0", 2, "--maps must be a whole number, at least 1"),
+    (f"mask good.png {PROMPTS} --maps 0", 2, "--maps must be a whole number from 1"),
     (f"mask good.png {PROMPTS} --steps 0", 2, "--steps must be at least 1"),
     (f"mask good.png {PROMPTS} --steps 5000", 2, "--steps 5000"),
     (f"mask good.png {PROMPTS} --threshold 1", 2, "--threshold"),

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from command import WORDS, Ran, diffedit, picture
+from command import FAST, WORDS, Ran, diffedit, picture
+from PIL import Image
 
 from diffedit_cli import cli, unfinished
 from diffedit_cli.engine.calls import Calls
+from diffedit_cli.files import REPLACED
 
 # By option: the words that name a file, and the file that is then written.
 WRITERS: dict[str, tuple[str, str]] = {
@@ -270,6 +272,37 @@ def test_a_model_folder_that_holds_an_input_or_comes_meanwhile_stays(
     ran = diffedit("models", "save", "model", "--model", here / "model" / "unet" / "..", "--force")
     assert ran.code == 6, ran.err
     assert (here / "model" / "model_index.json").is_file()
+
+
+def test_the_name_that_a_replaced_folder_has_for_a_moment_is_not_taken(here: Path, tiny_epsilon: Path) -> None:
+    between = here / f"saved{REPLACED}"
+    between.mkdir()
+    (between / "notes.txt").write_text("mine")
+    for _ in range(2):
+        ran = diffedit("models", "save", "saved", "--model", tiny_epsilon, "--force")
+        assert ran.code == 6
+        assert f"saved{REPLACED} is in the way" in ran.err
+    assert (between / "notes.txt").read_text() == "mine"
+    assert not (here / "saved").exists()
+
+
+@pytest.mark.parametrize("option", ["mask", "within", "exclude"])
+@pytest.mark.parametrize("extra", [("--force",), ("--dry-run",)], ids=" ".join)
+def test_no_row_replaces_what_an_option_gives_to_another(here: Path, option: str, extra: tuple[str, ...]) -> None:
+    """Of a job file the rows are read as they come; the option's files are known before."""
+    names = [f"{letter}.png" for letter in "abcdefgh"]
+    (here / "out").mkdir()
+    for name in names:
+        picture(here / name)
+        Image.new("L", (60, 40), 255).save(here / "out" / f"m-{name}")
+    before = (here / "out" / "m-h.png").read_bytes()
+    rows = [f"{name},{'m-h.png' if name == 'a.png' else f'z{name}'}" for name in names]
+    (here / "jobs.csv").write_text("\n".join(["input,output", *rows]))
+    words = ("run", "jobs.csv", "--from", "cat", "--to", "dog", f"--{option}", "out/m-{stem}.png", "--out", "out")
+    ran = diffedit(*words, *FAST, *extra)
+    assert ran.code == 8, ran.err
+    assert "m-h.png is also an input" in ran.err
+    assert (here / "out" / "m-h.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("source", ["rows.csv", "rows.jsonl"])

@@ -120,12 +120,16 @@ def test_urls_stand_wherever_paths_do(
     assert sorted(name for name in pictures(memory) if not name.endswith(".mask.png")) == made
 
 
-def test_a_file_url_is_a_path(here: Path, memory: MemoryFileSystem) -> None:  # noqa: ARG001
-    words = ("run", f"file://{here}/in", *WORDS, *FAST, "--out", f"file://{here}/with%20space")
+@pytest.mark.parametrize("scheme", ["file", "FILE", "local"])
+def test_a_file_url_is_a_path(scheme: str, here: Path, memory: MemoryFileSystem) -> None:  # noqa: ARG001
+    words = ("run", f"{scheme}://{here}/in", *WORDS, *FAST, "--out", f"{scheme}://{here}/with%20space")
     ran = finished(started(*words))
     assert ran.code == 0, ran.err
     assert run("in", out="out").code == 0
     assert of_disk(here / "with space") == of_disk(here / "out")
+    before = of_disk(here / "in")
+    assert run(f"{scheme}://{here}/in", "--force", out=f"{scheme}://{here}/in").code == 6
+    assert {name: of_disk(here / "in")[name] for name in before} == before
 
 
 # Started again

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from children import Case, Outcome, outcomes
-from command import WORDS, diffedit, picture
+from command import FAST, INSTALLED, WORDS, diffedit, installed, picture
 
 from diffedit_cli import cache, paths, settings, streams
 
@@ -282,3 +282,27 @@ def test_settings_of_a_folder_name_no_file_of_nobody(homeless: Path) -> None:
         "diffedit: diffedit.toml in this folder sets model; the file of a folder only says how a picture is edited, "
         f"so set that in your own, diffedit.toml in {HOME}, or on the command line.\n"
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "value", "code", "says"), [
+    ("COLUMNS", "0", 0, "cat.edited.png"),
+    ("TORCH_LOGS", "garbage", 2, "torch cannot be imported (Invalid log settings: garbage"),
+    ("TQDM_MININTERVAL", "abc", 2, "tqdm cannot be imported (could not convert string to float: 'abc')"),
+])  # fmt: skip
+def test_variables_of_libraries_hide_no_sentence_and_are_no_bugs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, code: int, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    ran = installed("edit", "cat.png", *WORDS, *FAST, folder=here)
+    assert ran.code == code, ran.err
+    assert says in ran.err
+
+
+def test_a_working_folder_that_is_gone_is_said(here: Path) -> None:
+    gone = here / "gone"
+    gone.mkdir()
+    line = f'rmdir ../gone; exec "{INSTALLED}" edit "{here}/cat.png" {" ".join(WORDS)} -o "{here}/x.png"'
+    ran = subprocess.run(["sh", "-c", line], cwd=gone, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("diffedit: The folder that this is started in is gone")
+    assert not (here / "x.png").exists()
