@@ -21,7 +21,7 @@ from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import families
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.images import Picture, pixels
-from diffedit_cli.params import Params
+from diffedit_cli.params import GUIDANCE, Params
 from diffedit_cli.stages import Workbench
 
 
@@ -105,7 +105,10 @@ class Ours:
 
 
 class Pipeline:
-    """What diffusers' pipelines share here: the same weights, the picture at the model's size, evaluations counted."""
+    """What diffusers' pipelines share here: the same weights and guidance, the picture at the model's size, evaluations
+    counted."""
+
+    guidance = GUIDANCE  # of a model that says nothing
 
     def __init__(self, name: str, folder: Path, where: Where = ON_CPU) -> None:
         with warnings.catch_warnings():
@@ -160,7 +163,8 @@ class DiffusersDiffEdit(Pipeline):
         )  # fmt: skip
         latents = self.pipe.invert(image=image, prompt=case.source, **told).latents
         made = self.pipe(
-            case.target, mask_image=mask, image_latents=latents, negative_prompt=case.source, **told
+            case.target, mask_image=mask, image_latents=latents, negative_prompt=case.source,
+            guidance_scale=self.guidance, **told,
         )  # fmt: skip
         return made.images[0], mask[0]
 
@@ -172,7 +176,8 @@ class SDEdit(Pipeline):
         super().__init__("StableDiffusionImg2ImgPipeline", folder, where)
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
-        made = self.pipe(case.target, image=image, strength=0.8, generator=generator, negative_prompt=case.source)
+        told = {"negative_prompt": case.source, "guidance_scale": self.guidance, "generator": generator}
+        made = self.pipe(case.target, image=image, strength=0.8, **told)
         return made.images[0], None
 
 
@@ -199,7 +204,9 @@ def build(name: str, folder: models.ModelFolder, params: Params, where: Where = 
     if name == "inversion":
         plain = replace(params, scheduler="ddim", invert_from=0, guidance_end=1.0, guidance_every=1)
         return Ours(folder, plain, masked=False, where=where)
-    return {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path, where)
+    pipeline = {"diffusers": DiffusersDiffEdit, "sdedit": SDEdit}[name](folder.path, where)
+    pipeline.guidance = folder.defaults.get("guidance", GUIDANCE)
+    return pipeline
 
 
 METHODS = {

@@ -19,9 +19,9 @@ from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.composition import Edited
 from diffedit_cli.devices import DTYPES
-from diffedit_cli.errors import UsageError
+from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.images import Picture
-from diffedit_cli.keywords import GivenParams
+from diffedit_cli.keywords import GivenParams, fits
 from diffedit_cli.limits import Limits
 from diffedit_cli.memory import Memory
 from diffedit_cli.ownership import Ownership, Target
@@ -307,7 +307,11 @@ def _checked(params: GivenParams, *needed: str) -> Params:
     """Raises UsageError for a parameter that there is not, is out of range, or is needed and empty."""
     if unknown := sorted(params.keys() - Params.__dataclass_fields__.keys()):
         raise UsageError(f"There is no parameter {', '.join(unknown)}; see help(diffedit_cli.Params).")
-    checked = Params(**params)
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+    for name, value in plain.items():
+        if not fits(name, value):
+            raise UsageError(f"The parameter {name} cannot be {str(value)[:40]!r}; see help(diffedit_cli.Params).")
+    checked = Params(**plain)
     for name in needed:
         if isinstance(prompt := getattr(checked, name), str) and not prompt.strip():
             raise UsageError(f"The parameter {name} is empty; say it in words.")
@@ -319,6 +323,8 @@ def _picture(given: PictureLike, max_pixels: int, name: str = "the picture") -> 
         return formats.load(Path(given), max_pixels)
     if isinstance(given, Image.Image):
         return formats.from_image(given, name, max_pixels)
+    if not isinstance(given, np.ndarray) and not hasattr(given, "detach"):
+        raise InputError(f"{name} cannot be a {type(given).__name__}; give a path, an array, a tensor or a PIL image.")
     return formats.from_array(_array(given), name, max_pixels)
 
 

@@ -68,7 +68,9 @@ def told(error: Any) -> str:
     if parameter is not None and hasattr(error, "param_type"):
         return f"{command} needs {_name(parameter)}; {see}"
     if parameter is not None:
-        return f"{_name(parameter)} cannot be read: {_begun_small(error.message)}; {see}"
+        return (
+            f"{_name(parameter)}{_said_by(error.ctx, parameter)} cannot be read: {_begun_small(error.message)}; {see}"
+        )
     return f"{message.rstrip('.')}; {see}"
 
 
@@ -76,6 +78,14 @@ def _name(parameter: Any) -> str:
     """`--steps`, or `IMAGES`."""
     is_option = parameter.param_type_name == "option"
     return str(max(parameter.opts, key=len) if is_option else (parameter.metavar or parameter.name).upper())
+
+
+def _said_by(context: Any, parameter: Any) -> str:
+    """Who says it, if not the command line."""
+    source = context and context.get_parameter_source(parameter.name)
+    variable = f"DIFFEDIT_{parameter.name.rstrip('_').upper()}"
+    says = {"ENVIRONMENT": f"{variable} says", "DEFAULT_MAP": "the settings say (see diffedit config)"}
+    return f", as {says[source.name]}," if source and source.name in says else ""
 
 
 def _begun_small(message: str) -> str:

@@ -130,7 +130,7 @@ def use(**given: Any) -> None:
     name, config = given["name"], given["model_config"]
     models.find(name, kept=kept(given), config=config, say=tell)
     name = _anywhere(name)
-    path = settings.change("model", name)
+    path = settings.change("model", None if name == models.BUILTIN else name)  # named, it would take any picture
     if config:
         settings.change("model-config", _anywhere(config))
     answer(f"model = {name} in {path}")

@@ -240,9 +240,11 @@ def _notes(image: Image.Image, name: str, stored: Stored) -> tuple[str, ...]:
 def _depth_note(image: Image.Image, name: str) -> tuple[str, ...]:
     """For a picture that Pillow reduced to 8 bits."""
     stated = getattr(image, "tag_v2", {}).get(deep.BITS, (image.info.get("bit_depth", 8),))
-    if max(stated) <= 8 or image.mode.startswith("I;16"):
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.codec_name.startswith("ppm")]
+    bits = max([*stated, *(tile.args[1].bit_length() for tile in tiles)])
+    if bits <= 8 or image.mode.startswith("I;16"):
         return ()
-    return (f"{name} has {max(stated)} bits a channel, of which 8 are kept.",)
+    return (f"{name} has {bits} bits a channel, of which 8 are kept.",)
 
 
 def output_format(path: Path, picture: Picture) -> str:

@@ -16,6 +16,10 @@ RESULT = ("-o", "--out")  # the options that name results
 APART = "do them one by one, with -o or --out"
 
 
+ENDINGS = {"mask": ".png", "invert": ".safetensors"}
+"""Of what is written in one format."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One picture's way through a command. Paths may be `-`, and `output` None for the command's default name."""
@@ -103,6 +107,7 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
     """
     stages = job.stages if command == "edit" else [command]
 
+    _check_ending(job, command)
     folder = job.save_embeds or Path()
     levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1
     wanted = Targets(
@@ -122,6 +127,13 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
             raise UsageError(f"{one.option} and {other} would both write {one.path}; give each its own name.")
         taken[files.resolved(one.path)] = one.option
     return wanted
+
+
+def _check_ending(job: Job, command: str) -> None:
+    """Raises UsageError for a result that is called by what it is not."""
+    ending = ENDINGS.get(command)
+    if ending and job.output and job.output.suffix.lower() in {*formats.EXTENSIONS, *ENDINGS.values()} - {ending}:
+        raise UsageError(f"diffedit {command} writes no {job.output.suffix} file; name one that ends in {ending}.")
 
 
 def claim_all(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> None:

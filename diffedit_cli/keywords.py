@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import functools
+import typing
+from typing import Any, TypedDict
 
 from diffedit_cli.prompts import Prompt
 
@@ -57,3 +59,16 @@ class GivenParams(TypedDict, total=False):
     caption_model: str
     expand: int
     expand_model: str
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether a parameter may be of this type."""
+    kinds = _kinds()[name]
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+@functools.cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    return {name: typing.get_args(kind) or (kind,) for name, kind in typing.get_type_hints(GivenParams).items()}

@@ -141,8 +141,11 @@ class Runtime:
             )
 
     def check(self, picture: Picture, account: Account, remember: Remember) -> None:
-        """Raises ModelError for a picture that does not fit, where only parts of it will be looked at."""
-        if self.folder.fitness is not None and "fitness" not in account.evaluations:
+        """Raises ModelError for a picture that does not fit, also where all that is asked of it is in the cache.
+
+        A part of one is as fit as the whole.
+        """
+        if not picture.part and self.folder.fitness is not None and "fitness" not in account.evaluations:
             with device_errors(self.device), torch.inference_mode():
                 self.latents(picture, account, remember)
 

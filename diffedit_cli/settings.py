@@ -90,8 +90,8 @@ def effective(name: str, default: str) -> str:
     return os.environ.get(variable(name)) or str(read().get(name, default))
 
 
-def change(name: str, value: str) -> Path:
-    """Sets one option in the user's file, all else in it as it was. Raises OutputError or UsageError."""
+def change(name: str, value: str | None) -> Path:
+    """Sets one option in the user's file, or takes it out, all else as it was. Raises OutputError or UsageError."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -104,7 +104,10 @@ def change(name: str, value: str) -> Path:
         raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}; check its permissions.") from error
-    document[name] = value
+    if value is None:
+        document.pop(name, None)
+    else:
+        document[name] = value
     try:
         data = tomlkit.dumps(document).encode()
     except UnicodeEncodeError as error:

@@ -121,6 +121,7 @@ class Workbench:
 
     def _masked(self, picture: Picture, plan: Plan, account: Account, allowed: Limits) -> Mask:
         with account.clock("mask"):
+            self.runtime.check(picture, account, self._encoded)
             return self._found(picture, plan, account, allowed)
 
     def _found(self, picture: Picture, plan: Plan, account: Account, allowed: Limits) -> Mask:
@@ -130,7 +131,6 @@ class Workbench:
             shown = allowed.region(picture)
         if shown is not None:
             account.spent("mask", 0)
-            self.runtime.check(picture, account, self._encoded)
         else:
             found = self._sought(picture, plan, account)
             account.gain = found.gain()
@@ -162,6 +162,7 @@ class Workbench:
     def invert(self, picture: Picture, params: Params, account: Account) -> Latents:
         """Step 2 of the paper: the whole trajectory, x_0 first."""
         with account.clock("invert"):
+            self.runtime.check(picture, account, self._encoded)
             params = self._planned(self._writers(account).captioned(params, picture)).given
             about = self._about(picture) | params.inversion_record()
             trajectory = functools.partial(self._trajectory, picture, params, account)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -263,3 +264,30 @@ def test_the_document_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert result.attempted > 10
     assert (tmp_path / "dog.png").is_file()
     assert diffedit_cli.__version__
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": "8"}, "The parameter steps cannot be '8'"),
+        ({"guidance": "high"}, "The parameter guidance cannot be 'high'"),
+        ({"seed": 1.5}, "The parameter seed cannot be '1.5'"),
+        ({"variants": True}, "The parameter variants cannot be 'True'"),
+        ({"fill_holes": 1}, "The parameter fill_holes cannot be '1'"),
+        ({"to": 3}, "The parameter to cannot be '3'"),
+        ({"to": None}, "The parameter to cannot be 'None'"),
+    ],
+)
+def test_values_of_other_types_are_wrong_usage(tiny_epsilon: Path, given: dict[str, object], says: str) -> None:
+    editor = DiffEdit(tiny_epsilon, cache=None)
+    shown = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        editor.edit(shown, **{"from_": "cat", "to": "dog", **given})  # type: ignore[arg-type]
+    assert editor.invert(shown, steps=np.int64(2), strength=np.float32(0.5)).timesteps.size == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", [None, 3, b"bytes", ["cat.png"], {}])
+def test_what_is_no_picture_is_said_by_its_type(tiny_epsilon: Path, what: object) -> None:
+    editor = DiffEdit(tiny_epsilon, cache=None)
+    with pytest.raises(InputError, match=rf"^the picture cannot be a {type(what).__name__}; give a path"):
+        editor.mask(what, from_="cat", to="dog")  # type: ignore[arg-type]

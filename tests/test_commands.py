@@ -186,17 +186,20 @@ def test_models_use_sets_the_default_of_every_command(here: Path, users: Path, t
     assert diffedit("models", "show", "--json").json["name"] == str(here / "mine")
     assert f"The default is {here / 'mine'}" in diffedit("models", "list").out.decode()
     assert diffedit("models", "use", "builtin").code == 0
-    assert users.read_text() == 'model = "builtin"\n'
+    assert users.read_text() == ""  # as it was before: the built-in one is named nowhere, and refuses photographs
+    assert settings.effective("model", "none") == "none"
 
 
-def test_models_use_keeps_the_rest_of_the_file(here: Path, users: Path) -> None:
+def test_models_use_keeps_the_rest_of_the_file(here: Path, users: Path, tiny_v: Path) -> None:
     users.parent.mkdir()
     kept = here / "dotfiles.toml"
     kept.write_text("# mine\nsteps = 3  # fast\nmodel = 'sd15' # good\n")
     users.symlink_to(kept)
-    assert diffedit("models", "use", "builtin").code == 0
-    assert kept.read_text() == '# mine\nsteps = 3  # fast\nmodel = "builtin" # good\n'
+    assert diffedit("models", "use", tiny_v).code == 0
+    assert kept.read_text() == f'# mine\nsteps = 3  # fast\nmodel = "{tiny_v}" # good\n'
     assert users.is_symlink()
+    assert diffedit("models", "use", "builtin").code == 0
+    assert kept.read_text() == "# mine\nsteps = 3  # fast\n"
 
 
 def test_models_use_that_fails_changes_nothing(users: Path) -> None:

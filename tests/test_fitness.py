@@ -97,6 +97,13 @@ def test_whoever_names_the_model_is_only_warned_and_told_the_cost(tmp_path: Path
     assert ran.json["evaluations"] == {"mask": 4, "invert": 2, "edit": 6, "fitness": DRAWS}
     again = diffedit(*words, "--json", "--force")
     assert again.json["evaluations"] == {"mask": 0, "invert": 0, "edit": 0}
+    assert again.json["warnings"] == ran.json["warnings"]
+    unnamed = [word for word in words if word not in ("--model", "builtin")]
+    for command in ("mask", "invert", "edit"):  # all of which is in the cache
+        line = [command, path, "--steps", 3] if command == "invert" else [command, *unnamed[1:]]
+        ran = diffedit(*line, "--cache-dir", tmp_path / "c", "--force")
+        assert ran.code == 4, command
+        assert "diffedit models pull sd15" in ran.err
 
 
 @pytest.mark.usefixtures("as_default")

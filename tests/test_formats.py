@@ -237,6 +237,18 @@ def test_premultiplied_alpha_is_divided_out(tmp_path: Path) -> None:
     assert np.abs(picture.pixels.astype(int) - pixels).max() <= 1
 
 
+@pytest.mark.parametrize(("most", "notes"), [(255, []), (1023, [10]), (65535, [16])])
+@pytest.mark.parametrize("kind", [b"P6", b"P3"])
+def test_depth_that_a_ppm_loses_is_said(tmp_path: Path, kind: bytes, most: int, notes: list[int]) -> None:
+    pixels = np.full((2, 3, 3), most, ">u2" if most > 255 else np.uint8)
+    data = pixels.tobytes() if kind == b"P6" else " ".join(map(str, pixels.flat)).encode()
+    path = tmp_path / "deep.ppm"
+    path.write_bytes(kind + b"\n3 2\n%d\n" % most + data)
+    found = formats.load(path)
+    assert found.warnings == tuple(f"{found.name} has {bits} bits a channel, of which 8 are kept." for bits in notes)
+    assert found.pixels.max() == 255
+
+
 @pytest.mark.parametrize("photometric", ["separated", "rgb"])
 def test_depth_that_is_lost_is_said(tmp_path: Path, photometric: str) -> None:
     buffer = io.BytesIO()

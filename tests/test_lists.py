@@ -255,11 +255,13 @@ def test_a_list_of_urls_and_names_of_which_some_are_none() -> None:
     assert [json.loads(line)["error"]["code"] for line in ran.out.splitlines()] == [3, 2, 3, 3]
 
 
-def test_settings_with_a_mark_are_read_and_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_with_a_mark_are_read_and_changed(
+    tmp_path: Path, tiny_v: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     path = settings.users_file()
     path.parent.mkdir()
     path.write_bytes(MARK + b"steps = 3\r\n")
-    assert diffedit("models", "use", "builtin").code == 0
-    assert settings.read() == {"steps": 3, "model": "builtin"}
+    assert diffedit("models", "use", tiny_v).code == 0
+    assert settings.read() == {"steps": 3, "model": str(tiny_v)}
     assert diffedit("models", "list").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ _PREFIXES = {
 }  # fmt: skip
 """How the names of a part's layers start, dots read as underscores, as kohya writes them."""
 _ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""How a LoRA may have begun on a model's own weights; by other ways of PEFT (pissa, loftq ...) it changes these."""
 
 Target = tuple[str, str, Place]
 """A part, a layer of it, and where that stands in what a file changes."""
@@ -141,6 +145,8 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping
             raise ValueError(f"its {change.name} has width {given}, and that model's {own}")
     if B.shape[1] != len(A):
         raise ValueError(f"the factors of its {change.name} are of rank {len(A)} and {B.shape[1]}")
+    if not (A.isfinite().all() and B.isfinite().all() and math.isfinite(change.alpha or 0)):
+        raise ValueError(f"its {change.name} holds values that are not finite")
     return _share_said(said.get(part, {}), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
 
 
@@ -157,7 +163,11 @@ def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict
 
 
 def _share_said(said: Mapping[str, Any], layer: str, rank: int) -> float:
-    """alpha / r by PEFT's settings, 1 where there are none."""
+    """alpha / r by PEFT's settings, 1 where there are none. Raises ValueError for another kind of adapter."""
+    if (kind := said.get("peft_type") or "LORA") != "LORA":
+        raise ValueError(f"it is no LoRA but {str(kind)[:40]}, as its settings say")
+    if (start := said.get("init_lora_weights", True)) not in STARTS:
+        raise ValueError(f"it was trained on other weights than the model's (init_lora_weights is {str(start)[:40]})")
     alpha = said.get("lora_alpha", rank)
     for pattern, own in (said.get("alpha_pattern") or {}).items():
         if not re.fullmatch(r"[\w.]+", pattern):
