@@ -105,8 +105,7 @@ class Ours:
 
 
 class Pipeline:
-    """What diffusers' pipelines share here: the same weights and guidance, the picture at the model's size, evaluations
-    counted."""
+    """What diffusers' pipelines share here: the same weights and guidance, the picture at the model's size, counts."""
 
     guidance = GUIDANCE  # of a model that says nothing
 

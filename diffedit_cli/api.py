@@ -307,7 +307,9 @@ def _checked(params: GivenParams, *needed: str) -> Params:
     """Raises UsageError for a parameter that there is not, is out of range, or is needed and empty."""
     if unknown := sorted(params.keys() - Params.__dataclass_fields__.keys()):
         raise UsageError(f"There is no parameter {', '.join(unknown)}; see help(diffedit_cli.Params).")
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+    plain: dict[str, Any] = {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()
+    }
     for name, value in plain.items():
         if not fits(name, value):
             raise UsageError(f"The parameter {name} cannot be {str(value)[:40]!r}; see help(diffedit_cli.Params).")

@@ -11,6 +11,7 @@ from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import AUTO, Params
 
 _WORD = re.compile(r"[^\W\d_]+")
+SHORTEST, ALIKE = 3, 0.7  # letters of a word that may be meant, and how like it must be (0 to 1)
 
 
 def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
@@ -25,7 +26,8 @@ def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
     prompts = [prompt for prompt in told.values() if isinstance(prompt, str)]
     unknown = [word for word in dict.fromkeys(_words(prompts)) if word not in known]
     if unknown:
-        meant = [found[0] for word in unknown if (found := difflib.get_close_matches(word, folder.words, 1))]
+        words = [word for word in folder.words if len(word) >= SHORTEST]
+        meant = [found[0] for word in unknown if (found := difflib.get_close_matches(word, words, 1, ALIKE))]
         guess = f"did you mean {', '.join(meant)}? It" if meant else "it"
         raise ModelError(
             f'The model {folder.name} does not know "{" ".join(unknown)}"; {guess} knows only these words: '
