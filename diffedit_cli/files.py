@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -137,11 +136,11 @@ def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] =
 def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
     """Gives a folder the name `path`; the one that has it is replaced, by way of the name `old`, or stays without that.
 
-    Raises OSError.
+    What is replaced goes with the folder around `fresh`: under the name `old` it is always whole. Raises OSError.
     """
     if old and paths.is_there(path):
         if paths.is_there(old):
-            shutil.rmtree(old)
+            old.rename(fresh.with_name("older"))
         path.rename(old)
     try:
         fresh.rename(path)
@@ -150,5 +149,5 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
             if old and paths.is_there(old):
                 old.rename(path)
             raise
-    if old:
-        shutil.rmtree(old, ignore_errors=True)
+    if old and paths.is_there(old):
+        old.rename(fresh.with_name("old"))

@@ -19,6 +19,7 @@ from diffedit_cli.errors import OutputError
 
 NAME = "results.jsonl"
 BEGUN = "begun"  # status of a line about files that are written next, and that nothing else would tell to be ours
+BEGUN_PART = re.compile(r"\.results(-\d+-of-\d+)?\.jsonl\.begun")
 BEGIN = b'{"status": "'  # of each of its lines
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
@@ -40,6 +41,7 @@ class Ledger:
         Without `writes` it is only read, and what is written is lost.
         """
         self.folder, self.path, self._url = folder, folder / name, url
+        self.begun = folder / f".{name}.begun" if writes else None  # where announcements stand until all is recorded
         self.announced: Callable[[], None] = lambda: None  # called after each announcement
         self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
         self._lock = Lock()
@@ -60,6 +62,9 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self.alone(), contextlib.suppress(OSError):
+            if self.begun and self._all_recorded():
+                self.begun.unlink()
         os.close(self._file)
         with self._lock:
             self._known.close()
@@ -81,16 +86,33 @@ class Ledger:
 
     def announce(self, digests: Mapping[str, str]) -> None:
         """Says that files of these digests come next, by path. Raises OutputError."""
+        if self.begun is None:
+            return
+        _check(self.begun)
         told = {self._told(path): digest for path, digest in digests.items()}
-        self.write(json.dumps({"status": BEGUN, "digests": told}))
+        try:
+            file = os.open(self.begun, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                _append(file, json.dumps({"status": BEGUN, "digests": told}))
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._failed(error) from error
         self.announced()
+
+    def _all_recorded(self) -> bool:
+        """Whether each file that was announced is what a line of results tells."""
+        with self._lock:
+            self._learn()
+            left = self._known.execute(
+                "SELECT 1 FROM begun LEFT JOIN done USING (output) WHERE begun.digest IS NOT done.digest LIMIT 1"
+            )
+            return left.fetchone() is None
 
     def write(self, line: str) -> None:
         """Appends a line in one go. Raises OutputError."""
-        data = line.encode() + b"\n"
         try:
-            if os.write(self._file, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _append(self._file, line)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -112,7 +134,7 @@ class Ledger:
 
     def _learn(self) -> None:
         """Reads what the files say beyond what was read of them before. Raises OSError."""
-        for path in parts(self.folder):
+        for path in (*parts(self.folder), *begun_parts(self.folder)):
             read, ended = self._read.get(path, (0, ""))
             with paths.opened(path) as file:
                 file.seek(read)
@@ -204,6 +226,13 @@ def _check(path: Path) -> None:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error
 
 
+def _append(file: int, line: str) -> None:
+    """Writes a line in one go. Raises OSError."""
+    data = line.encode() + b"\n"
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _begun(path: Path) -> bool:
     """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
     with paths.opened(path) as file:
@@ -223,6 +252,11 @@ def is_part(name: str) -> bool:
 def parts(folder: Path) -> list[Path]:
     """The files of a folder that tell of results."""
     return sorted(path for path in folder.glob("results*.jsonl") if is_part(path.name))
+
+
+def begun_parts(folder: Path) -> list[Path]:
+    """The files of a folder that tell of files which no result tells of yet."""
+    return sorted(path for path in folder.glob(".results*.jsonl.begun") if BEGUN_PART.fullmatch(path.name))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

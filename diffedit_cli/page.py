@@ -68,9 +68,8 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     lines, count = [], 0
     try:
         for text in chain.from_iterable(map(ledger.texts, parts)):
-            line = ledger.parsed(text) or {}
-            count += line.get("status") != ledger.BEGUN
-            lines += [line] if _is_result(line) else []
+            count += 1
+            lines += [line] if (line := _parsed(text)) is not None else []
     except FileNotFoundError:
         raise InputError(f"The folder {folder} holds no {ledger.NAME}; {remedy}.") from None
     except OSError as error:
@@ -82,8 +81,9 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     return _latest(lines), count - len(lines)
 
 
-def _is_result(line: Line) -> bool:
-    return line.get("status") in STATUSES and isinstance(line.get("input"), str)
+def _parsed(text: bytes) -> Line | None:
+    line = ledger.parsed(text) or {}
+    return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
 
 
 def _latest(lines: Iterable[Line]) -> list[Line]:

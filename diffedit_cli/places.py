@@ -97,7 +97,7 @@ class RemotePlace(Place):
         if shard is None:
             return Ledger(self.path, url=self.url, writes=False)
         found = Ledger(self.path, ledger.part_name(shard.number, shard.count), self.url)
-        found.announced = lambda: self._send([found.path])
+        found.announced = lambda: self._send([found.begun] if found.begun else [])
         return found
 
     def protect(self, rows: Iterable[Row]) -> None:
@@ -166,7 +166,7 @@ class RemotePlace(Place):
 
     def _fetch_results(self, but: str | None) -> None:
         for name in self._names:
-            if ledger.is_part(name) and name != but:
+            if (ledger.is_part(name) or ledger.BEGUN_PART.fullmatch(name)) and name != but:
                 remote.fetch(f"{self.url}/{name}", self.path / name)
 
     def _fetch(self, path: Path) -> None:

@@ -59,6 +59,7 @@ def test_it_is_refused_or_used(command: str, flag: str, here: Path, monkeypatch:
     from diffedit_cli import serving
 
     monkeypatch.setattr(serving.Server, "serve", lambda *_: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "config"))
     for value in ABSURD:
         ran = diffedit(*BEFORE.get(command, command.split()), flag, value)
         assert ran.code in CODES, (value[:9], ran.err)

@@ -167,7 +167,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} -o other.png", 6, "other.png exists and was not made by diffedit"),
     (f"mask good.png {PROMPTS} -o /dev/full --force", 6, "/dev/full"),
     (f"edit good.png {PROMPTS} {MASK} -o good.mask.png", 6, "good.mask.png is also an input"),
-    ("invert good.png -o other.png", 6, "other.png"),
+    ("invert good.png -o other.png", 2, "diffedit invert writes no .png file"),
     (f"edit good.png {PROMPTS} -o x.xyz", 2, "x.xyz"),
     (f"edit clear.png {PROMPTS} -o x.jpg", 2, "clear.png has transparency"),
     (f"run good.png {PROMPTS} --out text.png", 6, "text.png"),

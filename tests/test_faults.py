@@ -92,7 +92,7 @@ def test_every_call_that_writes_may_fail(settle: Settle, name: str, turn: int | 
     home = settle(name)
     with faults.calls(lambda _: None) as names:
         assert home.command().code == 0
-    assert len(names) > 5
+    assert len(names) >= 5
     numbers = range(1, len(names) + 1, 1 if turn != "some" else 1 + len(names) // 12)
     codes = set()
     for number in numbers:

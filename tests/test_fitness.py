@@ -68,12 +68,13 @@ def as_default(choosy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_picture_is_refused_with_advice(tmp_path: Path, command: str) -> None:
     path = picture(tmp_path / "photo.png")
     words = ("--steps", 5) if command == "invert" else (*WORDS, *FAST)
-    ran = diffedit(command, path, *words, "-o", tmp_path / "out.png", "--no-cache")
+    output = tmp_path / ("out.safetensors" if command == "invert" else "out.png")
+    ran = diffedit(command, path, *words, "-o", output, "--no-cache")
     assert ran.code == 4
     assert len(ran.lines) == 1
     assert "photo.png" in ran.err
     assert "diffedit models pull sd15" in ran.err
-    assert not (tmp_path / "out.png").exists()
+    assert not output.exists()
 
 
 @pytest.mark.usefixtures("as_default")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from command import WORDS, diffedit, picture
 from PIL import Image
@@ -91,8 +92,11 @@ def test_hidden_files_are_passed_over_and_counted() -> None:
 
 def test_a_url_is_looked_through_in_the_same_way() -> None:
     made("in/a.png", "in/._a.png", "in/__MACOSX/a.png", "in/sub/b.jfif", "in/sub/note.txt")
-    url = f"local://{Path('in').absolute()}"
-    assert found(url, recursive=True) == (["a.png", "sub/b.jfif"], "no pictures by their names: 1 (.txt)")
+    store = fsspec.filesystem("memory")
+    store.put("in", "/looked-through", recursive=True)
+    said = found("memory://looked-through", recursive=True)
+    store.rm("/looked-through", recursive=True)
+    assert said == (["a.png", "sub/b.jfif"], "no pictures by their names: 1 (.txt)")
 
 
 def test_links_to_folders_are_not_followed_and_said() -> None:

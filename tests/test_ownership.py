@@ -14,7 +14,7 @@ import pytest
 from command import WORDS, Ran, diffedit, picture
 from PIL import Image, PngImagePlugin
 
-from diffedit_cli import artefacts, formats, ledger, metadata, page, review, seals
+from diffedit_cli import artefacts, formats, ledger, metadata, review, seals
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.ownership import Ownership, Target
@@ -303,21 +303,30 @@ def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) ->
 
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.png"])
-def test_a_run_that_was_killed_knows_what_it_had_written(name: str, here: Path) -> None:
+def test_a_run_that_was_killed_knows_what_it_had_written(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where nothing in the file tells it: its digest was told before it came."""
     picture(here / name)
     words = (name, *WORDS, "--no-metadata", "--out", "out")
-    assert run(*words).code == 0
-    result, told = here / "out" / name, here / "out" / ledger.NAME
-    before, lines = result.read_bytes(), told.read_text().splitlines(keepends=True)
-    begun = "".join(line for line in lines if json.loads(line)["status"] == ledger.BEGUN)
-    told.write_text(begun)  # it got so far
+    result, begun = here / "out" / name, here / "out" / f".{ledger.NAME}.begun"
+
+    def ended_before_the_line() -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.Ledger, "write", lambda *_: (_ for _ in ()).throw(OutputError("There is no room.")))
+            assert run(*words, "--force").code == OutputError.code
+        assert (here / "out" / ledger.NAME).read_bytes() == b""
+        assert begun.is_file()
+        return result.read_bytes()
+
+    before = ended_before_the_line()
     ran = run(*words)
     assert ran.code == 0, ran.err
     assert ran.json["status"] == "done"
     assert result.read_bytes() == before
-    assert page._read(here / "out")[1] == 0  # such lines are no torn ones
-    told.write_text(begun)
+    assert not begun.exists()  # all is recorded
+    (here / "out" / ledger.NAME).unlink()
+    ended_before_the_line()
     result.write_bytes(before + b"changed")
     ran = run(*words)
     assert ran.code == OutputError.code
@@ -330,7 +339,26 @@ def test_processes_know_what_each_other_writes(tmp_path: Path) -> None:
         assert other.digests_of(tmp_path / "a.bmp") == []
         one.announce({str(tmp_path / "a.bmp"): "0" * 64})
         assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
-        os.write(os.open(one.path, os.O_WRONLY | os.O_APPEND), b'{"status": "begun", "digests": {"out/a.bmp"')  # torn
-        one.write(json.dumps({"status": "done"}))
+        assert one.begun
+        with one.begun.open("ab") as file:
+            file.write(b'{"status": "begun", "digests": {"out/a.bmp"')  # torn
+        assert other.digests_of(tmp_path / "b.bmp") == []
+        with one.begun.open("ab") as file:
+            file.write(b"\n")
         one.announce({str(tmp_path / "b.bmp"): "1" * 64})
         assert other.digests_of(tmp_path / "b.bmp") == ["1" * 64]
+    assert one.begun.is_file()  # neither is recorded
+
+
+def test_announcements_are_written_into_no_file_of_somebodys(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path) as told:
+        assert told.begun
+        told.begun.write_text("mine\n")
+        with pytest.raises(OutputError, match="was not made by diffedit"):
+            told.announce({str(tmp_path / "a.bmp"): "0" * 64})
+        assert told.begun.read_text() == "mine\n"
+        told.begun.unlink()
+        told.begun.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OutputError, match="but a link"):
+            told.announce({str(tmp_path / "a.bmp"): "0" * 64})
+    assert not (tmp_path / "elsewhere").exists()
