@@ -19,6 +19,7 @@ from diffedit_cli.params import Params
 PRESSED_IN_A_FINALISER = """
 import signal, sys, time
 from diffedit_cli import __main__
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs hand on that they ignore it
 class Object:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
