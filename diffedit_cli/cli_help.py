@@ -83,8 +83,7 @@ def _name(parameter: Any) -> str:
 def _said_by(context: Any, parameter: Any) -> str:
     """Who says it, if not the command line."""
     source = context and context.get_parameter_source(parameter.name)
-    variable = f"DIFFEDIT_{parameter.name.rstrip('_').upper()}"
-    says = {"ENVIRONMENT": f"{variable} says", "DEFAULT_MAP": "the settings say (see diffedit config)"}
+    says = {"ENVIRONMENT": f"{parameter.envvar} says", "DEFAULT_MAP": "the settings say (see diffedit config)"}
     return f", as {says[source.name]}," if source and source.name in says else ""
 
 

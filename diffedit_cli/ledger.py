@@ -45,7 +45,7 @@ class Ledger:
         self.announced: Callable[[], None] = lambda: None  # called after each announcement
         self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
         self._lock = Lock()
-        self._read: dict[Path, tuple[int, str]] = {}  # so many bytes of each file, and when the last line there ended
+        self._read: dict[tuple[Path, int], tuple[int, str]] = {}  # of each file: bytes, and when the last line ended
         self._known.execute(
             "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
         )
@@ -135,15 +135,16 @@ class Ledger:
     def _learn(self) -> None:
         """Reads what the files say beyond what was read of them before. Raises OSError."""
         for path in (*parts(self.folder), *begun_parts(self.folder)):
-            read, ended = self._read.get(path, (0, ""))
-            with paths.opened(path) as file:
+            with contextlib.suppress(FileNotFoundError), paths.opened(path) as file:  # all in it may be recorded by now
+                this = path, os.fstat(file.fileno()).st_ino  # one of the same name may follow it
+                read, ended = self._read.get(this, (0, ""))
                 file.seek(read)
                 for line in paths.lines(file):
                     if (said := parsed(line)) is not None:
                         ended = max(ended, paths.as_text(_known(said, "ended", str)))  # whatever the clock did
                         self._learn_from(said, ended)
                     if line.endswith(b"\n"):  # else it is being written, or torn
-                        self._read[path] = file.tell(), ended
+                        self._read[this] = file.tell(), ended
 
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
         digests, identity = told_digests(said), paths.as_text(_known(said, "identity", str))

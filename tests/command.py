@@ -6,12 +6,14 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 from transformers.utils import logging
 
@@ -53,6 +55,18 @@ class Ran:
     def json(self) -> dict[str, Any]:
         """The single object on standard output."""
         return json.loads(self.out)
+
+
+def declared(app: typer.Typer = cli.app, words: str = "") -> Iterator[tuple[str, str, Any, list[Any]]]:
+    """Every parameter of every command: the command's words, its name, its type, and what else is declared of it."""
+    for group in app.registered_groups:
+        assert group.typer_instance
+        yield from declared(group.typer_instance, f"{words}{group.name} ")
+    for command in app.registered_commands:
+        assert command.callback
+        for name, annotation in command.callback.__annotations__.items():
+            kind, *said = typing.get_args(annotation) or [annotation]
+            yield f"{words}{command.name or command.callback.__name__}", name, kind, said
 
 
 def diffedit(*words: object, given: bytes = b"") -> Ran:

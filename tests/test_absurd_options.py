@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from command import FAST, WORDS, diffedit
+from command import FAST, WORDS, declared, diffedit
 from typer.models import OptionInfo
 
-from diffedit_cli import cli
 from diffedit_cli.errors import CODES
 
 ABSURD = ("1e304", "nan", "9" * 400, "9" * 5000, "-1", "\udcff")
@@ -31,19 +29,12 @@ BEFORE = {
 """What else a command has to be told. There is no such picture: what is done with one is seen elsewhere."""
 
 
-def options(app: typer.Typer = cli.app, words: str = "") -> Iterator[tuple[str, str]]:
+def options() -> Iterator[tuple[str, str]]:
     """Every option of every command that takes a value."""
-    for group in app.registered_groups:
-        assert group.typer_instance
-        yield from options(group.typer_instance, f"{words}{group.name} ")
-    for command in app.registered_commands:
-        assert command.callback
-        for name, annotation in command.callback.__annotations__.items():
-            kind, *said = typing.get_args(annotation) or [annotation]
-            if any(isinstance(one, OptionInfo) for one in said) and bool not in {kind, *typing.get_args(kind)}:
-                flags = [flag for one in said for flag in one.param_decls or () if flag.startswith("--")]
-                flag = flags[0].split("/")[0] if flags else f"--{name.rstrip('_').replace('_', '-')}"
-                yield f"{words}{command.name or command.callback.__name__}", flag
+    for command, name, kind, said in declared():
+        if any(isinstance(one, OptionInfo) for one in said) and bool not in {kind, *typing.get_args(kind)}:
+            flags = [flag for one in said for flag in one.param_decls or () if flag.startswith("--")]
+            yield command, flags[0].split("/")[0] if flags else f"--{name.rstrip('_').replace('_', '-')}"
 
 
 OPTIONS = sorted({*options()})

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from command import FAST, WORDS, Ran, diffedit, picture
+from command import FAST, WORDS, Ran, declared, diffedit, picture
 from PIL import Image
 
-from diffedit_cli import cli, unfinished
+from diffedit_cli import unfinished
 from diffedit_cli.engine.calls import Calls
 from diffedit_cli.files import REPLACED
 
@@ -55,17 +54,11 @@ NO_FILES = {  # words of other kinds
 }  # fmt: skip
 
 
-def parameters(app: typer.Typer = cli.app, words: str = "") -> Iterator[tuple[str, str]]:
+def parameters() -> Iterator[tuple[str, str]]:
     """Every parameter of every command that may name a file, behind the command's words."""
-    for group in app.registered_groups:
-        assert group.typer_instance
-        yield from parameters(group.typer_instance, f"{words}{group.name} ")
-    for command in app.registered_commands:
-        assert command.callback
-        for name, annotation in command.callback.__annotations__.items():
-            kind, *_ = typing.get_args(annotation) or [annotation]
-            if {Path, str} & {kind, *typing.get_args(kind)}:
-                yield f"{words}{command.name or command.callback.__name__}", name
+    for command, name, kind, _ in declared():
+        if {Path, str} & {kind, *typing.get_args(kind)}:
+            yield command, name
 
 
 def test_every_parameter_reads_writes_or_names_no_file() -> None:

@@ -362,3 +362,15 @@ def test_announcements_are_written_into_no_file_of_somebodys(tmp_path: Path) -> 
         with pytest.raises(OutputError, match="but a link"):
             told.announce({str(tmp_path / "a.bmp"): "0" * 64})
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_follows_announcements_that_were_removed_is_read_from_its_begin(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path) as one, ledger.Ledger(tmp_path) as other:
+        one.announce({str(tmp_path / f"{name}.bmp"): "0" * 64 for name in "abcdef"})
+        assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
+        assert one.begun
+        first = one.begun.open("rb")  # its number is not given again
+        one.begun.unlink()
+        one.announce({str(tmp_path / "b.bmp"): "1" * 64})
+        assert other.digests_of(tmp_path / "b.bmp") == ["0" * 64, "1" * 64]
+        first.close()
