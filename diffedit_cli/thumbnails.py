@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
 
-from diffedit_cli import artefacts, formats, ledger, metadata, paths, review
+from diffedit_cli import artefacts, formats, ledger, metadata, paths, review, unfinished
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.ownership import Ownership, Target
 
@@ -43,6 +43,8 @@ def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int
 
     Returns those that cannot be made. Raises OutputError.
     """
+    for folder in {target.parent for target in wanted}:
+        unfinished.sweep(folder)  # also where none is written: what was left beside whole ones
     stale = {target: how for target, how in wanted.items() if _is_stale(target, how[0])}
     missing = set()
     with warnings.catch_warnings(), ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:

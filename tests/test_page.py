@@ -19,7 +19,7 @@ from hatchling.builders.wheel import WheelBuilder
 from page_folder import entries, failed, line, paint
 from PIL import Image
 
-from diffedit_cli import page
+from diffedit_cli import page, unfinished
 
 PROJECT = Path(__file__).parent.parent
 SCRIPT = "<script>document.title='taken'</script>"
@@ -235,6 +235,16 @@ def test_thumbnails_are_made_again_only_when_older_than_their_picture() -> None:
     page.write(Path("out"))
     assert before.stat().st_mtime_ns != first[0]
     assert after.stat().st_mtime_ns == first[1]
+
+
+def test_what_was_left_beside_whole_thumbnails_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    made(line("cat.png"))
+    left = Path("out", "thumbnails", ".one.webp.diffedit--a1f96515.part")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    page.write(Path("out"))
+    assert not left.exists()
 
 
 def test_what_cannot_be_decoded_has_no_thumbnail() -> None:
