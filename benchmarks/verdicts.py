@@ -29,7 +29,7 @@ from diffedit_cli.params import Params
 from diffedit_cli.plan import PAINTS_TARGET
 from diffedit_cli.stages import Workbench
 
-KINDS = {"object": "object", "two": "object", "add": "add", "colour": "attribute"}
+KINDS = {"object": "object", "two": "object", "bowl": "object", "add": "add", "colour": "attribute"}
 """Of the cases that a verdict is given on, each with the kind of edit that it is."""
 FALSE_ALARMS = 0.05  # of the successes that are warned of
 FIRST = 1000  # of the cases: not those of the other benchmarks

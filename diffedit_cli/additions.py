@@ -52,6 +52,7 @@ class TextualInversion:
 
 
 Addition = Lora | TextualInversion
+LARGEST = 10**6  # bytes of settings; PEFT writes some thousand
 
 
 def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
@@ -68,7 +69,8 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
             raise ModelError(
                 f"{file} is no LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
             )
-        beside = adapter_settings(file)
+        if (beside := adapter_settings(file)) and beside.stat().st_size > LARGEST:
+            raise ModelError(f"{beside} is too large for the settings of a LoRA; fetch {file.name} anew, with its own.")
         digest = digests.of_file(file, memo) + (f" {digests.of_content(beside)}" if beside else "")
         found.append(Lora(file, 1.0 if scale is None else scale, digest))
     return tuple(found)

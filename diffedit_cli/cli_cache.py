@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffedit_cli import cli_models
 from diffedit_cli import options as o
@@ -12,6 +11,9 @@ from diffedit_cli.cli_help import App
 from diffedit_cli.console import answer
 from diffedit_cli.errors import UsageError
 from diffedit_cli.options import takes
+
+if TYPE_CHECKING:
+    from diffedit_cli.cache import Cache
 
 app = App(help="What is kept of earlier masks and inversions.")
 
@@ -23,10 +25,9 @@ def cache_list(**given: Any) -> None:
     from datetime import datetime
 
     from diffedit_cli import paths
-    from diffedit_cli.cache import Cache
     from diffedit_cli.report import write_table
 
-    cache = Cache(cli_models.kept(given))
+    cache = _cache(given)
     entries = cache.entries()
     rows = [
         (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
@@ -42,18 +43,27 @@ def cache_prune(**given: Any) -> None:
     """Remove what was not used for longest, until at most --keep MB are left."""
     if not 0 <= given["keep"] < math.inf:
         raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
-    _prune(cli_models.kept(given), int(given["keep"]) * 10**6 + round(given["keep"] % 1 * 1e6))
+    _prune(_cache(given), int(given["keep"]) * 10**6 + round(given["keep"] % 1 * 1e6))
 
 
 @app.command("clear")
 @takes(o.CACHE_DIR)
 def cache_clear(**given: Any) -> None:
     """Remove everything that is kept."""
-    _prune(cli_models.kept(given), 0)
+    _prune(_cache(given), 0)
 
 
-def _prune(folder: Path, keep_bytes: int) -> None:
+def _cache(given: dict[str, Any]) -> Cache:
+    """Raises UsageError where that is no folder."""
+    from diffedit_cli import paths
     from diffedit_cli.cache import Cache
 
-    removed = Cache(folder).prune(keep_bytes)
+    folder = cli_models.kept(given)
+    if paths.is_there(folder) and not paths.is_folder(folder):
+        raise UsageError(f"The cache folder {paths.told(folder)} is no folder; choose one with --cache-dir.")
+    return Cache(folder)
+
+
+def _prune(cache: Cache, keep_bytes: int) -> None:
+    removed = cache.prune(keep_bytes)
     answer(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

@@ -53,7 +53,8 @@ class Plan:
     there: Params | None = None
     """Those that find what is there already, where something is to be added beside it."""
     judged: bool = False
-    """Whether it is measured how well what is painted is explained by what was to be painted."""
+    """Whether it is measured how well --to explains what is painted; of what fills a thing that stays (apples in a
+    bowl) that says nothing, as --to explains the thing with either."""
 
     @property
     def start(self) -> str:
@@ -103,7 +104,7 @@ def plan_of(params: Params, own: Mapping[str, float]) -> Plan:
     full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
     told = _compared(full, change), _painted(full, change), _there(full, change)
-    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET)
+    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET and not whole)
 
 
 def _change(params: Params) -> Change:

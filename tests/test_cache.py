@@ -345,3 +345,12 @@ def test_an_edit_goes_on_where_nothing_can_be_kept(here: Path) -> None:
     assert ran.code == 0, ran.err
     assert any("--cache-limit" in warning for warning in ran.json["warnings"])
     assert Cache(here / os.environ["DIFFEDIT_CACHE_DIR"]).entries() == []
+
+
+@pytest.mark.parametrize("command", ["list", "prune --keep 1", "clear"])
+def test_a_file_is_no_cache(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    ran = diffedit("cache", *command.split(), "--cache-dir", file)
+    assert (ran.code, file.read_text()) == (2, "mine")
+    assert "is no folder; choose one with --cache-dir" in ran.err

@@ -66,6 +66,22 @@ def test_a_file_that_cannot_be_used_is_said(layered: Path) -> None:
     assert str(layered) in ran.lines[-1]
 
 
+@pytest.mark.parametrize("who", ["the environment", "the user's file"])
+def test_a_setting_that_cannot_be_read_says_who_made_it(
+    layered: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    Path("diffedit.toml").unlink()
+    if who == "the environment":
+        monkeypatch.setenv("DIFFEDIT_STEPS", "many")
+        says = "--steps, as DIFFEDIT_STEPS says, cannot be read: "
+    else:
+        layered.write_text('steps = "many"\n')
+        says = "--steps, as the settings say (see diffedit config), cannot be read: "
+    ran = diffedit("edit", "cat.png", "--from", "cat", "--to", "dog")
+    assert ran.code == 2
+    assert says in ran.lines[-1]
+
+
 def test_of_every_option_the_variable_is_the_one_that_commands_read() -> None:
     """Both derive it from the option's name."""
     declared = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import ldm
 import ldm_sd3
@@ -19,18 +19,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from fused import Parts, Products, added, check
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from diffedit_cli import additions
 from diffedit_cli.engine import lora
 
-Parts = dict[str, Any]
 Names = tuple[str, str, str]
 """Of a layer's A, B and alpha in a file."""
-Products = dict[tuple[str, str], Tensor]
-"""What is added, by part and layer."""
 UNDERSCORED = ("lora_down.weight", "lora_up.weight", "alpha")
 OLD_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 
@@ -147,27 +144,6 @@ def written(
     return tensors, products
 
 
-def added(parts: Parts, file: Path, scale: float = 1.0) -> Products:
-    """What a LoRA adds to each weight of the networks, which stay as they are."""
-    before = {
-        part: {name: one.clone() for name, one in network.state_dict().items()} for part, network in parts.items()
-    }
-    try:
-        lora.fuse(parts, file, scale)
-        return {(part, name.removesuffix(".weight")): (tensor - before[part][name]).clone()
-                for part, network in parts.items() for name, tensor in network.state_dict().items()}  # fmt: skip
-    finally:
-        for part, network in parts.items():
-            network.load_state_dict(before[part])
-
-
-def check(found: Products, products: Products, scale: float = 1.0) -> None:
-    assert products
-    for where, tensor in found.items():
-        expected = scale * products.get(where, torch.zeros_like(tensor))
-        torch.testing.assert_close(tensor, expected, rtol=0, atol=2e-5)
-
-
 @pytest.mark.parametrize("ends", SUBSETS, ids=" ".join)
 @pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: naming.__name__)
 def test_each_layer_gets_its_share(
@@ -271,42 +247,6 @@ def test_a_transformer_is_found_by_our_names(tiny_sd3: Path, tmp_path: Path, sta
     check(added(parts, tmp_path / "style.safetensors"), products)
 
 
-# What PEFT says of alpha
-
-
-SETTINGS = {"lora_alpha": 2, "r": 4}
-
-
-@pytest.mark.parametrize(
-    ("settings", "share"),
-    [
-        (SETTINGS, 0.5),
-        ({**SETTINGS, "use_rslora": True}, 1.0),
-        ({**SETTINGS, "alpha_pattern": {"conv_in": 8}}, 2.0),
-        ({**SETTINGS, "alpha_pattern": {"v_in": 8, "mid_block.conv_in": 8}}, 0.5),
-        ({}, 1.0),
-    ],
-)
-@pytest.mark.parametrize("place", ["in the header", "beside"])
-def test_alpha_may_stand_in_settings(
-    model: tuple[Parts, dict[str, str]], tmp_path: Path, settings: dict[str, Any], share: float, place: str
-) -> None:
-    """As diffusers writes them into the header, and PEFT into a file beside."""
-    parts, _ = model
-    start = "unet.conv_in." if place == "in the header" else "base_model.model.conv_in."
-    weight = parts["unet"].conv_in.weight
-    A, B = torch.ones(4, *weight.shape[1:]), torch.ones(len(weight), 4, 1, 1)
-    tensors = {f"{start}lora_A.weight": A, f"{start}lora_B.weight": B}
-    file = tmp_path / "adapter_model.safetensors"
-    said = {f"unet.{name}": value for name, value in settings.items()}
-    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(said)} if place == "in the header" else {})
-    before = additions.loras([str(file)], tmp_path / "memo")[0].identity
-    if place == "beside":
-        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-        assert additions.loras([str(file)], tmp_path / "memo")[0].identity != before
-    check(added(parts, file), {("unet", "conv_in"): torch.full_like(weight, 4.0 * share)})
-
-
 # What is refused
 
 
@@ -337,6 +277,8 @@ WHOLE = {"lora_unet_conv_in.lora_down.weight": A, "lora_unet_conv_in.lora_up.wei
         ({"lora_unet_conv_in.lora_up.weight": torch.ones(16, 5, 1, 1)}, "of rank 4 and 5"),
         ({"lora_unet_conv_in.lora_up.weight": torch.ones(17, 4, 1, 1)}, "has width 17, and that model's 16"),
         ({"lora_unet_conv_in.alpha": torch.ones(2)}, "its lora_unet_conv_in.alpha is no number"),
+        ({"lora_unet_conv_in.alpha": torch.tensor(math.inf)}, "lora_unet_conv_in holds values that are not finite"),
+        ({"lora_unet_conv_in.lora_up.weight": B * math.nan}, "lora_unet_conv_in holds values that are not finite"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
@@ -350,16 +292,6 @@ def test_what_cannot_be_applied_is_refused_whole(
     with pytest.raises(ValueError, match=re.escape(says)):
         lora.fuse(parts, file, 1.0)
     assert torch.equal(parts["unet"].conv_in.weight, before)
-    assert said_of_settings(parts, tmp_path, {"alpha_pattern": {"^conv_.*": 8}}) == "its alpha_pattern"
-
-
-def said_of_settings(parts: Parts, folder: Path, settings: dict[str, Any]) -> str:
-    """The start of the sentence on settings that are not read."""
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    save_file(WHOLE, folder / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="is of a kind") as caught:
-        lora.fuse(parts, folder / "adapter_model.safetensors", 1.0)
-    return str(caught.value).partition(" is of")[0]
 
 
 # The oracle
