@@ -1,8 +1,8 @@
 """How well the strict measure agrees with grades by eye: ``python -m benchmarks.agreement [DIR]``
 
 The grades of the first edits of each kind are in ``benchmarks/grades.json``, by the day, a letter an edit: A to show,
-B recognisable and acceptable, C wrong or ugly; and whether each passed then. Where the pictures of the last day are
-made again by ``benchmarks.scenebench``, its folder DIR says what passes now.
+B recognisable and acceptable, C wrong or ugly; and whether each passed then. Where the pictures of the last grades
+are made again by ``benchmarks.scenebench``, its folder DIR says what passes now.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ def gradings() -> list[dict[str, Any]]:
     return found
 
 
+def latest() -> dict[str, Any]:
+    """The last grades of each kind."""
+    found: dict[str, Any] = {"about": "The last grades of each kind.", "grades": {}, "passed": {}}
+    for said in gradings():
+        for name in ("grades", "passed"):
+            found[name].update(said[name])
+    return found
+
+
 def passed(folder: Path) -> dict[tuple[str, int], bool]:
     """Of each edit by diffedit, by kind and number, whether it passes the strict measure."""
     rows = map(json.loads, (folder / "cases.jsonl").read_text().splitlines())
@@ -34,6 +43,7 @@ def counted(grades: Mapping[str, str], found: Mapping[tuple[str, int], bool]) ->
     return {
         kind: Counter((grade, found[kind, number]) for number, grade in enumerate(letters))
         for kind, letters in grades.items()
+        if (kind, 0) in found
     }
 
 
@@ -52,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     options = parser.parse_args()
-    for said in gradings()[-1:] if options.folder else gradings():
+    for said in [latest()] if options.folder else gradings():
         then = {(kind, number): one == "1" for kind, all_ in said["passed"].items() for number, one in enumerate(all_)}
         print(f"\n{said['about']}\n")
         print(table(counted(said["grades"], passed(options.folder) if options.folder else then)))

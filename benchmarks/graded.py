@@ -1,7 +1,7 @@
 """Contact sheets of graded edits: ``python -m benchmarks.graded DIR --out docs/graded``
 
 DIR is what ``benchmarks.scenebench --pictures`` wrote. Writes OUT/KIND.jpg: pictures and what became of them, under
-their prompts and the grade of the last day in ``benchmarks/grades.json``.
+their prompts and the last grade in ``benchmarks/grades.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.agreement import gradings
+from benchmarks.agreement import latest
 from benchmarks.cases import draw_case_of
 from benchmarks.scenebench import SHEET_CASES, contact_sheet, sheet_cell
 
@@ -32,9 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--kinds", nargs="*", help="all by default")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for kind, letters in gradings()[-1]["grades"].items():
+    graded = latest()["grades"]
+    for kind in options.kinds or graded:
+        letters = graded[kind]
         sheet(options.folder, kind, letters[:SHEET_CASES]).save(options.out / f"{kind}.jpg", quality=QUALITY)
 
 

@@ -17,6 +17,7 @@ from diffedit_cli.errors import ModelError
 
 WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # the most of each that a setting may say
 BLOCKS = 8  # of a network, and of most lists
+PLACES = 100  # that a model may know: each costs a network evaluation
 LEAST_TENSORS = 4  # of a layer of any kind
 SIDE = 4096  # pixels that a model may be made for
 UNLIMITED = int(1e30)  # by which transformers means that a tokenizer has no limit
@@ -146,10 +147,14 @@ _BY_KIND: dict[Kind, str] = {
     _LENGTH: "model_max_length",
     _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
 }
+_PLACES = Kind(
+    f"an object of at most {PLACES} texts",
+    lambda value: isinstance(value, dict) and len(value) <= PLACES and all(map(_TEXT.fits, value.values())),
+)
 _KINDS = {name: kind for kind, names in _BY_KIND.items() for name in names.split()}
 _OWN = dict.fromkeys(("strength", "invert-from", "last-level", "guidance", "paste-above"), _NUMBER)
 _OWN |= dict.fromkeys(("limit", "evidence", "evidence-of-looks", "unexplained"), _LIMIT)
-_OWN |= {"words": _only_several(_TEXT, IDS)}
+_OWN |= {"words": _only_several(_TEXT, IDS), "places": _PLACES}
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _PART = Kind(
     "a library of models and a class of it",

@@ -195,6 +195,13 @@ class ModelFolder:
         words = self._settings("", WORLD).get("words")
         return [str(word) for word in words] if isinstance(words, list) else None
 
+    @property
+    def places(self) -> list[str]:
+        """How one says each place that a model of a small world knows ("on the grass"); none of another's. Raises
+        ModelError."""
+        known = self._settings("", WORLD).get("places") if paths.is_file(self.path / WORLD) else None
+        return [str(place) for place in known.values()] if isinstance(known, dict) else []
+
     def _own_number(self, name: str) -> float | None:
         said = self._own_words or {}
         return self._number(said, name) if name in said else None

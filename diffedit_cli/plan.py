@@ -24,10 +24,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "background": {"room": 0.0, "grow": 0.0, **FRESH},
     "everything": {"room": 0.0},
     "add": {"room": 0.0, "mask_strength": 0.75, **FRESH},
-    "remove": {"room": 0.12, "strength": 0.7, "invert_from": 1.0, "guidance": 2.0},
+    "remove": {"room": 0.12, "strength": 0.7, "invert_from": 1.0, "guidance": 1.0},
 }
 """Of each kind, what is not given; the figures are in docs/regions.md."""
-NOWHERE = {"strength": 0.4, "guidance": 1.0}  # to remove where the place is not named: what is painted stays a surface
+NOWHERE = {"strength": 0.4}  # to remove where nobody knows the place: what is painted stays a surface
 PASTE_ABOVE = 50.0  # of 255: how much a colour must differ to count as changed
 ADD_MAPS = 2
 WHOLE = 0.7  # of the threshold, for a thing that is kept: what is missed of it is lost
@@ -55,6 +55,8 @@ class Plan:
     judged: bool = False
     """Whether it is measured how well --to explains what is painted; of what fills a thing that stays (apples in a
     bowl) that says nothing, as --to explains the thing with either."""
+    lacks_place: bool = False
+    """Whether what is painted is a place that the prompts do not name."""
 
     @property
     def start(self) -> str:
@@ -86,10 +88,15 @@ class Plan:
         return self.kind in CLAIMS and not self.given.anyway and not self.given.guided_mask
 
 
-def plan_of(params: Params, own: Mapping[str, float]) -> Plan:
-    """The plan of an edit by a model with these defaults of its `own`, by the parameters' names."""
+def plan_of(params: Params, own: Mapping[str, float], place: str = "") -> Plan:
+    """The plan of an edit by a model with these defaults of its `own`, by the parameters' names.
+
+    `place` is where the picture is known to be, which counts where something is removed and the prompts name no place.
+    """
     change = _change(params)
     kind = change.kind if params.region == AUTO else params.region
+    if kind == "remove" and not change.place:
+        change = dataclasses.replace(change, place=place)
     whole = [thing for thing in change.kept if f"{thing} of" in str(params.to)]  # a bowl, of which the apples change
     beside = [thing for thing in change.kept if thing not in whole]
     usual = {
@@ -100,11 +107,12 @@ def plan_of(params: Params, own: Mapping[str, float]) -> Plan:
         "negative": " and ".join(beside) if kind in PAINTS_TARGET else "",  # so that they are not painted twice
     }
     like = "attribute" if kind == "object" and whole else kind
-    placeless = NOWHERE if kind == change.kind == "remove" and not change.place else {}
+    lacks_place = kind == change.kind == "remove" and not change.place
+    placeless = NOWHERE if lacks_place else {}
     full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
     told = _compared(full, change), _painted(full, change), _there(full, change)
-    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET and not whole)
+    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET and not whole, lacks_place=lacks_place)
 
 
 def _change(params: Params) -> Change:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from diffedit_cli import images
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import region
+from diffedit_cli.engine.model import Model
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
-from diffedit_cli.plan import Plan
+from diffedit_cli.plan import NOISE, PICTURE, Plan
+from diffedit_cli.zoom import Part
 
 
 def space(mask: Mask, plan: Plan, picture: Picture, allowed: Limits) -> Mask:
@@ -37,6 +41,16 @@ def kept(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bo
     wide = Image.fromarray(apart).resize((width, height), Image.Resampling.NEAREST)
     found: NDArray[np.bool_] = mask | (space & np.asarray(wide))
     return found
+
+
+def under(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: int) -> Tensor | None:
+    """The clean latents under the noise that an edit starts from, where they are not x_0, the picture's own."""
+    if plan.start == PICTURE:
+        return None
+    if plan.start == NOISE:
+        return torch.zeros_like(x_0)
+    size = x_0.shape[-1] * factor, x_0.shape[-2] * factor
+    return model.encode(torch.from_numpy(filled(part.picture, part.mask.pixels, size))[None]).to(x_0.device)
 
 
 def filled(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:

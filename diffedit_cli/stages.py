@@ -47,9 +47,10 @@ from diffedit_cli.masking import Found, MaskStage, surroundings
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, levels_up_to
-from diffedit_cli.plan import NOISE, PICTURE, Plan, plan_of
+from diffedit_cli.plan import PICTURE, Plan, plan_of
 from diffedit_cli.runtime import Runtime, generator
 from diffedit_cli.safety import Guard
+from diffedit_cli.scenery import Scenery
 from diffedit_cli.writers import Writers
 from diffedit_cli.zoom import Part
 
@@ -96,13 +97,16 @@ class Workbench:
     def _masks(self) -> MaskStage:
         return MaskStage(self.runtime, self.cache, self._about, self._encoded, self.progress, self._boxes)
 
-    def _planned(self, params: Params, account: Account | None = None) -> Plan:
-        """The plan of an edit; an account is told of its kind."""
-        found = plan_of(params, self.folder.defaults)
-        found = replace(found, judged=params.best or (found.judged and self.folder.unexplained is not None))
-        if account is not None:
-            account.region = found.kind
-        return found
+    def _planned(self, params: Params, place: str = "") -> Plan:
+        found = plan_of(params, self.folder.defaults, place)
+        return replace(found, judged=params.best or (found.judged and self.folder.unexplained is not None))
+
+    def _place(self, params: Params, picture: Picture, account: Account) -> str:
+        """Where a picture is, if an edit needs to know that, its prompts do not say it, and the model can."""
+        if self.inpainting or not (self.folder.places and self._planned(params).lacks_place):
+            return ""
+        scenery = Scenery(self.runtime, self.cache, self._about, self._encoded)
+        return scenery.place_of(picture, self.folder.places, params, account)
 
     def open_account(self) -> Account:
         """For the costs of one picture."""
@@ -116,7 +120,8 @@ class Workbench:
         """
         vocabulary.check(params, self.folder, ["mask"])
         with account.clock("mask"):
-            plan = self._planned(self._writers(account).expanded(params), account)
+            plan = self._planned(self._writers(account).expanded(params))
+        account.region = plan.kind
         return self._masked(picture, plan, account, allowed)
 
     def _masked(self, picture: Picture, plan: Plan, account: Account, allowed: Limits) -> Mask:
@@ -190,7 +195,9 @@ class Workbench:
         """
         account.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
         params = self._asked(params, account, mask, latents)
-        about, plan = self._about(picture), self._planned(params, account)
+        place = self._place(params, picture, account)
+        about, plan = self._about(picture), self._planned(params, place)
+        account.region = plan.kind
         if mask is not None:
             given.check_mask(mask, picture, None if self.inpainting else plan.given, about)
         if latents is not None:
@@ -202,7 +209,7 @@ class Workbench:
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
         if boxes:
             self.runtime.check(picture, account, self._encoded)
-            plan = self._planned(self._writers(account).captioned(params, picture))
+            plan = self._planned(self._writers(account).captioned(params, picture), place)
         results = []
         for number in range(params.variants):
             one = plan.variant(number)
@@ -338,7 +345,7 @@ class Workbench:
         query = diffedit.Text(self.runtime.embedding(params.to, params, account), negative, params.guidance or 1.0)
         solver = SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit"))
         unguided = levels_up_to(1 - params.guidance_end, len(levels) - 1)
-        under = self._under(part, plan, trajectory.latents[:1], account)
+        under = rooms.under(part, plan, model, trajectory.latents[:1], self.folder.factor)
         steps = diffedit.edit(
             model, trajectory, M.to(self.device), query, solver, unguided, params.guidance_every, under
         )
@@ -351,16 +358,6 @@ class Workbench:
             error = evidence.unexplained(eps, noise)
             made["unexplained"] = (error * M.to(error)).sum().div(M.sum()).reshape(1).cpu().numpy()
         return made
-
-    def _under(self, part: Part, plan: Plan, x_0: Tensor, account: Account) -> Tensor | None:
-        """The clean latents under the noise that an edit starts from, where they are not the picture's own."""
-        if plan.start == PICTURE:
-            return None
-        if plan.start == NOISE:
-            return torch.zeros_like(x_0)
-        size = x_0.shape[-1] * self.folder.factor, x_0.shape[-2] * self.folder.factor
-        filled = torch.from_numpy(rooms.filled(part.picture, part.mask.pixels, size))
-        return self.runtime.model(account).encode(filled[None]).to(x_0.device)
 
     # How: the model, the cache, the clock, and what can fail.
 
@@ -391,10 +388,5 @@ class Workbench:
             yield latents
 
     def _about(self, picture: Picture) -> dict[str, Any]:
-        return {
-            "picture": picture.digest,
-            "size": list(picture.size),
-            **self.folder.record(),
-            "dtype": self.dtype,
-            **self.runtime.memory.record(),
-        }
+        said = {"picture": picture.digest, "size": list(picture.size), **self.folder.record()}
+        return {**said, "dtype": self.dtype, **self.runtime.memory.record()}
