@@ -18,12 +18,11 @@ from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.composition import Edited
-from diffedit_cli.devices import DTYPES
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.keywords import GivenParams, fits
 from diffedit_cli.limits import Limits
-from diffedit_cli.memory import Memory
+from diffedit_cli.memory import Memory, number_format
 from diffedit_cli.ownership import Ownership, Target
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
@@ -182,8 +181,6 @@ class DiffEdit:
     ) -> None:
         """Raises ModelError for a model that is not on this machine, DeviceError for a device that is not here."""
         self._max_pixels = max_pixels
-        if dtype not in ("auto", *DTYPES):
-            raise UsageError(f"The dtype {dtype} is unknown; use auto, {', '.join(DTYPES)}.")
         kept = None if cache is None else Path(cache)
         memo = (kept or default_root()) / "digests"
         folder = replace(
@@ -200,7 +197,7 @@ class DiffEdit:
             folder,
             None if kept is None else Cache(kept),
             device=device,
-            dtype=dtype,
+            dtype=number_format("dtype", dtype),
             memory=Memory(offload, vae_slicing, vae_tiling),
             progress=progress,
             any_picture=model is not None,

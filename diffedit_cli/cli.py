@@ -324,11 +324,12 @@ def doctor(**given: Any) -> None:
 
     from diffedit_cli import examine
     from diffedit_cli.cache import Cache
+    from diffedit_cli.memory import number_format
     from diffedit_cli.report import write_table
 
-    launch.check_dtype(given["dtype"])
+    dtype = number_format("--dtype", given["dtype"])
     model = functools.partial(cli_models.chosen, given, say=lambda _: None)
-    findings = examine.everything(model, given["device"], given["dtype"], Cache(cli_models.kept(given)))
+    findings = examine.everything(model, given["device"], dtype, Cache(cli_models.kept(given)))
     if given["json"]:
         answer(json.dumps([finding.__dict__ for finding in findings]))
     else:

@@ -13,6 +13,17 @@ MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a command line that it cannot read."""
 
 
+FIRST_STEPS = """\
+Change a picture by words.
+
+  diffedit edit photo.png --from cat --to dog           edit a picture
+  diffedit run photos --from cat --to dog --out edited  edit all pictures of a folder
+  diffedit models pull sd15                             get a model of photographs
+
+The model that comes with diffedit knows a small drawn world (sample_images).
+diffedit --help lists all commands, diffedit edit --help what an edit can do."""
+
+
 class Command(TyperCommand):
     """A command whose options are shown in their groups."""
 
@@ -58,7 +69,7 @@ def told(error: Any) -> str:
     """What is wrong with a command line, as one sentence; of a command without anything to do its help."""
     message: str = error.format_message()
     if shows_help(error):
-        return message
+        return message if error.ctx and error.ctx.parent else FIRST_STEPS
     command = error.ctx.command_path if error.ctx else "diffedit"
     see = f"see {command} --help."
     if hasattr(error, "possibilities"):

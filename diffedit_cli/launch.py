@@ -112,9 +112,9 @@ class Launch:
     def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
         """Raises ModelError, DeviceError or UsageError."""
         from diffedit_cli import models
-        from diffedit_cli.memory import Memory
+        from diffedit_cli.memory import Memory, number_format
 
-        check_dtype(given["dtype"])
+        given = {**given, "dtype": number_format("--dtype", given["dtype"])}
         if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # whose workers are elsewhere
             from diffedit_cli import devices
 
@@ -194,8 +194,3 @@ def count(option: str, text: str, what: str) -> int | None:
     if not (text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= 1):
         raise UsageError(f"{option} {text} is no number of {what}; give 1 or more, or {AUTO}.")
     return int(text)
-
-
-def check_dtype(name: str) -> None:
-    if name not in ("auto", "float32", "float16", "bfloat16"):
-        raise UsageError(f"--dtype {name} is unknown; use auto, float32, float16 or bfloat16.")

@@ -1,4 +1,4 @@
-"""How a model is run that is larger than its device's memory."""
+"""What a model takes of its device's memory: its number format, and what waits elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Any
 from diffedit_cli.errors import UsageError
 
 OFFLOADS = ("none", "model", "sequential")
+NUMBER_FORMATS = ("auto", "float32", "float16", "bfloat16")
+SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def number_format(option: str, name: str) -> str:
+    """One of NUMBER_FORMATS by its name or its short one. Raises UsageError, which calls the option so."""
+    found = SHORT.get(name, name)
+    if found not in NUMBER_FORMATS:
+        raise UsageError(f"{option} {name} is unknown; use {', '.join(NUMBER_FORMATS[:-1])} or {NUMBER_FORMATS[-1]}.")
+    return found
 
 
 @dataclass(frozen=True)

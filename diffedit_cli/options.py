@@ -272,7 +272,7 @@ MODEL_NAME = _group(
 MODEL_ON_DEVICE = MODEL_NAME | _group(
     "Model and device",
     device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
-    dtype=(str, "auto", "auto, float32, float16 or bfloat16."),
+    dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
 )
 ADDITIONS = _group(
     "Model and device",

@@ -32,7 +32,15 @@ def test_a_mistyped_line_is_one_sentence_like_any_other(line: str, said: str) ->
     assert ran.err.startswith(f"diffedit: {said}")
 
 
-@pytest.mark.parametrize("line", ["", "models", "cache"])
+def test_diffedit_alone_shows_the_first_steps() -> None:
+    ran = diffedit()
+    assert (ran.code, ran.out) == (2, b"")
+    shown = [line.split()[1] for line in ran.err.splitlines() if line.startswith("  diffedit")]
+    assert shown == ["edit", "run", "models"]
+    assert "diffedit --help lists all commands" in ran.err
+
+
+@pytest.mark.parametrize("line", ["models", "cache"])
 def test_a_command_without_anything_to_do_shows_its_help(line: str) -> None:
     ran = diffedit(*line.split())
     assert (ran.code, ran.out) == (2, b"")

@@ -15,7 +15,8 @@ from torch import Tensor
 from training.blend import blend
 from training.latents import ANYTHING, Index, Scenes
 from training.loss import EDITS_FROM, attention_to, drawn_levels, half_edited, loss_of, mixed
-from training.unet import UnetTrainer, UnetTraining, build_scheduler
+from training.settings import UnetTraining
+from training.unet import UnetTrainer, build_scheduler
 from training.words import CAPACITY, TOKEN
 from training.workspace import save_atomically
 

@@ -11,7 +11,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from training.latents import Batch, Scenes, Wanted
-from training.unet import UnetTrainer, UnetTraining
+from training.settings import UnetTraining
+from training.unet import UnetTrainer
 from training.workspace import save_atomically
 
 TINY = UnetTraining(channels=(8, 8, 8), text_width=8, text_layers=1, batch=4, most_shards=1, one_object_pictures=0)

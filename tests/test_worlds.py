@@ -16,7 +16,8 @@ pytest.importorskip("training", reason="a source distribution has no training")
 from training import places, scenes, sprites
 from training.export import world
 from training.scenes import OBJECTS, PRESENT, WIDER, Scene, World, edited, scene, with_article
-from training.unet import UnetTrainer, UnetTraining
+from training.settings import UnetTraining
+from training.unet import UnetTrainer
 from training.words import CAPACITY, MAX_LENGTH, TOKEN, captions_of, trained_words
 
 PAINT, LEAF, TYRE = (220, 30, 50), (60, 170, 70), (30, 30, 34)

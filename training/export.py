@@ -18,7 +18,8 @@ from training.evaluate import evaluate
 from training.fitness import calibrate
 from training.places import PLACES
 from training.scenes import FRUIT, MIXED_FRUIT, PRESENT, WIDER, World
-from training.unet import Denoiser, UnetTraining, build_scheduler, unet_folder
+from training.settings import UnetTraining
+from training.unet import Denoiser, build_scheduler, unet_folder
 from training.vae import finished_vae
 from training.words import END, START, TOKEN, build_tokenizer, trained_words
 from training.workspace import NPM_PACKAGE, workspace

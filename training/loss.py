@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from training.latents import Batch
+from training.settings import UnetTraining
 from training.workspace import autocast
-
-if TYPE_CHECKING:
-    from training.unet import UnetTraining
 
 VelocityOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of noisy latents, timesteps and tokens."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from training.export import token_embedding, token_rows
-from training.unet import Denoiser, UnetTraining, unet_folder
+from training.settings import UnetTraining
+from training.unet import Denoiser, unet_folder
 from training.vae import vae_folder
 from training.workspace import save_atomically
 

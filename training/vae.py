@@ -33,7 +33,7 @@ from training.workspace import (
     workspace,
 )
 
-READY = Path(__file__).with_name("ready_vae")
+READY = Path(__file__).parent.parent / "diffedit_cli" / "builtin" / "vae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +240,7 @@ def finish(folder: Path) -> None:
 
 
 def take_ready(folder: Path) -> None:
-    """Put the VAE that this recipe made before, kept in the repository, where a trained one would be."""
+    """Put the VAE of the built-in model, which this recipe made before, where a trained one would be."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(READY, folder / "finished.tmp", dirs_exist_ok=True)
     (folder / "finished.tmp").rename(folder / "finished")
@@ -264,8 +264,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
     parser.add_argument("--folder", type=Path, default=vae_folder(), help="where checkpoint and curve are kept")
     parser.add_argument("--minutes", type=float, help="train this long in place of so many steps")
-    parser.add_argument("--start", type=Path, help="a finished VAE to begin with, such as training/ready_vae")
-    parser.add_argument("--ready", action="store_true", help="train nothing, take the repository's finished VAE")
+    parser.add_argument("--start", type=Path, help="a finished VAE to begin with, such as diffedit_cli/builtin/vae")
+    parser.add_argument("--ready", action="store_true", help="train nothing, take the built-in model's VAE")
     add_settings(parser, VaeTraining)
     options = parser.parse_args()
     if (options.folder / "finished").exists():
