@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from diffedit_cli.params import Params
 
 MOST_SECONDS = 10**8  # that a server waits
-app = App(add_completion=False, pretty_exceptions_enable=False)
+app = App(pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_run.run)
@@ -89,8 +89,10 @@ def _ended() -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain(INTERRUPTION)
         return INTERRUPTED
+    except SystemExit as ended:  # of Typer's completion, which ends the program by itself
+        code = 0 if not ended.code else UsageError.code
     except Exception as error:
-        if known := of_surroundings(error):
+        if known := of_surroundings(error) or _of_completion(error):
             _complain(str(known))
             return known.code
         from diffedit_cli.batch import bug_message
@@ -100,6 +102,16 @@ def _ended() -> int:
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C
         _complain(INTERRUPTION)
     return code if isinstance(code, int) else 0
+
+
+def _of_completion(error: Exception) -> OutputError | None:
+    """What to say where a shell's files cannot be written."""
+    if not isinstance(error, OSError) or "--install-completion" not in sys.argv:
+        return None
+    return OutputError(
+        f"The completion cannot be written: {error.strerror} ({error.filename}); put what --show-completion prints "
+        "where your shell reads it."
+    )
 
 
 def _complain(message: str, lines: bool = False) -> None:

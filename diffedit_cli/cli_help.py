@@ -8,6 +8,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from diffedit_cli.console import answer
+
+ALL = "--help-all"
 WIDTH = 100  # columns, where the terminal has them
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a command line that it cannot read."""
@@ -24,21 +27,72 @@ The model that comes with diffedit knows a small drawn world (sample_images).
 diffedit --help lists all commands, diffedit edit --help what an edit can do."""
 
 
+SHORT = 25
+"""The most options that `--help` shows of a command; where there are more, the first ones that one needs."""
+FIRST_OPTIONS = {
+    "Many pictures": ("--out", "--name", "--recursive", "--dry-run"),
+    "What to change": ("--from", "--to", "--negative", "--anyway"),
+    "Where": ("--mask", "--threshold", "--box", "--point", "--within", "--exclude"),
+    "How": ("--guidance", "--preset", "--seed", "--variants", "--best", "--inpainter", "--caption", "--strength"),
+    "Which model": ("--model", "--device", "--lora"),
+    "Result": ("--output", "--preview", "--overlay", "--frames", "--json", "--force"),
+    "More help": ("--help",),
+}
+"""By what one wants to do."""
+LATER = {
+    "run": (
+        "--inpainter",
+        "--box",
+        "--point",
+        "--within",
+        "--exclude",
+        "--variants",
+        "--best",
+        "--caption",
+        "--strength",
+        "--frames",
+    ),
+    "edit": ("--caption", "--strength", "--frames"),
+}
+"""Those of them that `--help` of a command leaves out."""
+
+
 class Command(TyperCommand):
-    """A command whose options are shown in their groups."""
+    """A command whose options are shown in their groups, and by `--help` not more of them than one reads."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ALL in args[: args.index("--") if "--" in args else None]:
+            ctx.meta[ALL] = True
+            answer(ctx.get_help(), lines=True)
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then each group in the order in which its first option was declared."""
+        """Arguments, then each group in the order in which its first option was declared, or the first options."""
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
-        for param in self.get_params(ctx):
+        params = self.get_params(ctx)
+        is_short = len(params) > SHORT and not ctx.meta.get(ALL)
+        if is_short:
+            groups |= {group: [] for group in FIRST_OPTIONS}
+        for param in params:
             if record := param.get_help_record(ctx):
                 panel = getattr(param, "rich_help_panel", None) or "Options"
+                if is_short:
+                    panel = _first_group(set(param.opts) - set(LATER.get(self.name or "", ())))
                 group = "Arguments" if param.param_type_name == "argument" else panel
                 groups.setdefault(group, []).append(record)
+        groups.pop("", None)
+        if is_short:
+            groups["More help"].append((ALL, f"Show all {len(params)} options."))
         for group, records in groups.items():
             if records:
                 with formatter.section(group):
                     formatter.write_dl(records)
+
+
+def _first_group(flags: set[str]) -> str:
+    """The group of FIRST_OPTIONS that an option with these flags is shown in; empty for none."""
+    return next((group for group, first in FIRST_OPTIONS.items() if flags & set(first)), "")
 
 
 class Commands(TyperGroup):

@@ -210,7 +210,7 @@ FRAMES = _group(
 )
 GUIDANCE = _params(
     "Edit",
-    guidance="How strongly to follow --to (default: 7.5, with builtin 4; remove 2, or 1 where no place is named).",
+    guidance="How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
 )
 PAINTER = _group(
     "Edit",

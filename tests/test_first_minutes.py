@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from command import WORDS, diffedit, picture
+from command import WORDS, declared, diffedit, picture
 
+from diffedit_cli.cli_help import FIRST_OPTIONS, LATER
 from diffedit_cli.report import Result, costs
 
 
@@ -102,3 +104,59 @@ def test_verbose_says_what_each_stage_took() -> None:
         "evidence of --from: +0.250",
     ]
     assert costs(Result(status="failed", input="cat.png")) == []
+
+
+FIRST = {
+    "edit": ["--from", "--to", "--mask", "--threshold", "--guidance", "--seed", "--model", "--output", "--force"],
+    "run": ["--from", "--to", "--out", "--name", "--recursive", "--dry-run", "--mask", "--model", "--json"],
+    "mask": ["--from", "--to", "--threshold", "--output", "--overlay", "--box"],
+    "invert": ["--caption", "--strength", "--output", "--frames", "--seed"],
+}
+
+
+def flags_of(*commands: str) -> set[str]:
+    """The long options of these commands, of all by default."""
+    return {
+        flag.partition("/")[0]
+        for command, _, _, said in declared()
+        for one in said
+        for flag in (str(one.default), *(one.param_decls or ()))
+        if flag.startswith("--") and command in (commands or (command,))
+    }
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("command", FIRST)
+def test_help_shows_what_one_starts_with(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    ran = diffedit(command, "--help")
+    shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", ran.out.decode(), re.MULTILINE)
+    assert ran.code == 0
+    assert len(ran.out.decode().splitlines()) <= 60
+    assert len(shown) <= 25
+    assert set(FIRST[command]) < set(shown)
+    assert {flag for group in FIRST_OPTIONS.values() for flag in group} >= set(shown) - {"--help-all"}
+
+
+@pytest.mark.parametrize("command", FIRST)
+def test_help_all_shows_every_option(command: str) -> None:
+    ran = diffedit(command, "cat.png", "--help-all")
+    assert ran.code == 0
+    flags = flags_of(command)
+    assert len(flags) > 25
+    for flag in flags:
+        assert flag in ran.out.decode()
+    said = re.search(r"Show all (\d+) options", diffedit(command, "--help").out.decode())
+    assert said is not None
+    assert int(said[1]) >= len(flags)
+
+
+def test_a_picture_may_be_called_help_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert diffedit("edit", "--from", "cat", "--to", "dog", "--", "--help-all").code == 3
+
+
+def test_every_first_option_is_one() -> None:
+    flags = flags_of() | {"--help"}
+    assert {flag for group in FIRST_OPTIONS.values() for flag in group} <= flags
+    assert {flag for later in LATER.values() for flag in later} <= flags

@@ -18,9 +18,9 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
-    {"errors", "cli_help", "exif", "interrupts", "packets", "profiles", "resources", "stored"},
+    {"errors", "exif", "interrupts", "packets", "profiles", "resources", "stored"},
     {"", "bmp", "boxes", "console", "jpeg", "paths", "png", "seals", "streams", "unfinished"},
-    {"containers"},
+    {"cli_help", "containers"},
     {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},
     {"engine", "engine.formats", "engine.imports", "engine.layouts", "engine.offload", "engine.precision", "ownership"},
     {"engine.conversion", "engine.process", "engine.weighting", "phrases"},

@@ -131,7 +131,7 @@ def test_a_command_ends_without_taking_torch_apart(before: str, said: str) -> No
 def test_help_is_plain_text_in_groups_and_needs_no_library_to_draw_it() -> None:
     told = python(EDIT_AND_TELL, "edit", "--help")
     assert re.search(r"\n\nWhat to change:\n  --from <str>", told.stdout)
-    assert told.stdout.index("Arguments:") < told.stdout.index("What to change:") < told.stdout.index("Mask:")
+    assert told.stdout.index("Arguments:") < told.stdout.index("What to change:") < told.stdout.index("Where:")
     assert not {"rich", "diffedit_cli.batch"} & set(told.stderr.split())
     overview = python(EDIT_AND_TELL, "--help").stdout
     assert (
