@@ -15,10 +15,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import __version__, files, formats, metadata, paths, seals
+from diffedit_cli import __version__, digests, files, formats, metadata, paths, seals
 from diffedit_cli.errors import InputError
 from diffedit_cli.images import Picture
-from diffedit_cli.params import digest
 
 FORMAT_VERSION = 1
 RECORD = "diffedit"
@@ -244,7 +243,7 @@ def reason(error: Exception) -> str:
 
 def checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
     """Sha256 (hex) of arrays and what is said of them."""
-    total = hashlib.sha256(digest(about).encode())
+    total = hashlib.sha256(digests.of_record(about).encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
         total.update(arrays[name].tobytes())

@@ -14,7 +14,7 @@ from diffedit_cli.errors import DiffEditError, OutputError, Withheld
 from diffedit_cli.images import Picture
 from diffedit_cli.jobs import Job as Job
 from diffedit_cli.jobs import Targets
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 
 if TYPE_CHECKING:
     from diffedit_cli.account import Account

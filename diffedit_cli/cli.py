@@ -194,7 +194,8 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     from diffedit_cli import batch, jobs, running
     from diffedit_cli.made import Made
     from diffedit_cli.ownership import Ownership, Target
-    from diffedit_cli.report import Reporter, Result
+    from diffedit_cli.report import Reporter
+    from diffedit_cli.result import Result
 
     owner = Ownership(force=given["force"])
     with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
-    from diffedit_cli.report import Reporter, Result
+    from diffedit_cli.report import Reporter
+    from diffedit_cli.result import Result
     from diffedit_cli.rows import Row
     from diffedit_cli.sources import Passed
 
@@ -113,7 +114,7 @@ def _results(
 ) -> Generator[Result, None, None]:
     """What becomes of each row, as it ends: done here or by workers, or only foreseen."""
     from diffedit_cli import fleet, running
-    from diffedit_cli.report import Result
+    from diffedit_cli.result import Result
 
     on_bug = _on_bug(given, reporter)
     if given["dry_run"]:

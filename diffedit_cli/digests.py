@@ -1,10 +1,13 @@
-"""Sha256 of files; that of a big one is remembered, so that a checkpoint of gigabytes is read once."""
+"""Sha256 of records and files; that of a big one is remembered, so that a checkpoint of gigabytes is read once."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffedit_cli import files, paths
 from diffedit_cli.cache import Cache
@@ -12,6 +15,11 @@ from diffedit_cli.errors import OutputError
 
 BIG = 4 * 2**20  # below this reading the file costs no more than looking it up
 CHUNK = 2**20
+
+
+def of_record(record: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of the record's canonical JSON: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def of_content(path: Path) -> str:

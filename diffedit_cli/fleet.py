@@ -19,7 +19,8 @@ from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import AUTO
 from diffedit_cli.remote import Fetched
-from diffedit_cli.report import Reporter, Result
+from diffedit_cli.report import Reporter
+from diffedit_cli.result import Result
 from diffedit_cli.rows import Row
 
 TRIES = 2  # more, for a picture whose worker was lost

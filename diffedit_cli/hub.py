@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli import digests, paths, weights
+from diffedit_cli.console import amount
 from diffedit_cli.engine.formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError
 from diffedit_cli.models import BUILTIN, NAMES, hub_id
-from diffedit_cli.report import amount
 
 INDEX = "model_index.json"
 CONFIG = "config.json"

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from diffedit_cli import artefacts, models
+from diffedit_cli import artefacts, digests, models
 from diffedit_cli.account import Account
 from diffedit_cli.artefacts import Arrays
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError
-from diffedit_cli.params import digest
 
 SCHEMA = 2  # raise it when the same parameters give other results: old cache entries are then no longer found
 
@@ -58,7 +57,7 @@ def aside(
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
     relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
-    return digest({"schema": SCHEMA, "kind": kind, **relevant})
+    return digests.of_record({"schema": SCHEMA, "kind": kind, **relevant})
 
 
 def _all_found(cache: Cache | None, keys: Mapping[str, str], account: Account) -> dict[str, Arrays]:

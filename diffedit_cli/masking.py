@@ -15,11 +15,12 @@ from torch import Tensor
 
 from diffedit_cli import images, kept, zoom
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Arrays
+from diffedit_cli.artefacts import Arrays, Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.engine import diffedit, evidence, process, refine, region
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.params import AUTO, MASK_METHODS, Params, levels_up_to
+from diffedit_cli.review import LEAST, MOST
 from diffedit_cli.runtime import Remember, Runtime, generator
 
 USUAL = float(Params.threshold)  # what a higher one finds is a part of what this does
@@ -253,3 +254,15 @@ def _at_once(params: Params) -> int:
     """Noises whose predictions are asked for together."""
     rows = 2 if params.guided_mask else 1  # of the batch, for each noise
     return 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE // rows
+
+
+def hint(mask: Mask, picture: Picture, params: Params) -> str | None:
+    """What to change where a mask that was found covers very little of the picture, or most of it; else None."""
+    if LEAST <= mask.share <= MOST:
+        return None
+    threshold = f"--threshold ({params.threshold} now)"
+    if mask.share < LEAST:
+        covers, remedy = f"{100 * mask.share:.2g} %", f"too little, lower {threshold}"
+    else:
+        covers, remedy = f"{100 * mask.share:.0f} %", f"too much, raise {threshold}, or limit it with --within"
+    return f"The mask covers {covers} of {picture.name}; if that is {remedy}."

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -357,8 +355,3 @@ def _default(name: str) -> Any:
 def levels_up_to(strength: float, steps: int) -> int:
     """How many of `steps` levels lie up to `strength`, rounded down but for the last bits of a float product."""
     return min(steps, int(steps * strength + 1e-6))
-
-
-def digest(record: Mapping[str, Any]) -> str:
-    """Sha256 (hex) of the record's canonical JSON: sorted keys, no spaces."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -14,7 +14,7 @@ from diffedit_cli.errors import OutputError
 from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import INPUT, Ownership
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 from diffedit_cli.rows import Row
 from diffedit_cli.shards import Shard
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from diffedit_cli import console
 from diffedit_cli.errors import printable
+from diffedit_cli.result import Result
 
 LOADING = "load"
 ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld", "planned": "to do"}
@@ -30,43 +27,6 @@ REGION_TITLES = {
     "remove": "something removed",
 }
 STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one picture, under the contract's JSON keys."""
-
-    status: Literal["done", "skipped", "failed", "withheld", "planned"]
-    error: Mapping[str, Any] | None = None
-    input: str
-    output: str | None = None
-    outputs: tuple[str, ...] = ()
-    digests: Mapping[str, str] = field(default_factory=dict)  # of outputs and mask, as they were written
-    mask: str | None = None
-    mask_area: float | None = None
-    region: str | None = None
-    evidence: float | None = None
-    preview: str | None = None
-    model: str | None = None
-    device: str | None = None
-    seed: int | None = None
-    evaluations: Mapping[str, int] = field(default_factory=dict)
-    cache: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    from_: str | None = None
-    to: str | None = None
-    identity: str | None = None
-    ended: str = field(default_factory=_now)
-
-    def json(self, **more: Any) -> str:
-        fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
-        fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
-        return json.dumps(fields | more)  # in ASCII: any terminal's encoding and any file name passes
 
 
 class Bars(Progress):
@@ -281,11 +241,6 @@ def costs(result: Result) -> list[str]:
         lines.append(f"{STAGE_TITLES.get(stage, stage)}: {', '.join(said)}")
     seen = [] if result.evidence is None else [f"evidence of --from: {result.evidence:+.3f}"]
     return [*lines, f"seed {result.seed}", *seen] if result.status == "done" else []
-
-
-def amount(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def share(fraction: float) -> str:

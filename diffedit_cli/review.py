@@ -16,8 +16,9 @@ from diffedit_cli import files, formats, paths, seals
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import Picture
-from diffedit_cli.params import Params
 
+LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
+CLAMP = 3.0  # of a contrast whose mask does not say it
 KINDS = {"preview": (".png",), "overlay": (".png",), "compare": (".gif", ".webp"), "sheet": (".png",)}
 TILE = 512  # the longer side of a picture in a strip or a sheet, at most
 SHEET = 4096  # the longer side of a sheet, about
@@ -28,7 +29,6 @@ TINT, TINTED = (255, 0, 110), 0.45  # what an overlay adds to the masked pixels,
 HOLD, FADE, FADES = 1200, 60, 6  # milliseconds that a picture stays, and each of the steps between
 CLEAR = 255  # of a GIF's colours: what was there before stays
 BITS, SHARES = 5, 1 << 14  # of each primary, that colours are counted in, and what is divided among them
-LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
 # matplotlib's inferno, evenly spaced: brightness rises all along, for any eye and in print.
 INFERNO = np.array(
     [
@@ -72,18 +72,6 @@ def seeds(first: int, count: int) -> list[str]:
     return [f"seed {first + number}" for number in range(count)]
 
 
-def hint(mask: Mask, picture: Picture, params: Params) -> str | None:
-    """What to change where a mask that was found covers very little of the picture, or most of it; else None."""
-    if LEAST <= mask.share <= MOST:
-        return None
-    threshold = f"--threshold ({params.threshold} now)"
-    if mask.share < LEAST:
-        covers, remedy = f"{100 * mask.share:.2g} %", f"too little, lower {threshold}"
-    else:
-        covers, remedy = f"{100 * mask.share:.0f} %", f"too much, raise {threshold}, or limit it with --within"
-    return f"The mask covers {covers} of {picture.name}; if that is {remedy}."
-
-
 # One picture of several
 
 
@@ -94,7 +82,7 @@ def preview(picture: Picture, mask: Mask, result: Picture | None = None) -> Imag
     tiles = {"picture": original}
     if mask.contrast is not None:
         made = mask.record()
-        scaled = rescaled(mask.contrast, made.get("clamp", Params.clamp), made.get("smooth", Params.smooth))
+        scaled = rescaled(mask.contrast, made.get("clamp", CLAMP), made.get("smooth", 0.0))
         tiles["contrast"] = heat_map(scaled, size)
     tiles[f"mask, {100 * mask.share:.1f} %"] = outlined(original, shrunk(mask.pixels, size))
     if result is not None:

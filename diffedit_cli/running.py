@@ -18,8 +18,7 @@ from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.made import Made, touch
 from diffedit_cli.ownership import Ownership
-from diffedit_cli.params import digest
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 from diffedit_cli.rows import Row
 from diffedit_cli.together import Together
 
@@ -67,7 +66,7 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     rest |= {"strip-metadata": True} if job.strip_metadata else {}
-    return digest({**job.params.record(), **read, **rest, **about})
+    return digests.of_record({**job.params.record(), **read, **rest, **about})
 
 
 def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about: dict[str, Any]) -> Command:

@@ -22,8 +22,8 @@ from diffedit_cli import (
     images,
     kept,
     limits,
+    masking,
     prompts,
-    review,
     rooms,
     verdicts,
     vocabulary,
@@ -152,7 +152,7 @@ class Workbench:
             )
         made = Mask.soft(shown, self._about(picture) | params.masked_by(self.folder.attends).mask_record())
         mask = allowed.applied(replace(made, contrast=contrast), picture)
-        if plan.kind not in ("background", "everything") and (hint := review.hint(mask, picture, params)):
+        if plan.kind not in ("background", "everything") and (hint := masking.hint(mask, picture, params)):
             account.warn(hint)
         return mask
 

@@ -18,7 +18,7 @@ from diffedit_cli import artefacts, configs, digests, models, weights
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError, ModelError
 from diffedit_cli.images import Picture
-from diffedit_cli.params import AUTO, Params, digest
+from diffedit_cli.params import AUTO, Params
 from diffedit_cli.prompts import Sentences
 
 # diffusers' guide to DiffEdit
@@ -62,7 +62,7 @@ class Writers:
         about = {"concept": concept, "count": params.expand, "seed": params.seed, "model": self._digest(folder)}
 
         def write() -> list[str]:
-            return _sentences(folder, concept, params.expand, digest(about), params.expand_model)
+            return _sentences(folder, concept, params.expand, digests.of_record(about), params.expand_model)
 
         return Sentences(concept, tuple(self._remembered("sentences", about, write)), params.expand_model)
 
@@ -78,7 +78,7 @@ class Writers:
         return total.hexdigest()
 
     def _remembered(self, kind: str, about: Mapping[str, Any], write: Callable[[], list[str]]) -> list[str]:
-        key = digest({"kind": kind, **about})
+        key = digests.of_record({"kind": kind, **about})
         entry = self.cache.find(kind, key) if self.cache else None
         if entry is not None:
             try:

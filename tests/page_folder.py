@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 
 WORDS = {"from": "cat", "to": "dog"}
 

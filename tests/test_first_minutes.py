@@ -9,7 +9,8 @@ import pytest
 from command import WORDS, declared, diffedit, picture
 
 from diffedit_cli.cli_help import FIRST_OPTIONS, LATER
-from diffedit_cli.report import Result, costs
+from diffedit_cli.report import costs
+from diffedit_cli.result import Result
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
 # Each module may import those of the layers above its own, never those below or beside it.
 LAYERS = (
-    {"errors", "exif", "interrupts", "packets", "profiles", "resources", "stored"},
+    {"errors", "exif", "interrupts", "packets", "profiles", "resources", "result", "stored"},
     {"", "bmp", "boxes", "console", "jpeg", "paths", "png", "seals", "streams", "unfinished"},
     {"cli_help", "containers"},
     {"account", "ledger", "colour", "files", "memory", "metadata", "remote", "shards", "together", "weights"},

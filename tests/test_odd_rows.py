@@ -25,7 +25,7 @@ from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import Params
 from diffedit_cli.places import Place
 from diffedit_cli.remote import Fetched
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 from diffedit_cli.shards import Shard
 
 ODD = (

@@ -12,7 +12,8 @@ import pytest
 from command import WORDS, diffedit, picture
 
 from diffedit_cli import report
-from diffedit_cli.report import Pace, Result
+from diffedit_cli.report import Pace
+from diffedit_cli.result import Result
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from diffedit_cli import Params, formats, review
+from diffedit_cli import Params, formats, masking, review
 from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import refine
 from diffedit_cli.images import Picture
@@ -236,4 +236,4 @@ def test_an_animation_of_a_large_picture_is_small(extension: str) -> None:
 def test_a_hint_where_a_mask_is_tiny_or_huge(share: float, says: str | None) -> None:
     pixels = np.zeros(10000, dtype=bool)
     pixels[: round(10000 * share)] = True
-    assert review.hint(Mask(pixels.reshape(100, 100)), plain((100, 100)), Params()) == says
+    assert masking.hint(Mask(pixels.reshape(100, 100)), plain((100, 100)), Params()) == says

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.segment import Segment
 
 from diffedit_cli import DiffEdit, OutputError, UsageError, artefacts, formats, report, review, sources, terminal
-from diffedit_cli.report import Result
+from diffedit_cli.result import Result
 
 GAP, CAPTION = review.GAP, review.CAPTION
 
