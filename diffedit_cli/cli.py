@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import sys
 import traceback
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.params import Params
 
+COMPLETIONS = (".bash_completions/diffedit.sh", ".zfunc/_diffedit", ".config/fish/completions/diffedit.fish")
 MOST_SECONDS = 10**8  # that a server waits
 app = App(pretty_exceptions_enable=False)
 app.add_typer(cli_models.app, name="models")
@@ -71,6 +73,7 @@ def _ended() -> int:
     try:
         try:
             paths.check_working_folder()
+            _check_completion()
             code = app(prog_name="diffedit", standalone_mode=False)
         except Exception:
             interrupts.raise_if_pressed()
@@ -104,14 +107,24 @@ def _ended() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _of_completion(error: Exception) -> OutputError | None:
-    """What to say where a shell's files cannot be written."""
-    if not isinstance(error, OSError) or "--install-completion" not in sys.argv:
+def _of_completion(error: Exception) -> DiffEditError | None:
+    """What to say where a shell asks in a way that cannot be answered, or its files cannot be written."""
+    if os.environ.get("_DIFFEDIT_COMPLETE"):
+        return UsageError("The shell asks for completions without saying of what; install them anew.")
+    if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
         return None
+    what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is no UTF-8"
     return OutputError(
-        f"The completion cannot be written: {error.strerror} ({error.filename}); put what --show-completion prints "
-        "where your shell reads it."
+        f"The completion cannot be written: {what}; put what --show-completion prints where your shell reads it."
     )
+
+
+def _check_completion() -> None:
+    """Raises OutputError where a file of somebody else has the name that a shell's completion gets."""
+    for name in COMPLETIONS if "--install-completion" in sys.argv else ():
+        path = Path.home() / name
+        if paths.is_file(path) and b"_DIFFEDIT_COMPLETE" not in path.read_bytes():
+            raise OutputError(f"{path} exists and was not made by diffedit; move it away.")
 
 
 def _complain(message: str, lines: bool = False) -> None:

@@ -270,8 +270,8 @@ def default_extension(picture: Picture) -> str:
 def fitted(picture: Picture, chosen: str) -> Picture:
     """The picture with what a file of format `chosen` can hold beside it; what else there was, a warning names."""
     beside = picture.metadata.fitted(chosen)
-    if chosen == "BMP" and picture.mode in ("L", "LA") and beside.icc_profile:
-        beside = beside.without("icc_profile", "its colour profile")
+    if chosen == "BMP" and picture.mode in ("L", "LA") and beside.profile(chosen):
+        beside = replace(beside.without("icc_profile", "its colour profile"), stated=b"")
     beside = _accepted(picture, chosen, beside)
     said = list[str]()
     if picture.mode == "CMYK" and chosen not in WITH_CMYK:

@@ -176,7 +176,9 @@ def written_extension(path: Path) -> str:
 
 
 def beside(path: Path, ending: str) -> Path:
-    return files.STANDARD_STREAM if path == files.STANDARD_STREAM else path.with_name(path.stem + ending)
+    if path == files.STANDARD_STREAM:
+        return path
+    return path.with_name(path.stem + ending) if path.name else path / ending  # a folder, which fails when it is read
 
 
 def frame_path(job: Job, level: int) -> Path:

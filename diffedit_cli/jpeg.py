@@ -27,6 +27,8 @@ def read(data: bytes) -> tuple[bytes, Stored]:
         body = data[start + 4 : end]
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
             stored.dpi = _density(body)
+            if body[7] == 0 and body[8:10] != body[10:12]:
+                _note(stored, "how wide its pixels are for their height")
             kept.append(data[start:end])  # says what the colours are, too
         elif (0xE0 <= marker <= 0xEF and marker != ADOBE) or marker == COMMENT:
             _sort(stored, marker, body, profile)

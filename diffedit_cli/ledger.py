@@ -50,7 +50,9 @@ class Ledger:
             "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
         )
         self._known.execute("CREATE TABLE begun (output TEXT, digest TEXT, PRIMARY KEY (output, digest)) WITHOUT ROWID")
-        _check(self.path)
+        for path in (self.path, self.begun):
+            if path is not None:
+                _check(path)
         try:
             self._learn()
             self._file = os.open(self.path if writes else os.devnull, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)

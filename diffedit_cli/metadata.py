@@ -34,6 +34,7 @@ LAYOUT_TAGS = (
     347,
     *range(512, 533),
 )
+SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 SAID = {LAYERS_TAG: "Photoshop's layers", CREDENTIALS_TAG: "its content credentials", RECORD_TAG: "its ImageHistory"}
 EXIF_MARK = b"Exif\0\0"
 # What formats hold; those that are not named hold EXIF, XMP and a colour profile.
@@ -223,6 +224,9 @@ def read(
         del directory.values[RECORD_TAG]
     left_out += [words for tag, words in SAID.items() if tag in directory.values]
     dpi = _resolution(stored, info, directory)
+    if dpi and turned in SIDEWAYS:
+        dpi = dpi[::-1]
+        _put_resolution(directory, dpi)
     for tag in (ORIENTATION, *beside, PROFILE_TAG, *LAYOUT_TAGS, *SAID):
         directory.values.pop(tag, None)
         directory.inner.pop(tag, None)
@@ -232,7 +236,7 @@ def read(
     comments = stored.comments or [comment.encode() if isinstance(comment, str) else bytes(comment or b"")]
     coding: dict[str, Any] = {"chroma": info["chroma"]} if "chroma" in info else {}
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        coding = _jpeg_coding(image, turned in (5, 6, 7, 8))
+        coding = _jpeg_coding(image, turned in SIDEWAYS)
     return Metadata(
         marked(directory),
         xmp,

@@ -52,6 +52,8 @@ def _sort(stored: Stored, kind: bytes, body: bytes) -> None:
         elif kind == b"pHYs":
             if len(body) == 9 and body[8] == 1:
                 stored.dpi = tuple(int.from_bytes(body[at : at + 4], "big") * INCH for at in (0, 4))  # type: ignore[assignment]
+            elif body[:4] != body[4:8]:
+                stored.left_out.append("how wide its pixels are for their height")
         elif kind in COLOURS:
             if kind == b"cICP":
                 stored.cicp = body[0], body[1]

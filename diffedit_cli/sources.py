@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli import files, formats, paths, remote
-from diffedit_cli.errors import DiffEditError, InputError
+from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.remote import is_hidden
 from diffedit_cli.rows import READERS, Row, named, unusable
 
@@ -90,6 +90,8 @@ def listed(
     picker = _Picker(skip, passed or Passed())
     for said in sources:
         source = Path(said)
+        if not said.strip():  # else the working folder
+            raise UsageError("A picture's name is empty; name a picture, a folder, a pattern or a list.")
         if remote.is_url(said):
             yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
         elif paths.is_folder(source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from diffedit_cli import formats, models, settings
 from diffedit_cli.engine import families
 from diffedit_cli.engine.model import Embedding
+from diffedit_cli.errors import ModelError
 
 FORMATS = ("tiny_epsilon", "tiny_sdxl", "tiny_sd3")
 UNET_LAYERS = ("attn1.to_q", "attn2.to_k", "attn2.to_out.0", "ff.net.0.proj", "proj_in", "resnets.0.conv1")
@@ -354,6 +356,24 @@ def test_what_does_not_fit_is_named(
     assert (ran.code, Path("saved").exists()) == (4, False)
     ran = diffedit("mask", "cat.png", *WORDS, "--model", tiny_sdxl, "--embedding", "narrow.safetensors")
     assert "that model needs clip_l and clip_g" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("vectors", "says"),
+    [
+        (torch.zeros(()), "does not hold vectors"),
+        (torch.zeros(0, 32), "holds 0 vectors"),
+        (torch.zeros(20_000, 32), "holds 20000 vectors, and a prompt takes 1 to 75"),
+        (torch.full((1, 32), math.nan), "values that are not finite"),
+        (torch.zeros(1, 32, dtype=torch.complex64), "does not hold vectors"),
+        (torch.zeros(2, 2, 32), "does not hold vectors"),
+    ],
+    ids=str,
+)
+def test_what_are_no_vectors_is_refused(tiny_epsilon: Path, tmp_path: Path, vectors: Tensor, says: str) -> None:
+    save_file({"<toy>": vectors}, tmp_path / "toy.safetensors")
+    with pytest.raises(ModelError, match=says):
+        load(tiny_epsilon, embeddings=[(tmp_path / "toy.safetensors", None)])
 
 
 def peft(model: Any) -> dict[str, Tensor]:

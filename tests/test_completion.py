@@ -63,3 +63,23 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
     assert err.startswith("diffedit: The completion cannot be written: ")
     assert program("--show-completion", "> /dev/full")[0] == 6
     assert program(_DIFFEDIT_COMPLETE="nonsense")[0] == 2
+
+
+def test_a_strangers_file_is_not_replaced(tmp_path: Path) -> None:
+    mine = tmp_path / ".bash_completions" / "diffedit.sh"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    code, _, err = program("--install-completion", HOME=str(tmp_path))
+    assert (code, mine.read_text()) == (6, "mine")
+    assert "was not made by diffedit" in err
+    mine.unlink()
+    (tmp_path / ".bashrc").write_bytes(b"export A=\xe9\n")
+    code, _, err = program("--install-completion", HOME=str(tmp_path))
+    assert (code, (tmp_path / ".bashrc").read_bytes()) == (6, b"export A=\xe9\n")
+    assert "no UTF-8" in err
+
+
+@pytest.mark.parametrize("asked", [{}, {"COMP_WORDS": "diffedit 'x", "COMP_CWORD": "a"}], ids=str)
+def test_a_shell_that_asks_for_nothing_gets_a_sentence(asked: dict[str, str]) -> None:
+    code, _, err = program(_DIFFEDIT_COMPLETE="complete_bash", **asked)
+    assert (code, len(err.splitlines())) == (2, 1)

@@ -161,3 +161,36 @@ def test_every_first_option_is_one() -> None:
     flags = flags_of() | {"--help"}
     assert {flag for group in FIRST_OPTIONS.values() for flag in group} <= flags
     assert {flag for later in LATER.values() for flag in later} <= flags
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_name_that_is_empty_or_a_folder_is_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("edit", "mask"):
+        ran = diffedit(command, name, *WORDS)
+        assert ran.code == 3, ran.err
+        assert "is a folder, not a picture" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_in_a_run_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(Path("cat.png"))
+    Path("jobs.jsonl").write_text('{"input": " ", "to": "dog"}\n')
+    assert diffedit("run", "", *WORDS, "--out", "out").code == 2
+    ran = diffedit("run", "jobs.jsonl", *WORDS, "--out", "out", "--json")
+    assert ran.code in (2, 8)
+    assert not Path("out", "cat.png").exists()
+
+
+def test_strangers_notes_by_the_name_of_announcements_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(Path("cat.png"))
+    notes = Path("out", ".results.jsonl.begun")
+    notes.parent.mkdir()
+    notes.write_text("my own notes\nmore\n")
+    ran = diffedit("run", "cat.png", *WORDS, "--out", "out")
+    assert (ran.code, notes.read_text()) == (6, "my own notes\nmore\n")
+    assert "was not made by diffedit" in ran.err

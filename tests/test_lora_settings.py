@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,32 @@ def test_settings_that_no_adapter_has_are_not_read(tmp_path: Path) -> None:
         sparse.truncate(3 * 10**9)
     with pytest.raises(ModelError, match="is too large for the settings of a LoRA"):
         additions.loras([str(file)], tmp_path / "memo")
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "says"),
+    [
+        ({"lora_alpha": math.nan}, 1.0, "changes weights by more than numbers hold"),
+        ({"lora_alpha": math.inf}, 1.0, "changes weights by more than numbers hold"),
+        ({}, 1e300, "at a scale of 1e+300"),
+        ({}, -1e5, "changes weights by more than numbers hold"),
+    ],
+    ids=str,
+)
+def test_what_no_weight_can_hold_is_refused(
+    parts: Parts, tmp_path: Path, settings: dict[str, Any], scale: float, says: str
+) -> None:
+    file, before = tmp_path / "adapter_model.safetensors", parts["unet"].conv_in.weight.clone()
+    save_file(dict(FACTORS), file)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        lora.fuse(parts, file, scale)
+    assert torch.equal(parts["unet"].conv_in.weight, before)
+
+
+@pytest.mark.parametrize("factors", [torch.ones(0, 4, 3, 3), torch.ones(()), torch.ones(4, 4, 3, 3, dtype=torch.bool)])
+def test_factors_that_are_none_are_refused(parts: Parts, tmp_path: Path, factors: torch.Tensor) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file({**FACTORS, "unet.conv_in.lora_down.weight": factors}, file)
+    with pytest.raises(ValueError, match=r"are empty|is not of floating-point numbers"):
+        lora.fuse(parts, file, 1.0)

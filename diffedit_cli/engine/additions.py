@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from safetensors.torch import load_file
+from torch import Tensor
 
 from diffedit_cli.engine import lora
 from diffedit_cli.engine.parts import CHANGED, Parts
 from diffedit_cli.errors import ModelError
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+MOST_VECTORS = 75  # words between the start and the end of CLIP's prompts
 CLIP_KEYS = ("clip_l", "clip_g")  # what files of textual inversions for two text encoders call these
 
 
@@ -67,11 +69,8 @@ def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
     token = token or file.stem
     for part, tensor in zip(encoders, found, strict=True):
         network, tokenizer = parts[part], parts[part.replace("text_encoder", "tokenizer")]
-        width = network.get_input_embeddings().weight.shape[-1]
-        if tensor.ndim > 2 or tensor.shape[-1] != width:
-            raise _unfit(
-                "embedding", file, name, f"its vectors have width {tensor.shape[-1]}, and that model's {width}"
-            )
+        if difference := _difference(tensor, network.get_input_embeddings().weight.shape[-1]):
+            raise _unfit("embedding", file, name, difference)
         try:
             _Reader(parts).load_textual_inversion(
                 {token: tensor}, token=token, tokenizer=tokenizer, text_encoder=network
@@ -84,6 +83,17 @@ def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
         # else CLIP takes the token of the highest number, now one of these, for the end of the prompt
         body: Any = getattr(network, "text_model", network)
         body.eos_token_id = network.config.eos_token_id = tokenizer.eos_token_id
+
+
+def _difference(vectors: Tensor, width: int) -> str | None:
+    """Why a tensor is not the vectors of an embedding of this width, if it is not."""
+    if not vectors.is_floating_point() or vectors.ndim not in (1, 2):
+        return "it does not hold vectors of floating-point numbers"
+    if vectors.shape[-1] != width:
+        return f"its vectors have width {vectors.shape[-1]}, and that model's {width}"
+    if not 1 <= vectors.numel() // width <= MOST_VECTORS:
+        return f"it holds {vectors.numel() // width} vectors, and a prompt takes 1 to {MOST_VECTORS}"
+    return None if bool(vectors.isfinite().all()) else "it holds values that are not finite"
 
 
 def _unfit(what: str, file: Path, name: str, difference: str) -> ModelError:

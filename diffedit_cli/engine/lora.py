@@ -63,6 +63,8 @@ def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
         said = _said(opened.metadata() or {}, file, parts)
     changes = _read(tensors, _names(parts))
     shares = [_share(change, parts, said) for change in changes]
+    for change, share in zip(changes, shares, strict=True):
+        _check_size(change, scale * share)
     with torch.no_grad():
         for change, share in zip(changes, shares, strict=True):
             A, B = (change.factors[kind].flatten(1) for kind in "AB")
@@ -92,6 +94,8 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
             kind = {"down": "A", "up": "B"}.get(kind, kind)
             if kind in change.factors:
                 raise ValueError(f"it changes {change.name} twice")
+            if not tensor.is_floating_point():
+                raise ValueError(f"its {key} is not of floating-point numbers")
             change.factors[kind] = tensor.float()
         elif alpha := _ALPHA.fullmatch(key):
             if tensor.numel() != 1:
@@ -137,6 +141,8 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping
     """alpha / r. Raises ValueError unless both factors are there, as high and as wide as what they change."""
     if set(change.factors) != {"A", "B"}:
         raise ValueError(f"of {change.name} it has no pair of factors")
+    if not all(change.factors[kind].numel() and change.factors[kind].ndim > 1 for kind in "AB"):
+        raise ValueError(f"the factors of its {change.name} are empty")
     A, B = (change.factors[kind].flatten(1) for kind in "AB")
     part, layer, place = change.targets[0]
     weight = parts[part].get_submodule(layer).weight
@@ -148,6 +154,13 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping
     if not (A.isfinite().all() and B.isfinite().all() and math.isfinite(change.alpha or 0)):
         raise ValueError(f"its {change.name} holds values that are not finite")
     return _share_said(said.get(part, {}), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
+
+
+def _check_size(change: _Change, factor: float) -> None:
+    """Raises ValueError where the weights could become infinite in half precision."""
+    A, B = (float(change.factors[kind].abs().max()) for kind in "AB")
+    if not abs(factor) * len(change.factors["A"]) * A * B < torch.finfo(torch.float16).max:
+        raise ValueError(f"its {change.name} changes weights by more than numbers hold, at a scale of {factor:g}")
 
 
 def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
