@@ -48,7 +48,7 @@ class Row:
 
 def named(name: str, **more: Any) -> Row:
     """A row of a path or a URL; an empty name fails, as of a variable that is not set."""
-    if not name.strip():
+    if not name:
         return Row(input=Path(name), place=Path("nothing"), problem=UsageError("A picture's name is empty."), **more)
     try:
         if remote.is_url(name := remote.local(name)):

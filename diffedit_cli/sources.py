@@ -90,7 +90,7 @@ def listed(
     picker = _Picker(skip, passed or Passed())
     for said in sources:
         source = Path(said)
-        if not said.strip():  # else the working folder
+        if not said:  # else the working folder
             raise UsageError("A picture's name is empty; name a picture, a folder, a pattern or a list.")
         if remote.is_url(said):
             yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
