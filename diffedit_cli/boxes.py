@@ -27,7 +27,7 @@ def read(data: bytes) -> Stored:
         found.setdefault(kind, (start, end))
         if kind == b"uuid" and data[start : start + 16] == CREDENTIALS:
             stored.left_out.append("its content credentials")
-        if kind == b"xml " and "its XML" not in stored.left_out:
+        if kind == b"xml ":
             stored.left_out.append("its XML")
         if data[4:8] == b"jP  ":
             _sort(stored, kind, data[start:end])

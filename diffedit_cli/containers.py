@@ -43,7 +43,7 @@ def _beside_webp(data: bytes) -> list[str]:
         elif kind not in WEBP_CHUNKS:
             found.append(f"its {kind.decode('ascii', 'replace').strip()} data")
         at += 8 + length + length % 2
-    return list(dict.fromkeys(found))
+    return found
 
 
 def file_of(image: Image.Image) -> bytes | None:
