@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -22,16 +23,19 @@ KEYS = [f"{number:02x}" * 32 for number in range(100)]
 MB = 10**6
 
 
-def size(folder: Path) -> int:
-    """Bytes of all files, of which some may go meanwhile."""
-    total = 0
+def sizes(folder: Path) -> dict[Path, int]:
+    """Bytes of each file, of which some may come and go while they are listed."""
+    found = {}
     for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(place) / name).lstat().st_size
-            except FileNotFoundError:
-                continue
-    return total
+        for path in (Path(place) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.lstat().st_size
+    return found
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(sizes(folder).values())
 
 
 @pytest.fixture
@@ -301,8 +305,12 @@ def test_several_processes_never_exceed_it(tmp_path: Path) -> None:
 
     def watch() -> None:
         nonlocal largest
+        before: dict[Path, int] = {}
         while running:
-            largest = max(largest, size(root))
+            seen = sizes(root)
+            if seen == before:  # else one file was counted before it went, another after it came
+                largest = max(largest, sum(seen.values()))
+            before = seen
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
