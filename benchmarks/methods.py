@@ -17,10 +17,10 @@ from PIL import Image
 from benchmarks.cases import Case
 from diffedit_cli import formats, models
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import families
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.images import Picture, pixels
+from diffedit_cli.masks import Mask
 from diffedit_cli.params import GUIDANCE, Params
 from diffedit_cli.stages import Workbench
 

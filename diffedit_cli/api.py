@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import additions, artefacts, files, formats, models, review
+from diffedit_cli import additions, files, formats, latents_files, masks, models, records, review
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.cache import Cache, default_root
 from diffedit_cli.composition import Edited
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.keywords import GivenParams, fits
+from diffedit_cli.latents_files import Latents
 from diffedit_cli.limits import Limits
+from diffedit_cli.masks import Mask
 from diffedit_cli.memory import Memory, number_format
 from diffedit_cli.ownership import Ownership, Target
 from diffedit_cli.params import Params
@@ -70,7 +71,7 @@ class MaskResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit mask` writes. Raises OutputError."""
-        _write(path, artefacts.pack_mask(self.mask), self.read)
+        _write(path, masks.pack_mask(self.mask), self.read)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class InversionResult:
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit invert` writes. Raises OutputError."""
-        _write(path, artefacts.pack_latents(self.latents), self.read)
+        _write(path, latents_files.pack_latents(self.latents), self.read)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class EditResult:
     def compare(self, path: str | Path) -> None:
         """Writes what `diffedit edit --compare path` writes, a .gif or .webp. Raises UsageError or OutputError."""
         target = review.place("compare", Path(path), "")
-        record = {**self.edited.record, **artefacts.record("compare", {})}
+        record = {**self.edited.record, **records.record("compare", {})}
         _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.read)
 
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
@@ -257,7 +258,7 @@ class DiffEdit:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
         inversion = latents.latents if isinstance(latents, InversionResult) else None
         if isinstance(latents, (str, Path)):
-            inversion = artefacts.load_latents(Path(latents))
+            inversion = latents_files.load_latents(Path(latents))
         checked = _checked(params, *(("to",) if mask is not None else ("from_", "to")))
         with _quietly():
             edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
@@ -332,7 +333,7 @@ def _mask(given: MaskLike | None, max_pixels: int, soft: bool = False) -> Mask |
         return None
     if isinstance(given, MaskResult):
         return given.mask
-    mask = artefacts.as_mask(_picture(given, max_pixels, "the mask"), soft)
+    mask = masks.as_mask(_picture(given, max_pixels, "the mask"), soft)
     return mask if isinstance(given, (str, Path)) else replace(mask, name="given")
 
 

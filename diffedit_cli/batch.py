@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from diffedit_cli import artefacts, errors, files, formats, interrupts, jobs, limits, paths, review
+from diffedit_cli import errors, files, formats, interrupts, jobs, latents_files, limits, masks, paths, records, review
 from diffedit_cli.errors import DiffEditError, OutputError, Withheld
 from diffedit_cli.images import Picture
-from diffedit_cli.jobs import Job as Job
-from diffedit_cli.jobs import Targets
+from diffedit_cli.jobs import Job, Targets
 from diffedit_cli.result import Result
 
 if TYPE_CHECKING:
     from diffedit_cli.account import Account
-    from diffedit_cli.artefacts import Latents, Mask
     from diffedit_cli.composition import Edited
+    from diffedit_cli.latents_files import Latents
     from diffedit_cli.limits import Limits
+    from diffedit_cli.masks import Mask
     from diffedit_cli.ownership import Target
     from diffedit_cli.stages import Workbench
 
@@ -36,7 +36,7 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
     bench = workbench()
     account = bench.open_account()
     found = bench.mask(picture, job.params, account, allowed)
-    written = dict.fromkeys(targets.results, artefacts.pack_mask(found)) | _shown(targets, job, picture, found)
+    written = dict.fromkeys(targets.results, masks.pack_mask(found)) | _shown(targets, job, picture, found)
     _save_embeds(targets, job, picture, bench, account)
     job.ownership.publish(written)
     output = targets.results[0].path
@@ -52,7 +52,7 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     latents = bench.invert(picture, job.params, account)
     _save_embeds(targets, job, picture, bench, account)
     _save_frames(targets, job, latents, bench, account)
-    job.ownership.publish(dict.fromkeys(targets.results, artefacts.pack_latents(latents)))
+    job.ownership.publish(dict.fromkeys(targets.results, latents_files.pack_latents(latents)))
     return _result(job, picture, bench, account, output=targets.results[0].path)
 
 
@@ -88,8 +88,8 @@ def foresee_edit(job: Job) -> None:
 
 def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Opened:
     picture = _picture(job)
-    given_mask = artefacts.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
-    given_latents = artefacts.load_latents(job.latents) if job.latents else None
+    given_mask = masks.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
+    given_latents = latents_files.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     output = job.output or jobs.beside(job.input, f".edited{formats.default_extension(picture)}")
     targets, chosen = find(job, "edit", jobs.numbered(output, job.params)), formats.output_format(output, picture)
@@ -101,7 +101,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
     bench, picture = workbench(), opened.picture
     account = bench.open_account()
     variants = bench.edit(picture, job.params, account, opened.mask, opened.latents, opened.allowed)
-    first, changed = variants[0], artefacts.together([one.mask for one in variants])
+    first, changed = variants[0], masks.together([one.mask for one in variants])
     targets = opened.targets
     _save_embeds(targets, job, picture, bench, account)
     if first.latents is not None:
@@ -109,7 +109,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
 
     def save() -> Result:
         data = [formats.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
-        mask = {targets.mask: artefacts.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
+        mask = {targets.mask: masks.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
         results = dict(zip(targets.results, data, strict=True))
         digests = job.ownership.publish(mask | results | _shown(targets, job, picture, first.mask, variants))
         mask_file = job.mask or job.mask_output
@@ -203,7 +203,7 @@ def _shown(
     shown = {}
     for kind, target in targets.shows.items():
         about = {**made, "variants": job.params.variants} if kind == "sheet" else made
-        record = {**(about if job.metadata else {}), **artefacts.record(kind, {})}
+        record = {**(about if job.metadata else {}), **records.record(kind, {})}
         shown[target] = review.encoded(kind, target.path, picture, mask, results, job.params.seed, record)
     return shown
 
@@ -220,7 +220,7 @@ def _save_frames(targets: Targets, job: Job, latents: Latents, bench: Workbench,
     if targets.frames:
         made = latents.made if job.metadata else {}
         for level, (target, pixels) in enumerate(zip(targets.frames, bench.frames(latents, account), strict=False)):
-            record = artefacts.record("frame", {**made, "level": level})  # the model may leave some levels out
+            record = records.record("frame", {**made, "level": level})  # the model may leave some levels out
             job.ownership.publish({target: formats.encode_png(pixels, record)})
 
 

@@ -44,7 +44,7 @@ PATIENCE = 0.05  # seconds between two attempts at a lock
 class Entry:
     """What is kept: its kind, size in bytes, and time of last use in seconds.
 
-    Kinds are those of `artefacts.RANKS`, `model`, `note` for what commands remember, and `unfinished` for what a writer
+    Kinds are those of `artifacts.RANKS`, `model`, `note` for what commands remember, and `unfinished` for what a writer
     that was killed has left.
     """
 

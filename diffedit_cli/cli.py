@@ -306,13 +306,13 @@ def info(**given: Any) -> None:
     """Show how a file was made, and the command that makes it again."""
     import json
 
-    from diffedit_cli import artefacts, files
+    from diffedit_cli import files, masks, provenance
     from diffedit_cli.errors import InputError, UsageError
     from diffedit_cli.repeating import options_of, preparations_of
 
     path: Path = given["file"]
     files.check_readable(path, "file")
-    record = artefacts.read_record(path)
+    record = provenance.read_record(path)
     kind = (record or {}).get("kind", "")
     if record is None or (kind in (*o.SHOWN, "mask", "frame") and "picture" not in record):
         raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
@@ -320,7 +320,7 @@ def info(**given: Any) -> None:
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    if command == "mask" and artefacts.CHANGED in record:  # which an edit wrote beside its result
+    if command == "mask" and masks.CHANGED in record:  # which an edit wrote beside its result
         command = "run"
     asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}
     asked |= {name: [f"--{name}", path.name] for name in o.SHOWN}

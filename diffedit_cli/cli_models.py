@@ -19,6 +19,7 @@ from diffedit_cli import options as o
 from diffedit_cli.cli_help import App
 from diffedit_cli.console import answer, tell
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
+from diffedit_cli.files import amount
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
@@ -65,7 +66,6 @@ def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
 def list_models(**given: Any) -> None:
     """The models that have a name, and which of them are on this machine."""
     from diffedit_cli import models, settings
-    from diffedit_cli.console import amount
     from diffedit_cli.report import write_table
 
     default = settings.effective("model", models.BUILTIN)
@@ -99,7 +99,6 @@ def list_models(**given: Any) -> None:
 def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing what that would be."""
     from diffedit_cli import hub, models
-    from diffedit_cli.console import amount
 
     name = given["name"]
     if (known := models.NAMES.get(name)) and name != models.BUILTIN:  # this is known without the hub
@@ -152,7 +151,6 @@ def _anywhere(name: str) -> str:
 def show(**given: Any) -> None:
     """What a model on this machine is: family, prediction type, size, where it lies."""
     from diffedit_cli import models, settings
-    from diffedit_cli.console import amount
 
     name = given["name"] or settings.effective("model", models.BUILTIN)
     model = models.find(name, kept=kept(given), config=given["model_config"], say=tell)

@@ -43,7 +43,7 @@ def run(**given: Any) -> None:
 
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
-    from diffedit_cli import fleet, places, running, sources
+    from diffedit_cli import places, running, sources
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter
@@ -70,7 +70,7 @@ def run(**given: Any) -> None:
         owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in reads(row))
         place.protect(listed)
         with (
-            fleet.hired(None if given["dry_run"] else given["ray"], given) as workers,
+            _workers(given) as workers,
             place,
             place.ledger(shard, owner) as ledger,
             _finishing(reporter.say) as stopping,
@@ -95,6 +95,18 @@ def run(**given: Any) -> None:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _workers(given: dict[str, Any]) -> Iterator[list[Any]]:
+    """Ray's, where --ray asks for them and there is anything to do."""
+    from diffedit_cli import fleet
+
+    if given["ray"] is None or given["dry_run"]:
+        yield []
+        return
+    with fleet.hired(launch.count("--ray", given["ray"], "workers"), given, launch.quiet) as workers:
+        yield workers
 
 
 def _on_bug(given: dict[str, Any], reporter: Reporter) -> Callable[[str], object]:
@@ -197,12 +209,12 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Pass
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
     Raises InputError for a source without any picture, UsageError for a URL of no known file system.
     """
-    from diffedit_cli import artefacts, ledger, remote, sources, thumbnails
+    from diffedit_cli import ledger, provenance, remote, sources, thumbnails
 
     results = ledger.Results()
 
     def made(path: Path) -> bool:
-        return thumbnails.is_one(path) or artefacts.made_by_us(path) or results.tell_of(path)
+        return thumbnails.is_one(path) or provenance.made_by_us(path) or results.tell_of(path)
 
     named = [remote.local(source) for source in given["sources"]]
     known = [source for source in named if not sources.is_streamed(Path(source))]

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import artefacts, images, rooms, zoom
-from diffedit_cli.artefacts import Latents, Mask
+from diffedit_cli import images, masks, records, rooms, zoom
 from diffedit_cli.engine import region, seam
 from diffedit_cli.images import Box, Picture
+from diffedit_cli.latents_files import Latents
+from diffedit_cli.masks import Mask
 from diffedit_cli.plan import Plan
 
 
@@ -89,8 +90,8 @@ def finished(
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
     if mask.made is not None:  # flat, as that of a mask which was only found
         by = {stage: part for stage, part in inner.items() if stage != "mask"}
-        changed = replace(changed, made={**mask.made, **by, artefacts.CHANGED: True})
-    return Edited(composed, painted, changed, latents, artefacts.record("edit", {**about, **inner}))
+        changed = replace(changed, made={**mask.made, **by, masks.CHANGED: True})
+    return Edited(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
 
 
 def _settled(part: Painted, picture: Picture, changed: Mask) -> NDArray[np.float32]:

@@ -26,8 +26,3 @@ def write(stream: TextIO | None, line: str, lines: bool = False) -> None:
         encoding = stream.encoding or "utf-8"
         shown = printable(line, lines).encode(encoding, "backslashreplace").decode(encoding)
         stream.write(shown + "\n")
-
-
-def amount(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

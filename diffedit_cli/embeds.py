@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from diffedit_cli import artefacts, files
+from diffedit_cli import artifacts, files, records
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.errors import InputError
 from diffedit_cli.models import ModelFolder
@@ -24,7 +24,7 @@ def pack(embedding: Embedding, about: Mapping[str, Any], model: ModelFolder) -> 
     tensors = {TOKENS: embedding.tokens, POOLED: embedding.pooled}
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     of_model = {"model": model.digest, "model-name": model.name}
-    return artefacts.pack(arrays, artefacts.record(KIND, {**of_model, **about}))
+    return artifacts.pack(arrays, records.record(KIND, {**of_model, **about}))
 
 
 def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, str | None]:
@@ -74,13 +74,13 @@ def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-            ours = artefacts.RECORD in (opened.metadata() or {})
-        made = artefacts.unpack(path)[1] if ours else {}
+            ours = records.KEY in (opened.metadata() or {})
+        made = artifacts.unpack(path)[1] if ours else {}
         if ours and made["kind"] != KIND:
             raise ValueError(f"it holds {made['kind']}, not embeddings")
-    except artefacts.UNREADABLE as error:
+    except artifacts.UNREADABLE as error:
         raise InputError(
-            f"The embeddings file {path} cannot be used: {artefacts.reason(error)}; make one with --save-embeds."
+            f"The embeddings file {path} cannot be used: {artifacts.reason(error)}; make one with --save-embeds."
         ) from error
     return tensors, made
 

@@ -151,3 +151,8 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
             raise
     if old and paths.is_there(old):
         old.rename(fresh.with_name("old"))
+
+
+def amount(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -9,35 +9,56 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from diffedit_cli import batch, launch, places, running
-from diffedit_cli.console import tell
+from diffedit_cli import batch, places, running
 from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
 from diffedit_cli.jobs import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import AUTO
 from diffedit_cli.remote import Fetched
-from diffedit_cli.report import Reporter
 from diffedit_cli.result import Result
 from diffedit_cli.rows import Row
+
+if TYPE_CHECKING:
+    from diffedit_cli.stages import Workbench
 
 TRIES = 2  # more, for a picture whose worker was lost
 LEAST = 80 * 2**20  # bytes, the smallest store of objects that Ray has: rows and results are small
 LIBRARIES = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")  # whose variables the workers are to have, too
 
 
+class Session(Protocol):
+    """What a worker asks of a command line's models and options."""
+
+    @property
+    def about(self) -> dict[str, Any]: ...
+
+    def open(self) -> Workbench: ...
+
+    def share(self, row: Row) -> dict[str, Any]: ...
+
+    def trace(self, text: str) -> None: ...
+
+
 class Worker:
     """Edits one picture at a time, in the same folder and by the same options as the process that started the run."""
 
-    def __init__(self, given: dict[str, Any], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        given: dict[str, Any],
+        folder: Path,
+        environment: dict[str, str],
+        launch: Callable[[dict[str, Any]], Session],
+    ) -> None:
+        """`launch` makes the session from `given`; Ray pickles it by its name."""
         os.environ.update(environment)
-        self._given, self._folder = given, folder
+        self._given, self._folder, self._launch = given, folder, launch
 
     @functools.cached_property
-    def _launched(self) -> launch.Launch:
-        return launch.Launch(self._given, Reporter(quiet=True))
+    def _session(self) -> Session:
+        return self._launch(self._given)
 
     @functools.cached_property
     def _place(self) -> places.Place:
@@ -56,15 +77,15 @@ class Worker:
     def edit(self, row: Row, before: str | None) -> Result:
         """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
         try:
-            place, share = self._place, launch.for_rows(self._given)
-            job = running.job_of(row, share, place.path, self._given["name"])
+            place = self._place
+            job = running.job_of(row, self._session.share, place.path, self._given["name"])
             owner = Ownership(force=job.force)
             owner.book = self._ledger
             job = replace(job, before=before, ownership=owner)
             with Fetched() as fetched:
-                jobs = running.due(iter([(row, job)]), fetched, place, lambda: self._launched.about)
+                jobs = running.due(iter([(row, job)]), fetched, place, lambda: self._session.about)
                 told = functools.partial(running.told, fetched=fetched, place=place)
-                return next(running.overlapped(jobs, self._launched.open, on_bug=_print, record=told))
+                return next(running.overlapped(jobs, self._session.open, on_bug=self._session.trace, record=told))
         except DiffEditError as error:
             return running.refused(row, error)
 
@@ -107,16 +128,13 @@ def edited(
 
 
 @contextlib.contextmanager
-def hired(text: str | None, given: dict[str, Any]) -> Iterator[list[Any]]:
-    """So many workers, for `auto` as many as Ray has GPUs, else processors; each with one of these of its own.
+def hired(count: int | None, given: dict[str, Any], launch: Callable[[dict[str, Any]], Session]) -> Iterator[list[Any]]:
+    """So many workers, for None as many as Ray has GPUs, else processors; each with one of these of its own.
 
     Of the Ray that runs, as RAY_ADDRESS or this machine has it, else of one that is started here and ends with this.
-    Without a text none. Raises UsageError, also where Ray is not installed or has too few.
+    Raises UsageError, also where Ray is not installed or has too few.
     """
-    if text is None:
-        yield []
-        return
-    count = launch.count("--ray", text, "workers") or 0
+    count = count or 0
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_worker_niceness", "0")  # the workers of a Ray that is started here are the run itself
     try:
@@ -126,7 +144,7 @@ def hired(text: str | None, given: dict[str, Any]) -> Iterator[list[Any]]:
     with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers
         _start(count, verbose=given["verbose"])
         try:
-            yield _workers(count, given)
+            yield _workers(count, given, launch)
         finally:
             ray.shutdown()
 
@@ -142,7 +160,7 @@ def _start(count: int, *, verbose: bool) -> None:
         ray.init(num_cpus=processors, object_store_memory=LEAST, include_dashboard=False, **said)
 
 
-def _workers(count: int, given: dict[str, Any]) -> list[Any]:
+def _workers(count: int, given: dict[str, Any], launch: Callable[[dict[str, Any]], Session]) -> list[Any]:
     import ray
 
     here = ray.cluster_resources()
@@ -153,9 +171,4 @@ def _workers(count: int, given: dict[str, Any]) -> list[Any]:
     options = {"num_cpus": 1, "num_gpus": int(needed == "GPU"), "max_restarts": -1, "max_task_retries": TRIES}
     environment = {name: value for name, value in os.environ.items() if name.startswith(LIBRARIES)}
     hire = ray.remote(**options)(Worker).remote
-    return [hire(given, Path.cwd(), environment) for _ in range(count or room)]
-
-
-def _print(trace: str) -> None:
-    """Where Ray passes it on, if it was asked for."""
-    tell(trace, lines=True)
+    return [hire(given, Path.cwd(), environment, launch) for _ in range(count or room)]

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from diffedit_cli import limits, prompts
-from diffedit_cli.artefacts import Latents, Mask
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
+from diffedit_cli.latents_files import Latents
+from diffedit_cli.masks import Mask
 from diffedit_cli.params import AUTO, Params
 from diffedit_cli.plan import Plan
 from diffedit_cli.wording import KINDS

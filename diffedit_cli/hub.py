@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli import digests, paths, weights
-from diffedit_cli.console import amount
 from diffedit_cli.engine.formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError
+from diffedit_cli.files import amount
 from diffedit_cli.models import BUILTIN, NAMES, hub_id
 
 INDEX = "model_index.json"

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from diffedit_cli import images
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.devices import DTYPES, device_errors
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import Picture
+from diffedit_cli.masks import Mask
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import GUIDANCE, STRENGTH, Params
 from diffedit_cli.prompts import Embeds, Prompt

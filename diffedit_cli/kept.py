@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from diffedit_cli import artefacts, digests, models
+from diffedit_cli import artifacts, digests, models, records
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Arrays
+from diffedit_cli.artifacts import Arrays
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError
 
@@ -49,7 +49,7 @@ def aside(
     if found is not None:
         return found
     made = compute()
-    if artefacts.finite(made):
+    if artifacts.finite(made):
         _keep(cache, kind, key, made, about, account)
     return made
 
@@ -72,12 +72,12 @@ def _found(cache: Cache, kind: str, key: str, account: Account) -> Arrays | None
     if entry is None:
         return None
     try:
-        arrays, said = artefacts.unpack(entry)
+        arrays, said = artifacts.unpack(entry)
         if (said["key"], said["kind"]) != (key, kind):
             raise ValueError("it is another entry")
     except FileNotFoundError:  # another process has made room since
         return None
-    except artefacts.UNREADABLE:
+    except artifacts.UNREADABLE:
         account.warn(f"The cache entry {entry} is damaged; it is made again.")
         return None
     return arrays
@@ -87,6 +87,6 @@ def _keep(cache: Cache | None, kind: str, key: str, arrays: Arrays, about: Mappi
     if cache is None:
         return
     try:
-        cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
+        cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**about, "key": key})))
     except DiffEditError as error:
         account.warn(f"Nothing is kept in the cache: {error}")

@@ -186,6 +186,22 @@ class Launch:
         """The same each time."""
         return self._workbench
 
+    @functools.cached_property
+    def share(self) -> Callable[[Row], dict[str, Any]]:
+        """As `for_rows`."""
+        return for_rows(self._given)
+
+    def trace(self, text: str) -> None:
+        """Where a failure that is our own comes from."""
+        self._reporter.trace(text)
+
+
+def quiet(given: dict[str, Any]) -> Launch:
+    """Of a worker of a run, which tells nothing itself."""
+    from diffedit_cli.report import Reporter
+
+    return Launch(given, Reporter(quiet=True))
+
 
 def count(option: str, text: str, what: str) -> int | None:
     """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffedit_cli import artefacts, files
-from diffedit_cli.artefacts import Mask
+from diffedit_cli import files, masks
 from diffedit_cli.engine.region import window_around
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images import Picture
+from diffedit_cli.masks import Mask
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,8 @@ def load(
     max_pixels: int = files.MAX_PIXELS,
 ) -> Limits:
     """Raises InputError for a file that is no picture of this picture's size, or a place that is not in it."""
-    masks = [
-        artefacts.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)
-    ]
-    limits = Limits(masks[0], masks[1], box, point)
+    read = [masks.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)]
+    limits = Limits(read[0], read[1], box, point)
     limits.check(picture)
     return limits
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from diffedit_cli import images, kept, zoom
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Arrays, Mask
+from diffedit_cli.artifacts import Arrays
 from diffedit_cli.cache import Cache
 from diffedit_cli.engine import diffedit, evidence, process, refine, region
 from diffedit_cli.images import Box, Picture
+from diffedit_cli.masks import Mask
 from diffedit_cli.params import AUTO, MASK_METHODS, Params, levels_up_to
 from diffedit_cli.review import LEAST, MOST
 from diffedit_cli.runtime import Remember, Runtime, generator

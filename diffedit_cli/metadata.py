@@ -9,13 +9,11 @@ from typing import Any
 
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from diffedit_cli import exif, jpeg, packets, png, resources, seals
+from diffedit_cli import exif, jpeg, packets, png, records, resources, seals
 from diffedit_cli.exif import Directory
 from diffedit_cli.stored import Stored
 
-RECORD_KEY = "diffedit"  # of the PNG text chunk; GIF has a comment, other formats EXIF's ImageHistory
-RECORD_TAG = 0x9213  # ImageHistory
-RECORDED_PARTS, RECORDED_LISTS = ("mask", "latents", "edit"), ("lora", "embedding", "size")
+RECORD_TAG = 0x9213  # ImageHistory: holds the record where a format has neither PNG's text chunks nor comments
 XMP_TAG, IPTC_TAG, RESOURCES_TAG, PROFILE_TAG, LAYERS_TAG, CREDENTIALS_TAG = 700, 33723, 34377, 34675, 37724, 52545
 ORIENTATION = ExifTags.Base.Orientation.value
 RESOLUTION_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
@@ -275,7 +273,7 @@ def _packet(xmp: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, lis
 
 def _is_record(chunk: png.Chunk) -> bool:
     kind, body = chunk
-    return kind == b"tEXt" and png.key(body) == RECORD_KEY and _parsed(_text_of(body)) is not None
+    return kind == b"tEXt" and png.key(body) == records.KEY and _parsed(_text_of(body)) is not None
 
 
 def _text_of(body: bytes) -> str:
@@ -301,19 +299,19 @@ def _jpeg_coding(image: JpegImagePlugin.JpegImageFile, turned: bool) -> dict[str
 
 def png_record(record: Mapping[str, Any]) -> png.Chunk:
     """A text chunk that holds the record."""
-    return png.text(RECORD_KEY, seals.told(record))
+    return png.text(records.KEY, seals.told(record))
 
 
 def record_in(image: Image.Image, directory: Directory, stored: Stored) -> dict[str, Any] | None:
     """How diffedit made the picture, or None."""
     found = record_among(body for kind, body in stored.texts if kind == b"tEXt")
-    said = [image.info.get(RECORD_KEY), *stored.comments, image.info.get("comment"), directory.text(RECORD_TAG)]
+    said = [image.info.get(records.KEY), *stored.comments, image.info.get("comment"), directory.text(RECORD_TAG)]
     return found or next(filter(None, map(_parsed, said)), None)
 
 
 def record_among(texts: Iterable[bytes]) -> dict[str, Any] | None:
     """That of PNG's text chunks."""
-    return next(filter(None, (_parsed(_text_of(body)) for body in texts if png.key(body) == RECORD_KEY)), None)
+    return next(filter(None, (_parsed(_text_of(body)) for body in texts if png.key(body) == records.KEY)), None)
 
 
 def seen(image: Image.Image) -> tuple[Directory, Stored]:
@@ -330,16 +328,6 @@ def _parsed(text: Any) -> dict[str, Any] | None:
         record = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    if not is_sound(record) or record.get("tool") != RECORD_KEY:
+    if not records.is_sound(record) or record.get("tool") != records.KEY:
         return None
     return {name: value for name, value in record.items() if name != seals.KEY}
-
-
-def is_sound(record: Any) -> bool:
-    """Whether it is built like a record of ours; a stranger's file may say anything of itself."""
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("kind", ""), str)
-        and all(isinstance(record.get(part, {}), dict) for part in RECORDED_PARTS)
-        and all(isinstance(record.get(name, []), list) for name in RECORDED_LISTS)
-    )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from diffedit_cli import artefacts, prompts
+from diffedit_cli import masks, prompts
 from diffedit_cli.params import AUTO, SCHEDULERS, Params, option
 from diffedit_cli.plan import plan_of
 from diffedit_cli.prompts import Prompt
@@ -25,7 +25,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         found.setdefault("from", "")
     found = _before_regions(record) | found
     words: list[str] = []
-    if {"drawn", artefacts.CHANGED} & {*mask} or any(
+    if {"drawn", masks.CHANGED} & {*mask} or any(
         edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()
     ):
         words += ["--mask", "MASK.png"]  # drawn, or found for other words or another seed than those of the edit
@@ -68,7 +68,7 @@ def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
     """The commands that make the files which `options_of` of an edit asks for, where a command can: no drawn mask."""
     words, found = options_of(record), []
     for part, command, file in (("mask", "mask", "MASK.png"), ("latents", "invert", "LATENTS.safetensors")):
-        if file in words and not {"drawn", artefacts.CHANGED} & {*record[part]}:
+        if file in words and not {"drawn", masks.CHANGED} & {*record[part]}:
             stage = {name: value for name, value in record.items() if not isinstance(value, dict)} | record[part]
             found.append([command, "PICTURE", *options_of(stage), "-o", file])
     return found

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from diffedit_cli import files, formats, paths, seals
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import Picture
+from diffedit_cli.masks import Mask
 
 LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
 CLAMP = 3.0  # of a contrast whose mask does not say it

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffedit_cli import images
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import region
 from diffedit_cli.engine.model import Model
 from diffedit_cli.images import Picture
 from diffedit_cli.limits import Limits
+from diffedit_cli.masks import Mask
 from diffedit_cli.plan import NOISE, PICTURE, Plan
 from diffedit_cli.zoom import Part
 

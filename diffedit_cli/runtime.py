@@ -14,13 +14,14 @@ from torch import Tensor
 
 from diffedit_cli import embeds, images
 from diffedit_cli.account import LOAD, Account
-from diffedit_cli.artefacts import Arrays, Latents, finite
+from diffedit_cli.artifacts import Arrays, finite
 from diffedit_cli.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import Picture
+from diffedit_cli.latents_files import Latents
 from diffedit_cli.loading import LOADER
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder

@@ -10,7 +10,7 @@ import torch
 
 from diffedit_cli import kept
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Arrays
+from diffedit_cli.artifacts import Arrays
 from diffedit_cli.cache import Cache
 from diffedit_cli.engine import evidence
 from diffedit_cli.engine.process import add_noise

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_cli import (
-    artefacts,
+    artifacts,
     composition,
     embeds,
     given,
@@ -30,7 +30,7 @@ from diffedit_cli import (
     zoom,
 )
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Arrays, Latents, Mask
+from diffedit_cli.artifacts import Arrays
 from diffedit_cli.cache import Cache
 from diffedit_cli.composition import Edited, Painted
 from diffedit_cli.devices import device_errors
@@ -42,8 +42,10 @@ from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import NothingToEdit, UsageError
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
+from diffedit_cli.latents_files import Latents
 from diffedit_cli.limits import Limits
 from diffedit_cli.masking import Found, MaskStage, surroundings
+from diffedit_cli.masks import Mask
 from diffedit_cli.memory import Memory
 from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, levels_up_to
@@ -300,7 +302,7 @@ class Workbench:
         said = plan.given.edit_record() | plan.record() | self.guard.record
         arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
         about = self._about(part.picture) | plan.painted.repainting_record() | {"start": plan.start}
-        about |= {"given": artefacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
+        about |= {"given": artifacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
         edited = functools.partial(self._edited, part, M, plan, latents, account)
         decoded = kept.remembered(
             self.cache, "edit", {"edited": about}, account,
@@ -318,7 +320,7 @@ class Workbench:
                 x_0 = torch.from_numpy(latents.trajectory[:1]).to(self.device)
                 return {"picture": self.runtime.model(account).decode(x_0)[0].permute(1, 2, 0).cpu().numpy()}
 
-        x_0 = artefacts.checksum({"x_0": latents.trajectory[:1]}, {})
+        x_0 = artifacts.checksum({"x_0": latents.trajectory[:1]}, {})
         return kept.aside(self.cache, "decoded", self._about(picture) | {"x_0": x_0}, account, decode)["picture"]
 
     def _inpainted(self, part: Part, plan: Plan, account: Account) -> Painted:

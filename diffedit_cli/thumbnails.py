@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
 
-from diffedit_cli import artefacts, formats, ledger, metadata, paths, review, unfinished
+from diffedit_cli import formats, ledger, metadata, paths, records, review, unfinished
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.ownership import Ownership, Target
 
@@ -71,7 +71,7 @@ def _is_stale(target: Path, source: Path) -> bool:
 def _write(target: Path, source: Path, make: Make) -> bool:
     """Whether the source could be read, and the target is no stranger's."""
     owner, wanted = Ownership(), Target(target, remedy="move it away")
-    exif = metadata.marked(metadata.Metadata().directory(artefacts.record("thumbnail", {})))
+    exif = metadata.marked(metadata.Metadata().directory(records.record("thumbnail", {})))
     try:
         owner.check(wanted)
         image = make(source)

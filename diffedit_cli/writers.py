@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffedit_cli import artefacts, configs, digests, models, weights
+from diffedit_cli import artifacts, configs, digests, models, records, weights
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError, ModelError
 from diffedit_cli.images import Picture
@@ -82,19 +82,19 @@ class Writers:
         entry = self.cache.find(kind, key) if self.cache else None
         if entry is not None:
             try:
-                arrays, said = artefacts.unpack(entry)
+                arrays, said = artifacts.unpack(entry)
                 if said["key"] != key:
                     raise ValueError("it is another entry")
                 return [str(text) for text in json.loads(arrays["texts"].tobytes())]
             except FileNotFoundError:  # another process has made room since
                 pass
-            except artefacts.UNREADABLE:
+            except artifacts.UNREADABLE:
                 self.warn(f"The cache entry {entry} is damaged; it is made again.")
         texts = write()
         if self.cache:
             arrays = {"texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
             try:
-                self.cache.store(kind, key, artefacts.pack(arrays, artefacts.record(kind, {**about, "key": key})))
+                self.cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**about, "key": key})))
             except DiffEditError as error:
                 self.warn(f"Nothing is kept in the cache: {error}")
         return texts
@@ -152,5 +152,5 @@ def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, An
         raise
     except Exception as error:  # transformers raises all kinds
         raise ModelError(
-            f"The model {name} cannot be loaded ({artefacts.reason(error)[:300].rstrip('.')}); get it again."
+            f"The model {name} cannot be loaded ({artifacts.reason(error)[:300].rstrip('.')}); get it again."
         ) from error

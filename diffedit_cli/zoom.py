@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.images import Box, Picture
+from diffedit_cli.masks import Mask
 
 ROOM = 0.25  # around a region, as a share of its longer side: context, but little, for that costs sharpness
 LEAST_GAIN = 1.5  # of a zoom that is worth its evaluations

@@ -13,7 +13,7 @@ import pytest
 from command import FAST, WORDS, diffedit
 from PIL import Image, PngImagePlugin
 
-from diffedit_cli import artefacts
+from diffedit_cli import artifacts
 
 LATENTS = Path("cat.latents.safetensors")
 INVERT = ("invert", "cat.png", "--caption", "cat", *FAST[:2])
@@ -56,10 +56,10 @@ FILES = {
 
 def changed(change: Callable[[Arrays, dict[str, Any]], object]) -> bytes:
     """The latents with something else in them, and the checksum that fits it."""
-    arrays, about = artefacts.unpack(LATENTS)
+    arrays, about = artifacts.unpack(LATENTS)
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(arrays, about)
-    return artefacts.pack(arrays, about)
+    return artifacts.pack(arrays, about)
 
 
 def _set(name: str, make: Callable[[Any], Any]) -> Callable[[Arrays, dict[str, Any]], object]:
@@ -156,9 +156,9 @@ def test_a_spoilt_entry_of_the_cache_is_made_again(how: str) -> None:
         if how in FILES:
             entry.write_bytes(FILES[how])
             continue
-        arrays, about = artefacts.unpack(entry)
+        arrays, about = artifacts.unpack(entry)
         SPOILT[how](arrays, about)
-        entry.write_bytes(artefacts.pack(arrays, about))
+        entry.write_bytes(artifacts.pack(arrays, about))
     ran = diffedit(*words)
     assert ran.code == 0, ran.err
     assert Path("cat.edited.png").read_bytes() == good

@@ -265,7 +265,7 @@ def test_the_clock_goes_back(settle: Settle) -> None:
 PLACES = (
     *("formats.opened", "engine.families.load", "engine.latent.LatentDiffusion.embed", "composition.finished"),
     *("engine.latent.LatentDiffusion.encode", "engine.calls.Calls.ask", "engine.latent.LatentDiffusion.decode"),
-    *("engine.refine.mask", "formats._write", "artefacts.pack", "artefacts.pack_mask", "files.publish"),
+    *("engine.refine.mask", "formats._write", "artifacts.pack", "masks.pack_mask", "files.publish"),
 )
 TORCH = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory"))
 

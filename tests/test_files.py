@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffedit_cli import artefacts, files
+from diffedit_cli import artifacts, files, records
 from diffedit_cli.errors import DiffEditError, OutputError
 
 
@@ -83,12 +83,12 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_packed_arrays_come_back_and_damage_is_noticed(tmp_path: Path) -> None:
     arrays = {"contrast": np.arange(12, dtype=np.float32).reshape(3, 4)}
-    about = artefacts.record("contrast", {"from": "cat"})
-    data = artefacts.pack(arrays, about)
-    assert {artefacts.pack(arrays, about) for _ in range(20)} == {data}
+    about = records.record("contrast", {"from": "cat"})
+    data = artifacts.pack(arrays, about)
+    assert {artifacts.pack(arrays, about) for _ in range(20)} == {data}
     path = tmp_path / "entry.safetensors"
     path.write_bytes(data)
-    found, said = artefacts.unpack(path)
+    found, said = artifacts.unpack(path)
     assert (found["contrast"] == arrays["contrast"]).all()
     assert said == about
     damaged = [data[:-1], data[: len(data) // 2], b"", data + b"more", data.replace(b"cat", b"dog")]
@@ -96,8 +96,8 @@ def test_packed_arrays_come_back_and_damage_is_noticed(tmp_path: Path) -> None:
     for harmed in damaged:
         path.write_bytes(harmed)
         try:
-            found, said = artefacts.unpack(path)
-        except artefacts.UNREADABLE:
+            found, said = artifacts.unpack(path)
+        except artifacts.UNREADABLE:
             continue
         assert (found["contrast"] == arrays["contrast"]).all()  # a bit that means nothing: white space in the header
         assert said == about

@@ -12,7 +12,7 @@ from command import FAST, WORDS, diffedit
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 
-from diffedit_cli import artefacts, batch, formats, images, models
+from diffedit_cli import batch, formats, images, masks, models, provenance
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -214,7 +214,7 @@ def test_deep_and_modern_files_are_edited_and_known_as_ours(bench: Workbench, tm
     assert job.output is not None
     before, after = formats.load(path), formats.load(job.output)
     assert (after.mode, after.is_deep, after.format) == (before.mode, suffix in (".png", ".tif"), before.format)
-    assert artefacts.made_by_us(job.output)
+    assert provenance.made_by_us(job.output)
     if after.is_deep:
         different = (before.pixels != after.pixels).any(axis=-1)
         assert different.any()
@@ -249,7 +249,7 @@ def test_a_mask_painted_over_is_no_longer_the_one_that_was_found(bench: Workbenc
             if painted:
                 image.putpixel((0, 0), 255 - image.getpixel((0, 0)))
             image.save(tmp_path / "kept.png", pnginfo=info)
-        assert (artefacts.load_mask(tmp_path / "kept.png").made is None) == painted
+        assert (masks.load_mask(tmp_path / "kept.png").made is None) == painted
 
 
 def test_a_mask_from_another_program_is_taken(bench: Workbench, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_the_fitted_size_suits_the_model(size: tuple[int, int], native: int, mul
 
 
 def record_of(path: Path) -> dict[str, object] | None:
-    return artefacts.read_record(path)
+    return provenance.read_record(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])

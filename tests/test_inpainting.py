@@ -16,7 +16,7 @@ from ldm import write_checkpoint
 from PIL import Image
 from tiny import write_json, write_model, write_safety
 
-from diffedit_cli import artefacts, formats, models
+from diffedit_cli import formats, masks, models
 from diffedit_cli.devices import choose_device
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.params import Params
@@ -96,7 +96,7 @@ def test_the_mask_is_found_as_ever(here: Path, inpainter: Path) -> None:
 def test_every_parameter_reaches_diffusers(here: Path, inpainter: Path, changes: dict[str, object]) -> None:
     """The oracle is the pipeline itself, given what the options say."""
     params = Params(**{"to": "dog", "steps": 5, "guidance": 7.5, "strength": 0.9, **changes})
-    picture, mask = formats.load(here / "cat.png"), artefacts.load_mask(here / "drawn.png")
+    picture, mask = formats.load(here / "cat.png"), masks.load_mask(here / "drawn.png")
     ours = Inpainting(models.find(str(inpainter)), choose_device("cpu"), "float32")
     steps: list[tuple[int, int]] = []
     painted = ours.paint(

@@ -14,12 +14,12 @@ import pytest
 from command import WORDS, Ran, diffedit, picture
 from PIL import Image, PngImagePlugin
 
-from diffedit_cli import artefacts, formats, ledger, metadata, review, seals
+from diffedit_cli import artifacts, formats, ledger, masks, metadata, provenance, records, review, seals
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.images import Picture
 from diffedit_cli.ownership import Ownership, Target
 
-RECORD = artefacts.record("edit", {"from": "cat", "to": 'a "dog"' * 60})
+RECORD = records.record("edit", {"from": "cat", "to": 'a "dog"' * 60})
 
 
 @dataclass
@@ -56,9 +56,9 @@ def encoded(chosen: str, deep: bool = False) -> bytes:
     if chosen in ("gif", "webp"):
         return review.animation(shown, shown, f".{chosen}", RECORD)
     if chosen == "safetensors":
-        return artefacts.pack({"contrast": np.ones((3, 4), np.float32)}, RECORD)
+        return artifacts.pack({"contrast": np.ones((3, 4), np.float32)}, RECORD)
     if chosen == "mask":
-        return artefacts.pack_mask(artefacts.Mask(pixels[..., 0] > 7, RECORD))
+        return masks.pack_mask(masks.Mask(pixels[..., 0] > 7, RECORD))
     if chosen == "HEIF":
         formats._enable_heic()
     return formats.encode(shown, chosen, RECORD)
@@ -77,7 +77,7 @@ def test_a_file_of_any_format_bears_a_seal_that_any_other_byte_breaks(tmp_path: 
     assert seals.is_whole(data)
     path = tmp_path / {"safetensors": "x.safetensors", "mask": "x.png"}.get(chosen, f"x.{chosen.lower()}")
     path.write_bytes(data)
-    assert artefacts.read_record(path) == RECORD if chosen != "mask" else artefacts.made_by_us(path)
+    assert provenance.read_record(path) == RECORD if chosen != "mask" else provenance.made_by_us(path)
     if chosen != "safetensors":
         formats.load(path)  # which refuses a PNG whose sums are wrong
     start = data.index(seals.PREFIX) + len(seals.PREFIX)
@@ -99,7 +99,7 @@ def test_a_retouched_result_that_keeps_its_record_is_no_longer_whole(tmp_path: P
         info = PngImagePlugin.PngInfo()
         info.add(*metadata.png_record(record))
         image.save(path, pnginfo=info)
-    assert artefacts.made_by_us(path)
+    assert provenance.made_by_us(path)
     assert not seals.is_whole(path.read_bytes())
     with pytest.raises(OutputError, match="was changed since diffedit made it"):
         check(path)

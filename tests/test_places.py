@@ -10,10 +10,10 @@ from command import FAST, WORDS, diffedit
 from PIL import Image
 
 from diffedit_cli import DiffEdit, InputError, limits
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import NothingToEdit, UsageError
 from diffedit_cli.formats import from_image
 from diffedit_cli.limits import Limits
+from diffedit_cli.masks import Mask
 
 PICTURE = from_image(Image.new("RGB", (60, 40)), "cat.png")
 

@@ -19,7 +19,7 @@ from command import FAST, Ran, diffedit, picture
 from picture_files import DPI, read_metadata, stored, written
 from PIL import ExifTags, Image
 
-from diffedit_cli import DiffEdit, artefacts, files, formats, thumbnails
+from diffedit_cli import DiffEdit, artifacts, files, formats, masks, provenance, thumbnails
 
 KINDS = [("PNG", 8), ("PNG", 16), ("JPEG", 8), ("WEBP", 8), ("TIFF", 8), ("TIFF", 16), ("AVIF", 8), ("HEIF", 8)]
 TOLD = ("a secret cat", "a hidden dog")
@@ -49,7 +49,7 @@ def test_strip_metadata_leaves_how_the_picture_looks(kind: str, bits: int) -> No
     assert now["profile"] == icc.WIDE
     assert now["dpi"] == was["dpi"]
     assert not any(word in stripped for word in (b"Maker", b"note=", b"secret", b"hidden", b"GPS"))
-    assert artefacts.read_record(Path(f"stripped{path.suffix}")) is None
+    assert provenance.read_record(Path(f"stripped{path.suffix}")) is None
     first, second = (formats.load(Path(f"{name}{path.suffix}")) for name in ("kept", "stripped"))
     assert np.array_equal(first.pixels, second.pixels)
 
@@ -95,9 +95,9 @@ def test_without_metadata_no_file_tells_the_words(option: str) -> None:
     assert len(made) > 6
     beside = [Path("out/cat.mask.png"), *Path("frames").iterdir(), *Path("shows").iterdir()]
     for path in beside:  # still known as ours, and replaced by the next run
-        assert artefacts.made_by_us(path), path
+        assert provenance.made_by_us(path), path
         assert diffedit("info", path).code == 3
-    assert artefacts.load_mask(Path("out/cat.mask.png")).made is None
+    assert masks.load_mask(Path("out/cat.mask.png")).made is None
     assert edit("in", "--out", "out", *shows, "--zoom", "off", option, "--seed", 2, command="run").code == 0
 
 
@@ -120,7 +120,7 @@ def test_nothing_that_is_written_beside_the_result_tells_the_words(option: str) 
     others = [path for path in made if not (option == "--no-metadata" and path.parent.name == "out")]
     assert not [path for path in others if b"Maker" in path.read_bytes() or b"note=" in path.read_bytes()]
     for path in Path("embeds").iterdir():
-        assert {"prompt", "negative"}.isdisjoint(artefacts.unpack(path)[1]), path
+        assert {"prompt", "negative"}.isdisjoint(artifacts.unpack(path)[1]), path
 
 
 def test_another_run_that_strips_does_it_again() -> None:

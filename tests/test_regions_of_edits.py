@@ -16,7 +16,7 @@ from PIL import Image
 from test_inpainting import inpainter as inpainter
 from test_plan import PROMPTS
 
-from diffedit_cli import artefacts, formats
+from diffedit_cli import formats, masks
 
 KINDS = tuple(PROMPTS)
 SIZE = (60, 40)
@@ -40,7 +40,7 @@ def pixels(path: Path | str) -> NDArray[Any]:
 
 
 def white(path: Path | str) -> NDArray[np.bool_]:
-    return artefacts.load_mask(Path(path), soft=True).pixels
+    return masks.load_mask(Path(path), soft=True).pixels
 
 
 def check(source: Path | str, mask: Path | str, *results: Path | str) -> NDArray[np.bool_]:

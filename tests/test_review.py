@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageSequence
 
 from diffedit_cli import Params, formats, masking, review
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.engine import refine
 from diffedit_cli.images import Picture
+from diffedit_cli.masks import Mask
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 GAP, CAPTION = review.GAP, review.CAPTION

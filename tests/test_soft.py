@@ -12,10 +12,10 @@ from command import FAST, WORDS, diffedit
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli import DiffEdit, artefacts, images
-from diffedit_cli.artefacts import Mask
+from diffedit_cli import DiffEdit, images, masks
 from diffedit_cli.engine.diffedit import rescale
 from diffedit_cli.engine.refine import mask, otsu
+from diffedit_cli.masks import Mask
 
 CAT = Path(__file__).parent.parent / "sample_images" / "cat.png"
 
@@ -66,13 +66,13 @@ def test_a_grey_mask_goes_through_its_file(tmp_path: Path) -> None:
     grey = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
     drawn = Mask.soft(grey, {"soft": True, "clamp": 3.0})
     path = tmp_path / "m.png"
-    path.write_bytes(artefacts.pack_mask(drawn))
+    path.write_bytes(masks.pack_mask(drawn))
     assert (np.asarray(Image.open(path)) == grey).all()
-    again = artefacts.load_mask(path, soft=True)
+    again = masks.load_mask(path, soft=True)
     assert (again.shown == grey).all()
     assert (again.pixels == (grey > 0)).all()
     assert (again.made, again.digest) == (drawn.made, drawn.digest)
-    hard = artefacts.load_mask(path)
+    hard = masks.load_mask(path)
     assert (hard.pixels == (grey >= 128)).all()
     assert hard.made is None
     half = again.cut(np.arange(60) < 30, {})
@@ -84,7 +84,7 @@ def test_black_and_white_is_a_mask_like_any_other(tmp_path: Path) -> None:
     pixels = np.zeros((40, 60), dtype=bool)
     pixels[10:20, 10:30] = True
     Image.fromarray(pixels).convert("L").save(tmp_path / "m.png")
-    hard, soft = (artefacts.load_mask(tmp_path / "m.png", soft) for soft in (False, True))
+    hard, soft = (masks.load_mask(tmp_path / "m.png", soft) for soft in (False, True))
     assert soft.grey is None
     assert soft.record() == hard.record() == {"drawn": hard.digest}
 

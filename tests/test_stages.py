@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from diffedit_cli import formats, models
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.cache import Cache
 from diffedit_cli.devices import choose_device
 from diffedit_cli.engine import diffedit as engine
 from diffedit_cli.errors import DeviceError, ModelError, UsageError
 from diffedit_cli.kept import cache_key
+from diffedit_cli.masks import Mask
 from diffedit_cli.params import Params
 from diffedit_cli.runtime import generator
 from diffedit_cli.stages import Workbench

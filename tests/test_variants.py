@@ -11,7 +11,7 @@ from command import WORDS, diffedit
 from PIL import Image
 from safetensors.numpy import load_file
 
-from diffedit_cli import artefacts, sources
+from diffedit_cli import provenance, sources
 from diffedit_cli.params import VARIANTS_ETA
 
 NAMES = ["cat.edited.png", "cat.edited-2.png", "cat.edited-3.png"]
@@ -49,7 +49,7 @@ def test_what_starts_from_noise_has_its_own_in_each(here: Path) -> None:
     found = diffedit("edit", "cat.png", *words, "--variants", 2, "--json").json
     assert (found["region"], found["evaluations"].get("invert", 0)) == ("background", 0)
     assert Image.open(here / NAMES[0]).tobytes() != Image.open(here / NAMES[1]).tobytes()
-    records = [artefacts.read_record(here / name) or {} for name in NAMES[:2]]
+    records = [provenance.read_record(here / name) or {} for name in NAMES[:2]]
     assert [record["latents"]["seed"] for record in records] == [0, 1]
     assert ["seed" in record["edit"] for record in records] == [False, False]
     noise = ("--caption", words[1], "--seed", 1, "--strength", 1, "--invert-from", 1)
@@ -141,7 +141,7 @@ def test_frames_are_ours_and_others_are_not_replaced(here: Path) -> None:
 def test_an_edit_writes_them_too_and_a_folder_of_them_is_no_input(here: Path) -> None:
     assert diffedit("edit", "cat.png", *WORDS, "--frames", here / "frames").code == 0
     assert len(list((here / "frames").iterdir())) == 5
-    listed = sources.listed([str(here)], recursive=False, skip=artefacts.made_by_us)
+    listed = sources.listed([str(here)], recursive=False, skip=provenance.made_by_us)
     assert [row.input for row in listed] == [here / "cat.png"]
     assert "holds no pictures" in diffedit("run", "frames", *WORDS, "--out", "out").lines[-1]
 

@@ -18,7 +18,7 @@ from tiny import write_json
 from tiny_writers import write_blip, write_t5
 from transformers import BlipForConditionalGeneration, BlipProcessor, T5ForConditionalGeneration, T5Tokenizer
 
-from diffedit_cli import artefacts, writers
+from diffedit_cli import provenance, writers
 from diffedit_cli.engine import families
 from diffedit_cli.params import Params
 
@@ -48,7 +48,7 @@ def here(kept: Path, tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.Mon
 
 
 def record(path: str) -> dict[str, object]:
-    found = artefacts.read_record(Path(path))
+    found = provenance.read_record(Path(path))
     assert found is not None
     return found
 

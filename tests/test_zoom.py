@@ -11,11 +11,11 @@ from PIL import Image
 
 from diffedit_cli import models, zoom
 from diffedit_cli.account import Account
-from diffedit_cli.artefacts import Mask
 from diffedit_cli.errors import UsageError
 from diffedit_cli.formats import from_image
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.masking import Found, MaskStage
+from diffedit_cli.masks import Mask
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 from tests.command import FAST, WORDS, diffedit

@@ -1,0 +1,22 @@
+"""How a file was made, by what the file itself says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli import formats, paths
+from diffedit_cli.artifacts import UNREADABLE, read_packed_record
+
+
+def made_by_us(path: Path) -> bool:
+    """Whether diffedit wrote the file, by what the file itself says."""
+    return paths.is_file(path) and read_record(path) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a mask, latents file or edited picture was made, or None."""
+    try:
+        return read_packed_record(path)
+    except UNREADABLE:
+        return formats.read_record(path)
