@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.cases import Case
-from diffedit_cli import formats, models
+from diffedit_cli import formats
 from diffedit_cli.account import Account
 from diffedit_cli.engine import families
 from diffedit_cli.engine.latent import LatentDiffusion
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.images import Picture, pixels
 from diffedit_cli.masks import Mask
 from diffedit_cli.params import GUIDANCE, Params
@@ -67,9 +68,7 @@ def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:
 class Ours:
     """The product's own stages, nothing taken from a cache; without a mask it is plain DDIM inversion and decoding."""
 
-    def __init__(
-        self, folder: models.ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU
-    ) -> None:
+    def __init__(self, folder: ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU) -> None:
         self.bench = Workbench(folder, None, device=where.device, dtype=where.dtype)
         self.params, self.masked = params, masked
         model = self.bench.runtime.model(Account())
@@ -183,7 +182,7 @@ class SDEdit(Pipeline):
 class RoundTrip:
     """No edit: the true result after nothing but the VAE's round trip, as good as its decoder allows."""
 
-    def __init__(self, folder: models.ModelFolder) -> None:
+    def __init__(self, folder: ModelFolder) -> None:
         self.model = families.load(folder.path, "cpu", torch.float32, folder.name)
 
     def __call__(self, case: Case) -> Outcome:
@@ -194,7 +193,7 @@ class RoundTrip:
         return Outcome(final, final, None, 0, 0.0)
 
 
-def build(name: str, folder: models.ModelFolder, params: Params, where: Where = ON_CPU) -> Method:
+def build(name: str, folder: ModelFolder, params: Params, where: Where = ON_CPU) -> Method:
     """One of METHODS, or CEILING, ready to run."""
     if name == CEILING:
         return RoundTrip(folder)

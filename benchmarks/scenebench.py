@@ -31,6 +31,7 @@ from benchmarks.cases import KINDS, Case, draw_case, draw_case_of
 from benchmarks.methods import CEILING, METHODS, ON_CPU, Method, Outcome, Where, build
 from diffedit_cli import models
 from diffedit_cli.errors import ModelError, NothingToEdit
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.params import Params
 
 MEASURES = {
@@ -324,7 +325,7 @@ def beyond(rows: Sequence[Mapping[str, Any]], method: str, kinds: Sequence[str])
     return "\n".join(lines)
 
 
-def report(out: Path, folder: models.ModelFolder, rows: list[Any], kinds: Sequence[str], cases: int) -> None:
+def report(out: Path, folder: ModelFolder, rows: list[Any], kinds: Sequence[str], cases: int) -> None:
     """Writes tables and JSON."""
     table, by_kind = summarise(rows), {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in kinds}
     ceiling = table.pop(CEILING)

@@ -23,6 +23,7 @@ from diffedit_cli import (
     cli_run,
     interrupts,
     launch,
+    model_options,
     paths,
     profiling,
     settings,
@@ -44,7 +45,7 @@ from diffedit_cli.errors import (
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
-    from diffedit_cli.jobs import Job
+    from diffedit_cli.job import Job
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.params import Params
 
@@ -98,7 +99,7 @@ def _ended() -> int:
         if known := of_surroundings(error) or _of_completion(error):
             _complain(str(known))
             return known.code
-        from diffedit_cli.batch import bug_message
+        from diffedit_cli.outcomes import bug_message
 
         _complain(traceback.format_exc() if verbose else bug_message(error), lines=verbose)
         return 1
@@ -204,11 +205,11 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
     Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
     """
-    from diffedit_cli import batch, jobs, running
-    from diffedit_cli.made import Made
+    from diffedit_cli import execute, outcomes, outputs, up_to_date
     from diffedit_cli.ownership import Ownership, Target
     from diffedit_cli.report import Reporter
     from diffedit_cli.result import Result
+    from diffedit_cli.up_to_date import Made
 
     owner = Ownership(force=given["force"])
     with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
@@ -217,7 +218,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             launched = launch.Launch(given, reporter)
             launched.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
             if given["depfile"]:
-                _depfile(jobs.expected(command, planned[0]), planned[0], launched)
+                _depfile(outputs.expected(command, planned[0]), planned[0], launched)
             owner.reads(launched.files)
             beside = [Target(given[name], f"--{name}") for name in ("depfile", "profile") if given[name]]
             for target in beside:
@@ -229,14 +230,16 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
                     failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
                     answer(failed.json())
             raise
-        work: running.Command = {"mask": batch.mask, "invert": batch.invert, "edit": batch.edit}[command]
+        work: up_to_date.Command = {"mask": execute.mask, "invert": execute.invert, "edit": execute.edit}[command]
         if given["cache"] and not given["force"]:
-            expected = functools.partial(jobs.expected, command)
-            work = running.once(work, Made(cli_models.kept(given)), expected, launched.about | {"command": command})
+            expected = functools.partial(outputs.expected, command)
+            work = up_to_date.once(
+                work, Made(model_options.kept(given)), expected, launched.about | {"command": command}
+            )
         on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
         with profiling.profiled(given["profile"], owner):
-            for result in batch.each(planned, work, launched.open, on_bug=on_bug):
+            for result in outcomes.each(planned, work, launched.open, on_bug=on_bug):
                 reporter.result(result)
                 if given["depfile"] and result.error is None:
                     depends = _depfile(map(Path, result.outputs), planned[0], launched)
@@ -249,7 +252,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 def _depfile(outputs: Iterable[Path], job: Job, launched: launch.Launch) -> bytes:
     """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
     from diffedit_cli import seals
-    from diffedit_cli.made import rule
+    from diffedit_cli.depfile import rule
 
     return rule(outputs, [*job.inputs, *launched.model_files]) + b"# " + seals.BLANK + b"\n"
 
@@ -261,7 +264,8 @@ def _planned(
 
     Raises UsageError for options that do not go together or are out of range, OutputError for an output that is read.
     """
-    from diffedit_cli import files, jobs
+    from diffedit_cli import checks, files
+    from diffedit_cli.job import Job
     from diffedit_cli.ownership import Target
 
     if command == "edit" and not (given["from_"] or given["to"]) and _are_words(sources[1:]):
@@ -273,10 +277,10 @@ def _planned(
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
     shared = launch.shared(given, needs)
     params: Params = shared["params"]
-    planned = [jobs.Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
+    planned = [Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in planned) > 1:
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
-    jobs.check_options(planned)
+    checks.check_options(planned)
     if given["depfile"] and (len(planned) > 1 or files.STANDARD_STREAM in (*planned[0].inputs, planned[0].output)):
         raise UsageError("--depfile goes with one picture, from a file to a file.")
     if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in planned):
@@ -284,7 +288,7 @@ def _planned(
     shown = [path for job in planned for path in (job.output or job.input, *job.shows.values())]
     if given["json"] and files.STANDARD_STREAM in shown:
         raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
-    jobs.claim_all(planned, command, [str(job.input) for job in planned])
+    checks.claim_all(planned, command, [str(job.input) for job in planned])
     for name in ("depfile", "profile"):
         if given[name]:
             owner.claim(Target(given[name], f"--{name}"), f"--{name}", "give each its own name")
@@ -354,8 +358,8 @@ def doctor(**given: Any) -> None:
     from diffedit_cli.report import write_table
 
     dtype = number_format("--dtype", given["dtype"])
-    model = functools.partial(cli_models.chosen, given, say=lambda _: None)
-    findings = examine.everything(model, given["device"], dtype, Cache(cli_models.kept(given)))
+    model = functools.partial(model_options.chosen, given, say=lambda _: None)
+    findings = examine.everything(model, given["device"], dtype, Cache(model_options.kept(given)))
     if given["json"]:
         answer(json.dumps([finding.__dict__ for finding in findings]))
     else:

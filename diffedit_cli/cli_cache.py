@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cli_models
+from diffedit_cli import model_options
 from diffedit_cli import options as o
 from diffedit_cli.cli_help import App
 from diffedit_cli.console import answer
@@ -58,7 +58,7 @@ def _cache(given: dict[str, Any]) -> Cache:
     from diffedit_cli import paths
     from diffedit_cli.cache import Cache
 
-    folder = cli_models.kept(given)
+    folder = model_options.kept(given)
     if paths.is_there(folder) and not paths.is_folder(folder):
         raise UsageError(f"The cache folder {paths.told(folder)} is no folder; choose one with --cache-dir.")
     return Cache(folder)

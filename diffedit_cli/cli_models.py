@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import sys
-from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,42 +20,10 @@ from diffedit_cli.files import amount
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
-    from diffedit_cli.models import ModelFolder
+    from diffedit_cli.folder import ModelFolder
+from diffedit_cli.model_options import chosen, kept
 
 app = App(help="Which models there are.")
-
-
-def kept(given: dict[str, Any]) -> Path:
-    """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
-    from diffedit_cli import cache
-
-    root = Path(given["cache_dir"] or cache.default_root())
-    cache.keep_to(root, _size("--cache-limit", given["cache_limit"]) if given["cache_limit"] else None)
-    return root
-
-
-def _size(flag: str, text: str) -> int:
-    """Bytes, of a number of MB, or one with a unit. Raises UsageError."""
-    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{flag} {text} is no size; give a number of MB, or one with its unit, such as 20GB.")
-    number, unit, binary = found.groups()
-    power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
-    return int(Decimal(number) * (1024 if binary else 1000) ** power)
-
-
-def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
-    """The model of this command line, with what is added to it. Raises ModelError or UsageError."""
-    from diffedit_cli import additions, models
-
-    root = kept(given)
-    model = models.find(given["model"] or models.BUILTIN, kept=root, config=given["model_config"], say=say)
-    memo = root / "digests"
-    return dataclasses.replace(
-        model,
-        loras=additions.loras(given["lora"], memo),
-        embeddings=additions.embeddings(given["embedding"], memo),
-    )
 
 
 @app.command("list")

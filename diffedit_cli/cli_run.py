@@ -23,7 +23,7 @@ from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_cod
 from diffedit_cli.options import takes
 
 if TYPE_CHECKING:
-    from diffedit_cli.jobs import Job
+    from diffedit_cli.job import Job
     from diffedit_cli.ledger import Ledger
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.places import Place
@@ -43,7 +43,7 @@ def run(**given: Any) -> None:
 
     Started again it passes over what is done, redoes what changed, and tries again what failed.
     """
-    from diffedit_cli import places, running, sources
+    from diffedit_cli import places, run_plan, sources
     from diffedit_cli.ownership import Ownership
     from diffedit_cli.remote import Fetched
     from diffedit_cli.report import Reporter
@@ -82,7 +82,7 @@ def run(**given: Any) -> None:
                 return (row for row in streamed if row.given or not place.contains(row))
 
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
-            claimed = running.claimed(
+            claimed = run_plan.claimed(
                 chain(listed, read()), launch.for_rows(given), place, given["name"], ledger, owner, shard.has,
                 _on_bug(given, reporter),
             )  # fmt: skip
@@ -125,18 +125,18 @@ def _results(
     stopping: Callable[[], bool],
 ) -> Generator[Result, None, None]:
     """What becomes of each row, as it ends: done here or by workers, or only foreseen."""
-    from diffedit_cli import fleet, running
+    from diffedit_cli import fleet, run_plan, runner
     from diffedit_cli.result import Result
 
     on_bug = _on_bug(given, reporter)
     if given["dry_run"]:
-        return running.foreseen(
+        return run_plan.foreseen(
             claimed,
             lambda: launched.about,
             lambda job: launched.check_words(job.params, job.stages),
             on_bug,
         )
-    told = functools.partial(running.told, fetched=fetched, place=place)
+    told = functools.partial(runner.told, fetched=fetched, place=place)
 
     def record(result: Result) -> Result:
         if result.status != "skipped":
@@ -147,8 +147,8 @@ def _results(
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
         return fleet.edited(mine, workers, record=record, stopping=stopping)
-    return running.overlapped(
-        running.due(claimed, fetched, place, lambda: launched.about, on_bug),
+    return runner.overlapped(
+        run_plan.due(claimed, fetched, place, lambda: launched.about, on_bug),
         launched.open,
         on_bug=on_bug,
         record=lambda result: record(told(result)),
@@ -172,7 +172,7 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
 
     With --json each picture is told to have failed by it.
     """
-    from diffedit_cli import running
+    from diffedit_cli import run_plan
 
     try:
         if known:
@@ -183,7 +183,7 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
     except DiffEditError as error:
         if given["json"]:
             for row in listed:
-                answer(running.refused(row, error).json())
+                answer(run_plan.refused(row, error).json())
         raise
 
 
@@ -229,14 +229,14 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Pass
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     """Raises for options that do not go together, and for two pictures of one name, before any work."""
-    from diffedit_cli import jobs, remote, running
+    from diffedit_cli import checks, remote, run_plan
     from diffedit_cli.ownership import Ownership
 
     share, out, owner = launch.for_rows(given), Path(remote.local(given["out"])), Ownership()
     usable = [row for row in rows if row.problem is None]
-    planned = [replace(running.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
-    jobs.check_options(planned)
-    jobs.claim_all(planned, "edit", [row.name for row in usable], "tell them apart with --name")
+    planned = [replace(run_plan.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
+    checks.check_options(planned)
+    checks.claim_all(planned, "edit", [row.name for row in usable], "tell them apart with --name")
 
 
 @contextlib.contextmanager

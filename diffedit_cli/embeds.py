@@ -13,7 +13,7 @@ from torch import Tensor
 from diffedit_cli import artifacts, files, records
 from diffedit_cli.engine.model import Embedding
 from diffedit_cli.errors import InputError
-from diffedit_cli.models import ModelFolder
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.prompts import POOLED, TOKENS, Embeds
 
 KIND = "embeds"

@@ -12,7 +12,7 @@ from importlib import metadata
 from diffedit_cli import __version__
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import DiffEditError, OutputError
-from diffedit_cli.models import ModelFolder
+from diffedit_cli.folder import ModelFolder
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "numpy", "typer", "rich")
 

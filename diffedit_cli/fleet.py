@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from diffedit_cli import batch, places, running
+from diffedit_cli import outcomes, places, run_plan, runner
 from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
-from diffedit_cli.jobs import Job
+from diffedit_cli.job import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import AUTO
@@ -78,16 +78,16 @@ class Worker:
         """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
         try:
             place = self._place
-            job = running.job_of(row, self._session.share, place.path, self._given["name"])
+            job = run_plan.job_of(row, self._session.share, place.path, self._given["name"])
             owner = Ownership(force=job.force)
             owner.book = self._ledger
             job = replace(job, before=before, ownership=owner)
             with Fetched() as fetched:
-                jobs = running.due(iter([(row, job)]), fetched, place, lambda: self._session.about)
-                told = functools.partial(running.told, fetched=fetched, place=place)
-                return next(running.overlapped(jobs, self._session.open, on_bug=self._session.trace, record=told))
+                jobs = run_plan.due(iter([(row, job)]), fetched, place, lambda: self._session.about)
+                told = functools.partial(runner.told, fetched=fetched, place=place)
+                return next(runner.overlapped(jobs, self._session.open, on_bug=self._session.trace, record=told))
         except DiffEditError as error:
-            return running.refused(row, error)
+            return run_plan.refused(row, error)
 
 
 def edited(
@@ -121,9 +121,9 @@ def edited(
             result = ray.get(ended)
         except ray.exceptions.RayActorError as error:
             lost = f"The worker of this picture was lost {TRIES + 1} times ({type(error).__name__}); is memory short?"
-            result = running.refused(row, DeviceError(lost))
+            result = run_plan.refused(row, DeviceError(lost))
         except ray.exceptions.RayError as error:
-            result = running.refused(row, DiffEditError(batch.bug_message(error)))
+            result = run_plan.refused(row, DiffEditError(outcomes.bug_message(error)))
         yield record(result)
 
 

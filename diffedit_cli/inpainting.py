@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from diffedit_cli import images
 from diffedit_cli.devices import DTYPES, device_errors
 from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.images import Picture
 from diffedit_cli.masks import Mask
-from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import GUIDANCE, STRENGTH, Params
 from diffedit_cli.prompts import Embeds, Prompt
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from diffedit_cli import artifacts, digests, models, records
+from diffedit_cli import artifacts, digests, folder, records
 from diffedit_cli.account import Account
 from diffedit_cli.artifacts import Arrays
 from diffedit_cli.cache import Cache
@@ -56,7 +56,7 @@ def aside(
 
 def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     """What a cached stage depends on; the model and what is added count by digest, whatever they are called."""
-    relevant = {name: value for name, value in about.items() if name not in models.SPELLINGS}
+    relevant = {name: value for name, value in about.items() if name not in folder.SPELLINGS}
     return digests.of_record({"schema": SCHEMA, "kind": kind, **relevant})
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import cells, cli_models, naming, paths, prompts, vocabulary
+from diffedit_cli import cells, model_options, naming, paths, prompts, vocabulary
 from diffedit_cli import options as o
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.params import AUTO, PROMPTS, Params
 
 if TYPE_CHECKING:
-    from diffedit_cli.models import ModelFolder
+    from diffedit_cli.folder import ModelFolder
     from diffedit_cli.report import Reporter
     from diffedit_cli.rows import Row
     from diffedit_cli.stages import Workbench
@@ -123,8 +123,8 @@ class Launch:
         self._memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
-        self.folder: ModelFolder = cli_models.chosen(given, reporter.say)
-        self._root, painter = cli_models.kept(given), given.get("inpainter")
+        self.folder: ModelFolder = model_options.chosen(given, reporter.say)
+        self._root, painter = model_options.kept(given), given.get("inpainter")
         config = given["model_config"]
         self.inpainter = models.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
 

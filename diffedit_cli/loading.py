@@ -10,8 +10,8 @@ from typing import Any
 from diffedit_cli.devices import DTYPES, device_errors
 from diffedit_cli.engine import imports
 from diffedit_cli.engine.model import Model
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.memory import Memory
-from diffedit_cli.models import ModelFolder
 
 NEEDED = ("diffedit_cli.engine.families", "kornia.filters", "scipy.ndimage")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from diffedit_cli import paths
+from diffedit_cli import files, formats, paths
 from diffedit_cli.errors import UsageError
 from diffedit_cli.params import Params
 
@@ -83,3 +83,20 @@ def _word(text: str) -> str:
     """What a prompt adds to a file's name: no character that some file system refuses."""
     word = re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")
     return word.encode()[:LONGEST].decode(errors="ignore")
+
+
+def numbered(output: Path, params: Params) -> list[Path]:
+    """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
+    count = 1 if params.best else params.variants
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, count + 1)]
+    return [output, *others]
+
+
+def written_extension(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in formats.EXTENSIONS else ".png"
+
+
+def beside(path: Path, ending: str) -> Path:
+    if path == files.STANDARD_STREAM:
+        return path
+    return path.with_name(path.stem + ending) if path.name else path / ending  # a folder, which fails when it is read

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffedit_cli import files, ledger, page, paths, remote, thumbnails, unfinished
 from diffedit_cli.errors import OutputError
-from diffedit_cli.jobs import Job
+from diffedit_cli.job import Job
 from diffedit_cli.ledger import Ledger
 from diffedit_cli.ownership import INPUT, Ownership
 from diffedit_cli.result import Result

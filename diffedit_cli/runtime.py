@@ -20,11 +20,11 @@ from diffedit_cli.engine import fitness
 from diffedit_cli.engine.model import Embedding, Model, Rows
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.images import Picture
 from diffedit_cli.latents_files import Latents
 from diffedit_cli.loading import LOADER
 from diffedit_cli.memory import Memory
-from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.prompts import Embeds, Prompt, Sentences
 

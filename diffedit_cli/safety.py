@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffedit_cli.devices import device_errors
 from diffedit_cli.errors import Withheld
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.images import Picture
-from diffedit_cli.models import ModelFolder
 
 if TYPE_CHECKING:
     from diffedit_cli.engine.safety import SafetyChecker

@@ -40,6 +40,7 @@ from diffedit_cli.engine.process import add_noise
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.errors import NothingToEdit, UsageError
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.images import Box, Picture
 from diffedit_cli.inpainting import Inpainting
 from diffedit_cli.latents_files import Latents
@@ -47,7 +48,6 @@ from diffedit_cli.limits import Limits
 from diffedit_cli.masking import Found, MaskStage, surroundings
 from diffedit_cli.masks import Mask
 from diffedit_cli.memory import Memory
-from diffedit_cli.models import ModelFolder
 from diffedit_cli.params import Params, levels_up_to
 from diffedit_cli.plan import PICTURE, Plan, plan_of
 from diffedit_cli.runtime import Runtime, generator

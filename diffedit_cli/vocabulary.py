@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from diffedit_cli.errors import ModelError, UsageError
-from diffedit_cli.models import ModelFolder
+from diffedit_cli.folder import ModelFolder
 from diffedit_cli.params import AUTO, Params
 
 _WORD = re.compile(r"[^\W\d_]+")

@@ -17,7 +17,7 @@ from diffedit_cli import cache as caches
 from diffedit_cli import digests
 from diffedit_cli.cache import Cache
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.made import Made
+from diffedit_cli.up_to_date import Made
 
 KEYS = [f"{number:02x}" * 32 for number in range(100)]
 MB = 10**6

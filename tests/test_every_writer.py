@@ -244,7 +244,7 @@ def test_a_page_of_somebody_elses_stays(here: Path, command: str, name: str) -> 
 def test_a_model_folder_that_holds_an_input_or_comes_meanwhile_stays(
     here: Path, monkeypatch: pytest.MonkeyPatch, tiny_epsilon: Path
 ) -> None:
-    from diffedit_cli.models import ModelFolder
+    from diffedit_cli.folder import ModelFolder
 
     files = ModelFolder.files
 

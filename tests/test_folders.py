@@ -12,7 +12,7 @@ import pytest
 from command import WORDS, diffedit, picture
 from PIL import Image
 
-from diffedit_cli import formats, jobs, sources
+from diffedit_cli import formats, naming, sources
 from diffedit_cli.errors import InputError
 from diffedit_cli.sources import Passed
 
@@ -58,7 +58,7 @@ def test_what_can_be_written_comes_back_under_its_own_ending_and_format(ending: 
     path = Path(f"a{ending}")
     Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(path, formats.EXTENSIONS[ending])
     read = formats.load(path)
-    assert formats.default_extension(read) == jobs.written_extension(path) == ending
+    assert formats.default_extension(read) == naming.written_extension(path) == ending
     assert formats.output_format(Path(f"b{ending}"), read) == read.format == formats.EXTENSIONS[ending]
 
 
@@ -69,7 +69,7 @@ def test_what_can_only_be_read_comes_back_as_png(ending: str) -> None:
     chosen = {".pnm": "PPM", ".apng": "PNG"}.get(ending)
     Image.linear_gradient("L").resize((32, 32)).convert(mode).save(path, chosen)
     read = formats.load(path)
-    assert formats.default_extension(read) == jobs.written_extension(path) == ".png"
+    assert formats.default_extension(read) == naming.written_extension(path) == ".png"
 
 
 # What is passed over

@@ -12,7 +12,7 @@ from command import FAST, WORDS, diffedit
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 
-from diffedit_cli import batch, formats, images, masks, models, provenance
+from diffedit_cli import batch, execute, formats, images, masks, models, provenance
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 
@@ -43,7 +43,7 @@ def edited(bench: Workbench, path: Path, output: Path | None = None, threshold: 
     params = Params(from_="cat", to="dog", steps=5, maps=2, threshold=threshold)
     output = output or path.with_name(f"{path.stem}.edited{path.suffix}")
     job = batch.Job(input=path, output=output, params=params, mask_output=path.with_name("mask.png"))
-    batch.edit(job, lambda: bench)
+    execute.edit(job, lambda: bench)
     return job
 
 
@@ -183,7 +183,7 @@ def test_a_jpeg_keeps_its_quantisation(bench: Workbench, tmp_path: Path) -> None
 def test_a_jpeg_with_a_second_picture_behind_stays_a_jpeg(bench: Workbench, tmp_path: Path) -> None:
     """As phones write them: Pillow calls the format MPO."""
     scene((61, 37)).save(tmp_path / "scene.jpg", "MPO", save_all=True, append_images=[scene((30, 20))])
-    result = batch.edit(
+    result = execute.edit(
         batch.Job(input=tmp_path / "scene.jpg", params=Params(from_="cat", to="dog", steps=5, threshold=0.2)),
         lambda: bench,
     )
@@ -223,7 +223,7 @@ def test_deep_and_modern_files_are_edited_and_known_as_ours(bench: Workbench, tm
 
 def test_a_gif_becomes_a_png(bench: Workbench, tmp_path: Path) -> None:
     scene((61, 37), "P").save(tmp_path / "scene.gif")
-    result = batch.edit(
+    result = execute.edit(
         batch.Job(input=tmp_path / "scene.gif", params=Params(from_="cat", to="dog", steps=5, threshold=0.2)),
         lambda: bench,
     )
@@ -260,7 +260,7 @@ def test_a_mask_from_another_program_is_taken(bench: Workbench, tmp_path: Path) 
     drawn.paste((90, 90, 90, 255), (40, 10, 50, 30))
     drawn.save(tmp_path / "drawn.png")
     job = batch.Job(input=tmp_path / "scene.png", params=Params(to="dog", steps=5), mask=tmp_path / "drawn.png")
-    result = batch.edit(job, lambda: bench)
+    result = execute.edit(job, lambda: bench)
     white = np.zeros((37, 61), bool)
     white[10:30, 10:40] = True
     assert result.mask_area == white.mean()

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pytest
 
-from diffedit_cli import batch, cli, interrupts
+from diffedit_cli import cli, interrupts, outcomes
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION, InputError, ModelError
-from diffedit_cli.jobs import Job
+from diffedit_cli.job import Job
 from diffedit_cli.params import Params
 
 PRESSED_IN_A_FINALISER = """
@@ -69,9 +69,9 @@ def test_in_a_finaliser_it_ends_the_command_all_the_same() -> None:
 def test_it_is_no_failure_of_a_picture(error: Exception) -> None:
     job = Job(input=Path("cat.png"), params=Params())
     with pytest.raises(KeyboardInterrupt):
-        batch.attempted(job, lambda: takes_it_for_its_own(error), print)
+        outcomes.attempted(job, lambda: takes_it_for_its_own(error), print)
     interrupts.forget()
-    failed = batch.attempted(job, lambda: raises(error), lambda _: None)
+    failed = outcomes.attempted(job, lambda: raises(error), lambda _: None)
     assert failed.status == "failed"
 
 

@@ -14,8 +14,8 @@ import pytest
 from command import WORDS, diffedit, picture
 
 from diffedit_cli.cache import Cache
+from diffedit_cli.depfile import rule
 from diffedit_cli.errors import UsageError
-from diffedit_cli.made import rule
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ENVIRONMENT_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

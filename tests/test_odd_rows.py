@@ -19,7 +19,7 @@ from command import picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffedit_cli import batch, cli_run, launch, naming, page, running, sources
+from diffedit_cli import cli_run, execute, launch, naming, outcomes, page, run_plan, sources
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.params import Params
@@ -98,7 +98,7 @@ def state(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def opened(rows: Iterator[sources.Row]) -> list[Result | batch.Opened]:
+def opened(rows: Iterator[sources.Row]) -> list[Result | execute.Opened]:
     """What becomes of rows, up to where the model would be asked."""
     import inspect
 
@@ -106,16 +106,20 @@ def opened(rows: Iterator[sources.Row]) -> list[Result | batch.Opened]:
     shared = launch.for_rows({**options, "from_": "cat", "to": "dog"})
     place, found, owner = Place(Path("out")), [], Ownership()
     with Fetched() as fetched, place, place.ledger(Shard(1, 1), owner) as ledger:
-        claimed = running.claimed(rows, shared, place, naming.DEFAULT, ledger, owner, lambda _: True)
-        for job in running.due(claimed, fetched, place, lambda: {}):
-            made = job if isinstance(job, Result) else batch.attempted(job, lambda job=job: batch.open_edit(job), print)
+        claimed = run_plan.claimed(rows, shared, place, naming.DEFAULT, ledger, owner, lambda _: True)
+        for job in run_plan.due(claimed, fetched, place, lambda: {}):
+            made = (
+                job
+                if isinstance(job, Result)
+                else outcomes.attempted(job, lambda job=job: execute.open_edit(job), print)
+            )
             if isinstance(made, Result):
                 ledger.write(made.json())
             found.append(made)
     return found
 
 
-def check(found: list[Result | batch.Opened], count: int) -> None:
+def check(found: list[Result | execute.Opened], count: int) -> None:
     assert len(found) == count
     for one in found:
         if isinstance(one, Result):
@@ -197,7 +201,7 @@ def test_an_error_of_ours_fails_one_row(tmp_path: Path, monkeypatch: pytest.Monk
     rows = sources.listed(["a.png", "b.png", "c.png"], recursive=False, skip=lambda _: False)
     place, owner = Place(tmp_path / "out"), Ownership()
     with place, place.ledger(Shard(1, 1), owner) as ledger:
-        found = list(running.claimed(rows, share, place, naming.DEFAULT, ledger, owner, lambda _: True, said.append))
+        found = list(run_plan.claimed(rows, share, place, naming.DEFAULT, ledger, owner, lambda _: True, said.append))
     messages = [one.error["message"] for one in found if isinstance(one, Result) and one.error]
     assert [message[:9] for message in messages] == ["not today", "Something", "not today"]
     assert "KeyError" in said[0]

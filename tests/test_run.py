@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command import INSTALLED, WORDS, Ran, diffedit, picture, started
 
-from diffedit_cli import devices, jobs, ledger, naming, sources
+from diffedit_cli import devices, ledger, naming, sources
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.params import Params
 
@@ -217,7 +217,7 @@ def test_a_folder_needs_pictures(tmp_path: Path) -> None:
 def test_results_are_called_by_a_template(template: str, place: str, name: str) -> None:
     naming.check(template)
     params = Params(from_="cat", to='a white/"dog"', seed=7)
-    assert naming.named(template, Path(place), jobs.written_extension(Path(place)), params) == Path(name)
+    assert naming.named(template, Path(place), naming.written_extension(Path(place)), params) == Path(name)
 
 
 @pytest.mark.parametrize("template", ["", "{wings}", "{stem", "{0}", "a/"])

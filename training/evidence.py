@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from diffedit_cli import formats, models
 from diffedit_cli.account import Account
 from diffedit_cli.errors import NothingToEdit
-from diffedit_cli.models import FITNESS
+from diffedit_cli.folder import FITNESS
 from diffedit_cli.params import Params
 from diffedit_cli.stages import Workbench
 from training.places import PLACES

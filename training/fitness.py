@@ -17,7 +17,7 @@ from PIL import Image
 from diffedit_cli.engine import fitness
 from diffedit_cli.engine.latent import LatentDiffusion
 from diffedit_cli.engine.sd import StableDiffusion
-from diffedit_cli.models import FITNESS
+from diffedit_cli.folder import FITNESS
 from training.data import to_tensor
 from training.evaluate import knows_wider
 from training.scenes import PRESENT, WIDER, World, scene

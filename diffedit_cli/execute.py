@@ -1,18 +1,29 @@
-"""Pictures -> jobs -> results: what each command does to one picture, and to many, failures kept apart."""
+"""What a command does to one picture: read its files, let the pipeline work, write the results."""
 
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import errors, files, formats, interrupts, jobs, latents_files, limits, masks, paths, records, review
-from diffedit_cli.errors import DiffEditError, OutputError, Withheld
+from diffedit_cli import (
+    files,
+    formats,
+    latents_files,
+    limits,
+    masks,
+    naming,
+    outputs,
+    paths,
+    records,
+    review,
+)
+from diffedit_cli.errors import OutputError
 from diffedit_cli.images import Picture
-from diffedit_cli.jobs import Job, Targets
+from diffedit_cli.job import Job, OpenWorkbench
+from diffedit_cli.outputs import Targets
 from diffedit_cli.result import Result
 
 if TYPE_CHECKING:
@@ -23,9 +34,7 @@ if TYPE_CHECKING:
     from diffedit_cli.masks import Mask
     from diffedit_cli.ownership import Target
     from diffedit_cli.stages import Workbench
-
-T = TypeVar("T")
-OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
+from diffedit_cli.outcomes import done_result
 
 
 def mask(job: Job, workbench: OpenWorkbench) -> Result:
@@ -40,7 +49,7 @@ def mask(job: Job, workbench: OpenWorkbench) -> Result:
     _save_embeds(targets, job, picture, bench, account)
     job.ownership.publish(written)
     output = targets.results[0].path
-    return _result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
+    return done_result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
 
 
 def invert(job: Job, workbench: OpenWorkbench) -> Result:
@@ -53,7 +62,7 @@ def invert(job: Job, workbench: OpenWorkbench) -> Result:
     _save_embeds(targets, job, picture, bench, account)
     _save_frames(targets, job, latents, bench, account)
     job.ownership.publish(dict.fromkeys(targets.results, latents_files.pack_latents(latents)))
-    return _result(job, picture, bench, account, output=targets.results[0].path)
+    return done_result(job, picture, bench, account, output=targets.results[0].path)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def open_edit(job: Job) -> Opened:
 
 def foresee_edit(job: Job) -> None:
     """Raises the DiffEditError that an edit would end with, as far as its files and names tell; writes nothing."""
-    _opened(job, lambda *named: _foreseen(job, jobs.targets(*named)))
+    _opened(job, lambda *named: _foreseen(job, outputs.targets(*named)))
 
 
 def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Opened:
@@ -91,8 +100,8 @@ def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Op
     given_mask = masks.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
     given_latents = latents_files.load_latents(job.latents) if job.latents else None
     allowed = limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
-    output = job.output or jobs.beside(job.input, f".edited{formats.default_extension(picture)}")
-    targets, chosen = find(job, "edit", jobs.numbered(output, job.params)), formats.output_format(output, picture)
+    output = job.output or naming.beside(job.input, f".edited{formats.default_extension(picture)}")
+    targets, chosen = find(job, "edit", naming.numbered(output, job.params)), formats.output_format(output, picture)
     return Opened(formats.fitted(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
 
 
@@ -113,7 +122,7 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
         results = dict(zip(targets.results, data, strict=True))
         digests = job.ownership.publish(mask | results | _shown(targets, job, picture, first.mask, variants))
         mask_file = job.mask or job.mask_output
-        return _result(
+        return done_result(
             job,
             picture,
             bench,
@@ -129,41 +138,6 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
     return save
 
 
-def each(
-    jobs: Iterable[Job],
-    command: Callable[[Job, OpenWorkbench], Result],
-    workbench: OpenWorkbench,
-    *,
-    on_bug: Callable[[str], Any],
-) -> Iterator[Result]:
-    """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
-    for job in jobs:
-        yield attempted(job, lambda job=job: command(job, workbench), on_bug)  # type: ignore[misc]
-
-
-def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
-    """What `call` returns, or a failed result in its place."""
-    try:
-        return call()
-    except DiffEditError as error:
-        interrupts.raise_if_pressed()
-        failed = failed_result(job, error.code, str(error))
-        return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
-    except Exception as error:
-        interrupts.raise_if_pressed()
-        if known := errors.of_surroundings(error):
-            return failed_result(job, known.code, str(known))
-        on_bug(traceback.format_exc())
-        return failed_result(job, DiffEditError.code, bug_message(error))
-
-
-def bug_message(error: BaseException) -> str:
-    return (
-        f"Something went wrong that should not ({type(error).__name__}: {error}); "
-        "run it again with --verbose and report what it prints."
-    )
-
-
 def _picture(job: Job) -> Picture:
     """As its results are to have it."""
     picture = formats.load(job.input, job.max_pixels)
@@ -172,7 +146,7 @@ def _picture(job: Job) -> Picture:
 
 def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:
     """All that the job writes, in folders that are there. Raises UsageError, and OutputError for what it may not."""
-    targets = jobs.targets(job, command, results)
+    targets = outputs.targets(job, command, results)
     job.ownership.reads(job.inputs)
     folders = {one.path.parent: one.option for one in (*targets.embeds.values(), *targets.frames)}
     folders |= {one.path.parent: one.option for kind, one in targets.shows.items() if one.path != getattr(job, kind)}
@@ -222,49 +196,3 @@ def _save_frames(targets: Targets, job: Job, latents: Latents, bench: Workbench,
         for level, (target, pixels) in enumerate(zip(targets.frames, bench.frames(latents, account), strict=False)):
             record = records.record("frame", {**made, "level": level})  # the model may leave some levels out
             job.ownership.publish({target: formats.encode_png(pixels, record)})
-
-
-def _result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
-    more = {"outputs": (str(output),), "seed": job.params.seed, **more}
-    return Result(
-        status="done",
-        input=str(job.input),
-        output=str(output),
-        model=bench.folder.name,
-        device=bench.device,
-        preview=str(job.shows["preview"]) if job.preview else None,
-        evaluations=account.evaluations,
-        cache=account.cache,
-        seconds=account.seconds,
-        warnings=(*picture.warnings, *account.warnings),
-        region=account.region,
-        evidence=None if account.gain is None else round(account.gain, 3),
-        identity=job.identity,
-        **_prompts(job),
-        **more,
-    )
-
-
-def failed_result(job: Job, code: int, message: str) -> Result:
-    said = {"code": code, "message": message}
-    return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
-
-
-def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
-    """Of a job whose outputs an earlier run made, from the same and by the same, or that is only foreseen."""
-    outputs = jobs.numbered(job.written[0], job.params)
-    mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
-    return Result(
-        status=status,
-        input=str(job.input),
-        output=str(outputs[0]),
-        outputs=tuple(map(str, outputs)),
-        mask=mask,
-        seed=job.params.seed,
-        identity=job.identity,
-        **_prompts(job),
-    )
-
-
-def _prompts(job: Job) -> dict[str, Any]:
-    return {"from_": str(job.params.from_), "to": str(job.params.to)}

@@ -1,40 +1,29 @@
-"""The jobs of a run: planned from rows, passed over when done, read ahead of the network and written behind it."""
+"""The jobs of a run: planned from rows, and passed over when they are done."""
 
 from __future__ import annotations
 
-import functools
 import traceback
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli import batch, digests, errors, files, jobs, naming, paths
-from diffedit_cli.batch import Opened, OpenWorkbench
+from diffedit_cli import checks, digests, errors, execute, files, naming, outcomes, paths
 from diffedit_cli.errors import DiffEditError, InputError, UsageError
-from diffedit_cli.jobs import Job
+from diffedit_cli.job import Job
 from diffedit_cli.ledger import Ledger
-from diffedit_cli.made import Made, touch
 from diffedit_cli.ownership import Ownership
 from diffedit_cli.result import Result
 from diffedit_cli.rows import Row
-from diffedit_cli.together import Together
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffedit_cli.engine.model import Rows
     from diffedit_cli.places import Place
     from diffedit_cli.remote import Fetched
 
-AHEAD = 2  # pictures that are read while another is edited
+
 SCHEMA = 1  # of identities
 READ = {"input": "picture", "mask": "mask", "latents": "latents file", "within": "mask", "exclude": "mask"}
 """The files of a job, and what each is."""
-
-Command = Callable[[Job, OpenWorkbench], Result]
 Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
 
 
@@ -52,7 +41,7 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
             raise UsageError("output is no path; give one below the folder that --out names.")
         place = naming.below(Path(str(said)))
     else:
-        place = naming.named(template, row.place, jobs.written_extension(row.input), shared["params"])
+        place = naming.named(template, row.place, naming.written_extension(row.input), shared["params"])
     label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
     mask = out / f"{label}.mask.png"
     return Job(input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", **shared)
@@ -67,25 +56,6 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     rest |= {"strip-metadata": True} if job.strip_metadata else {}
     return digests.of_record({**job.params.record(), **read, **rest, **about})
-
-
-def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about: dict[str, Any]) -> Command:
-    """The same work, but not where its outputs are there already, whole and from the same: they are only touched."""
-
-    def command(job: Job, workbench: OpenWorkbench) -> Result:
-        alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
-        outputs = expected(job)
-        if not alone or files.STANDARD_STREAM in outputs:
-            return work(job, workbench)
-        job = replace(job, identity=identity(job, about))
-        if made.is_up_to_date(outputs, str(job.identity)):
-            touch(outputs)
-            return batch.undone_result(replace(job, output=outputs[0]), "skipped")
-        result = work(job, workbench)
-        made.note([Path(path) for path in result.outputs], str(job.identity))
-        return result
-
-    return command
 
 
 def claimed(
@@ -105,7 +75,7 @@ def claimed(
     for position, row in enumerate(rows):
         try:
             job = replace(job_of(row, share, place.path, template), ownership=owner)
-            jobs.claim_all([job], "edit", [row.name], "give each a name of its own")
+            checks.claim_all([job], "edit", [row.name], "give each a name of its own")
             if mine(position):
                 before = ledger.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
@@ -135,7 +105,7 @@ def due(
             job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
             if _is_done(job):
-                yield batch.undone_result(job, "skipped")
+                yield outcomes.undone_result(job, "skipped")
                 continue
             place.prepare(job, row.url)
             yield job
@@ -164,8 +134,8 @@ def foreseen(
             done = _is_done(job)
             if not (row.url or done):
                 check(job)
-                batch.foresee_edit(job)
-            result = batch.undone_result(job, "skipped" if done else "planned")
+                execute.foresee_edit(job)
+            result = outcomes.undone_result(job, "skipped" if done else "planned")
             yield replace(result, input=row.name)
         except Exception as error:
             yield refused(row, _explained(error, on_bug))
@@ -182,99 +152,7 @@ def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:
     if known := errors.of_surroundings(error):
         return known
     on_bug(traceback.format_exc())
-    return DiffEditError(batch.bug_message(error))
-
-
-def told(result: Result, fetched: Fetched, place: Place) -> Result:
-    """A result with its files where they belong, and under the names that these have there."""
-    source = fetched.url(result.input)
-    error, warnings = result.error, tuple(text.replace(result.input, source) for text in result.warnings)
-    if error is not None:
-        error = {**error, "message": error["message"].replace(result.input, source)}
-    taken = place.take(replace(result, error=error, warnings=warnings), source)
-    fetched.drop(result.input)
-    return replace(taken, input=source)
-
-
-def overlapped(
-    planned: Iterable[Job | Result],
-    workbench: OpenWorkbench,
-    *,
-    on_bug: Callable[[str], Any],
-    record: Callable[[Result], Result],
-    stopping: Callable[[], bool] = lambda: False,
-    at_once: int | None = 1,
-) -> Generator[Result, None, None]:
-    """As `batch.each` of edits, in order, but pictures are read and written while others are edited.
-
-    So many are edited at once, their calls of the network joined; None: as many as is best where they are edited.
-    `record` is told of each result as soon as it is written, whatever is done meanwhile, and returns it as it is to be
-    told. After `stopping` says so no other picture is begun. Whoever closes it, or is interrupted, leaves those undone
-    that are not painted yet.
-    """
-    most = at_once or 1
-
-    def settled(made: Callable[[], Result] | Result) -> Result:
-        return record(made if isinstance(made, Result) else made())
-
-    def begun(job: Job, opening: Future[Opened | Result]) -> Future[Future[Result]]:
-        nonlocal most
-        opened = opening.result()
-        if isinstance(opened, Result):
-            return ended(opened)
-        bench = batch.attempted(job, workbench, on_bug)
-        if isinstance(bench, Result):
-            return ended(bench)
-        most = at_once or bench.runtime.at_once
-        if most == 1:
-            return ended(_painted(job, opened, lambda: bench, on_bug))
-        own = bench.beside(together.ask, together.wait)
-        return together.begin(lambda: writer.submit(settled, _painted(job, opened, lambda: own, on_bug)))
-
-    def ended(made: Callable[[], Result] | Result) -> Future[Future[Result]]:
-        done: Future[Future[Result]] = Future()
-        done.set_result(writer.submit(settled, made))
-        return done
-
-    with (
-        ThreadPoolExecutor(AHEAD, "reading") as readers,
-        ThreadPoolExecutor(1, "writing") as writer,  # one, so that they are recorded in the order in which they end
-        _together(workbench) as together,
-    ):
-        remaining = iter(planned)
-        waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
-        unsaid: deque[Future[Future[Result]]] = deque()  # painted, then written
-        while True:
-            while not stopping() and len(waiting) < max(AHEAD, most) and (job := next(remaining, None)) is not None:
-                if isinstance(job, Result):
-                    waiting.append(functools.partial(ended, job))
-                else:
-                    waiting.append(functools.partial(begun, job, readers.submit(_opened, job, on_bug)))
-            if waiting and together.count < most and len(unsaid) < 2 * most and not stopping():
-                unsaid.append(waiting.popleft()())
-            elif together.count:
-                together.round()
-            elif unsaid:
-                wait([unsaid[0].result()])
-            else:
-                break
-            while unsaid and unsaid[0].done() and unsaid[0].result().done():
-                yield unsaid.popleft().result().result()
-
-
-def _together(workbench: OpenWorkbench) -> Together[Rows, Tensor]:
-    return Together(lambda asked: workbench().runtime.ask_together(asked))
-
-
-def _opened(job: Job, on_bug: Callable[[str], Any]) -> Opened | Result:
-    return batch.attempted(job, lambda: batch.open_edit(job), on_bug)
-
-
-def _painted(
-    job: Job, opened: Opened, workbench: OpenWorkbench, on_bug: Callable[[str], Any]
-) -> Callable[[], Result] | Result:
-    save = batch.attempted(job, lambda: batch.paint(job, opened, workbench), on_bug)
-    return save if isinstance(save, Result) else lambda: batch.attempted(job, save, on_bug)
+    return DiffEditError(outcomes.bug_message(error))
 
 
 def _content(path: Path | None, what: str) -> str | None:
