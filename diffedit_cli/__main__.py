@@ -37,9 +37,9 @@ def main() -> None:
 
         code = warm.handed_over(sys.argv[1:])
         if code is None:
-            from diffedit_cli.cli import run
+            from diffedit_cli.cli import main as command_line
 
-            code = run()
+            code = command_line()
         _end_in_peace()
     except KeyboardInterrupt:  # while the program itself is being read
         _end_in_peace()

@@ -59,7 +59,7 @@ app.command()(cli_page.report)
 app.command()(cli_config.config)
 
 
-def run() -> int:
+def main() -> int:
     """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
     code = _ended()
     lost = streams.lost()

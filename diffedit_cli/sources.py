@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+from codecs import BOM_UTF8
 import contextlib
 import fnmatch
 import os
@@ -224,7 +224,7 @@ def _expanded(folder: Path, parts: Sequence[str], picker: _Picker, refused: list
 def _in_list(stream: Any, null: bool) -> Iterator[Row]:
     """The rows of a list. Any bytes but the end may stand in a name; editors on Windows begin with a mark."""
     for number, line in enumerate(_cut(stream, b"\0" if null else b"\n"), start=1):
-        name = line.removeprefix(codecs.BOM_UTF8) if number == 1 and not null else line
+        name = line.removeprefix(BOM_UTF8) if number == 1 and not null else line
         if not null and name.endswith(b"\r") and not paths.is_there(os.fsdecode(name)):
             name = name[:-1]
         if len(name) > LONGEST:

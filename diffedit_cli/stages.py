@@ -250,13 +250,13 @@ class Workbench:
 
         def decoded() -> Arrays:
             model = self.runtime.model(account)
-            pictures = (model.decode(x_t.to(self.device))[0].permute(1, 2, 0) for x_t in trajectory)
-            return {"pictures": torch.stack(list(self._watched("frames", pictures, len(trajectory)))).cpu().numpy()}
+            decoded_levels = (model.decode(x_t.to(self.device))[0].permute(1, 2, 0) for x_t in trajectory)
+            return {"pictures": torch.stack(list(self._watched("frames", decoded_levels, len(trajectory)))).cpu().numpy()}
 
         with account.clock("frames"):
-            pictures = self.runtime.computed("frames", account, decoded)["pictures"]
+            decoded_frames = self.runtime.computed("frames", account, decoded)["pictures"]
         del account.evaluations["frames"]
-        return list(images.pixels(pictures))
+        return list(images.pixels(decoded_frames))
 
     def _boxes(self, M: NDArray[np.bool_], params: Params, specks: bool = True) -> list[Box]:
         """Where to look closer."""

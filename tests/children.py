@@ -136,7 +136,7 @@ def _import_for(words: Sequence[str]) -> None:
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):
-        cli.run()
+        cli.main()
 
 
 if __name__ == "__main__":

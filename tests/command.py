@@ -79,7 +79,7 @@ def diffedit(*words: object, given: bytes = b"") -> Ran:
         patch.setattr(sys, "argv", ["diffedit", *map(str, words)])
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
             patch.setattr(sys, name, stream)
-        code = cli.run()
+        code = cli.main()
     return Ran(code, streams[1].buffer.getvalue(), streams[2].buffer.getvalue().decode())
 
 

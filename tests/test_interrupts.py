@@ -81,7 +81,7 @@ def test_it_is_no_failure_of_the_command(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "app", lambda **_: takes_it_for_its_own(error))
-    assert cli.run() == INTERRUPTED
+    assert cli.main() == INTERRUPTED
     assert capfd.readouterr().err == f"diffedit: {INTERRUPTION}\n"
 
 

@@ -63,10 +63,10 @@ def request(**more: Any) -> bytes:
 
 
 def server_of(run: Callable[[], int]) -> serving.Server:
-    server = serving.Server(run)
-    server._heed_signals()
-    server._forget, server._loads = (lambda: None), state.__code__
-    return server
+    answering = serving.Server(run)
+    answering._heed_signals()
+    answering._forget, answering._loads = (lambda: None), state.__code__
+    return answering
 
 
 def answered(
@@ -103,10 +103,10 @@ def answered(
     client = threading.Thread(target=ask)
     started = time.monotonic()
     client.start()
-    server = server_of(run)
+    answering = server_of(run)
     try:
         with theirs:
-            server._answer(theirs)
+            answering._answer(theirs)
     except (OSError, ValueError):
         pass
     client.join()
@@ -259,12 +259,12 @@ def handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[soc
             with connection:
                 serve(connection)
 
-        server = threading.Thread(target=accept)
-        server.start()
+        answering = threading.Thread(target=accept)
+        answering.start()
         try:
             return warm.handed_over(["edit", "cat.png"])
         finally:
-            server.join()
+            answering.join()
 
 
 def taken(connection: socket.socket, then: bytes) -> None:

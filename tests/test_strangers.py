@@ -179,7 +179,7 @@ def test_letters_that_the_terminal_has_none_of_are_spelled_out(monkeypatch: pyte
     with (here / "out").open("w", encoding="latin-1") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "argv", ["diffedit", "cache", "list"])
-        assert cli.run() == 0
+        assert cli.main() == 0
     assert (here / "out").read_text().endswith(r" in \u732b" + "\n")
 
 

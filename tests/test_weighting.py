@@ -108,7 +108,7 @@ def test_prompts_without_weights_do_not_import_it(tmp_path: Path) -> None:
 import sys
 from diffedit_cli import cli
 sys.argv = ["diffedit", *{words}]
-code = cli.run()
+code = cli.main()
 print(code, "compel" in sys.modules, "torch" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
