@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.cases import Case
-from diffedit_cli import formats
-from diffedit_cli.account import Account
-from diffedit_cli.engine import families
-from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.folder import ModelFolder
-from diffedit_cli.images import Picture, pixels
-from diffedit_cli.masks import Mask
-from diffedit_cli.params import GUIDANCE, Params
-from diffedit_cli.stages import Workbench
+from diffedit_cli.engine.networks import families
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.images import codecs
+from diffedit_cli.images.masks import Mask
+from diffedit_cli.images.pictures import Picture, pixels
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.params import GUIDANCE, Params
+from diffedit_cli.pipeline.stats import Account
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ Method = Callable[[Case], Outcome]
 
 
 def picture_of(case: Case) -> Picture:
-    return formats.from_array(case.picture, f"case {case.number}")
+    return codecs.from_array(case.picture, f"case {case.number}")
 
 
 def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:
@@ -186,7 +186,7 @@ class RoundTrip:
         self.model = families.load(folder.path, "cpu", torch.float32, folder.name)
 
     def __call__(self, case: Case) -> Outcome:
-        size, picture = (self.model.native_size,) * 2, formats.from_array(case.result, f"truth {case.number}")
+        size, picture = (self.model.native_size,) * 2, codecs.from_array(case.result, f"truth {case.number}")
         with torch.inference_mode():
             made = self.model.decode(self.model.encode(torch.from_numpy(picture.fitted(size))[None]))[0]
         final = at_canvas(Image.fromarray(pixels(made.permute(1, 2, 0).numpy())), case)

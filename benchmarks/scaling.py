@@ -13,8 +13,8 @@ from statistics import median
 
 from benchmarks.large import draw_case
 from benchmarks.methods import Ours
-from diffedit_cli import models
-from diffedit_cli.params import Params
+from diffedit_cli.models import registry
+from diffedit_cli.pipeline.params import Params
 
 SIZES = (256, 512, 1024, 2048)
 SHARE = 0.05  # of the picture that the object covers
@@ -29,7 +29,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for way, params in WAYS.items():
-        ours = Ours(models.find(models.BUILTIN), params)
+        ours = Ours(registry.find(registry.BUILTIN), params)
         for size in SIZES:
             case = draw_case(0, (size, size), SHARE)
             outcomes = [ours(case) for _ in range(1 + options.runs)][1:]

@@ -29,10 +29,10 @@ from PIL import Image, ImageDraw
 from benchmarks import judge, strict
 from benchmarks.cases import KINDS, Case, draw_case, draw_case_of
 from benchmarks.methods import CEILING, METHODS, ON_CPU, Method, Outcome, Where, build
-from diffedit_cli import models
 from diffedit_cli.errors import ModelError, NothingToEdit
-from diffedit_cli.folder import ModelFolder
-from diffedit_cli.params import Params
+from diffedit_cli.models import registry
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.params import Params
 
 MEASURES = {
     "strict": "strict success",
@@ -184,7 +184,7 @@ class Worker:
         """The methods ready to run, made in the process that runs them."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        return {name: build(name, models.find(self.model), self.params, self.where) for name in self.methods}
+        return {name: build(name, registry.find(self.model), self.params, self.where) for name in self.methods}
 
     def __call__(self, key: Key | int) -> Made:
         case = draw_case(key) if isinstance(key, int) else draw_case_of(*key)
@@ -285,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=40, help="of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--model", default=models.BUILTIN)
+    parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
@@ -304,7 +304,7 @@ def main() -> None:
         cells = [Image.open(folder.cell((kind, number))) for number in range(min(options.cases, SHEET_CASES))]
         contact_sheet(cells).save(options.out / f"contact-{kind}.png")
     rows = [row for row in folder.rows if (row["kind"], row["case"]) in set(keys)]
-    report(options.out, models.find(options.model), rows, options.kinds, options.cases)
+    report(options.out, registry.find(options.model), rows, options.kinds, options.cases)
 
 
 def of_method(method: str, by_kind: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:

@@ -26,9 +26,9 @@ from benchmarks import fullsize
 from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outcome, Where
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
-from diffedit_cli import models
-from diffedit_cli.cache import Cache
-from diffedit_cli.params import Params
+from diffedit_cli.models import registry
+from diffedit_cli.pipeline.params import Params
+from diffedit_cli.storage.cache import Cache
 from training.scenes import OBJECTS
 
 AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no more than the paper's mask
@@ -149,7 +149,7 @@ def _lines(path: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=40)
-    parser.add_argument("--model", default=models.BUILTIN)
+    parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--fullsize", action="store_true")
     parser.add_argument("--share", type=float, default=1.0, help="of both sides' steps and maps")
     parser.add_argument("--device", default="cpu")
@@ -162,7 +162,7 @@ def main() -> None:
         if options.fullsize:
             fullsize.write_model(Path(temporary) / "model", small=False)
             torch.set_default_dtype(torch.float32)
-        folder = models.find(str(Path(temporary) / "model") if options.fullsize else options.model)
+        folder = registry.find(str(Path(temporary) / "model") if options.fullsize else options.model)
         ours = Params(threshold=0.2) if options.fullsize else Params()  # else random weights find nothing to edit
         ours, theirs = (fewer(params, options.share) for params in (ours, replace(AS_THEIRS, threshold=ours.threshold)))
         ways: dict[str, Method] = {

@@ -20,12 +20,13 @@ from torch import Tensor
 from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, picture_of
 from benchmarks.scenebench import MEASURES, Worker, each, interval, overlap, rows_of
-from diffedit_cli import models
-from diffedit_cli.engine import families, refine
+from diffedit_cli.engine import mask_refinement
 from diffedit_cli.engine.diffedit import Text, contrast
-from diffedit_cli.params import MASK_METHODS, Params, levels_up_to
-from diffedit_cli.prompts import telling_words
-from diffedit_cli.stages import generator
+from diffedit_cli.engine.networks import families
+from diffedit_cli.models import registry
+from diffedit_cli.pipeline.edit_pipeline import generator
+from diffedit_cli.pipeline.params import MASK_METHODS, Params, levels_up_to
+from diffedit_cli.pipeline.prompts import telling_words
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MOST_MAPS = 20
@@ -87,7 +88,7 @@ class Mapper:
     def __call__(self, number: int) -> dict[str, dict[str, float | None]]:
         if self.loaded is None:
             torch.set_num_threads(1)
-            folder = models.find(self.model)
+            folder = registry.find(self.model)
             self.loaded = families.load(folder.path, "cpu", torch.float32, folder.name)
         case = draw_case(number)
         found, looks = self.maps(case)
@@ -97,7 +98,7 @@ class Mapper:
             maps = {"contrast": found[params.mask_strength][: params.most_maps].mean(dim=0), "attention": looks}
             shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
             guide = torch.from_numpy(picture_of(case).fitted((self.loaded.native_size,) * 2))
-            mask = refine.mask(shown, case.mask.shape, guide=guide, **params.binarisation).numpy()
+            mask = mask_refinement.mask(shown, case.mask.shape, guide=guide, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
             iou = overlap(mask, case.mask)
             rows[name] = {
@@ -161,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=60, help="of whole edits")
     parser.add_argument("--mask-cases", type=int, default=100)
-    parser.add_argument("--model", default=models.BUILTIN)
+    parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time, one thread each")
     parser.add_argument("--only", choices=("masks", "edits"))
     parser.add_argument("--out", type=Path, required=True)

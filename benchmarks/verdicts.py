@@ -23,11 +23,11 @@ import torch
 from benchmarks.cases import draw_case_of
 from benchmarks.methods import picture_of
 from benchmarks.strict import figures_of, passes
-from diffedit_cli import models
-from diffedit_cli.account import Account
-from diffedit_cli.params import Params
-from diffedit_cli.plan import PAINTS_TARGET
-from diffedit_cli.stages import Workbench
+from diffedit_cli.models import registry
+from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET
+from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.stats import Account
 
 KINDS = {"object": "object", "two": "object", "bowl": "object", "add": "add", "colour": "attribute"}
 """Of the cases that a verdict is given on, each with the kind of edit that it is."""
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 def start(model: str) -> None:
     global bench
     torch.set_num_threads(1)
-    bench = Workbench(models.find(model), None, device="cpu", dtype="float32", any_picture=True)
+    bench = Workbench(registry.find(model), None, device="cpu", dtype="float32", any_picture=True)
 
 
 def edited(task: tuple[str, int, int]) -> list[Row]:

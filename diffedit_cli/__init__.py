@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from diffedit_cli._version import __version__
 from diffedit_cli.errors import (
     DeviceError,
     DiffEditError,
@@ -18,11 +19,10 @@ from diffedit_cli.errors import (
 
 if TYPE_CHECKING:
     from diffedit_cli.api import DiffEdit, EditResult, InversionResult, MaskResult
-    from diffedit_cli.params import Params
-    from diffedit_cli.presets import PRESETS
-    from diffedit_cli.prompts import Embeds
+    from diffedit_cli.pipeline.params import Params
+    from diffedit_cli.pipeline.presets import PRESETS
+    from diffedit_cli.pipeline.prompts import Embeds
 
-__version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "DeviceError",
@@ -39,12 +39,15 @@ __all__ = [
     "Params",
     "UsageError",
     "Withheld",
+    "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first used."""
     if name in __all__:
-        place = {"Embeds": "prompts", "PRESETS": "presets", "Params": "params"}.get(name, "api")
+        place = {"Embeds": "pipeline.prompts", "PRESETS": "pipeline.presets", "Params": "pipeline.params"}.get(
+            name, "api"
+        )
         return getattr(importlib.import_module(f"diffedit_cli.{place}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

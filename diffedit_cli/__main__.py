@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from diffedit_cli.console import tell
+from diffedit_cli.cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
 TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
@@ -14,7 +14,8 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
 
 def main() -> None:
     """Runs the command line and exits with the contract's codes."""
-    from diffedit_cli import interrupts, paths, streams
+    from diffedit_cli.jobs import interrupts
+    from diffedit_cli.storage import paths, streams
 
     streams.prepare()
     interrupts.heed()
@@ -33,11 +34,11 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
 
     try:
-        from diffedit_cli import warm
+        from diffedit_cli.cli import server_client
 
-        code = warm.handed_over(sys.argv[1:])
+        code = server_client.handed_over(sys.argv[1:])
         if code is None:
-            from diffedit_cli.cli import main as command_line
+            from diffedit_cli.cli.commands import main as command_line
 
             code = command_line()
         _end_in_peace()

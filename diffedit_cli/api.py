@@ -13,20 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffedit_cli import additions, files, formats, latents_files, masks, models, records, review
-from diffedit_cli.account import Account
-from diffedit_cli.cache import Cache, default_root
-from diffedit_cli.composition import Edited
 from diffedit_cli.errors import InputError, UsageError
-from diffedit_cli.images import Picture
-from diffedit_cli.keywords import GivenParams, fits
-from diffedit_cli.latents_files import Latents
-from diffedit_cli.limits import Limits
-from diffedit_cli.masks import Mask
-from diffedit_cli.memory import Memory, number_format
-from diffedit_cli.ownership import Ownership, Target
-from diffedit_cli.params import Params
-from diffedit_cli.stages import Workbench
+from diffedit_cli.images import codecs, masks, previews
+from diffedit_cli.images.masks import Mask
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models import adapters, registry
+from diffedit_cli.models.memory import Memory, number_format
+from diffedit_cli.pipeline import latents_files
+from diffedit_cli.pipeline.composition import Edited
+from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.keywords import GivenParams, fits
+from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.pipeline.mask_limits import Limits
+from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.storage import files, records
+from diffedit_cli.storage.cache import Cache, default_root
+from diffedit_cli.storage.ownership import Ownership, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,11 +66,11 @@ class MaskResult:
 
     def preview(self) -> Image.Image:
         """What `diffedit mask --preview` writes: picture, contrast and mask side by side."""
-        return review.preview(self.picture, self.mask)
+        return previews.preview(self.picture, self.mask)
 
     def overlay(self) -> Image.Image:
         """What `diffedit mask --overlay` writes: the mask over the picture."""
-        return review.overlay(self.picture, self.mask)
+        return previews.overlay(self.picture, self.mask)
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `diffedit mask` writes. Raises OutputError."""
@@ -125,30 +128,32 @@ class EditResult:
 
     def preview(self) -> Image.Image:
         """What `diffedit edit --preview` writes: picture, contrast, mask and result side by side."""
-        return review.preview(self.picture, self.edited.mask, self.edited.picture)
+        return previews.preview(self.picture, self.edited.mask, self.edited.picture)
 
     def sheet(self) -> Image.Image:
         """What `diffedit edit --sheet` writes: all variants, each with its seed."""
-        return review.sheet([one.edited.picture for one in self.variants], review.seeds(self.seed, len(self.variants)))
+        return previews.sheet(
+            [one.edited.picture for one in self.variants], previews.seeds(self.seed, len(self.variants))
+        )
 
     def compare(self, path: str | Path) -> None:
         """Writes what `diffedit edit --compare path` writes, a .gif or .webp. Raises UsageError or OutputError."""
-        target = review.place("compare", Path(path), "")
+        target = previews.place("compare", Path(path), "")
         record = {**self.edited.record, **records.record("compare", {})}
-        _write(target, review.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.read)
+        _write(target, previews.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.read)
 
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError.
 
         What the format cannot hold is among the account's warnings.
         """
-        chosen, picture = formats.output_format(Path(path), self.picture), self.edited.picture
+        chosen, picture = codecs.output_format(Path(path), self.picture), self.edited.picture
         if strip_metadata:
             picture = picture.stripped()
-        for warning in formats.fitted(replace(picture, warnings=()), chosen).warnings:
+        for warning in codecs.fitted(replace(picture, warnings=()), chosen).warnings:
             self.account.warn(warning)
         record = self.edited.record if metadata and not strip_metadata else None
-        _write(path, formats.encode(picture, chosen, record), self.read)
+        _write(path, codecs.encode(picture, chosen, record), self.read)
 
 
 class DiffEdit:
@@ -185,9 +190,9 @@ class DiffEdit:
         kept = None if cache is None else Path(cache)
         memo = (kept or default_root()) / "digests"
         folder = replace(
-            models.find(str(model or models.BUILTIN), kept=kept, config=model_config),
-            loras=additions.loras(lora, memo),
-            embeddings=additions.embeddings(embedding, memo),
+            registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config),
+            loras=adapters.loras(lora, memo),
+            embeddings=adapters.embeddings(embedding, memo),
         )
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -203,7 +208,7 @@ class DiffEdit:
             progress=progress,
             any_picture=model is not None,
             safety=safety,
-            inpainter=None if inpainter is None else models.find(str(inpainter), kept=kept, config=model_config),
+            inpainter=None if inpainter is None else registry.find(str(inpainter), kept=kept, config=model_config),
         )
 
     def mask(
@@ -320,12 +325,12 @@ def _checked(params: GivenParams, *needed: str) -> Params:
 
 def _picture(given: PictureLike, max_pixels: int, name: str = "the picture") -> Picture:
     if isinstance(given, (str, Path)):
-        return formats.load(Path(given), max_pixels)
+        return codecs.load(Path(given), max_pixels)
     if isinstance(given, Image.Image):
-        return formats.from_image(given, name, max_pixels)
+        return codecs.from_image(given, name, max_pixels)
     if not isinstance(given, np.ndarray) and not hasattr(given, "detach"):
         raise InputError(f"{name} cannot be a {type(given).__name__}; give a path, an array, a tensor or a PIL image.")
-    return formats.from_array(_array(given), name, max_pixels)
+    return codecs.from_array(_array(given), name, max_pixels)
 
 
 def _mask(given: MaskLike | None, max_pixels: int, soft: bool = False) -> Mask | None:

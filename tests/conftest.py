@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,14 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from checkout import SAMPLES
 from command import settled
 from ldm import write_checkpoint
 from safetensors.torch import load_file
-from tiny import BUILTIN, write_model, write_sd3, write_sdxl
+from tiny import BUILTIN, write_json, write_model, write_sd3, write_sdxl
 
-from diffedit_cli.engine.sd import StableDiffusion
-
-SAMPLES = Path(__file__).parent.parent / "sample_images"
+from diffedit_cli.engine.networks.sd import StableDiffusion
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,3 +94,21 @@ def plain(tiny_epsilon: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The tensors of a checkpoint like Stable Diffusion 1.5's."""
     file = tmp_path_factory.mktemp("plain") / "file.safetensors"
     return load_file(write_checkpoint(tiny_epsilon, file, "sd15"))
+
+
+@pytest.fixture
+def choosy(tiny_epsilon: Path, tmp_path: Path) -> Path:
+    """A model that knows nothing at all."""
+    folder = tmp_path / "choosy"
+    shutil.copytree(tiny_epsilon, folder)
+    (folder / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 0.0}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose UNet also takes the mask and the picture without what it hides."""
+    folder = write_model(tmp_path_factory.mktemp("models") / "inpainter", channels=9)
+    index = json.loads((folder / "model_index.json").read_text())
+    write_json(folder / "model_index.json", {**index, "_class_name": "StableDiffusionInpaintPipeline"})
+    return folder

@@ -15,6 +15,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+from checkout import PROJECT
 from command import FAST, WORDS, diffedit, picture
 from PIL import Image
 from tiny import write_safety
@@ -32,10 +33,9 @@ from diffedit_cli import (
     UsageError,
     Withheld,
 )
-from diffedit_cli.keywords import GivenParams
-from diffedit_cli.params import VARIANTS_ETA
+from diffedit_cli.pipeline.keywords import GivenParams
+from diffedit_cli.pipeline.params import VARIANTS_ETA
 
-PROJECT = Path(__file__).parent.parent
 CAT_TO_DOG = {"from_": "cat", "to": "dog", "steps": 5, "maps": 2, "threshold": 0.3}
 
 

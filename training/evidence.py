@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffedit_cli import formats, models
-from diffedit_cli.account import Account
 from diffedit_cli.errors import NothingToEdit
-from diffedit_cli.folder import FITNESS
-from diffedit_cli.params import Params
-from diffedit_cli.stages import Workbench
+from diffedit_cli.images import codecs
+from diffedit_cli.models import registry
+from diffedit_cli.models.folder import FITNESS
+from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.stats import Account
 from training.places import PLACES
 from training.scenes import WIDER, scene, with_article
 
@@ -34,7 +35,7 @@ KINDS = ("object", "object with another", "remove", "place said")
 @functools.cache
 def bench(folder: Path) -> Workbench:
     torch.set_num_threads(1)
-    return Workbench(models.find(str(folder)), None, device="cpu", dtype="float32", any_picture=True)
+    return Workbench(registry.find(str(folder)), None, device="cpu", dtype="float32", any_picture=True)
 
 
 def prompts(seed: int, there: bool) -> tuple[NDArray[np.uint8], str, str]:
@@ -58,7 +59,7 @@ def gain(folder: Path, case: tuple[int, bool]) -> float:
     account = Account()
     with contextlib.suppress(NothingToEdit):  # which is what it is to find out
         params = Params(from_=source, to=target, seed=case[0])
-        bench(folder).mask(formats.from_array(picture, str(case[0])), params, account)
+        bench(folder).mask(codecs.from_array(picture, str(case[0])), params, account)
     assert account.gain is not None
     return account.gain
 

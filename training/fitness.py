@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffedit_cli.engine import fitness
-from diffedit_cli.engine.latent import LatentDiffusion
-from diffedit_cli.engine.sd import StableDiffusion
-from diffedit_cli.folder import FITNESS
+from diffedit_cli.engine.networks import domain_check
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.sd import StableDiffusion
+from diffedit_cli.models.folder import FITNESS
 from training.data import to_tensor
 from training.evaluate import knows_wider
 from training.scenes import PRESENT, WIDER, World, scene
@@ -47,7 +47,7 @@ def misfits(model: LatentDiffusion, pictures: Iterable[Image.Image]) -> list[flo
         square = picture.convert("RGB").crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((model.native_size,) * 2, Image.Resampling.LANCZOS))
         generator = torch.Generator().manual_seed(number)
-        found.append(fitness.misfit(model, model.encode(to_tensor(pixels[None])), STRENGTH, generator))
+        found.append(domain_check.misfit(model, model.encode(to_tensor(pixels[None])), STRENGTH, generator))
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffedit_cli.engine.model import Embedding, Predictor
+from diffedit_cli.engine.interfaces import Embedding, Predictor
 from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
 from diffedit_cli.engine.solvers import DDIM
 

@@ -1,0 +1,69 @@
+"""The commands about what is kept."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.cli import model_options
+from diffedit_cli.cli import options as o
+from diffedit_cli.cli.console import answer
+from diffedit_cli.cli.help import App
+from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffedit_cli.storage.cache import Cache
+
+app = App(help="What is kept of earlier masks and inversions.")
+
+
+@app.command("list")
+@takes(o.CACHE_DIR)
+def cache_list(**given: Any) -> None:
+    """What is kept, least recently used first."""
+    from datetime import datetime
+
+    from diffedit_cli.cli.progress import write_table
+    from diffedit_cli.storage import paths
+
+    cache = _cache(given)
+    entries = cache.entries()
+    rows = [
+        (entry.kind, str(entry.size), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}", entry.path.stem[:16])
+        for entry in entries
+    ]
+    write_table(("KIND", "BYTES", "USED", "KEY"), rows)
+    answer(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {paths.told(cache.root)}")
+
+
+@app.command("prune")
+@takes(o.KEEP, o.CACHE_DIR)
+def cache_prune(**given: Any) -> None:
+    """Remove what was not used for longest, until at most --keep MB are left."""
+    if not 0 <= given["keep"] < math.inf:
+        raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
+    _prune(_cache(given), int(given["keep"]) * 10**6 + round(given["keep"] % 1 * 1e6))
+
+
+@app.command("clear")
+@takes(o.CACHE_DIR)
+def cache_clear(**given: Any) -> None:
+    """Remove everything that is kept."""
+    _prune(_cache(given), 0)
+
+
+def _cache(given: dict[str, Any]) -> Cache:
+    """Raises UsageError where that is no folder."""
+    from diffedit_cli.storage import paths
+    from diffedit_cli.storage.cache import Cache
+
+    folder = model_options.kept(given)
+    if paths.is_there(folder) and not paths.is_folder(folder):
+        raise UsageError(f"The cache folder {paths.told(folder)} is no folder; choose one with --cache-dir.")
+    return Cache(folder)
+
+
+def _prune(cache: Cache, keep_bytes: int) -> None:
+    removed = cache.prune(keep_bytes)
+    answer(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")

@@ -1,0 +1,394 @@
+"""The commands: parse, call, render. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffedit_cli import __version__
+from diffedit_cli.cli import (
+    cache,
+    config,
+    config_file,
+    model_options,
+    models,
+    profiling,
+    report,
+    run,
+    server_client,
+    session,
+)
+from diffedit_cli.cli import options as o
+from diffedit_cli.cli.console import answer, tell
+from diffedit_cli.cli.help import MISTYPED, App, shows_help, told
+from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import (
+    INTERRUPTED,
+    INTERRUPTION,
+    DiffEditError,
+    OutputError,
+    UsageError,
+    exit_code,
+    of_surroundings,
+)
+from diffedit_cli.jobs import interrupts
+from diffedit_cli.storage import paths, streams
+
+if TYPE_CHECKING:
+    from diffedit_cli.jobs.job import Job
+    from diffedit_cli.pipeline.params import Params
+    from diffedit_cli.storage.ownership import Ownership
+
+COMPLETIONS = (".bash_completions/diffedit.sh", ".zfunc/_diffedit", ".config/fish/completions/diffedit.fish")
+MOST_SECONDS = 10**8  # that a server waits
+app = App(pretty_exceptions_enable=False)
+app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
+app.command()(run.run)
+app.command()(report.report)
+app.command()(config.config)
+
+
+def main() -> int:
+    """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
+    code = _ended()
+    lost = streams.lost()
+    if lost is None or code in (INTERRUPTED, OutputError.code):
+        return code
+    _complain(f"Standard output cannot be written: {streams.reason(lost)}; make room, or send it elsewhere.")
+    return OutputError.code
+
+
+def _ended() -> int:
+    verbose = "--verbose" in sys.argv or "-v" in sys.argv
+    try:
+        try:
+            paths.check_working_folder()
+            _check_completion()
+            code = app(prog_name="diffedit", standalone_mode=False)
+        except Exception:
+            interrupts.raise_if_pressed()
+            raise
+        finally:
+            print(end="", flush=True)  # only then is it known whether standard output took it
+    except MISTYPED as error:
+        if shows_help(error):
+            tell(told(error), lines=True)
+        else:
+            _complain(told(error))
+        return UsageError.code
+    except DiffEditError as error:
+        _complain(str(error))
+        return error.code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain(INTERRUPTION)
+        return INTERRUPTED
+    except SystemExit as ended:  # of Typer's completion, which ends the program by itself
+        code = 0 if not ended.code else UsageError.code
+    except Exception as error:
+        if known := of_surroundings(error) or _of_completion(error):
+            _complain(str(known))
+            return known.code
+        from diffedit_cli.jobs.outcomes import bug_message
+
+        _complain(traceback.format_exc() if verbose else bug_message(error), lines=verbose)
+        return 1
+    if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+        _complain(INTERRUPTION)
+    return code if isinstance(code, int) else 0
+
+
+def _of_completion(error: Exception) -> DiffEditError | None:
+    """What to say where a shell asks in a way that cannot be answered, or its files cannot be written."""
+    if os.environ.get("_DIFFEDIT_COMPLETE"):
+        return UsageError("The shell asks for completions without saying of what; install them anew.")
+    if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
+        return None
+    what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is no UTF-8"
+    return OutputError(
+        f"The completion cannot be written: {what}; put what --show-completion prints where your shell reads it."
+    )
+
+
+def _check_completion() -> None:
+    """Raises OutputError where a file of somebody else has the name that a shell's completion gets."""
+    for name in COMPLETIONS if "--install-completion" in sys.argv else ():
+        path = Path.home() / name
+        if paths.is_file(path) and b"_DIFFEDIT_COMPLETE" not in path.read_bytes():
+            raise OutputError(f"{path} exists and was not made by diffedit; move it away.")
+
+
+def _complain(message: str, lines: bool = False) -> None:
+    tell(f"diffedit: {message}", lines)
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Change a picture by words: diffedit edit photo.png --from cat --to dog
+
+    Every option can also stand in your diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30); the
+    file of a folder may say how its pictures are edited.
+    """
+    if version:
+        answer(f"diffedit {__version__}")
+        raise typer.Exit
+    found = config_file.read()
+    commands: dict[str, Any] = getattr(context.command, "commands", {})
+    inner = {name: getattr(command, "commands", {}) for name, command in commands.items()}
+    parameters = {
+        flag.removeprefix("--"): parameter
+        for command in [*commands.values(), *(command for group in inner.values() for command in group.values())]
+        for parameter in command.params
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
+    defaults = {
+        parameters[name].name: _setting(name, value, parameters[name].multiple) for name, value in found.items()
+    }
+    context.default_map = {name: dict.fromkeys(group, defaults) or defaults for name, group in inner.items()}
+
+
+def _setting(name: str, value: Any, multiple: bool) -> Any:
+    """A value of the settings; an option that may be given several times takes one value or a list."""
+    if isinstance(value, list) and not multiple:
+        raise UsageError(
+            f"The setting {name} in {config_file.FILE_NAME} must be a single value; see diffedit edit --help."
+        )
+    return [value] if multiple and not isinstance(value, list) else value
+
+
+@app.command()
+@takes(
+    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE,
+    o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
+)  # fmt: skip
+def mask(**given: Any) -> None:
+    """Find what has to change, and write it as a mask: white is what an edit would repaint."""
+    _execute(given, "mask", [given["image"]], needs=("from_", "to"))
+
+
+@app.command()
+@takes(
+    o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.PROFILE,
+    o.COMMON,
+)  # fmt: skip
+def invert(**given: Any) -> None:
+    """Walk a picture back into noise, and write the whole way as latents."""
+    _execute(given, "invert", [given["image"]])
+
+
+@app.command()
+@takes(
+    o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.PRESET,
+    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.PROFILE, o.COMMON,
+)  # fmt: skip
+def edit(**given: Any) -> None:
+    """Change what --from names into what --to names; all other pixels stay as they are."""
+    _execute(given, "edit", given["images"], needs=session.needs(given))
+
+
+def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
+    """Checks what can be checked without the model, then does the jobs.
+
+    Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
+    """
+    from diffedit_cli.cli.progress import Reporter
+    from diffedit_cli.jobs import execute, outcomes, outputs, up_to_date
+    from diffedit_cli.jobs.up_to_date import Made
+    from diffedit_cli.results.result import Result
+    from diffedit_cli.storage.ownership import Ownership, Target
+
+    owner = Ownership(force=given["force"])
+    with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
+        try:
+            planned = _planned(given, command, sources, needs, owner)
+            launched = session.Launch(given, reporter)
+            launched.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
+            if given["depfile"]:
+                _depfile(outputs.expected(command, planned[0]), planned[0], launched)
+            owner.reads(launched.files)
+            beside = [Target(given[name], f"--{name}") for name in ("depfile", "profile") if given[name]]
+            for target in beside:
+                owner.check(target)
+        except DiffEditError as error:
+            if given["json"] and not any(_goes_to_stdout(given.get("output"), source) for source in sources):
+                said = {"code": error.code, "message": str(error)}
+                for picture in sources:
+                    failed = Result(status="failed", input=str(picture), seed=given.get("seed"), error=said)
+                    answer(failed.json())
+            raise
+        work: up_to_date.Command = {"mask": execute.mask, "invert": execute.invert, "edit": execute.edit}[command]
+        if given["cache"] and not given["force"]:
+            expected = functools.partial(outputs.expected, command)
+            work = up_to_date.once(
+                work, Made(model_options.kept(given)), expected, launched.about | {"command": command}
+            )
+        on_bug = reporter.trace if given["verbose"] else lambda _: None
+        codes: Counter[int] = Counter()
+        with profiling.profiled(given["profile"], owner):
+            for result in outcomes.each(planned, work, launched.open, on_bug=on_bug):
+                reporter.result(result)
+                if given["depfile"] and result.error is None:
+                    depends = _depfile(map(Path, result.outputs), planned[0], launched)
+                    owner.publish({Target(given["depfile"], "--depfile"): depends})
+                codes[result.error["code"] if result.error else 0] += 1
+    if code := exit_code(codes):
+        raise typer.Exit(code)
+
+
+def _depfile(outputs: Iterable[Path], job: Job, launched: session.Launch) -> bytes:
+    """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
+    from diffedit_cli.jobs.depfile import rule
+    from diffedit_cli.storage import seals
+
+    return rule(outputs, [*job.inputs, *launched.model_files]) + b"# " + seals.BLANK + b"\n"
+
+
+def _planned(
+    given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str], owner: Ownership
+) -> list[Job]:
+    """A job for each picture, of which `owner` knows all that it reads and writes.
+
+    Raises UsageError for options that do not go together or are out of range, OutputError for an output that is read.
+    """
+    from diffedit_cli.jobs import checks
+    from diffedit_cli.jobs.job import Job
+    from diffedit_cli.storage import files
+    from diffedit_cli.storage.ownership import Target
+
+    if command == "edit" and not (given["from_"] or given["to"]) and _are_words(sources[1:]):
+        said = " ".join(
+            f"{flag} {shlex.quote(str(word))}" for flag, word in zip(("--from", "--to"), sources[1:], strict=True)
+        )
+        raise UsageError(f"Say by options what changes: diffedit edit {shlex.quote(str(sources[0]))} {said}")
+    if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
+        raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
+    shared = session.shared(given, needs)
+    params: Params = shared["params"]
+    planned = [Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
+    if sum(job.inputs.count(files.STANDARD_STREAM) for job in planned) > 1:
+        raise UsageError("Standard input holds one picture; name a file for each of the others.")
+    checks.check_options(planned)
+    if given["depfile"] and (len(planned) > 1 or files.STANDARD_STREAM in (*planned[0].inputs, planned[0].output)):
+        raise UsageError("--depfile goes with one picture, from a file to a file.")
+    if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in planned):
+        raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
+    shown = [path for job in planned for path in (job.output or job.input, *job.shows.values())]
+    if given["json"] and files.STANDARD_STREAM in shown:
+        raise UsageError("--json and the picture would both go to standard output; send the picture to a file with -o.")
+    checks.claim_all(planned, command, [str(job.input) for job in planned])
+    for name in ("depfile", "profile"):
+        if given[name]:
+            owner.claim(Target(given[name], f"--{name}"), f"--{name}", "give each its own name")
+    return planned
+
+
+def _are_words(sources: list[Path]) -> bool:
+    """Whether two names in place of pictures are what the picture shows, and what it should."""
+    return len(sources) == 2 and not any(source.suffix or paths.is_there(source) for source in sources)
+
+
+def _goes_to_stdout(output: Path | None, picture: Path) -> bool:
+    return str(output or picture) == "-"
+
+
+@app.command()
+@takes(o.argument("file", Path, "A mask, a latents file, an edited picture or a preview."), o.JSON)
+def info(**given: Any) -> None:
+    """Show how a file was made, and the command that makes it again."""
+    import json
+
+    from diffedit_cli.cli.repeat_command import options_of, preparations_of
+    from diffedit_cli.errors import InputError, UsageError
+    from diffedit_cli.images import masks, provenance
+    from diffedit_cli.storage import files
+
+    path: Path = given["file"]
+    files.check_readable(path, "file")
+    record = provenance.read_record(path)
+    kind = (record or {}).get("kind", "")
+    if record is None or (kind in (*o.SHOWN, "mask", "frame") and "picture" not in record):
+        raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
+    commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
+    command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
+    if command is None and kind != "embeds":
+        raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
+    if command == "mask" and masks.CHANGED in record:  # which an edit wrote beside its result
+        command = "run"
+    asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}
+    asked |= {name: [f"--{name}", path.name] for name in o.SHOWN}
+    try:
+        words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
+        before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:  # it is a stranger's
+        raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
+    line = shlex.join(words) if command else None
+    if given["json"]:
+        answer(json.dumps({**record, "command": line}))
+        return
+    for name, value in record.items():
+        rows = value.items() if isinstance(value, dict) else [(None, value)]
+        for inner, item in rows:
+            shown = (" x " if name == "size" else ", ").join(map(str, item)) if isinstance(item, list) else item
+            answer(f"{name if inner is None else f'{name} {inner}'}: {shown}")
+    for each in [*before, line] if line else []:
+        answer(each)
+
+
+@app.command()
+@takes(o.MODEL_ON_DEVICE, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.JSON)
+def doctor(**given: Any) -> None:
+    """Say what works here and what does not: device, memory, versions, model, cache."""
+    import json
+
+    from diffedit_cli.cli import doctor
+    from diffedit_cli.cli.progress import write_table
+    from diffedit_cli.models.memory import number_format
+    from diffedit_cli.storage.cache import Cache
+
+    dtype = number_format("--dtype", given["dtype"])
+    model = functools.partial(model_options.chosen, given, say=lambda _: None)
+    findings = doctor.everything(model, given["device"], dtype, Cache(model_options.kept(given)))
+    if given["json"]:
+        answer(json.dumps([finding.__dict__ for finding in findings]))
+    else:
+        rows = [(finding.what, "ok" if finding.code == 0 else "PROBLEM", finding.detail) for finding in findings]
+        write_table(("WHAT", "STATE", "DETAIL"), rows)
+    if code := max(finding.code for finding in findings):
+        raise typer.Exit(code)
+
+
+@app.command()
+@takes(o.SERVE)
+def serve(**given: Any) -> None:
+    """Keep the program and its model in memory: edit, mask and invert are then done here, at once.
+
+    They come by a Unix socket that only you can use, and without it do the same themselves (DIFFEDIT_SERVE=off).
+    """
+    if given["stop"]:
+        stopped = server_client.stop_all()
+        answer(f"Stopped {stopped}." if stopped else "No server is running.")
+    elif given["status"]:
+        states = [f"process {process}: {state}" for process, state in server_client.state()]
+        answer("\n".join(states) or "No server is running.", lines=True)
+    elif not 0 < given["idle"] <= MOST_SECONDS:
+        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_SECONDS}, not {given['idle']:g}.")
+    else:
+        from diffedit_cli.cli import server
+
+        def ready(address: Path) -> None:
+            tell(f"serving on {address}; end it with: diffedit serve --stop")
+
+        server.Server(main).serve(given["idle"], ready)

@@ -1,0 +1,98 @@
+"""What `diffedit doctor` looks at: each part of this machine that an edit needs, tried for real."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from diffedit_cli import __version__
+from diffedit_cli.errors import DiffEditError, OutputError
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.storage.cache import Cache
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "numpy", "typer", "rich")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part, the exit code of its failure (0: it works), and a sentence."""
+
+    what: str
+    code: int
+    detail: str
+
+
+def everything(find: Callable[[], ModelFolder], device: str, dtype: str, cache: Cache) -> list[Finding]:
+    """Tries every part, the model that `find` gives among them; one that fails does not stop the others."""
+    return [
+        Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),
+        Finding("libraries", 0, ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
+        _tried("device", lambda: _device(device)),
+        Finding("memory", 0, _memory()),
+        _tried("model", lambda: _model(find(), device, dtype)),
+        _tried("cache", lambda: _cache(cache)),
+    ]
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, 0, look())
+    except DiffEditError as error:
+        return Finding(what, error.code, str(error))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from diffedit_cli.models.devices import choose_device
+
+    chosen = choose_device(name)
+    if chosen == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    described = torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else "Apple GPU"
+    return f"{chosen}, {described}"
+
+
+def _memory() -> str:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+
+
+def _model(folder: ModelFolder, device: str, dtype: str) -> str:
+    """Loads the model and evaluates it once."""
+    import torch
+
+    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.stats import Account
+
+    bench = Workbench(folder, None, device=device, dtype=dtype)
+    account = Account()
+    model = bench.runtime.model(account)
+    size = model.native_size
+    with torch.inference_mode():
+        x_0 = model.encode(torch.zeros(1, 3, size, size))
+        model.predict(x_0, model.levels(1)[1], model.embed(""))
+    checked = "with a safety checker" if bench.guard.on and bench.guard.checker() else "no safety checker"
+    return (
+        f"{folder.name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated; {checked}"
+    )
+
+
+def _cache(cache: Cache) -> str:
+    cache.need_home()
+    entries = cache.entries()
+    try:
+        cache.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache.root):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"The folder {cache.root} cannot be written ({error.strerror}); choose one with --cache-dir."
+        ) from error
+    return f"{cache.root}, {len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB"

@@ -1,0 +1,72 @@
+"""What a cell of a job file says of an option, however the program that wrote the file spells it."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from diffedit_cli.cli.options import Group
+from diffedit_cli.errors import UsageError
+from diffedit_cli.pipeline.params import option
+
+LONGEST = 80  # letters of a value in a sentence
+EXACT, MOST_DIGITS = 2**53, 30  # whole numbers beyond are not what was written, or none that any option takes
+
+
+def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
+    """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
+
+    Raises UsageError for an option that none has, or a value that is not of its kind.
+    """
+    known = {option(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
+    if flag not in known:
+        raise UsageError(f"{flag} is no option that a picture of its own can have.")
+    name, annotation, _ = known[flag]
+    kind, declared = typing.get_args(annotation)
+    try:
+        if declared.parser:
+            words, number = declared.parser.args
+            return name, words[value] if isinstance(value, str) and value in words else _as(number, value)
+        return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
+    except (ValueError, ArithmeticError):
+        raise UsageError(f"{flag} cannot be {_told(value)}; see diffedit edit --help.") from None
+
+
+def _told(value: Any) -> str:
+    """A value of a job file, for a sentence."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, or lists in lists
+        text = f"such a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _as(kind: type, value: Any) -> Any:
+    """A value as tables write it, also 16.0 for 16. Raises ValueError or ArithmeticError for one of another kind."""
+    if kind is bool:
+        words = dict.fromkeys(("true", "yes", "1", "1.0"), True) | dict.fromkeys(("false", "no", "0", "0.0"), False)
+        if (said := str(value).strip().lower()) not in words:
+            raise ValueError
+        return words[said]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError
+    if kind is float:
+        return float(_number(str(value)))
+    if kind is int:
+        number = Decimal(_number(str(value)))
+        inexact = isinstance(value, float) and abs(value) > EXACT
+        if inexact or not number.is_finite() or number.adjusted() > MOST_DIGITS or number != int(number):
+            raise ValueError
+        return int(number)
+    return kind(str(value))
+
+
+def _number(text: str) -> str:
+    """0.5 for 0,5, as some spreadsheets write it. Raises ValueError where the comma may stand for thousands."""
+    text = text.strip()
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
+        raise ValueError
+    return text.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", text) else text

@@ -1,0 +1,48 @@
+"""The options that name a model, what is added to it, and the cache folder: what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffedit_cli.models.folder import ModelFolder
+
+
+def kept(given: dict[str, Any]) -> Path:
+    """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
+    from diffedit_cli.storage import cache
+
+    root = Path(given["cache_dir"] or cache.default_root())
+    cache.keep_to(root, _size("--cache-limit", given["cache_limit"]) if given["cache_limit"] else None)
+    return root
+
+
+def _size(flag: str, text: str) -> int:
+    """Bytes, of a number of MB, or one with a unit. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{flag} {text} is no size; give a number of MB, or one with its unit, such as 20GB.")
+    number, unit, binary = found.groups()
+    power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
+    return int(Decimal(number) * (1024 if binary else 1000) ** power)
+
+
+def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
+    """The model of this command line, with what is added to it. Raises ModelError or UsageError."""
+    from diffedit_cli.models import adapters, registry
+
+    root = kept(given)
+    model = registry.find(given["model"] or registry.BUILTIN, kept=root, config=given["model_config"], say=say)
+    memo = root / "digests"
+    return dataclasses.replace(
+        model,
+        loras=adapters.loras(given["lora"], memo),
+        embeddings=adapters.embeddings(given["embedding"], memo),
+    )

@@ -1,0 +1,219 @@
+"""The `models` commands: which models there are, where they come from, and the one that is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from diffedit_cli.cli import options as o
+from diffedit_cli.cli.console import answer, tell
+from diffedit_cli.cli.help import App
+from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
+from diffedit_cli.models import weights
+from diffedit_cli.storage import atomic, files, paths
+from diffedit_cli.storage.files import amount
+
+if TYPE_CHECKING:
+    from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.cli.model_options import chosen, kept
+
+app = App(help="Which models there are.")
+
+
+@app.command("list")
+@takes(o.JSON)
+def list_models(**given: Any) -> None:
+    """The models that have a name, and which of them are on this machine."""
+    from diffedit_cli.cli import config_file
+    from diffedit_cli.cli.progress import write_table
+    from diffedit_cli.models import registry
+
+    default = config_file.effective("model", registry.BUILTIN)
+    here = {name: registry.is_here(name) for name in registry.NAMES}
+    if given["json"]:
+        facts = {name: dataclasses.asdict(known) for name, known in registry.NAMES.items()}
+        answer(
+            json.dumps(
+                [
+                    {"name": name, "here": here[name], "default": name == default, **facts[name]}
+                    for name in registry.NAMES
+                ]
+            )
+        )
+        return
+    rows = [
+        (
+            name,
+            "yes" if here[name] else "no",
+            known.family,
+            amount(known.size),
+            known.licence,
+            known.source + (" (default)" if name == default else ""),
+        )
+        for name, known in registry.NAMES.items()
+    ]
+    write_table(("NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"), rows)
+    if default not in registry.NAMES:
+        answer(f"The default is {default}")
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
+def pull(**given: Any) -> None:
+    """Download a model by name or hub id, after showing what that would be."""
+    from diffedit_cli.models import hub, registry
+
+    name = given["name"]
+    if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # this is known without the hub
+        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
+    if given["offline"]:
+        raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
+    offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
+    missing = offer.missing
+    for file in offer.files:
+        tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
+    size = amount(sum(file.size for file in missing))
+    tell(f"{len(missing)} files, {size} to download of {offer.repository}, licence {offer.licence}")
+    if not missing:
+        return
+    if not given["yes"]:
+        if not sys.stdin.isatty():
+            raise UsageError("There is no terminal to ask whether to download this; add --yes.")
+        if not typer.confirm("Download?", err=True):
+            raise typer.Exit(INTERRUPTED)
+    hub.download(offer, tell)
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT, o.CONFIG, o.CACHE_DIR)
+def use(**given: Any) -> None:
+    """Make a model the default: write it into your settings."""
+    from diffedit_cli.cli import config_file
+    from diffedit_cli.models import registry
+
+    name, config = given["name"], given["model_config"]
+    registry.find(name, kept=kept(given), config=config, say=tell)
+    name = _anywhere(name)
+    path = config_file.change("model", None if name == registry.BUILTIN else name)  # named, it would take any picture
+    if config:
+        config_file.change("model-config", _anywhere(config))
+    answer(f"model = {name} in {path}")
+    if (effective := config_file.effective("model", registry.BUILTIN)) != name:
+        tell(f"warning: DIFFEDIT_MODEL still says {effective}")
+
+
+def _anywhere(name: str) -> str:
+    """What names the same model from any working folder."""
+    from diffedit_cli.models import registry
+
+    path = registry.local(name)
+    return name if name in registry.NAMES or path is None else str(path.absolute())
+
+
+@app.command()
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.CACHE_DIR, o.JSON)
+def show(**given: Any) -> None:
+    """What a model on this machine is: family, prediction type, size, where it lies."""
+    from diffedit_cli.cli import config_file
+    from diffedit_cli.models import registry
+
+    name = given["name"] or config_file.effective("model", registry.BUILTIN)
+    model = registry.find(name, kept=kept(given), config=given["model_config"], say=tell)
+    sizes = model.sizes()
+    known = registry.NAMES.get(name)
+    found = {
+        "name": name,
+        "family": model.family,
+        "prediction": model.prediction_type,
+        "native-size": model.native_size,
+        "licence": known.licence if known else None,
+        "safety-checker": model.has_safety_checker,
+        "path": str(model.path),
+        "variant": model.variant,
+        "digest": model.digest,
+        "parts": sizes,
+        "bytes": sum(sizes.values()),
+    }
+    if given["json"]:
+        answer(json.dumps(found))
+        return
+    shown = found | {
+        "native-size": f"{found['native-size']} px",
+        "safety-checker": "yes" if found["safety-checker"] else "no",
+        "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
+        "bytes": amount(sum(sizes.values())),
+    }
+    for key, value in shown.items():
+        if value is not None:
+            answer(f"{key}: {value}")
+
+
+@app.command()
+@takes(
+    o.argument("folder", Path, "The folder to make."),
+    o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
+)  # fmt: skip
+def save(**given: Any) -> None:
+    """Write the chosen model, LoRAs and embeddings in it, as one folder in diffusers' format."""
+    folder: Path = given["folder"]
+    with atomic.alone(folder.parent):  # while another process replaces it, it has another name for a moment
+        _check_folder(folder, given["force"])
+    model = chosen(given, tell)
+    with atomic.alone(folder.parent):
+        if paths.is_there(folder) and folder.samefile(model.path):
+            raise OutputError(f"{folder} is the model itself; name another folder.")
+        added = [*(one.file for one in model.loras), *(one.file for one in model.embeddings)]
+        read = [Path(given["model"] or ""), *model.files(), *added]
+        if inside := [path for path in read if files.resolved(folder) in files.resolved(path).parents]:
+            raise OutputError(f"{folder} holds {inside[0]}, which is an input; name another folder.")
+    model.save(
+        folder,
+        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings else None,
+        check=lambda: _check_folder(folder, given["force"]),
+    )
+    answer(str(folder))
+
+
+def _add(model: ModelFolder, copy: Path) -> None:
+    """Changes the copy of a model's folder by what is added to the model. Raises ModelError."""
+    from diffedit_cli.engine.networks import families
+
+    with weights.writing():
+        families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    """Raises OutputError unless the folder is new or empty, or a model that may be replaced.
+
+    The same of what has the name that such a model has for a moment: a killed process leaves it so.
+    """
+    _check_one(folder, force)
+    between = folder.with_name(folder.name + files.REPLACED)
+    if not _is_empty(between) and not paths.is_file(between / "model_index.json"):
+        raise OutputError(f"{between} is in the way and was not made by diffedit; move it away, or name a new folder.")
+
+
+def _check_one(folder: Path, force: bool) -> None:
+    if paths.is_link(folder) or (paths.is_there(folder) and not paths.is_folder(folder)):
+        raise OutputError(f"{folder} is a file or a link; name a new folder.")
+    if _is_empty(folder):
+        return
+    if not paths.is_file(folder / "model_index.json"):
+        raise OutputError(f"{folder} holds something other than a model; name a new folder.")
+    if not force:
+        raise OutputError(f"{folder} exists; name a new folder, or add --force.")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing, or a folder with nothing in it. Raises OutputError where that cannot be seen."""
+    try:
+        return not os.path.lexists(folder) or not any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be read: {error.strerror}; name a new folder.") from error

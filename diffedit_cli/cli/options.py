@@ -1,0 +1,391 @@
+"""The command line's options, each declared once, in the groups that commands take; defaults come from `Params`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffedit_cli.jobs.output_names import DEFAULT as NAME
+from diffedit_cli.pipeline.params import AUTO, OFF, Params, option
+from diffedit_cli.pipeline.presets import BALANCED, preset
+from diffedit_cli.storage import files
+
+Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
+
+DEFAULTS = Params()
+REQUIRED = inspect.Parameter.empty
+DECLARED: set[str] = set()
+"""The long names of all options, without dashes in front."""
+_WORDS: dict[str, dict[str, float | str]] = {  # in place of numbers
+    "maps": {AUTO: AUTO}, "threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0},
+}  # fmt: skip
+_SWITCHES = {
+    "recursive": "-r",
+    "null": "-0",
+    "quiet": "-q",
+    "verbose": "-v",
+    "force": "-f",
+    "output": "-o",
+    "yes": "-y",
+}
+
+
+def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
+    """Options of one help panel from (type, default, help); each also reads DIFFEDIT_NAME."""
+    return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
+
+
+def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more: Any) -> Any:
+    """`more` is for Typer."""
+    flags = [option(name)]
+    DECLARED.add(flags[0].removeprefix("--"))
+    if kind is bool and default:
+        flags = [f"{flags[0]}/--no-{name}"]
+    if name in _SWITCHES:
+        flags.append(_SWITCHES[name])
+    words = _WORDS.get(name)
+    declaration: Any = typer.Option(
+        *flags,
+        parser=functools.partial(_number_or, words, int if int in typing.get_args(kind) else float) if words else None,
+        metavar="|".join(["INTEGER" if int in typing.get_args(kind) else "FLOAT", *words]) if words else None,
+        help=text,
+        rich_help_panel=panel,
+        show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
+        envvar="DIFFEDIT_" + name.rstrip("_").upper(),
+        show_envvar=False,
+        readable=False,  # what cannot be read is said with the contract's code, once it is read
+        **more,
+    )
+    return Annotated[Any if words else kind, declaration]
+
+
+def _number_or(words: dict[str, float | str], kind: type[int] | type[float], text: Any) -> float | str:
+    """A number of this kind, or what one of these words means."""
+    try:
+        return words[text] if text in words else kind(text)
+    except ValueError:
+        number = "whole number" if kind is int else "number"
+        raise typer.BadParameter(f"{text!r} is neither a {number} nor {' nor '.join(words)}.") from None
+
+
+def _params(panel: str, **texts: str) -> Group:
+    """Options for fields of Params, with their defaults there."""
+    fields = Params.__dataclass_fields__
+    kinds = {
+        "str": str,
+        "Prompt": str,
+        "int": int,
+        "int | None": int | None,
+        "float": float,
+        "float | None": float | None,
+        "float | str": float | str,
+        "int | str": int | str,
+        "bool": bool,
+        "Prompt | None": str | None,
+    }
+    return _group(
+        panel,
+        **{name: (kinds[str(fields[name].type)], getattr(DEFAULTS, name), text) for name, text in texts.items()},
+    )
+
+
+def argument(name: str, kind: Any, text: str, default: Any = REQUIRED) -> Group:
+    return {
+        name: (
+            Annotated[kind, typer.Argument(help=text, show_default=False, metavar=name.upper(), readable=False)],
+            default,
+        )
+    }
+
+
+IMAGE: Group = argument("image", Path, "A picture, or - for standard input.")
+IMAGES: Group = argument("images", list[Path], "Pictures, or - for standard input.")
+SOURCES: Group = argument(
+    "sources",
+    list[str],
+    "Pictures, folders, patterns, job files (.jsonl, .csv, .toml), or URLs of these; - for paths on standard input.",
+)
+
+
+def _embeds(panel: str, *names: str) -> Group:
+    """For each prompt the option that takes a file in its place."""
+    text = "A file of embeddings in place of --{}, as --save-embeds or other programs make them."
+    return _group(
+        panel, **{f"{name}_embeds": (Path | None, None, text.format(name.replace("_", "-"))) for name in names}
+    )
+
+
+_EXPAND_MODEL = _params("What to change", expand_model="A Flan-T5 model: a hub id or a folder.")
+PROMPTS = (
+    _params("What to change", from_="What is in the picture now.", to="What it should become.")
+    | _embeds("What to change", "from", "to")
+    | _params(
+        "What to change",
+        expand="So many sentences about each of --from and --to, written by --expand-model, are averaged.",
+    )
+    | _EXPAND_MODEL
+)
+PROMPTS_FOR_EDIT = PROMPTS | _params("What to change", from_="What is in the picture now (not needed with --mask).")
+TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
+MASK = _params(
+    "Mask",
+    from_negative="What --from is not, while looking for the mask.",
+    to_negative="What --to is not, while looking for the mask.",
+    region="What kind of edit it is: object, attribute, background, everything, add or remove; auto reads the prompts.",
+    anyway="Edit, too, where what --from names is not seen.",
+    mask_method="Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
+    maps="Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
+    mask_strength="How much noise the prompts are compared in, 0 to 1 (default: 0.5, to add something 0.75).",
+    clamp="Cut differences at this multiple of their mean.",
+    threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
+    smooth="Blur the differences by so many latent cells before.",
+    edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
+    fill_holes="Fill the mask's holes, and gaps that are open by a latent cell at most.",
+    islands="Leave out regions smaller than this share of the largest.",
+    reach_down="Take in thin parts (a tail, a string) of the mask's colours, this share below --threshold; 0: none.",
+    grow="Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
+    soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
+)
+LIMITS = _group(
+    "Mask",
+    within=(Path | None, None, "Repaint only where this picture is white."),
+    exclude=(Path | None, None, "Repaint nothing where this picture is white."),
+    box=(str | None, None, "Repaint only in this box: X,Y,WIDTH,HEIGHT in pixels."),
+    point=(str | None, None, "Repaint only the region of the mask at this pixel: X,Y."),
+)
+MASK |= _embeds("Mask", "from_negative", "to_negative") | LIMITS
+ZOOM = _params(
+    "Mask", zoom="Look closer at what is masked, so many times; auto: where the picture is larger than the model's."
+)
+SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
+STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
+
+
+def _apply(context: typer.Context, name: str) -> str:
+    """Before any other option is read: what stands in the settings counts more, as do environment and command line."""
+    context.default_map = {**preset(name), **(context.default_map or {})}
+    return name
+
+
+_PRESET_TEXT = "fast, balanced or best: other defaults of what costs time."
+PRESET: Group = {
+    "preset": (
+        _annotated("Noise levels", "preset", str, BALANCED, _PRESET_TEXT, is_eager=True, callback=_apply),
+        BALANCED,
+    )
+}
+SCHEDULER = _params("Noise levels", scheduler="dpm++, or ddim that needs more steps.")
+_CAPTION_MODEL = _params("Inversion", caption_model="A BLIP model: a hub id or a folder.")
+INVERSION = (
+    SCHEDULER
+    | _params(
+        "Inversion",
+        caption="What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
+    )
+    | _CAPTION_MODEL
+    | _params(
+        "Inversion",
+        invert_guidance="How strongly the inversion follows the caption.",
+        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; attribute 0.6; background and add 1; "
+        "remove 0.7, or 0.4 where no place is named).",
+        invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
+        invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
+        last_level="Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
+        fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
+        reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
+        lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
+        lambda_kl="How strongly towards mean 0 and variance 1.",
+        auto_corr_rolls="How many shifts are tried each time.",
+    )
+    | _embeds("Inversion", "caption")
+)
+FRAMES = _group(
+    "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
+)
+GUIDANCE = _params(
+    "Edit",
+    guidance="How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
+)
+PAINTER = _group(
+    "Edit",
+    inpainter=(
+        str | None,
+        None,
+        "Let this inpainting model, named like --model, repaint in place of inversion and edit.",
+    ),
+    safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
+)
+EDIT = (
+    GUIDANCE
+    | _params(
+        "Edit",
+        guidance_end="The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
+        guidance_every="Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
+        negative="What the edit steers away from (default: the things that both prompts name, if there are several).",
+        room="Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
+        paste_above="How much a colour must differ to count as changed, 0 to 255 (default: 50).",
+        feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
+        eta="How much fresh noise each step takes, 0 to 1 (default: 0; for --variants but the first 0.6).",
+        variants="How many results; each has the next --seed.",
+        best="Keep only the one of --variants that --to explains best.",
+    )
+    | _embeds("Edit", "negative")
+    | PAINTER
+)
+STAGES = _group(
+    "Edit",
+    mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
+    latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
+)
+STAGES_OF_EACH = _group(
+    "Edit",
+    mask=(Path | None, None, "Repaint the white of this picture; of each its own with {stem}, {ext}, {folder}."),
+    latents=(Path | None, None, "Use this inversion; of each picture its own, as --mask."),
+)
+_EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
+_CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
+EDITING = frozenset(option(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
+"""What says how a picture is edited, and nothing else: a stranger's folder may set it."""
+CONFIG = _group(
+    "Model and device",
+    model_config=(
+        str | None,
+        None,
+        "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
+    ),
+)
+OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
+MODEL_NAME = _group(
+    "Model and device",
+    model=(
+        str | None,
+        None,
+        "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint (default: builtin).",
+    ),
+)
+MODEL_ON_DEVICE = MODEL_NAME | _group(
+    "Model and device",
+    device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
+    dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
+)
+ADDITIONS = _group(
+    "Model and device",
+    lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
+    embedding=(list[str], [], "A textual inversion, FILE or FILE:TOKEN; may be given several times."),
+)
+MEMORY = _group(
+    "Model and device",
+    offload=(str, "none", "Keep the model off the device until used: none, model (by network), sequential (by layer)."),
+    vae_slicing=(bool, False, "Decode several pictures one by one."),
+    vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
+)
+MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
+_MODEL_TEXT = "A name from diffedit models list, or a hub id"
+MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
+MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)
+PULL = _group(
+    "Download",
+    variant=(str | None, None, "The variant of the weights, such as fp16."),
+    weights=(bool, True, "Without them only the small files that a checkpoint file needs."),
+    yes=(bool, False, "Do not ask."),
+)
+OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
+DEPFILE = _group("Output", depfile=(Path | None, None, "Write a rule for Make: what the output depends on."))
+PROFILE = _group(
+    "Output", profile=(Path | None, None, "Write where the time went in this .json file, for chrome://tracing.")
+)
+PREVIEW = _group(
+    "Output",
+    preview=(
+        Path | None,
+        None,
+        "Show picture, contrast, mask and result side by side in this .png file; for several pictures in this folder.",
+    ),
+)
+OVERLAY = _group("Output", overlay=(Path | None, None, "Show the mask over the picture in this .png file."))
+SHOWS = PREVIEW | _group(
+    "Output",
+    compare=(Path | None, None, "Fade from the picture to the result and back in this .gif or .webp file."),
+    sheet=(Path | None, None, "Show all --variants with their seeds in this .png file."),
+)
+SHOWN = (*SHOWS, *OVERLAY)
+OUTPUT_FOLDER = _group(
+    "Output",
+    out=(str, REQUIRED, "The folder to write into, or its URL."),
+    name=(str, NAME, "What results are called, of {stem}, {ext}, {suffix}, {from}, {to} and {seed}."),
+)
+RUN = _group(
+    "Run",
+    recursive=(bool, False, "Look into folders of folders, too, and make the same ones in --out."),
+    null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
+    dry_run=(bool, False, "Say what would be done with each picture, and do nothing."),
+    batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
+    shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
+    ray=(str | None, None, "Let so many workers of Ray do it, or auto: as many as it has GPUs, else processors."),
+    fail_fast=(bool, False, "Stop at the first picture that fails."),
+    limit_failures=(int | None, None, "Stop when so many pictures have failed."),
+)
+SERVE = _group(
+    "Serve",
+    idle=(float, 600.0, "End after so many seconds without a command."),
+    stop=(bool, False, "End every server of yours, after what it has in hand."),
+    status=(bool, False, "Say which servers there are."),
+)
+METADATA = _group(
+    "Output",
+    metadata=(bool, True, "Write into the result how it was made."),
+    strip_metadata=(
+        bool,
+        False,
+        "Leave out of all that is written how it was made, and what the picture's file tells (EXIF, XMP, IPTC, text).",
+    ),
+)
+CACHE_DIR = _group(
+    "Output",
+    cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."),
+    cache_limit=(
+        str | None,
+        None,
+        "How much may be kept, what was not used for longest going first: MB, or as 20GB (default: 10GB, or a tenth of "
+        "the disk's free space).",
+    ),
+)
+FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
+KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
+JSON = _group("Output", json=(bool, False, "JSON on standard output."))
+QUIET = _group("Output", quiet=(bool, False, "Only errors."))
+SAVE_EMBEDS = _group(
+    "Output", save_embeds=(Path | None, None, "A folder for the embeddings that are used, one file a prompt.")
+)
+COMMON = (
+    CACHE_DIR
+    | SAVE_EMBEDS
+    | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
+    | JSON
+    | QUIET
+    | _group("Output", verbose=(bool, False, "What each stage took, and tracebacks for what should not happen."))
+    | FORCE
+    | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures that have more, before they are read."))
+)
+
+
+def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command that is written as `def command(**given)` the options of these groups."""
+
+    def declare(command: Callable[..., None]) -> Callable[..., None]:
+        merged = {name: option for group in groups for name, option in group.items()}
+        parameters = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in merged.items()
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {name: annotation for name, (annotation, _) in merged.items()}
+        return command
+
+    return declare

@@ -1,0 +1,254 @@
+"""What people and scripts see of a run: progress, result lines, tables, JSON."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from diffedit_cli.cli import console
+from diffedit_cli.errors import printable
+from diffedit_cli.results.result import Result
+
+LOADING = "load"
+ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld", "planned": "to do"}
+REGION_TITLES = {
+    "object": "another object",
+    "attribute": "another look",
+    "background": "another background",
+    "everything": "all of it",
+    "add": "something added",
+    "remove": "something removed",
+}
+STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repainting", "frames": "decoding"}
+
+
+class Bars(Progress):
+    """On a terminal, gone at the end; elsewhere nothing at all."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool) -> None:
+        super().__init__(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+    def stop(self) -> None:
+        if not self.disable:  # before Rich 15 bars that are disabled end in an empty line
+            super().stop()
+
+
+WIDTH = 80  # of a terminal that does not tell
+
+
+class Reporter:
+    """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
+        self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        if not self._console.width:  # COLUMNS=0, by which some programs mean that they do not know: rich prints nothing
+            self._console.width = WIDTH
+        self._bars = Bars(
+            TextColumn("{task.description:>16}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            quiet=quiet,
+        )
+        self._tasks: dict[object, TaskID] = {}
+        self._pace: Pace | None = None
+        self._warned: tuple[str, ...] = ()
+
+    def __enter__(self) -> Reporter:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def many(self, total: int | None) -> None:
+        """Results are counted from now on; `total` is None where nobody knows how many there will be."""
+        self._pace = Pace(total)
+        self._overall = self._bars.add_task("pictures", total=total)
+
+    def loading(self, model: str) -> None:
+        """Libraries and model are being loaded; the first step of a stage ends it."""
+        self._tasks[LOADING] = self._bars.add_task(printable(f"loading {model}"), total=None)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """One step of a stage is done."""
+        self._remove(LOADING)
+        title = STAGE_TITLES[stage]
+        if not self._console.is_terminal:
+            if done == 1:
+                self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
+            return
+        mine = threading.get_ident()  # of several pictures at a time each has its own thread
+        bar = stage, mine
+        if bar not in self._tasks or done == 1:
+            for other in STAGE_TITLES:  # a mask may settle before its last map
+                self._remove((other, mine))
+            self._tasks[bar] = self._bars.add_task(title, total=total)
+        self._bars.update(self._tasks[bar], completed=done)
+        if done == total:
+            self._remove(bar)
+
+    def result(self, result: Result) -> None:
+        """One picture is finished."""
+        for bar in list(self._tasks):
+            self._remove(bar)
+        if self._pace is not None:
+            self._pace.count(result)
+            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate or "pictures")
+        if self._as_json:
+            more = {} if self._pace is None else {"progress": self._pace.record()}
+            console.write(self._output, result.json(**more))
+            self._output.flush()
+        for warning in result.warnings:
+            if warning not in self._warned:  # what holds for a whole run is said once
+                self.say(f"warning: {warning}")
+        self._warned = result.warnings
+        if result.error is not None:
+            self.error(result.error["message"])
+        else:
+            self.say(
+                result_line(result) + (f"  ({self._pace})" if self._pace and not self._console.is_terminal else "")
+            )
+            for line in costs(result) if self._verbose else ():
+                self.say(f"  {line}")
+            if result.preview not in (None, "-") and not self._quiet:
+                self._show(str(result.preview))
+
+    def summary(self, page: str | None) -> None:
+        """What became of all pictures of a run, and where its page is, if it has one."""
+        if self._pace is not None:
+            self.say("  ".join(filter(None, (self._pace.summary, page))))
+
+    def _show(self, path: str) -> None:
+        """A picture, where the terminal has colours and letters for it."""
+        if self._console.is_terminal and self._console.color_system and not self._console.options.ascii_only:
+            from diffedit_cli.cli import terminal_preview
+
+            self._console.print(terminal_preview.strip(path, self._console.width), soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            self._console.print(printable(line), markup=False)
+
+    def error(self, message: str) -> None:
+        """Shown even when quiet."""
+        self._console.print(printable(f"diffedit: {message}"), markup=False)
+
+    def trace(self, text: str) -> None:
+        """What a bug left behind, in several lines."""
+        self._console.print(printable(f"diffedit: {text}", lines=True), markup=False)
+
+    def _remove(self, bar: object) -> None:
+        if bar in self._tasks:
+            self._bars.remove_task(self._tasks.pop(bar))
+
+
+class Pace:
+    """How many pictures of a run are finished, how fast, and how long the others take."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self._counted, self._started = total, dict.fromkeys(ENDS, 0), time.monotonic()
+
+    def count(self, result: Result) -> None:
+        self._counted[result.status] += 1
+
+    @property
+    def finished(self) -> int:
+        return sum(self._counted.values())
+
+    @property
+    def summary(self) -> str:
+        """`3 done, 1 failed`"""
+        said = [f"{number} {ENDS[status]}" for status, number in self._counted.items() if number]
+        return ", ".join(said) or "no pictures"
+
+    @property
+    def rate(self) -> str:
+        """`14.2 a minute, 13:52 left`, as far as that can be said."""
+        if not self._edited:
+            return ""
+        left = self._seconds_left
+        return f"{self._a_minute:.1f} a minute" + (f", {datetime.timedelta(seconds=left)} left" if left else "")
+
+    def __str__(self) -> str:
+        """`3 of 200, 14.2 a minute, 13:52 left`"""
+        counted = str(self.finished) if self.total is None else f"{self.finished} of {self.total}"
+        return ", ".join(filter(None, (counted, self.rate)))
+
+    def record(self) -> dict[str, float | None]:
+        """The same for programs: None is what cannot be said."""
+        a_minute = round(self._a_minute, 1) if self._edited else None
+        return {
+            "finished": self.finished,
+            "total": self.total,
+            "a_minute": a_minute,
+            "seconds_left": self._seconds_left,
+        }
+
+    @property
+    def _seconds_left(self) -> int | None:
+        if self.total is None or not (self._edited or self.finished == self.total):
+            return None
+        return round(60 * (self.total - self.finished) / self._a_minute) if self.finished < self.total else 0
+
+    @property
+    def _edited(self) -> int:
+        """Those that took their time; most failures are quick."""
+        return self._counted["done"] + self._counted["withheld"]
+
+    @property
+    def _a_minute(self) -> float:
+        return 60 * self._edited / max(1e-3, time.monotonic() - self._started)
+
+
+def result_line(result: Result) -> str:
+    """Where the file is, the masked share, the time and the model."""
+    parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
+    if result.status == "skipped":
+        return f"{parts[0]}  is there already"
+    if result.status == "planned":
+        return f"{parts[0]}  would be made from {result.input}"
+    if result.mask_area is not None:
+        parts.append(f"{share(result.mask_area)} masked")
+    if result.region is not None:
+        parts.append(REGION_TITLES[result.region])
+    cached = [stage for stage, state in result.cache.items() if state == "hit"]
+    if cached:
+        parts.append(f"{' and '.join(cached)} from the cache")
+    parts.append(f"{sum(result.seconds.values()):.1f} s")
+    parts.append(f"{result.model} on {result.device}")
+    return "  ".join([parts[0], " · ".join(parts[1:])])
+
+
+def costs(result: Result) -> list[str]:
+    """What each stage took, a line each, and how well --from explains what was found, where that was asked."""
+    lines = []
+    for stage in dict.fromkeys((*result.seconds, *result.evaluations)):
+        said = [f"{result.seconds[stage]:.2f} s"] if stage in result.seconds else []
+        said += [f"{count} network evaluations"] if (count := result.evaluations.get(stage, 0)) else []
+        said += ["from the cache"] if result.cache.get(stage) == "hit" else []
+        lines.append(f"{STAGE_TITLES.get(stage, stage)}: {', '.join(said)}")
+    seen = [] if result.evidence is None else [f"evidence of --from: {result.evidence:+.3f}"]
+    return [*lines, f"seed {result.seed}", *seen] if result.status == "done" else []
+
+
+def share(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def write_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A plain aligned table on standard output, for people and for `cut`."""
+    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+    for row in [headings, *rows]:
+        console.answer("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,264 @@
+"""`diffedit run`: many pictures into a folder, started again as often as wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from diffedit_cli.cli import options as o
+from diffedit_cli.cli import session
+from diffedit_cli.cli.console import answer
+from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
+from diffedit_cli.jobs import interrupts, output_names, sharding
+from diffedit_cli.storage import files
+
+if TYPE_CHECKING:
+    from diffedit_cli.cli.progress import Reporter
+    from diffedit_cli.jobs.destinations import Place
+    from diffedit_cli.jobs.job import Job
+    from diffedit_cli.jobs.rows import Row
+    from diffedit_cli.jobs.sources import Passed
+    from diffedit_cli.results.result import Result
+    from diffedit_cli.results.results_log import Ledger
+    from diffedit_cli.storage.ownership import Ownership
+    from diffedit_cli.storage.remote import Fetched
+
+
+@takes(
+    o.SOURCES, o.PROMPTS_FOR_EDIT, o.TEXT, o.OUTPUT_FOLDER, o.RUN, o.STAGES_OF_EACH, o.EDIT, o.MASK, o.ZOOM, o.SEED,
+    o.INVERSION, o.FRAMES, o.PRESET, o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
+)  # fmt: skip
+def run(**given: Any) -> None:
+    """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl.
+
+    Started again it passes over what is done, redoes what changed, and tries again what failed.
+    """
+    from diffedit_cli.cli.progress import Reporter
+    from diffedit_cli.jobs import destinations, plan, sources
+    from diffedit_cli.storage.ownership import Ownership
+    from diffedit_cli.storage.remote import Fetched
+
+    output_names.check(given["name"])
+    shard, most = sharding.chosen(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
+    if most is not None and most < 1:
+        raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
+    session.count("--batch", given["batch"], "pictures")  # before anything is read
+    place = destinations.place(given["out"], dry=given["dry_run"])
+    with (
+        Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
+        Fetched() as fetched,
+    ):
+        passed = sources.Passed()
+        listed, streams = _sources(given, place, fetched, passed)
+        if said := str(passed):
+            reporter.say(f"passed over: {said}")
+        if shard.launched and files.STANDARD_STREAM in streams:
+            raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
+        launched = _launched(given, reporter, listed, known=not streams)
+        owner = Ownership(force=given["force"], inputs=[*launched.files, *streams])
+        reads = session.read_by(given)
+        owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in reads(row))
+        place.protect(listed)
+        with (
+            _workers(given) as workers,
+            place,
+            place.ledger(shard, owner) as ledger,
+            _finishing(reporter.say) as stopping,
+        ):
+            owner.book = ledger
+
+            def read() -> Iterator[Row]:
+                streamed = sources.streamed(streams, null=given["null"])
+                return (row for row in streamed if row.given or not place.contains(row))
+
+            total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
+            claimed = plan.claimed(
+                chain(listed, read()), session.for_rows(given), place, given["name"], ledger, owner, shard.has,
+                _on_bug(given, reporter),
+            )  # fmt: skip
+            reporter.many(None if total is None else shard.of(total))
+            results = _results(given, reporter, launched, fetched, place, ledger, claimed, workers, stopping)
+            codes, ended = _reported(results, reporter, most)
+            stopped = stopping()
+            reporter.summary(None if given["dry_run"] else _ending(place, ledger, owner, reporter))
+    if ended and not stopped:
+        shard.wait_for_the_others()
+    if code := INTERRUPTED if stopped else exit_code(codes):
+        raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _workers(given: dict[str, Any]) -> Iterator[list[Any]]:
+    """Ray's, where --ray asks for them and there is anything to do."""
+    from diffedit_cli.jobs import ray_workers
+
+    if given["ray"] is None or given["dry_run"]:
+        yield []
+        return
+    with ray_workers.hired(session.count("--ray", given["ray"], "workers"), given, session.quiet) as workers:
+        yield workers
+
+
+def _on_bug(given: dict[str, Any], reporter: Reporter) -> Callable[[str], object]:
+    return reporter.trace if given["verbose"] else lambda _: None
+
+
+def _results(
+    given: dict[str, Any],
+    reporter: Reporter,
+    launched: session.Launch,
+    fetched: Fetched,
+    place: Place,
+    ledger: Ledger,
+    claimed: Iterator[tuple[Row, Job] | Result],
+    workers: list[Any],
+    stopping: Callable[[], bool],
+) -> Generator[Result, None, None]:
+    """What becomes of each row, as it ends: done here or by workers, or only foreseen."""
+    from diffedit_cli.jobs import plan, ray_workers, runner
+    from diffedit_cli.results.result import Result
+
+    on_bug = _on_bug(given, reporter)
+    if given["dry_run"]:
+        return plan.foreseen(
+            claimed,
+            lambda: launched.about,
+            lambda job: launched.check_words(job.params, job.stages),
+            on_bug,
+        )
+    told = functools.partial(runner.told, fetched=fetched, place=place)
+
+    def record(result: Result) -> Result:
+        if result.status != "skipped":
+            ledger.write(result.json())
+            place.keep(ledger)
+        return result
+
+    if workers:
+        mine = (told(one) if isinstance(one, Result) else one for one in claimed)
+        return ray_workers.edited(mine, workers, record=record, stopping=stopping)
+    return runner.overlapped(
+        plan.due(claimed, fetched, place, lambda: launched.about, on_bug),
+        launched.open,
+        on_bug=on_bug,
+        record=lambda result: record(told(result)),
+        stopping=stopping,
+        at_once=session.count("--batch", given["batch"], "pictures"),
+    )
+
+
+def _ending(place: Place, ledger: Ledger, owner: Ownership, reporter: Reporter) -> str | None:
+    """Keeps what was recorded, and writes the page: where it is, if it could be written."""
+    place.keep(ledger, last=True)
+    try:
+        return place.write_page(ledger, owner)
+    except DiffEditError as error:  # of what is done nothing is lost
+        reporter.say(f"warning: {error}")
+        return None
+
+
+def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> session.Launch:
+    """The models, once all that can be checked before any work is; `known`: every row is listed. Raises DiffEditError.
+
+    With --json each picture is told to have failed by it.
+    """
+    from diffedit_cli.jobs import plan
+
+    try:
+        if known:
+            if not any(row.url or row.problem or os.path.lexists(row.input) for row in listed):
+                files.check_readable(listed[0].input, "picture")
+            _check(listed, given)
+        return session.Launch(given, reporter)
+    except DiffEditError as error:
+        if given["json"]:
+            for row in listed:
+                answer(plan.refused(row, error).json())
+        raise
+
+
+def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: int | None) -> tuple[Counter[int], bool]:
+    """How many results there were of each exit code, and whether they came to their end.
+
+    At so many failures, if any number is too many, it does not wait for the others.
+    """
+    codes: Counter[int] = Counter()
+    with contextlib.closing(edited):
+        for result in edited:
+            reporter.result(result)
+            codes[result.error["code"] if result.error else 0] += 1
+            if most and codes.total() - codes[0] >= most:
+                reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
+                return codes, False
+    return codes, True
+
+
+def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Passed) -> tuple[list[Row], list[Path]]:
+    """The pictures whose names are known before any work, and the files that are read as they come.
+
+    Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
+    Raises InputError for a source without any picture, UsageError for a URL of no known file system.
+    """
+    from diffedit_cli.images import provenance
+    from diffedit_cli.jobs import sources
+    from diffedit_cli.results import results_log, thumbnails
+    from diffedit_cli.storage import remote
+
+    results = results_log.Results()
+
+    def made(path: Path) -> bool:
+        return thumbnails.is_one(path) or provenance.made_by_us(path) or results.tell_of(path)
+
+    named = [remote.local(source) for source in given["sources"]]
+    known = [source for source in named if not sources.is_streamed(Path(source))]
+    streams = [
+        fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
+    ]
+    listed = sources.listed(known, recursive=given["recursive"], skip=made, passed=passed)
+    if given["out"].rstrip("/") in {source.rstrip("/") for source in known}:
+        return list(listed), streams
+    return [row for row in listed if not row.url or row.url in known or not place.contains(row)], streams
+
+
+def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
+    """Raises for options that do not go together, and for two pictures of one name, before any work."""
+    from diffedit_cli.jobs import checks, plan
+    from diffedit_cli.storage import remote
+    from diffedit_cli.storage.ownership import Ownership
+
+    share, out, owner = session.for_rows(given), Path(remote.local(given["out"])), Ownership()
+    usable = [row for row in rows if row.problem is None]
+    planned = [replace(plan.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
+    checks.check_options(planned)
+    checks.claim_all(planned, "edit", [row.name for row in usable], "tell them apart with --name")
+
+
+@contextlib.contextmanager
+def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C lets what is in hand be finished, a second one stops at once; says whether it was pressed."""
+    pressed = False
+
+    def press(number: int, _: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            interrupts.press(number)
+        pressed = True
+        say("Finishing what is in hand; press Ctrl-C again to stop at once.")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

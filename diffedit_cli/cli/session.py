@@ -1,0 +1,217 @@
+"""From a command line to what its jobs share: parameters and files, the model, and a workbench for them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.cli import job_columns, model_options
+from diffedit_cli.cli import options as o
+from diffedit_cli.errors import DiffEditError, UsageError
+from diffedit_cli.jobs import output_names
+from diffedit_cli.pipeline import prompts, vocabulary
+from diffedit_cli.pipeline.params import AUTO, PROMPTS, Params
+from diffedit_cli.storage import paths
+
+if TYPE_CHECKING:
+    from diffedit_cli.cli.progress import Reporter
+    from diffedit_cli.jobs.rows import Row
+    from diffedit_cli.models.folder import ModelFolder
+    from diffedit_cli.pipeline.edit_pipeline import Workbench
+
+PER_PICTURE = (
+    "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
+    "frames", "save_embeds", *o.SHOWN,
+)  # fmt: skip
+MOST_DIGITS = 9  # of what is counted
+GIVEN_FILES = ("mask", "latents", "within", "exclude")
+"""Of each picture of a run one, by a template."""
+OF_A_PICTURE = (
+    o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in o.PAINTER},
+    o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
+)  # fmt: skip
+_MEANING = {"from_": "is in the picture now", "to": "it should become"}
+
+
+def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
+    """What the jobs of a command line share, as keyword arguments of Job; `needs` names the prompts that it must have.
+
+    Raises UsageError for options that do not go together or are out of range, InputError for unreadable embeddings.
+    """
+    if given.get("inpainter") and (given.get("latents") or given.get("frames")):
+        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
+    if given["max_pixels"] < 1:
+        raise UsageError(f"--max-pixels {given['max_pixels']} is no number of pixels; give 1 or more.")
+    given = {**given, **prompts.chosen(given, PROMPTS)}
+    if given.get("strip_metadata"):
+        given["metadata"] = False  # which tells the prompts
+    for name in needs:
+        if isinstance(given[name], str) and not given[name].strip():
+            flag = f"--{name.rstrip('_')}"
+            raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
+    if "zoom" in given:
+        from diffedit_cli.pipeline import mask_limits
+
+        if given.get("frames"):
+            if given["zoom"] not in (AUTO, 1):
+                raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
+            given["zoom"] = 1.0
+        given["box"] = mask_limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
+        given["point"] = mask_limits.place("--point", given["point"], "X", "Y")
+    params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
+    if "from_" in needs:
+        vocabulary.check_different(params)
+    return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
+
+
+def read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
+    """The files that are read for a row, as far as its names tell: also those that options give for each picture."""
+    templates = _templates(given)
+
+    def of(row: Row) -> list[Path]:
+        found = row.reads
+        with contextlib.suppress(DiffEditError):  # which fails the row
+            found += [output_names.given_for(template, f"--{name}", row.place) for name, template in templates.items()]
+        return found
+
+    return of
+
+
+def _templates(given: dict[str, Any]) -> dict[str, Path]:
+    """The options that give each picture a file of its own, such as masks/{stem}.png."""
+    return {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
+
+
+def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
+    """What a row's job has beside input and output: what is common to all, or its own options in their place.
+
+    It raises what `shared` does, and UsageError for an option that no row can have.
+    """
+    templates = _templates(given)
+    common = functools.cache(lambda: shared(given, needs=needs(given)))
+
+    def of(row: Row) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            name: output_names.given_for(template, f"--{name}", row.place) for name, template in templates.items()
+        }
+        own |= dict(
+            job_columns.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output"
+        )
+        return shared({**given, **own}, needs(given | own)) if own else common()
+
+    return of
+
+
+def needs(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The prompts that an edit must have: with a mask nothing has to be found."""
+    return ("to",) if given.get("mask") else ("from_", "to")
+
+
+class Launch:
+    """The models of a command line, found now; torch is imported only when a picture is ready for them."""
+
+    def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
+        """Raises ModelError, DeviceError or UsageError."""
+        from diffedit_cli.models import registry
+        from diffedit_cli.models.memory import Memory, number_format
+
+        given = {**given, "dtype": number_format("--dtype", given["dtype"])}
+        if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # whose workers are elsewhere
+            from diffedit_cli.models import devices
+
+            devices.choose_device(given["device"])
+        self._given, self._reporter = given, reporter
+        self._memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
+        if given["offline"]:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
+        self.folder: ModelFolder = model_options.chosen(given, reporter.say)
+        self._root, painter = model_options.kept(given), given.get("inpainter")
+        config = given["model_config"]
+        self.inpainter = registry.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
+
+    @property
+    def model_files(self) -> list[Path]:
+        """What the models are read from."""
+        return [file for folder in (self.folder, self.inpainter) if folder for file in folder.files()]
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is read for the models: also what was added to them, and what they were converted from."""
+        added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
+        options = ("model", "inpainter", "model_config", "caption_model", "expand_model")
+        named = [Path(name) for name in map(self._given.get, options) if name]
+        inside = [file for folder in named if paths.is_folder(folder) for file in folder.glob("*")]
+        return [*self.model_files, *added, *named, *inside]
+
+    def check_words(self, params: Params, stages: Iterable[str]) -> None:
+        """Raises ModelError for words that the model does not know, before anything is loaded."""
+        vocabulary.check(params, self.folder, ("mask",) * ("mask" in stages) if self.inpainter else stages)
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """What a result depends on beside its picture and its parameters."""
+        return {
+            "model": self.folder.digest,
+            "own": {**self.folder.defaults, "evidence": self.folder.evidence},
+            "inpainter": self.inpainter.digest if self.inpainter else None,
+            "dtype": self._given["dtype"],
+            "safety": self._given.get("safety"),
+        }
+
+    @functools.cached_property
+    def _workbench(self) -> Workbench:
+        from diffedit_cli.engine.networks import fast_imports
+        from diffedit_cli.storage.cache import Cache
+
+        given = self._given
+        cache = Cache(self._root) if given["cache"] else None
+        if cache:
+            cache.trim()
+        self._reporter.loading(self.folder.name)
+        with fast_imports.without_garbage():
+            from diffedit_cli.pipeline.edit_pipeline import Workbench
+
+        return Workbench(
+            self.folder,
+            cache,
+            progress=self._reporter.progress,
+            device=given["device"],
+            dtype=given["dtype"],
+            memory=self._memory,
+            any_picture=given["model"] is not None,
+            safety=given.get("safety", True),
+            inpainter=self.inpainter,
+        )
+
+    def open(self) -> Workbench:
+        """The same each time."""
+        return self._workbench
+
+    @functools.cached_property
+    def share(self) -> Callable[[Row], dict[str, Any]]:
+        """As `for_rows`."""
+        return for_rows(self._given)
+
+    def trace(self, text: str) -> None:
+        """Where a failure that is our own comes from."""
+        self._reporter.trace(text)
+
+
+def quiet(given: dict[str, Any]) -> Launch:
+    """Of a worker of a run, which tells nothing itself."""
+    from diffedit_cli.cli.progress import Reporter
+
+    return Launch(given, Reporter(quiet=True))
+
+
+def count(option: str, text: str, what: str) -> int | None:
+    """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""
+    if text == AUTO:
+        return None
+    if not (text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= 1):
+        raise UsageError(f"{option} {text} is no number of {what}; give 1 or more, or {AUTO}.")
+    return int(text)

@@ -1,0 +1,1 @@
+"""How a model computes: the families, their text encoders, attention, adapters, memory."""

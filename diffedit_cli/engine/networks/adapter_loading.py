@@ -1,0 +1,100 @@
+"""What is added to a model when it is read: LoRAs and textual inversions (arXiv:2208.01618)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffedit_cli.engine.networks import lora
+from diffedit_cli.engine.networks.components import CHANGED, Parts
+from diffedit_cli.errors import ModelError
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+MOST_VECTORS = 75  # words between the start and the end of CLIP's prompts
+CLIP_KEYS = ("clip_l", "clip_g")  # what files of textual inversions for two text encoders call these
+
+
+def apply(
+    parts: Parts, name: str, loras: Sequence[tuple[Path, float]], embeddings: Sequence[tuple[Path, str | None]]
+) -> None:
+    """Changes the networks and tokenizers of the model `name`. Raises ModelError for files that do not fit it."""
+    for file, token in embeddings:
+        embed(parts, file, token, name)
+    for file, scale in loras:
+        fuse(parts, file, scale, name)
+
+
+class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
+    """What diffusers' loader wants of a pipeline: its parts as attributes, and that nothing is offloaded yet."""
+
+    hf_device_map = None
+    components: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, parts: Parts) -> None:
+        self.__dict__.update(parts)
+
+
+def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
+    """Adds a LoRA to the networks. Raises ModelError for one that does not fit them whole."""
+    try:
+        lora.fuse({part: parts[part] for part in CHANGED if part in parts}, file, scale)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the readers raise all kinds
+        raise _unfit("LoRA", file, name, " ".join(str(error).split())[:200].rstrip(".")) from error
+
+
+def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
+    """Gives the tokenizers a token of its own, and the text encoders its vectors. Raises ModelError."""
+    encoders = [part for part in TEXT_ENCODERS if part in parts]
+    try:
+        vectors = load_file(file)
+    except Exception as error:
+        raise _unfit("embedding", file, name, " ".join(str(error).split())[:200]) from error
+    if len(encoders) == 2 and set(vectors) == set(CLIP_KEYS):
+        found = [vectors[key] for key in CLIP_KEYS]
+    elif len(encoders) == len(vectors) == 1:
+        ((key, only),) = vectors.items()
+        found, token = [only], token or (None if key == "emb_params" else key)
+    else:
+        wanted = " and ".join(CLIP_KEYS) if len(encoders) == 2 else "one tensor"
+        held = ", ".join(sorted(vectors)[:3]) or "nothing"
+        raise _unfit("embedding", file, name, f"it holds {held}, and that model needs {wanted}")
+    token = token or file.stem
+    for part, tensor in zip(encoders, found, strict=True):
+        network, tokenizer = parts[part], parts[part.replace("text_encoder", "tokenizer")]
+        if difference := _difference(tensor, network.get_input_embeddings().weight.shape[-1]):
+            raise _unfit("embedding", file, name, difference)
+        try:
+            _Reader(parts).load_textual_inversion(
+                {token: tensor}, token=token, tokenizer=tokenizer, text_encoder=network
+            )
+        except ValueError as error:
+            raise ModelError(
+                f'The token "{token}" of the embedding {file} is already a word of the model {name}; '
+                f"give it another: --embedding {file}:TOKEN."
+            ) from error
+        # else CLIP takes the token of the highest number, now one of these, for the end of the prompt
+        body: Any = getattr(network, "text_model", network)
+        body.eos_token_id = network.config.eos_token_id = tokenizer.eos_token_id
+
+
+def _difference(vectors: Tensor, width: int) -> str | None:
+    """Why a tensor is not the vectors of an embedding of this width, if it is not."""
+    if not vectors.is_floating_point() or vectors.ndim not in (1, 2):
+        return "it does not hold vectors of floating-point numbers"
+    if vectors.shape[-1] != width:
+        return f"its vectors have width {vectors.shape[-1]}, and that model's {width}"
+    if not 1 <= vectors.numel() // width <= MOST_VECTORS:
+        return f"it holds {vectors.numel() // width} vectors, and a prompt takes 1 to {MOST_VECTORS}"
+    return None if bool(vectors.isfinite().all()) else "it holds values that are not finite"
+
+
+def _unfit(what: str, file: Path, name: str, difference: str) -> ModelError:
+    return ModelError(f"The {what} {file} does not fit the model {name}: {difference}; use one made for such a model.")

@@ -1,0 +1,107 @@
+"""Filling diffusers' networks from a checkpoint in the original layout; what was not taken from it can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from diffedit_cli.engine.networks import precision
+from diffedit_cli.engine.networks.original_layout import Layout, Place
+
+SCALES = ("scale_weight", "weight_scale")
+"""What stands beside a weight that is to be multiplied by it: ComfyUI's older and newer name."""
+
+
+class Checkpoint:
+    """A file in the original layout, read tensor by tensor; `left` names the tensors that nothing took yet."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = frozenset(file.keys())
+        self.left = set(self._names)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path) -> Iterator[Checkpoint]:
+        with safe_open(path, framework="pt") as file:
+            yield cls(file)
+
+    def shape(self, name: str) -> list[int] | None:
+        """That of a tensor, None where there is none of this name."""
+        return list(self._file.get_slice(name).get_shape()) if name in self._names else None
+
+    def fill(self, network: nn.Module, prefix: str, layout: Layout, absent: Mapping[str, Tensor] | None = None) -> None:
+        """Gives an empty network its weights: those whose names have the prefix, in the format of most of them.
+
+        `absent` are those that the file need not have. Raises ValueError where one is missing or of another shape.
+        """
+        tensors, used, settings = {}, set(), settings_of(network)
+        for name, weight in network.state_dict().items():
+            places = [place for place in layout(name, settings) if prefix + place.name in self._names]
+            if places:
+                tensors[name] = self._taken(prefix, places[0], list(weight.shape))
+                used.add(prefix + places[0].name)
+            elif absent is not None and name in absent:
+                tensors[name] = absent[name]
+            else:
+                raise ValueError("weights are missing")
+        self.left -= used
+        dtype = precision.common(map(self._file.get_slice, used))
+        if not all(_fits(tensor, dtype) for tensor in tensors.values()):
+            dtype = torch.float32
+        network.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, assign=True)
+
+    def _taken(self, prefix: str, place: Place, shape: list[int]) -> Tensor:
+        tensor = taken(self._scaled(prefix + place.name), place)
+        if _bare(tensor.shape) != _bare(shape):
+            raise ValueError(f"{prefix}{place.name} gives {tuple(tensor.shape)} where {tuple(shape)} is wanted")
+        return tensor.reshape(shape)
+
+    def _scaled(self, name: str) -> Tensor:
+        """A tensor as it is meant: float8 is often kept beside the scale that it was divided by."""
+        tensor: Tensor = self._file.get_tensor(name)
+        if not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is kept in {dtype}, which diffedit does not read")
+        for scale in (f"{name.removesuffix('.weight')}.{one}" for one in SCALES):
+            if name.endswith(".weight") and scale in self._names:
+                factor = self._file.get_tensor(scale)
+                if _bare(factor.shape) not in ([], [len(tensor)]):
+                    raise ValueError(f"{scale} has scales of shape {tuple(factor.shape)}, which diffedit does not read")
+                tensor = tensor.float() * factor.float().reshape(-1, *[1] * (tensor.ndim - 1))
+                self.left.discard(scale)
+        return tensor
+
+
+def taken(tensor: Tensor, place: Place) -> Tensor:
+    """Ours of a tensor of the original layout."""
+    tensor = tensor.chunk(place.of)[place.part] if place.of > 1 else tensor
+    tensor = torch.cat(tensor.chunk(2)[::-1]) if place.swapped else tensor
+    return tensor.T if place.turned else tensor
+
+
+def settings_of(network: Any) -> Mapping[str, Any]:
+    """A network's configuration, of diffusers or of transformers."""
+    config = network.config
+    return config if isinstance(config, Mapping) else config.to_dict()
+
+
+def _bare(shape: Any) -> list[int]:
+    """Without the sides of 1 at the end, by which convolutions of one cell differ from plain matrices."""
+    sides = list(shape)
+    while sides and sides[-1] == 1:
+        sides.pop()
+    return sides
+
+
+def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether no number of it becomes infinite."""
+    if dtype is not torch.float16 or tensor.dtype is dtype or not tensor.numel():
+        return True
+    return float(tensor.float().abs().max()) <= torch.finfo(dtype).max

@@ -1,0 +1,89 @@
+"""Which family's class reads a diffusers folder, and what is added to it on the way."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from diffedit_cli.engine.interfaces import Model
+from diffedit_cli.engine.networks import components, onednn
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.model_formats import family_with
+from diffedit_cli.engine.networks.sd import StableDiffusion
+from diffedit_cli.engine.networks.sd3 import StableDiffusion3
+from diffedit_cli.engine.networks.sdxl import StableDiffusionXL
+from diffedit_cli.errors import ModelError
+
+CLASSES: dict[str, type[LatentDiffusion]] = {
+    "sd": StableDiffusion,
+    "sdxl": StableDiffusionXL,
+    "sd3": StableDiffusion3,
+}
+Loras = Sequence[tuple[Path, float]]  # files with their scales
+Embeddings = Sequence[tuple[Path, str | None]]  # files with the tokens for their vectors; None: the file says it
+
+
+def load(
+    folder: Path,
+    device: str,
+    dtype: torch.dtype,
+    name: str | None = None,
+    variant: str | None = None,
+    loras: Loras = (),
+    embeddings: Embeddings = (),
+    offload: str = "none",
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
+) -> Model:
+    """Reads a diffusers folder with the family that its `model_index.json` names, and what is added to it.
+
+    What waits in the computer's memory until it is used: nothing, whole networks (`offload="model"`), or all of their
+    layers ("sequential"). Raises ModelError.
+    """
+    name, at = name or str(folder), device if offload == "none" else "cpu"
+    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    if vae_slicing:
+        model.vae.enable_slicing()
+    if vae_tiling:
+        model.vae.enable_tiling()
+    if device == "cpu":
+        onednn.pack(model.network)
+    if offload != "none":
+        model.offload_to(device, offload)
+    return model
+
+
+def write_changed(
+    folder: Path, name: str, variant: str | None, loras: Loras, embeddings: Embeddings, target: Path
+) -> None:
+    """Replaces the networks and tokenizers in `target`, a copy of the folder, by changed ones. Raises ModelError."""
+    readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
+    found = components.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
+    for part, changed in found.items():
+        shutil.rmtree(target / part)
+        options = {"variant": variant, "max_shard_size": "1000GB"} if part in components.CHANGED else {}
+        changed.save_pretrained(target / part, **options)
+
+
+def _family(folder: Path, name: str) -> type[LatentDiffusion]:
+    try:
+        pipeline = str(components.index(folder)["_class_name"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{name} is no diffusers model: {folder / 'model_index.json'} names no pipeline.") from error
+    return CLASSES[family_with(pipeline, name)]
+
+
+def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[components.Parts], None] | None:
+    if not loras and not embeddings:
+        return None
+    from diffedit_cli.engine.networks import adapter_loading  # diffusers' loader is slow to import
+
+    return functools.partial(adapter_loading.apply, name=name, loras=loras, embeddings=embeddings)
+
+
+def _is_changed(part: str) -> bool:
+    return part in components.CHANGED or part.replace("tokenizer", "text_encoder") in components.CHANGED

@@ -1,0 +1,190 @@
+"""LoRAs (arXiv:2106.09685): W <- W + scale * alpha / r * B A in every layer, whatever tool named them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from diffedit_cli.engine.networks import original_layout
+from diffedit_cli.engine.networks.conversion import settings_of, taken
+from diffedit_cli.engine.networks.model_formats import adapter_settings
+from diffedit_cli.engine.networks.original_layout import Place
+
+# layer.lora_down.weight of kohya, layer.lora_A.weight of PEFT (with an adapter's name or without), and of diffusers
+# layer.lora.down.weight, layer.lora_linear_layer.down.weight and processor.to_q_lora.down.weight.
+_FACTOR = re.compile(
+    r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?\.(?P<old>down|up)\.weight"
+    r"|\.lora_(?P<new>down|up|A|B)(?:\.[A-Za-z]\w*)??\.weight)"
+)
+_ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?)?\.(?:lora_)?alpha")
+_PREFIXES = {
+    "denoiser": ("lora_unet_", "lora_transformer_", "lycoris_", "unet_", "transformer_", "base_model_model_unet_",
+                 "base_model_model_", "model_diffusion_model_", "diffusion_model_", ""),
+    "text_encoder": ("lora_te1_", "lora_te_", "text_encoder_", "text_encoders_clip_l_transformer_",
+                     "clip_l_transformer_", "base_model_model_"),
+    "text_encoder_2": ("lora_te2_", "text_encoder_2_", "text_encoders_clip_g_transformer_", "clip_g_transformer_"),
+}  # fmt: skip
+"""How the names of a part's layers start, dots read as underscores, as kohya writes them."""
+_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""How a LoRA may have begun on a model's own weights; by other ways of PEFT (pissa, loftq ...) it changes these."""
+
+Target = tuple[str, str, Place]
+"""A part, a layer of it, and where that stands in what a file changes."""
+
+
+@dataclass
+class _Change:
+    """What a file says of one layer, or of some that stand in one there; `name` is how it calls them."""
+
+    name: str
+    targets: list[Target]
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    alpha: float | None = None
+
+
+def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
+    """Adds a LoRA to the networks among the parts `unet`, `transformer`, `text_encoder`, `text_encoder_2`.
+
+    Raises ValueError for one that is not to be applied whole, before anything is changed.
+    """
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        said = _said(opened.metadata() or {}, file, parts)
+    changes = _read(tensors, _names(parts))
+    shares = [_share(change, parts, said) for change in changes]
+    for change, share in zip(changes, shares, strict=True):
+        _check_size(change, scale * share)
+    with torch.no_grad():
+        for change, share in zip(changes, shares, strict=True):
+            A, B = (change.factors[kind].flatten(1) for kind in "AB")
+            product = scale * share * (B @ A)
+            for part, layer, place in change.targets:
+                weight = parts[part].get_submodule(layer).weight
+                weight.copy_(weight.float() + taken(product, place).reshape(weight.shape).to(weight.device))
+
+
+def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> list[_Change]:
+    """Raises ValueError for a key that is none of a LoRA's, or of another model's."""
+    changes: dict[tuple[tuple[str, str], ...], _Change] = {}
+
+    def change_of(layer: str) -> _Change:
+        targets = names.get(re.sub(r"[._]processor(?=[._])", "", layer).replace(".", "_"))
+        if targets is None:
+            raise ValueError(f"it changes {layer}, which that model does not have")
+        return changes.setdefault(tuple(target[:2] for target in targets), _Change(layer, targets))
+
+    if tensors and all(_ALPHA.fullmatch(key) for key in tensors):
+        raise ValueError("it changes nothing")
+    for key, tensor in tensors.items():
+        if "dora_scale" in key or "lora_magnitude_vector" in key:
+            raise ValueError("it is a DoRA, which diffedit does not read")
+        if factor := _FACTOR.fullmatch(key):
+            change, kind = change_of(factor["layer"]), factor["old"] or factor["new"]
+            kind = {"down": "A", "up": "B"}.get(kind, kind)
+            if kind in change.factors:
+                raise ValueError(f"it changes {change.name} twice")
+            if not tensor.is_floating_point():
+                raise ValueError(f"its {key} is not of floating-point numbers")
+            change.factors[kind] = tensor.float()
+        elif alpha := _ALPHA.fullmatch(key):
+            if tensor.numel() != 1:
+                raise ValueError(f"its {key} is no number")
+            change_of(alpha["layer"]).alpha = float(tensor)
+        else:
+            raise ValueError(f"its {key} is of a kind that diffedit does not read")
+    return list(changes.values())
+
+
+def _names(parts: Mapping[str, Any]) -> dict[str, list[Target]]:
+    """All names, with underscores for dots, that files have for the layers of these networks."""
+    names: dict[str, list[Target]] = {}
+    for part, network in parts.items():
+        prefixes = _PREFIXES.get(part) or _PREFIXES["denoiser"]
+        for layer, module in network.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                for name, place in _aliases(part, layer, network):
+                    for prefix in prefixes:
+                        targets = names.setdefault(prefix + name.replace(".", "_"), [])
+                        if (part, layer) not in [target[:2] for target in targets]:
+                            targets.append((part, layer, place))
+    return names
+
+
+def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]:
+    """The names of a layer: ours, that of the original layout, and those that diffusers once had."""
+    if part.startswith("text_encoder"):
+        bare = layer.removeprefix("text_model.")
+        old = next((bare.removesuffix(new) + old for old, new in _ATTENTION.items() if bare.endswith(new)), bare)
+        for name in dict.fromkeys((bare, old)):
+            yield from ((name, Place(layer)), (f"text_model.{name}", Place(layer)))
+        return
+    yield layer, Place(layer)
+    if layer.endswith(".to_out.0"):
+        yield layer.removesuffix(".0"), Place(layer)
+    layout = original_layout.mmdit if part == "transformer" else original_layout.unet
+    for place in layout(f"{layer}.weight", settings_of(network)):
+        yield place.name.removesuffix(".weight"), place
+
+
+def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> float:
+    """alpha / r. Raises ValueError unless both factors are there, as high and as wide as what they change."""
+    if set(change.factors) != {"A", "B"}:
+        raise ValueError(f"of {change.name} it has no pair of factors")
+    if not all(change.factors[kind].numel() and change.factors[kind].ndim > 1 for kind in "AB"):
+        raise ValueError(f"the factors of its {change.name} are empty")
+    A, B = (change.factors[kind].flatten(1) for kind in "AB")
+    part, layer, place = change.targets[0]
+    weight = parts[part].get_submodule(layer).weight
+    for given, own in ((A.shape[1], weight[0].numel()), (len(B), place.of * len(weight))):
+        if given != own:
+            raise ValueError(f"its {change.name} has width {given}, and that model's {own}")
+    if B.shape[1] != len(A):
+        raise ValueError(f"the factors of its {change.name} are of rank {len(A)} and {B.shape[1]}")
+    if not (A.isfinite().all() and B.isfinite().all() and math.isfinite(change.alpha or 0)):
+        raise ValueError(f"its {change.name} holds values that are not finite")
+    return _share_said(said.get(part, {}), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
+
+
+def _check_size(change: _Change, factor: float) -> None:
+    """Raises ValueError where the weights could become infinite in half precision."""
+    A, B = (float(change.factors[kind].abs().max()) for kind in "AB")
+    if not abs(factor) * len(change.factors["A"]) * A * B < torch.finfo(torch.float16).max:
+        raise ValueError(f"its {change.name} changes weights by more than numbers hold, at a scale of {factor:g}")
+
+
+def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """PEFT's settings by part: those in the header, which diffusers writes, or those beside, which PEFT does."""
+    if beside := adapter_settings(file):
+        settings = json.loads(beside.read_text(encoding="utf-8"))
+        return dict.fromkeys(parts, settings)
+    said: dict[str, dict[str, Any]] = {}
+    for key, value in json.loads(metadata.get("lora_adapter_metadata") or "{}").items():
+        part, _, name = key.partition(".")
+        said.setdefault(part, {})[name] = value
+    return said
+
+
+def _share_said(said: Mapping[str, Any], layer: str, rank: int) -> float:
+    """alpha / r by PEFT's settings, 1 where there are none. Raises ValueError for another kind of adapter."""
+    if (kind := said.get("peft_type") or "LORA") != "LORA":
+        raise ValueError(f"it is no LoRA but {str(kind)[:40]}, as its settings say")
+    if (start := said.get("init_lora_weights", True)) not in STARTS:
+        raise ValueError(f"it was trained on other weights than the model's (init_lora_weights is {str(start)[:40]})")
+    alpha = said.get("lora_alpha", rank)
+    for pattern, own in (said.get("alpha_pattern") or {}).items():
+        if not re.fullmatch(r"[\w.]+", pattern):
+            raise ValueError(f"its alpha_pattern is of a kind that diffedit does not read ({pattern})")
+        if f".{layer}".endswith(f".{pattern}"):
+            alpha = own
+    return float(alpha) / (rank**0.5 if said.get("use_rslora") else rank)

@@ -1,0 +1,42 @@
+"""The safety checker that some models ship: CLIP's view of a picture compared with concepts kept as embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from diffedit_cli.engine.networks import components
+from diffedit_cli.errors import ModelError
+
+
+class SafetyChecker:
+    """Diffusers' checker, in float32: an overflow would flag nothing."""
+
+    READERS = {  # noqa: RUF012
+        "safety_checker": components.transformers_network(StableDiffusionSafetyChecker),
+        "feature_extractor": components.tokenizer(CLIPImageProcessor),
+    }
+
+    def __init__(
+        self, *, safety_checker: StableDiffusionSafetyChecker, feature_extractor: CLIPImageProcessor, name: str
+    ) -> None:
+        self.network, self.extractor, self.name = safety_checker, feature_extractor, name
+
+    @classmethod
+    def load(cls, folder: Path, device: str, name: str, variant: str | None = None) -> SafetyChecker:
+        """Reads the checker of a diffusers folder that has one. Raises ModelError."""
+        try:
+            return cls(**components.read(folder, cls.READERS, device, torch.float32, name, variant), name=name)
+        except ModelError as error:
+            raise ModelError(f"{str(error).rstrip('.')}, or leave the checker out with --no-safety.") from error
+
+    def flags(self, picture: Image.Image) -> bool:
+        """Whether the checker takes an RGB picture for unsafe."""
+        with components.fitting(f"{self.name}, its safety checker among them,"):
+            seen = self.extractor(picture, return_tensors="pt")["pixel_values"].to(self.network.device)
+            _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens what it is given
+            return bool(flagged)

@@ -1,0 +1,117 @@
+"""Stable Diffusion 1.x and 2.x: diffusers' AutoencoderKL and UNet2DConditionModel, one CLIP text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+from diffedit_cli.engine.interfaces import Embedding, Rows, Watcher
+from diffedit_cli.engine.networks import components, cross_attention
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.text_encoders import Clip
+from diffedit_cli.engine.process import Level
+from diffedit_cli.errors import ModelError, UsageError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class UNetDiffusion(LatentDiffusion):
+    """DDIM's levels around a UNet that attends to CLIP's tokens."""
+
+    WEIGHS_WORDS = True
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        encoders: Sequence[Clip],
+        scheduler: DDIMScheduler,
+        name: str,
+    ) -> None:
+        self.unet, self.scheduler = unet, scheduler
+        self.prediction_type = scheduler.config["prediction_type"]
+        super().__init__(vae=vae, network=unet, encoders=encoders, name=name)
+        self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
+
+    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:  # noqa: ARG002
+        """The scheduler's own DDIM timesteps, reversed, after the clean level that it steps to at the end."""
+        limit = self.scheduler.config["num_train_timesteps"]
+        if steps <= limit:
+            self.scheduler.set_timesteps(steps)
+        if steps > limit or max(self.scheduler.timesteps) >= limit:
+            raise UsageError(f"--steps {steps} is more than the model {self.name} has; use at most {limit - 1}.")
+        cumulative = self.scheduler.alphas_cumprod
+        clean = [(0, float(self.scheduler.final_alpha_cumprod))]
+        noisy = [(int(t), float(cumulative[t])) for t in reversed(self.scheduler.timesteps)]
+        return [Level(t, alpha**0.5, (1 - alpha) ** 0.5) for t, alpha in clean + noisy]
+
+    @contextmanager
+    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
+        """All text encoders split a prompt into the same tokens."""
+        with components.fitting(self.name):
+            places = self.encoders[0].places(prompt, words)
+        self._watch = watch = cross_attention.Watch(self.embed(prompt, clip_skip), places)
+        try:
+            yield watch
+        finally:
+            self._watch = None
+
+    def _output(self, rows: Rows) -> Tensor:
+        with cross_attention.watched(self.unet, rows.watches):
+            output: Tensor = self.unet(
+                rows.x_t.to(rows.text.tokens.dtype),  # the UNet's own property looks through all of its modules
+                rows.timesteps,
+                encoder_hidden_states=rows.text.tokens,
+                added_cond_kwargs=self._conditions(rows.x_t, rows.text),
+            ).sample
+        return output
+
+    def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Tensor] | None:  # noqa: ARG002
+        """What the UNet is told beside level and tokens."""
+        return None
+
+    def _check_fit(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ModelError(
+                f"The model {self.name} predicts {self.prediction_type}; diffedit knows {', '.join(PREDICTION_TYPES)}."
+            )
+        self._check_channels("UNet")
+        width = sum(encoder.width for encoder in self.encoders)
+        self._check_width("UNet expects text embeddings", self.unet.config["cross_attention_dim"], width)
+
+
+class StableDiffusion(UNetDiffusion):
+    """SD 1.x and 2.x, epsilon and v-prediction."""
+
+    READERS = {  # noqa: RUF012
+        "vae": components.diffusers_network(AutoencoderKL),
+        "unet": components.diffusers_network(UNet2DConditionModel),
+        "text_encoder": components.transformers_network(CLIPTextModel),
+        "tokenizer": components.tokenizer(CLIPTokenizer),
+        "scheduler": components.scheduler(DDIMScheduler),
+    }
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDIMScheduler,
+        name: str = "model",
+    ) -> None:
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self.clip = Clip(tokenizer, text_encoder, name)
+        super().__init__(vae=vae, unet=unet, encoders=[self.clip], scheduler=scheduler, name=name)
+
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
+        return self.clip.last(prompt, clip_skip)

@@ -1,0 +1,117 @@
+"""Stable Diffusion 3 (arXiv:2403.03206): flow matching with a transformer, two CLIP text encoders, T5 if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from diffedit_cli.engine.interfaces import Embedding, Rows
+from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
+from diffedit_cli.engine.process import Level
+from diffedit_cli.errors import ModelError
+
+T5_TOKENS = 256  # that diffusers' pipeline gives the transformer
+
+
+class StableDiffusion3(LatentDiffusion):
+    """x_t = (1 - t) x_0 + t eps, and the network predicts the velocity eps - x_0."""
+
+    READERS = {  # noqa: RUF012
+        "vae": components.diffusers_network(AutoencoderKL),
+        "transformer": components.diffusers_network(SD3Transformer2DModel),
+        "text_encoder": components.transformers_network(CLIPTextModelWithProjection),
+        "tokenizer": components.tokenizer(CLIPTokenizer),
+        "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
+        "tokenizer_2": components.tokenizer(CLIPTokenizer),
+        "text_encoder_3": components.transformers_network(T5EncoderModel),
+        "tokenizer_3": components.tokenizer(T5Tokenizer),
+        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+    }
+    OPTIONAL = ("text_encoder_3", "tokenizer_3")
+
+    prediction_type = "flow_prediction"
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        transformer: SD3Transformer2DModel,
+        text_encoder: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer_2: CLIPTokenizer,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: T5Tokenizer | None = None,
+        name: str = "model",
+    ) -> None:
+        self.transformer, self.scheduler = transformer, scheduler
+        self.clips = [Clip(tokenizer, text_encoder, name), Clip(tokenizer_2, text_encoder_2, name)]
+        self.t5 = None if text_encoder_3 is None else TextEncoder(tokenizer_3, text_encoder_3, name, T5_TOKENS)
+        encoders = [*self.clips, *([self.t5] if self.t5 else [])]
+        super().__init__(vae=vae, network=transformer, encoders=encoders, name=name)
+        self.patch = int(transformer.config["patch_size"])
+        self.multiple = self.factor * self.patch
+
+    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:
+        """The scheduler's sigmas, reversed: t = 0 is clean. A flow has as many levels as one asks for."""
+        config = self.scheduler.config
+        dynamic: dict[str, Any] = {}
+        if config["use_dynamic_shifting"]:  # larger pictures need more noise (section 5.3.2): mu is linear in tokens
+            tokens = (cells or int(self.transformer.config["sample_size"]) ** 2) // self.patch**2
+            least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+            slope = (config["max_shift"] - config["base_shift"]) / (most - least)
+            dynamic["mu"] = config["base_shift"] + slope * (tokens - least)
+        self.scheduler.set_timesteps(steps, **dynamic)
+        labels = [0.0, *reversed(self.scheduler.timesteps.tolist())]
+        times = reversed(self.scheduler.sigmas.tolist())
+        return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
+
+    def _output(self, rows: Rows) -> Tensor:
+        output: Tensor = self.transformer(
+            rows.x_t.to(rows.text.tokens.dtype),
+            encoder_hidden_states=rows.text.tokens,
+            pooled_projections=rows.text.pooled,
+            timestep=rows.timesteps,
+        ).sample
+        return output
+
+    def encode(self, picture: Tensor) -> Tensor:
+        longest = self.multiple * int(self.transformer.config["pos_embed_max_size"])
+        if max(picture.shape[-2:]) > longest:
+            raise ModelError(
+                f"The model {self.name} paints at most {longest} pixels a side, and this picture is too long for its "
+                "width; crop it, or use another model."
+            )
+        return super().encode(picture)
+
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
+        """CLIP's tokens side by side, widened with zeros to T5's width, then T5's: zeros where there is no T5."""
+        first, second = (clip.penultimate(prompt, clip_skip) for clip in self.clips)
+        tokens = torch.cat([first.tokens, second.tokens], dim=-1)
+        width = int(self.transformer.config["joint_attention_dim"])
+        tokens = F.pad(tokens, (0, width - tokens.shape[-1]))
+        theirs = self.t5.last(prompt).tokens if self.t5 else tokens.new_zeros(1, T5_TOKENS, width)
+        pooled = [text.pooled for text in (first, second) if text.pooled is not None]
+        return Embedding(torch.cat([tokens, theirs.to(tokens)], dim=1), torch.cat(pooled, dim=-1))
+
+    def _check_fit(self) -> None:
+        self._check_channels("transformer")
+        config = self.transformer.config
+        pooled = sum(int(clip.network.config.projection_dim) for clip in self.clips)
+        self._check_width("transformer expects pooled text embeddings", config["pooled_projection_dim"], pooled)
+        width = self.t5.width if self.t5 else max(config["joint_attention_dim"], sum(clip.width for clip in self.clips))
+        self._check_width("transformer expects text embeddings", config["joint_attention_dim"], width)

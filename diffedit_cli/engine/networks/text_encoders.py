@@ -1,0 +1,157 @@
+"""Prompts as text encoders read them: a tokenizer and a network, in transformers' formats."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffedit_cli.engine.interfaces import Embedding
+from diffedit_cli.engine.networks import prompt_weighting
+from diffedit_cli.errors import ModelError, UsageError
+
+_PUNCTUATION = re.compile(r"[.,;:!?\"'…()]+")
+
+
+class TextEncoder:
+    """Reads at most `limit` tokens of a prompt, the special ones among them."""
+
+    def __init__(self, tokenizer: Any, network: Any, name: str, limit: int) -> None:
+        self.tokenizer, self.network, self.name, self.limit = tokenizer, network, name, limit
+        self.device = network.device
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states."""
+        return int(self.network.config.hidden_size)
+
+    def last(self, prompt: str) -> Embedding:
+        """The last hidden state (1, L, D)."""
+        return Embedding(self._run(prompt)[0])
+
+    def warning(self, prompt: str) -> str | None:
+        """What of the prompt lies beyond the limit, if anything."""
+        prompt = self._written_out(prompt_weighting.plain(prompt))
+        places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+        if len(places) <= self.limit:
+            return None
+        unseen = prompt[places[self.limit - 1][0] :].strip()
+        room = self.limit - self.tokenizer.num_special_tokens_to_add()
+        return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{unseen}".'
+
+    def places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        """Where the tokens of these words, in lower case, stand in the prompt as the network reads it.
+
+        Raises ModelError if the network sees none of them.
+        """
+        prompt = self._written_out(prompt_weighting.plain(prompt))
+        whole = "|".join(map(re.escape, words))
+        spans = [match.span() for match in re.finditer(rf"(?<!\w)({whole})(?!\w)", prompt, re.IGNORECASE)]
+        tokens = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][: self.limit - 1]
+        found = [
+            place
+            for place, (start, end) in enumerate(tokens)
+            if any(start < last and end > first for first, last in spans)
+        ]
+        if not found:
+            raise ModelError(
+                f'The model {self.name} reads none of "{" ".join(words)}", which the attention mask looks for; '
+                "say it in other words, or use --mask-method noise."
+            )
+        return found
+
+    def _check(self, prompt: str, ids: Sequence[int]) -> None:
+        """Raises ModelError for a prompt that cannot be read; a large vocabulary reads everything somehow."""
+
+    def _written_out(self, prompt: str) -> str:
+        """A textual inversion of several vectors has a token for each, TOKEN, TOKEN_1, ...; prompts name the first."""
+        added = self.tokenizer.added_tokens_encoder
+        for token in added:
+            if f"{token}_1" in added:
+                rest = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
+                whole = " ".join([token, *rest])
+                prompt = re.sub(rf"{re.escape(token)}(?!_\d)", whole.replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
+        return prompt
+
+    def _run(self, prompt: str, **options: Any) -> Any:
+        prompt = self._written_out(prompt)
+        batch = self.tokenizer(
+            prompt, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt"
+        )
+        self._check(prompt, batch["input_ids"][0].tolist())
+        masked = getattr(self.network.config, "use_attention_mask", False)
+        attention_mask = batch["attention_mask"].to(self.device) if masked else None
+        return self.network(batch["input_ids"].to(self.device), attention_mask=attention_mask, **options)
+
+
+class Clip(TextEncoder):
+    """CLIP's text encoder, whose tokenizer states its own limit."""
+
+    def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
+        super().__init__(
+            tokenizer, network, name, min(tokenizer.model_max_length, network.config.max_position_embeddings)
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether its vocabulary has a token for what it lacks: CLIP's own spells anything."""
+        return bool(self.tokenizer.unk_token_id != self.tokenizer.eos_token_id)
+
+    def last(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        """The last hidden state (1, L, D), or an earlier one, normed as the last is. Raises UsageError."""
+        body = getattr(self.network, "text_model", self.network)
+
+        def choose(output: Any) -> Any:
+            return body.final_layer_norm(self._hidden(output, clip_skip, 1)) if clip_skip else output[0]
+
+        return Embedding(self._chosen(prompt, choose)[0])
+
+    def penultimate(self, prompt: str, clip_skip: int = 0) -> Embedding:
+        """The hidden state before the last (1, L, D), or an earlier one, and the projection (1, P) if there is one.
+
+        The projection is that of the words alone, whatever their weights. Raises UsageError.
+        """
+        tokens, output = self._chosen(prompt, lambda output: self._hidden(output, clip_skip, 2))
+        return Embedding(tokens, getattr(output, "text_embeds", None))
+
+    def _chosen(self, prompt: str, choose: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """What is chosen of the network's output, words weighted as the prompt says, and the output without weights."""
+        output = self._run(prompt_weighting.plain(prompt), output_hidden_states=True)
+        if not prompt_weighting.is_weighted(prompt):
+            return choose(output), output
+
+        def read(ids: Any, mask: Any) -> Any:
+            return choose(self.network(ids, attention_mask=mask, output_hidden_states=True))
+
+        return prompt_weighting.weighted(prompt, self.tokenizer, self._written_out, read, choose(output)), output
+
+    def _hidden(self, output: Any, clip_skip: int, usual: int) -> Any:
+        """The hidden state `clip_skip` layers before the `usual` one, counted from the end."""
+        states = output.hidden_states
+        if clip_skip + usual > len(states):
+            raise UsageError(
+                f"--clip-skip {clip_skip} is more than the text encoder of the model {self.name} has layers for; "
+                f"use at most {len(states) - usual}."
+            )
+        return states[-(clip_skip + usual)]
+
+    def _check(self, prompt: str, ids: Sequence[int]) -> None:
+        if not self.closed or self.tokenizer.unk_token_id not in ids:
+            return
+        unknown = [word for word in prompt.split() if self._lacks(word)]
+        known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+        raise ModelError(
+            f'The model {self.name} does not know "{" ".join(unknown)}"; it knows only these words: '
+            f"{', '.join(known)}. For other words use --model with a Stable Diffusion model."
+        )
+
+    def _written_out(self, prompt: str) -> str:
+        """A closed vocabulary lacks punctuation, which says nothing to it."""
+        prompt = super()._written_out(prompt)
+        if not self.closed or not self._lacks(prompt):
+            return prompt
+        return " ".join(_PUNCTUATION.sub(" ", word) if self._lacks(word) else word for word in prompt.split())
+
+    def _lacks(self, text: str) -> bool:
+        return self.tokenizer.unk_token_id in self.tokenizer(text)["input_ids"]

@@ -1,0 +1,1 @@
+"""Picture files: decoding, colour, metadata, masks, compositing, previews, encoding."""

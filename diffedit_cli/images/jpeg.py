@@ -1,0 +1,137 @@
+"""JPEG files: the segments beside the pixels <-> bytes. Pillow sees the pixels alone: no block can spoil them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from diffedit_cli.images.raw_metadata import Stored
+
+SIGNATURE = b"\xff\xd8\xff"
+EXIF, PACKET, EXTENSION = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+PROFILE, PHOTOSHOP, SEVERAL = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0"
+GAIN_MAPS = (b"hdrgm:", b"urn:iso:std:iso:ts:21496", b"HDRGainMap")
+START_OF_SCAN, END, COMMENT, ADOBE = 0xDA, 0xD9, 0xFE, 0xEE
+LONGEST = 65533  # bytes in a segment
+# A marker within coded pixels: neither a stuffed byte nor a restart.
+MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+# Other thumbnails, and what an encoder was told: untrue of other pixels, and nothing to tell of.
+PASSING = (b"JFXX\0", b"Ducky", b"JFIF")
+
+
+def read(data: bytes) -> tuple[bytes, Stored]:
+    """A file with the segments of its pixels alone, and what the others say."""
+    stored, kept, profile = Stored(), [data[:2]], list[bytes]()
+    at = 2
+    for marker, start, end in _segments(data):
+        body = data[start + 4 : end]
+        if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
+            stored.dpi = _density(body)
+            if body[7] == 0 and body[8:10] != body[10:12]:
+                _note(stored, "how wide its pixels are for their height")
+            kept.append(data[start:end])  # says what the colours are, too
+        elif (0xE0 <= marker <= 0xEF and marker != ADOBE) or marker == COMMENT:
+            _sort(stored, marker, body, profile)
+        else:
+            kept.append(data[start:end])
+        at = end
+    stored.icc_profile = _joined(profile, stored)
+    kept.append(data[at:])
+    _look_behind(stored, data, _end(data, at))
+    return b"".join(kept), stored
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each whole segment before the coded pixels."""
+    at = 2
+    while found := MARKER.match(data, at):
+        marker, start = found[1][0], found.end() - 2
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker in (START_OF_SCAN, END) or end > len(data) or end < start + 4:
+            return
+        yield marker, start, end
+        at = end
+
+
+def _end(data: bytes, at: int) -> int:
+    """Where the picture whose last segments begin at `at` ends."""
+    while found := MARKER.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker == END:
+            return at
+        if marker != 0x01:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return len(data)
+
+
+def _sort(stored: Stored, marker: int, body: bytes, profile: list[bytes]) -> None:
+    if marker == COMMENT:
+        stored.comments.append(body)
+    elif marker == 0xE1 and body.startswith(EXIF):
+        stored.exif += body[len(EXIF) :]
+    elif marker == 0xE1 and body.startswith(PACKET):
+        stored.xmp = body[len(PACKET) :]
+    elif marker == 0xE1 and body.startswith(EXTENSION):
+        _note(stored, "the further XMP")
+    elif marker == 0xE2 and body.startswith(PROFILE):
+        profile.append(body[len(PROFILE) :])
+    elif marker == 0xE2 and body.startswith(SEVERAL):
+        stored.several = True
+    elif marker == 0xE2 and body.startswith(GAIN_MAPS[1]):
+        _note(stored, "its gain map")
+    elif marker == 0xED and body.startswith(PHOTOSHOP):
+        stored.resources += body[len(PHOTOSHOP) :]
+    elif marker == 0xEB:
+        _note(stored, "its content credentials (APP11)")
+    elif not body.startswith(PASSING):
+        _note(stored, f"the block APP{marker & 15}")
+
+
+def _note(stored: Stored, words: str) -> None:
+    if words not in stored.left_out:
+        stored.left_out.append(words)
+
+
+def _density(jfif: bytes) -> tuple[float, float] | None:
+    inch = {1: 1.0, 2: 2.54}.get(jfif[7])
+    across, down = (int.from_bytes(jfif[at : at + 2], "big") for at in (8, 10))
+    return (across * inch, down * inch) if inch and across and down else None
+
+
+def _joined(parts: list[bytes], stored: Stored) -> bytes:
+    """A colour profile from its numbered parts."""
+    parts.sort(key=lambda part: part[:1])
+    if not all(len(part) > 2 for part in parts) or (parts and parts[0][1] != len(parts)):
+        _note(stored, "a colour profile that cannot be read, as parts of it are missing")
+        return b""
+    return b"".join(part[2:] for part in parts)
+
+
+def _look_behind(stored: Stored, data: bytes, end: int) -> None:
+    """What else the file holds, behind the picture."""
+    rest = data[end:]
+    about = stored.xmp + rest[: 2**18] if rest else b""
+    gain = any(mark in about for mark in GAIN_MAPS)
+    if gain:
+        _note(stored, "its gain map")
+    if b"ftyp" in rest and (b"moov" in rest or b"mdat" in rest):
+        _note(stored, "its video")
+    elif not gain and rest.startswith(SIGNATURE):
+        stored.several = True
+    elif not gain and rest.strip(b"\0\xff\r\n "):
+        _note(stored, f"{len(rest)} bytes behind the picture")
+    stored.several = stored.several and not gain
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def resources(data: bytes) -> bytes:
+    """Segments that hold Photoshop's resources."""
+    step = LONGEST - len(PHOTOSHOP)
+    return b"".join(segment(0xED, PHOTOSHOP + data[at : at + step]) for at in range(0, len(data), step))
+
+
+def comments(texts: tuple[bytes, ...]) -> bytes:
+    return b"".join(segment(COMMENT, text) for text in texts)

@@ -1,0 +1,334 @@
+"""What lies in a picture's file beside the pixels, as an edited picture keeps it, and how diffedit made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import ExifTags, Image, JpegImagePlugin
+
+from diffedit_cli.images import exif, jpeg, photoshop, png, xmp_packets
+from diffedit_cli.images.exif import Directory
+from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.storage import records, seals
+
+RECORD_TAG = 0x9213  # ImageHistory: holds the record where a format has neither PNG's text chunks nor comments
+XMP_TAG, IPTC_TAG, RESOURCES_TAG, PROFILE_TAG, LAYERS_TAG, CREDENTIALS_TAG = 700, 33723, 34377, 34675, 37724, 52545
+ORIENTATION = ExifTags.Base.Orientation.value
+RESOLUTION_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
+INCHES = {2: 1.0, 3: 2.54}
+# How the pixels lay in a TIFF that the picture came from: not how they lie in ours.
+LAYOUT_TAGS = (
+    *range(254, 267),
+    273,
+    277,
+    278,
+    279,
+    284,
+    *range(290, 294),
+    317,
+    *range(320, 342),
+    347,
+    *range(512, 533),
+)
+SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
+SAID = {LAYERS_TAG: "Photoshop's layers", CREDENTIALS_TAG: "its content credentials", RECORD_TAG: "its ImageHistory"}
+EXIF_MARK = b"Exif\0\0"
+# What formats hold; those that are not named hold EXIF, XMP and a colour profile.
+HOLD_OF_BMP = ("dpi", "icc_profile")
+HOLDERS = {"texts": ("PNG",), "resources": ("JPEG", "TIFF"), "iptc": ("JPEG", "TIFF"), "comments": ("JPEG", "PNG")}
+HOLD_DPI, HOLD_NUMBERED_COLOURS = ("PNG", "JPEG", "TIFF", "BMP"), ("PNG", "AVIF", "HEIF")
+OF_CODING = ("coding", "colours", "cicp", "stated", "unconverted")
+OF_LOOKS = ("icc_profile", "dpi", *OF_CODING)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What goes back into the file with an edited picture, which lies upright."""
+
+    exif: bytes = b""  # without orientation, and without the parts below
+    xmp: bytes = b""
+    icc_profile: bytes = b""
+    dpi: tuple[float, float] | None = None
+    coding: Mapping[str, Any] = field(default_factory=dict)  # of the pixels, for a file of the same format
+    texts: tuple[png.Chunk, ...] = ()
+    resources: bytes = b""  # Photoshop's, IPTC among them
+    iptc: bytes = b""  # of a TIFF, where it is no resource
+    comments: tuple[bytes, ...] = ()
+    colours: tuple[png.Chunk, ...] = ()  # that a PNG says in place of a profile
+    cicp: tuple[int, int] | None = None  # that a file says by number, in place of a profile
+    stated: bytes = b""  # a profile that says the same as the two above, for formats that hold neither
+    unconverted: str = ""  # what of the two above no profile can say
+    left_out: tuple[str, ...] = ()  # what an edit of it does not have, in words
+
+    def directory(self, record: Mapping[str, Any] | None = None) -> Directory:
+        """A copy of the EXIF that may be changed, with the record if there is one."""
+        directory = exif.read(self.exif.removeprefix(EXIF_MARK))[0] if self.exif else Directory()
+        if record is not None:
+            directory.put_text(RECORD_TAG, seals.told(record))
+        return directory
+
+    def stripped(self) -> Metadata:
+        """What of it says how the picture looks: colours and resolution, which some formats have in EXIF."""
+        whole = self.directory()
+        kept = Directory(whole.order, {tag: whole.values[tag] for tag in RESOLUTION_TAGS if tag in whole.values})
+        return Metadata(marked(kept), **{name: getattr(self, name) for name in OF_LOOKS})
+
+    def without(self, part: str, words: str) -> Metadata:
+        """The same where one of the parts is left out, which is `words`."""
+        nothing: dict[str, Any] = {part: getattr(Metadata(), part)}
+        return replace(self, left_out=(*self.left_out, words), **nothing)
+
+    def fitted(self, chosen: str) -> Metadata:
+        """What a file of format `chosen` holds of it; the rest is among what is left out."""
+        fit = self._with_room() if chosen == "JPEG" and len(self.exif) > jpeg.LONGEST else self
+        for part, words in self.parts().items():
+            holders = HOLDERS.get(part)
+            if (holders and chosen not in holders) or (chosen == "BMP" and part not in HOLD_OF_BMP):
+                fit = fit.without(part, words)
+        if self.unconverted and chosen not in HOLD_NUMBERED_COLOURS:
+            fit = fit.without("unconverted", f"what its colours are ({self.unconverted})")
+        return fit
+
+    def _with_room(self) -> Metadata:
+        """With EXIF that a segment of a JPEG holds."""
+        directory = self.directory()
+        names = exif.shortened(directory, jpeg.LONGEST - len(EXIF_MARK))
+        words = f"of its EXIF {', '.join(names)}, for which JPEG has no room"
+        return replace(self, exif=marked(directory), left_out=(*self.left_out, words))
+
+    def parts(self) -> dict[str, str]:
+        """Those that are there, in words."""
+        keys = [png.key(body) for kind, body in self.texts if kind in png.TEXTS]
+        others = [f"the chunk {png.name(kind)}" for kind, _ in self.texts if kind not in png.TEXTS]
+        texts = ", ".join([f"the text {', '.join(dict.fromkeys(keys))}"] * bool(keys) + others)
+        words = {"icc_profile": "its colour profile", "dpi": "its resolution", "exif": "its EXIF", "xmp": "its XMP"}
+        words |= {"texts": texts, "resources": "its IPTC and other Photoshop resources", "iptc": "its IPTC"}
+        return {part: words for part, words in {**words, "comments": "its comment"}.items() if getattr(self, part)}
+
+    def profile(self, chosen: str) -> bytes:
+        """That a file of format `chosen` gets."""
+        numbered = chosen == "PNG" or (chosen in HOLD_NUMBERED_COLOURS and self.cicp)
+        return self.icc_profile if numbered else self.stated or self.icc_profile
+
+    def packet(self, record: Mapping[str, Any] | None) -> bytes:
+        """XMP that says, beside a record, that a model made part of the picture."""
+        if record is None or record.get("kind") != "edit":
+            return self.xmp
+        try:
+            return xmp_packets.marked(self.xmp)
+        except ValueError:  # which has no place for it
+            return self.xmp
+
+    def chunks(self, record: Mapping[str, Any] | None) -> list[png.Chunk]:
+        """For a PNG."""
+        cicp = [(b"cICP", bytes([*self.cicp, 0, 1]))] if self.cicp and max(self.cicp) < 256 else []
+        chunks = list(self.colours or cicp)
+        chunks += [png.profile(self.icc_profile)] if self.icc_profile else []
+        chunks += [png.resolution(self.dpi)] if self.dpi else []
+        chunks += [(b"eXIf", self.exif.removeprefix(EXIF_MARK))] if self.exif else []
+        xmp = self.packet(record)
+        chunks += [png.packet(xmp)] if xmp else []
+        chunks += self.texts
+        chunks += [png.text("Comment", text.decode("latin-1")) for text in self.comments]
+        return chunks + ([png_record(record)] if record is not None else [])
+
+    def tags(self, record: Mapping[str, Any] | None) -> Directory:
+        """For a TIFF."""
+        directory = exif.ordered(self.directory(record), "<")
+        blocks = {RESOURCES_TAG: self.resources, IPTC_TAG: self.iptc, PROFILE_TAG: self.profile("TIFF")}
+        for tag, data in blocks.items():
+            if data:
+                directory.put_bytes(tag, data)
+        if xmp := self.packet(record):
+            directory.put_bytes(XMP_TAG, xmp, exif.BYTE)
+        if self.dpi:
+            _put_resolution(directory, self.dpi)
+        return directory
+
+    def options(self, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
+        """For Pillow's `save` in format `chosen`; a PNG gets `chunks`, and a TIFF `tags`."""
+        if chosen in ("PNG", "TIFF"):
+            return {}
+        options: dict[str, Any] = {"dpi": self.dpi} if self.dpi and chosen in HOLD_DPI else {}
+        if chosen == "BMP":
+            return options
+        directory = self.directory(record)
+        if chosen == "JPEG":
+            options |= self._segments(record, directory)
+        elif self.dpi and not directory.numbers(RESOLUTION_TAGS[0]):
+            _put_resolution(directory, self.dpi)
+        xmp, profile = self.packet(record), self.profile(chosen)
+        options |= {"xmp": xmp} if xmp else {}
+        options |= {"icc_profile": profile} if profile else {}
+        if chosen == "HEIF" and self.cicp:
+            options |= {"color_primaries": self.cicp[0], "transfer_characteristics": self.cicp[1]}
+        return options | ({"exif": marked(directory)} if directory else {})
+
+    def _segments(self, record: Mapping[str, Any] | None, directory: Directory) -> dict[str, Any]:
+        """Of a JPEG, beside those that Pillow writes; a record that does not fit into its EXIF becomes a comment."""
+        own = b"" if photoshop.holds_iptc(self.resources) or not self.iptc else photoshop.block(0x0404, self.iptc)
+        extra = jpeg.resources(self.resources + own) + jpeg.comments(self.comments)
+        options: dict[str, Any] = {"extra": extra} if extra else {}
+        if record is not None and len(marked(directory)) > jpeg.LONGEST:
+            text = directory.values.pop(RECORD_TAG).data[:-1]
+            options |= {"comment": text} if len(text) <= jpeg.LONGEST else {}
+        return options
+
+
+def marked(directory: Directory) -> bytes:
+    """As it stands in files that are no TIFF."""
+    return EXIF_MARK + exif.encode(directory) if directory else b""
+
+
+def _put_resolution(directory: Directory, dpi: tuple[float, float]) -> None:
+    for tag, value in zip(RESOLUTION_TAGS, dpi, strict=False):
+        directory.put(tag, exif.RATIONAL, min(round(value * 1000), 2**32 - 1), 1000)
+    directory.put(RESOLUTION_TAGS[2], exif.SHORT, 2)
+
+
+def directory_of(image: Image.Image, stored: Stored, data: bytes | None) -> tuple[Directory, list[str]]:
+    """A picture's EXIF, and the names of tags that cannot be read; `data` is its file, if that is at hand."""
+    if image.format == "TIFF":
+        block = data or image.getexif().tobytes()
+    else:
+        block = stored.exif or image.info.get("exif") or b""
+    if isinstance(block, str) or not block:
+        return Directory(), []
+    while block.startswith(EXIF_MARK):
+        block = block.removeprefix(EXIF_MARK)
+    try:
+        return exif.read(block)
+    except ValueError:
+        return Directory(), ["EXIF"]
+
+
+def orientation(directory: Directory) -> int:
+    """How the picture is to be turned, by EXIF's numbers; 1 is not at all."""
+    said = directory.numbers(ORIENTATION)
+    return int(said[0]) if len(said) == 1 and said[0] in range(1, 9) else 1
+
+
+def read(
+    image: Image.Image, stored: Stored, directory: Directory, lost: Sequence[str], size: tuple[int, int]
+) -> Metadata:
+    """Of a picture of `size` once it is upright; `directory` and `lost` are what `directory_of` returned."""
+    info, turned = image.info, orientation(directory)
+    left_out = [f"of its EXIF {', '.join(lost[:9])}, which cannot be read"] if lost else []
+    beside = {tag: directory.values.get(tag, exif.Value(0, 0, b"")).data for tag in (XMP_TAG, IPTC_TAG, RESOURCES_TAG)}
+    xmp = stored.xmp or beside[XMP_TAG] or info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    if _parsed(directory.text(RECORD_TAG)):  # of an earlier edit: it does not tell how this one is made
+        del directory.values[RECORD_TAG]
+    left_out += [words for tag, words in SAID.items() if tag in directory.values]
+    dpi = _resolution(stored, info, directory)
+    if dpi and turned in SIDEWAYS:
+        dpi = dpi[::-1]
+        _put_resolution(directory, dpi)
+    for tag in (ORIENTATION, *beside, PROFILE_TAG, *LAYOUT_TAGS, *SAID):
+        directory.values.pop(tag, None)
+        directory.inner.pop(tag, None)
+    left_out += exif.upright(directory, size, turned != 1)
+    xmp, more = _packet(xmp.encode() if isinstance(xmp, str) else bytes(xmp), size, turned != 1)
+    comment = info.get("comment", b"")
+    comments = stored.comments or [comment.encode() if isinstance(comment, str) else bytes(comment or b"")]
+    coding: dict[str, Any] = {"chroma": info["chroma"]} if "chroma" in info else {}
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        coding = _jpeg_coding(image, turned in SIDEWAYS)
+    return Metadata(
+        marked(directory),
+        xmp,
+        stored.icc_profile or bytes(info.get("icc_profile") or b""),
+        dpi,
+        coding,
+        tuple(chunk for chunk in stored.texts if not _is_record(chunk)),
+        photoshop.cleaned(stored.resources or beside[RESOURCES_TAG], turned != 1),
+        beside[IPTC_TAG],
+        tuple(text for text in comments if text and not _parsed(text)),
+        tuple(stored.colours),
+        stored.cicp,
+        left_out=tuple(dict.fromkeys([*stored.left_out, *left_out, *more])),
+    )
+
+
+def _resolution(stored: Stored, info: Mapping[Any, Any], directory: Directory) -> tuple[float, float] | None:
+    """In dots an inch."""
+    across, down, unit = (directory.numbers(tag)[:1] for tag in RESOLUTION_TAGS)
+    inch = INCHES.get(int(unit[0]) if unit else 2)
+    said = (across[0] * inch, down[0] * inch) if across and down and inch else info.get("dpi")
+    dpi = stored.dpi or said
+    try:
+        return dpi if dpi and all(0 < value < 2**22 for value in dpi) else None
+    except TypeError:  # of a TIFF that says it in words
+        return None
+
+
+def _packet(xmp: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
+    """XMP as it holds of the edited picture, and what is left out of it."""
+    try:
+        return xmp_packets.cleaned(xmp, size, turned) if xmp.strip(b"\0") else (b"", [])
+    except ValueError as error:
+        return b"", [f"XMP that cannot be read ({error})"]
+
+
+def _is_record(chunk: png.Chunk) -> bool:
+    kind, body = chunk
+    return kind == b"tEXt" and png.key(body) == records.KEY and _parsed(_text_of(body)) is not None
+
+
+def _text_of(body: bytes) -> str:
+    return body.partition(b"\0")[2].decode("latin-1")
+
+
+def _jpeg_coding(image: JpegImagePlugin.JpegImageFile, turned: bool) -> dict[str, Any]:
+    """Quantisation tables and subsampling that lose least once the picture lies on its side, if it does."""
+    stored, sampling = image.quantization, JpegImagePlugin.get_sampling(image)
+    numbers = [layer[3] for layer in image.layer]
+    if not numbers or not all(number in stored for number in numbers):
+        return {}  # coded without loss
+    tables = [stored[numbers[0]]]
+    others = [stored[number] for number in dict.fromkeys(numbers[1:3])]  # of the colours, which Pillow gives one
+    tables += [[min(values) for values in zip(*others, strict=True)]] if others else []
+    if turned:
+        tables = [[table[at % 8 * 8 + at // 8] for at in range(64)] for table in tables]
+    # Pillow writes 4:2:2 lying only, and no rarer sampling at all
+    if image.mode in ("RGB", "YCbCr") and (sampling == -1 or (sampling == 1 and turned)):
+        sampling = 0
+    return {"qtables": tables, "subsampling": sampling}
+
+
+def png_record(record: Mapping[str, Any]) -> png.Chunk:
+    """A text chunk that holds the record."""
+    return png.text(records.KEY, seals.told(record))
+
+
+def record_in(image: Image.Image, directory: Directory, stored: Stored) -> dict[str, Any] | None:
+    """How diffedit made the picture, or None."""
+    found = record_among(body for kind, body in stored.texts if kind == b"tEXt")
+    said = [image.info.get(records.KEY), *stored.comments, image.info.get("comment"), directory.text(RECORD_TAG)]
+    return found or next(filter(None, map(_parsed, said)), None)
+
+
+def record_among(texts: Iterable[bytes]) -> dict[str, Any] | None:
+    """That of PNG's text chunks."""
+    return next(filter(None, (_parsed(_text_of(body)) for body in texts if png.key(body) == records.KEY)), None)
+
+
+def seen(image: Image.Image) -> tuple[Directory, Stored]:
+    """What Pillow tells of a picture without reading its pixels, as far as it can hold a record."""
+    directory, said = Directory(), image.getexif().get(RECORD_TAG)
+    if isinstance(said, str):
+        directory.put_text(RECORD_TAG, said)
+    comments = [body for kind, body in getattr(image, "applist", ()) if kind == "COM"]
+    return directory, Stored(comments=comments)
+
+
+def _parsed(text: Any) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not records.is_sound(record) or record.get("tool") != records.KEY:
+        return None
+    return {name: value for name, value in record.items() if name != seals.KEY}

@@ -1,0 +1,177 @@
+"""Pictures: what a model sees of them, and how what it painted is composed in."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffedit_cli.images.colour import SRGB, Colours
+from diffedit_cli.images.metadata import Metadata
+
+Pixels = NDArray[np.uint8 | np.uint16]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in upright pixels, the last two outside
+MAX_ASPECT = 4.0  # of the fitted size: beyond, a picture is squeezed rather than cut into a sliver
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as it came, upright: `pixels` (H, W, C) of 8 or 16 bits, `mode` L, LA, RGB, RGBA or CMYK.
+
+    `name` is its path, or `-`; `record` says how diffedit made it, if it did; `part` that it was cut out of another.
+    """
+
+    name: str
+    pixels: Pixels
+    mode: str
+    format: str
+    metadata: Metadata = field(default_factory=Metadata)
+    colours: Colours = SRGB
+    warnings: tuple[str, ...] = ()
+    record: Mapping[str, Any] | None = None
+    part: bool = False
+
+    def stripped(self) -> Picture:
+        """The same, of whose file nothing is told but how it looks."""
+        return replace(self, metadata=self.metadata.stripped())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it has 16 bits a channel."""
+        return self.pixels.dtype == np.uint16
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.mode in ("LA", "RGBA")
+
+    @property
+    def is_transparent(self) -> bool:
+        """Whether any of its pixels is not opaque."""
+        return self.has_alpha and int(self.pixels[..., -1].min()) < np.iinfo(self.pixels.dtype).max
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """In its own mode and colours; of 16 bits the upper eight, rounded."""
+        pixels = (self.pixels.astype(np.uint32) + 128) // 257 if self.is_deep else self.pixels
+        return Image.frombytes(self.mode, self.size, pixels.astype(np.uint8, copy=False).tobytes())
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 (hex) of mode, size, pixels and what they mean: the same for the same picture in another file."""
+        depth = ";16" if self.is_deep else ""
+        digest = hashlib.sha256(f"{self.mode}{depth} {self.size[0]}x{self.size[1]}\n".encode())
+        digest.update(self.pixels.astype(self.pixels.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(self.colours.digest.encode())
+        return digest.hexdigest()
+
+    def on_white(self) -> Image.Image:
+        """In sRGB, alpha laid on white."""
+        image = self.image
+        if not self.has_alpha:
+            return self.colours.to_srgb(image)
+        colours = self.colours.to_srgb(image.convert(self.mode.removesuffix("A")))
+        colours.putalpha(image.getchannel("A"))
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+
+    def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """What a model sees: (3, height, width) in [-1, 1], resized to `size` (width, height), alpha laid on white."""
+        image = self.on_white().resize(size, Image.Resampling.LANCZOS)
+        return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
+
+    def cropped(self, box: Box) -> Picture:
+        """The part inside `box`, which lies in the picture, as a picture of its own."""
+        left, top, right, bottom = box
+        if not (0 <= left < right <= self.size[0] and 0 <= top < bottom <= self.size[1]):
+            raise ValueError(f"the box {box} is not inside a picture of {self.size[0]} x {self.size[1]} pixels")
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[top:bottom, left:right]), record=None, part=True)
+
+
+def fitted_size(size: tuple[int, int], native: int, multiple: int) -> tuple[int, int]:
+    """Width and height near native ** 2 pixels, in the picture's aspect ratio, both multiples of `multiple`."""
+    aspect = min(max(size[0] / size[1], 1 / MAX_ASPECT), MAX_ASPECT)
+    width, height = native * math.sqrt(aspect), native / math.sqrt(aspect)
+    return tuple(max(multiple, round(side / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+
+
+def compose(
+    picture: Picture, edited: NDArray[np.uint8], mask: NDArray[np.bool_], feather: float, box: Box | None = None
+) -> Picture:
+    """The picture with `edited` (h, w, 3) in place of its masked pixels (H, W); all others, and alpha, stay.
+
+    `edited` is sRGB and covers `box`, by default the whole picture; what of the mask lies outside stays, too.
+    `feather` is the width in pixels, inside the mask, over which the edit fades in.
+    """
+    covered = box or (0, 0, *picture.size)
+    region = bounds(mask, covered)
+    pixels = picture.pixels.copy()
+    if region is not None:
+        left, top, right, bottom = region
+        inside = pixels[top:bottom, left:right]
+        patch = _patch(picture, edited, region, covered)
+        weights = _weights(mask, region, feather)
+        for channel in range(patch.shape[2]):  # one by one, for memory; alpha is not among them
+            mixed = inside[..., channel] * (255 - weights) + patch[..., channel] * weights
+            inside[..., channel] = (mixed + 127) // 255
+    return replace(picture, pixels=pixels, record=None)
+
+
+def pixels(pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Of 8 bits, from [-1, 1]."""
+    return ((pictures + 1) * 127.5).round().astype(np.uint8)
+
+
+def bounds(mask: NDArray[np.bool_], box: Box) -> Box | None:
+    """The smallest box around what of the mask lies in `box`, if anything does."""
+    left, top, right, bottom = box
+    part = mask[top:bottom, left:right]
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    if not len(rows):
+        return None
+    return left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1
+
+
+def _patch(picture: Picture, edited: NDArray[np.uint8], region: Box, covered: Box) -> NDArray[np.uint32]:
+    """What `edited`, stretched over `covered`, shows in `region`, in the picture's colours and depth, (H, W, C)."""
+    height, width = edited.shape[:2]
+    scale = width / (covered[2] - covered[0]), height / (covered[3] - covered[1])
+    source = [(side - covered[axis % 2]) * scale[axis % 2] for axis, side in enumerate(region)]
+    source[2:] = min(source[2], width), min(source[3], height)  # against rounding
+    size = region[2] - region[0], region[3] - region[1]
+    patch = Image.fromarray(edited).resize(size, Image.Resampling.BICUBIC, tuple(source))
+    colours = np.asarray(picture.colours.from_srgb(patch, picture.mode.removesuffix("A")))
+    return colours.reshape(*colours.shape[:2], -1).astype(np.uint32) * (257 if picture.is_deep else 1)
+
+
+def _weights(mask: NDArray[np.bool_], region: Box, feather: float) -> NDArray[np.uint32]:
+    """How much of the edit shows in `region`, of 255. Beyond it there is no mask, unless it ends with the picture."""
+    left, top, right, bottom = region
+    rows, columns = (int(top > 0), int(bottom < mask.shape[0])), (int(left > 0), int(right < mask.shape[1]))
+    weights = fade(np.pad(mask[top:bottom, left:right], (rows, columns)), feather)
+    inside = weights[rows[0] :, columns[0] :][: bottom - top, : right - left]
+    return (inside * 255).round().astype(np.uint32)
+
+
+def fade(mask: NDArray[np.bool_], feather: float) -> NDArray[np.float32]:
+    """1 inside the mask, 0 outside, rising over `feather` pixels behind its edge; thin regions still reach 1."""
+    if mask.all():
+        return np.ones(mask.shape, dtype=np.float32)
+    from scipy import ndimage  # a third of a second that only an edit need pay
+
+    depth = ndimage.distance_transform_edt(mask)
+    regions, count = ndimage.label(mask)
+    thickness = np.append(1.0, ndimage.maximum(depth, regions, np.arange(1, count + 1)))
+    reach = np.clip(thickness, 1.0, max(1.0, feather))
+    weights: NDArray[np.float32] = np.minimum(depth / reach[regions], 1).astype(np.float32)
+    return weights

@@ -1,0 +1,147 @@
+"""PNG files: the chunks beside the pixels <-> bytes. Pillow sees the pixels alone, so that no text can spoil them."""
+
+from __future__ import annotations
+
+import binascii
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from diffedit_cli.images.raw_metadata import Stored
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
+COLOURS = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB")
+# How the pixels lay, or when they last changed: untrue of others, and nothing to tell of.
+PASSING = (b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT", b"iDOT")
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PACKET = b"XML:com.adobe.xmp"
+RAW = b"Raw profile type "  # of ImageMagick: a block of another format as hexadecimal text
+HEADER_END, INCH = 33, 0.0254
+LONGEST = 2**31 - 1
+
+Chunk = tuple[bytes, bytes]
+
+
+def read(data: bytes) -> tuple[bytes, Stored]:
+    """A file with the chunks of its pixels alone, and what the others say."""
+    stored, kept, at = Stored(), [data[:8]], 8
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if kind in PIXELS or end > len(data):
+            kept.append(data[at:end])
+        elif zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            stored.left_out.append(f"a damaged {name(kind)} chunk")
+        else:
+            _sort(stored, kind, data[at + 8 : end - 4])
+        at = end
+        if kind == b"IEND":
+            break
+    if data[at:].strip(b"\0"):
+        stored.left_out.append(f"{len(data) - at} bytes behind the picture")
+    return b"".join(kept), stored
+
+
+def _sort(stored: Stored, kind: bytes, body: bytes) -> None:
+    try:
+        if kind == b"eXIf":
+            stored.exif = body
+        elif kind == b"iCCP":
+            stored.icc_profile = stored.unpacked(body[body.index(b"\0") + 2 :])
+        elif kind == b"pHYs":
+            if len(body) == 9 and body[8] == 1:
+                stored.dpi = tuple(int.from_bytes(body[at : at + 4], "big") * INCH for at in (0, 4))  # type: ignore[assignment]
+            elif body[:4] != body[4:8]:
+                stored.left_out.append("how wide its pixels are for their height")
+        elif kind in COLOURS:
+            if kind == b"cICP":
+                stored.cicp = body[0], body[1]
+            stored.colours.append((kind, body))
+        elif kind in TEXTS:
+            _sort_text(stored, kind, body)
+        elif kind[3:4].islower():  # PNG's own word for what may stay beside other pixels
+            stored.texts.append((kind, body))
+        elif kind not in PASSING:
+            stored.left_out.append(f"the chunk {name(kind)}")
+    except (ValueError, IndexError) as error:
+        stored.left_out.append(f"a {name(kind)} chunk that cannot be read ({error})")
+
+
+def _sort_text(stored: Stored, kind: bytes, body: bytes) -> None:
+    """Texts stay as they are, but for those that hold EXIF or XMP. Raises ValueError."""
+    key = body.split(b"\0", 1)[0]
+    if kind == b"iTXt" and key == PACKET:
+        packed, _, rest = body[len(key) + 1], body[len(key) + 2], body[len(key) + 3 :]
+        text = rest.split(b"\0", 2)[2]
+        stored.xmp = stored.unpacked(text) if packed else text
+        return
+    if key.startswith(RAW) and kind != b"iTXt":
+        block = _raw(stored.unpacked(body[len(key) + 2 :]) if kind == b"zTXt" else body[len(key) + 1 :])
+        about = key[len(RAW) :].lower()
+        if block.startswith(b"Exif\0\0"):
+            stored.exif = stored.exif or block[6:]
+            return
+        if about == b"xmp" or block.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            stored.xmp = stored.xmp or block.removeprefix(b"http://ns.adobe.com/xap/1.0/\0")
+            return
+        if b"8BIM" in block[:16]:  # IPTC, as ImageMagick keeps it
+            stored.resources += block[block.index(b"8BIM") :]
+            return
+    stored.texts.append((kind, body))
+
+
+def _raw(text: bytes) -> bytes:
+    """Of a line with a name, one with a length, and hexadecimal digits. Raises ValueError."""
+    lines = text.strip(b"\n").split(b"\n", 2)
+    return binascii.unhexlify(b"".join(lines[-1].split()))
+
+
+def name(kind: bytes) -> str:
+    return kind.decode("latin-1")
+
+
+def key(text: bytes) -> str:
+    """Of a text chunk's content."""
+    return text.split(b"\0", 1)[0].decode("latin-1")
+
+
+def with_chunks(data: bytes, chunks: Iterable[Chunk]) -> bytes:
+    """A file with more chunks behind its header."""
+    return data[:HEADER_END] + b"".join(_whole(*chunk) for chunk in chunks) + data[HEADER_END:]
+
+
+def _whole(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+def profile(icc_profile: bytes) -> Chunk:
+    return b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)
+
+
+def resolution(dpi: tuple[float, float]) -> Chunk:
+    across, down = (min(max(0, round(value / INCH)), LONGEST).to_bytes(4, "big") for value in dpi)
+    return b"pHYs", across + down + b"\1"
+
+
+def packet(xmp: bytes) -> Chunk:
+    return b"iTXt", PACKET + b"\0" * 5 + xmp
+
+
+def text(key: str, words: str) -> Chunk:
+    """Words of Latin-1 as tEXt, others as iTXt."""
+    try:
+        return b"tEXt", key.encode("latin-1") + b"\0" + words.encode("latin-1")
+    except UnicodeError:
+        return b"iTXt", key.encode("latin-1") + b"\0" * 5 + words.encode("utf-8", "replace")
+
+
+def short_texts(file: BinaryIO) -> Iterator[bytes]:
+    """The contents of all tEXt chunks, without reading the pixels."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"tEXt" and length < 2**24:
+            yield file.read(length)
+            length = 0
+        file.seek(length + 4, 1)

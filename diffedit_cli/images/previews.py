@@ -1,0 +1,251 @@
+"""What to look at before and after an edit: strips, overlays, contact sheets and animations."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageDraw, ImageFont
+
+from diffedit_cli.errors import UsageError
+from diffedit_cli.images import codecs
+from diffedit_cli.images.masks import Mask
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.storage import files, paths, seals
+
+LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
+CLAMP = 3.0  # of a contrast whose mask does not say it
+KINDS = {"preview": (".png",), "overlay": (".png",), "compare": (".gif", ".webp"), "sheet": (".png",)}
+TILE = 512  # the longer side of a picture in a strip or a sheet, at most
+SHEET = 4096  # the longer side of a sheet, about
+MOVING = 1024  # the longer side of an animation, at most
+GAP, CAPTION = 8, 16  # around each tile, and the height of the letters under it
+GROUND, LETTERS = (32, 33, 36), (222, 222, 222)
+TINT, TINTED = (255, 0, 110), 0.45  # what an overlay adds to the masked pixels, and its share
+HOLD, FADE, FADES = 1200, 60, 6  # milliseconds that a picture stays, and each of the steps between
+CLEAR = 255  # of a GIF's colours: what was there before stays
+BITS, SHARES = 5, 1 << 14  # of each primary, that colours are counted in, and what is divided among them
+# matplotlib's inferno, evenly spaced: brightness rises all along, for any eye and in print.
+INFERNO = np.array(
+    [
+        (0, 0, 4), (20, 11, 52), (57, 9, 99), (95, 19, 110), (133, 33, 107), (169, 46, 94),
+        (203, 65, 73), (230, 93, 47), (247, 132, 16), (252, 174, 18), (245, 219, 76), (252, 255, 164),
+    ]
+)  # fmt: skip
+
+
+# The files
+
+
+def place(kind: str, given: Path, stem: str) -> Path:
+    """The file that an option of this kind names; a preview's may name a folder, for STEM.preview.png.
+
+    Raises UsageError for a name that no such file can have.
+    """
+    if given.suffix.lower() in KINDS[kind] or (given == files.STANDARD_STREAM and kind != "compare"):
+        return given
+    if kind == "preview" and (paths.is_folder(given) or not given.suffix):
+        return given / f"{stem}.preview.png"
+    or_folder = ", or a folder" if kind == "preview" else ""
+    raise UsageError(f"--{kind} cannot write {given}; name a {' or '.join(KINDS[kind])} file{or_folder}.")
+
+
+def encoded(
+    kind: str, path: Path, picture: Picture, mask: Mask, results: Sequence[Picture], seed: int, record: Any
+) -> bytes:
+    """The bytes for `path` of what `kind` shows; `seed` is that of the first of the results."""
+    if kind == "compare":
+        return animation(picture, results[0], path.suffix.lower(), record)
+    if kind == "sheet":
+        shown = sheet(results, seeds(seed, len(results)))
+    else:
+        shown = overlay(picture, mask) if kind == "overlay" else preview(picture, mask, *results[:1])
+    return codecs.encode_png(np.asarray(shown), record)
+
+
+def seeds(first: int, count: int) -> list[str]:
+    """The labels of variants."""
+    return [f"seed {first + number}" for number in range(count)]
+
+
+# One picture of several
+
+
+def preview(picture: Picture, mask: Mask, result: Picture | None = None) -> Image.Image:
+    """A strip: the picture, the contrast the mask was found in (a drawn one has none), the mask, and the result."""
+    size = _within(picture.size, TILE)
+    original = _on_white(picture, size)
+    tiles = {"picture": original}
+    if mask.contrast is not None:
+        made = mask.record()
+        scaled = rescaled(mask.contrast, made.get("clamp", CLAMP), made.get("smooth", 0.0))
+        tiles["contrast"] = heat_map(scaled, size)
+    tiles[f"mask, {100 * mask.share:.1f} %"] = outlined(original, shrunk(mask.pixels, size))
+    if result is not None:
+        tiles["result"] = _on_white(result, size)
+    return grid(list(tiles.values()), list(tiles), columns=len(tiles))
+
+
+def overlay(picture: Picture, mask: Mask) -> Image.Image:
+    """The picture in its full size, with the mask tinted and outlined."""
+    original = picture.on_white()
+    tinted = Image.blend(original, Image.new("RGB", original.size, TINT), TINTED)
+    original.paste(tinted, mask=Image.fromarray(mask.pixels.astype(np.uint8) * 255))
+    return outlined(original, mask.pixels, width=max(1, round(max(original.size) / TILE)))
+
+
+def sheet(results: Sequence[Picture], labels: Sequence[str]) -> Image.Image:
+    """Results of one size in rows, each with its label."""
+    columns = len(results) if len(results) < 4 else math.ceil(math.sqrt(len(results)))
+    size = _within(results[0].size, min(TILE, SHEET // columns))
+    return grid([_on_white(result, size) for result in results], labels, columns)
+
+
+def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> Image.Image:
+    """Tiles of one size in rows, each with its label under it."""
+    font = ImageFont.load_default(CAPTION)
+    width = max([tiles[0].width, *(math.ceil(font.getlength(label)) for label in labels)])
+    across, down = width + GAP, tiles[0].height + 2 * GAP + CAPTION
+    whole = Image.new("RGB", (columns * across + GAP, math.ceil(len(tiles) / columns) * down + GAP), GROUND)
+    draw = ImageDraw.Draw(whole)
+    for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        left, top = GAP + number % columns * across, GAP + number // columns * down
+        whole.paste(tile, (left + (width - tile.width) // 2, top))
+        draw.text((left + width / 2, top + tile.height + GAP), label, LETTERS, font, anchor="mt")
+    return whole
+
+
+def uncaptioned(strip: Image.Image) -> Image.Image:
+    """A row of tiles without the labels under it, for where they could not be read."""
+    return strip.crop((0, 0, strip.width, strip.height - CAPTION - GAP))
+
+
+# What a strip is made of
+
+
+def rescaled(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) -> NDArray[np.float32]:
+    """A contrast map as the threshold sees it, in [0, 1]: blurred, cut at `clamp` times its mean (engine.mask_refinement)."""
+    if smooth:
+        from scipy import ndimage  # a third of a second that only this need pay
+
+        contrast = ndimage.gaussian_filter(contrast, smooth)
+    limit = float(contrast.mean()) * clamp
+    return np.minimum(contrast / limit, 1).astype(np.float32) if limit > 0 else np.zeros_like(contrast)
+
+
+def heat_map(scaled: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
+    """A map (h, w) in [0, 1] as a picture of `size` (width, height), dark to bright."""
+    smooth = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
+    stops = np.linspace(0, 1, len(INFERNO))
+    colours = np.stack([np.interp(smooth, stops, channel) for channel in INFERNO.T], axis=-1)
+    return Image.fromarray(colours.round().astype(np.uint8))
+
+
+def outlined(picture: Image.Image, mask: NDArray[np.bool_], width: int = 1) -> Image.Image:
+    """An RGB picture with the border of the mask (H, W) in white, `width` pixels to each side, and as wide a dark rim.
+
+    White alone is lost on white, dark alone on dark.
+    """
+    pixels = np.array(picture)
+    for reach, colour in ((2 * width, 0), (width, 255)):
+        pixels[border(mask, reach)] = colour
+    return Image.fromarray(pixels)
+
+
+def border(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The pixels within `reach` of the mask's border, on both of its sides; the picture's edge is one of a mask."""
+    from scipy import ndimage
+
+    outer, inner = ndimage.binary_dilation(mask, iterations=reach), ndimage.binary_erosion(mask, iterations=reach)
+    ring: NDArray[np.bool_] = outer & ~inner
+    return ring
+
+
+def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (H, W) at `size` (width, height), true wherever any of it was: no speck is lost."""
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(grey.resize(size, Image.Resampling.BOX)) > 0
+
+
+def _on_white(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    """In sRGB and of `size`, alpha laid on white."""
+    whole = picture.on_white()
+    return whole if whole.size == size else whole.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _within(size: tuple[int, int], limit: int) -> tuple[int, int]:
+    """A size in the same proportions with no side above `limit`."""
+    scale = min(1.0, limit / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+# An animation
+
+
+def animation(picture: Picture, result: Picture, extension: str, record: Mapping[str, Any]) -> bytes:
+    """A GIF or WebP file's bytes: the picture fades into the result and back, for ever; the record stands in it."""
+    size = _within(picture.size, MOVING)
+    before, after = _on_white(picture, size), _on_white(result, size)
+    between = [Image.blend(before, after, step / (FADES + 1)) for step in range(1, FADES + 1)]
+    frames = [before, *between, after, *reversed(between)]
+    durations = [HOLD, *[FADE] * FADES, HOLD, *[FADE] * FADES]
+    options: dict[str, Any] = {"save_all": True, "duration": durations, "loop": 0}
+    said = seals.told(record)
+    if extension == ".gif":
+        changed = (np.asarray(before) != np.asarray(after)).any(axis=2)
+        shown = [_in_few_colours(before), *(_in_few_colours(frame, changed) for frame in (*between, after))]
+        frames = [*shown, *reversed(shown[1:-1])]
+        options |= {"comment": said, "optimize": False, "disposal": 1}
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageHistory] = said
+        options |= {"lossless": False, "quality": 90, "exif": exif}
+    buffer = io.BytesIO()
+    frames[0].save(buffer, extension.removeprefix("."), append_images=frames[1:], **options)
+    return buffer.getvalue()
+
+
+def _in_few_colours(frame: Image.Image, changed: NDArray[np.bool_] | None = None) -> Image.Image:
+    """An RGB picture in CLEAR colours of its own; only the `changed` pixels (H, W) count, the others are clear.
+
+    So the edit has as many colours as all else, and what it leaves alone stays as it is in the first frame. There is no
+    dithering: it would move with the fading, and it takes colours further from what they are.
+    """
+    pixels = np.asarray(frame)
+    colours = pixels.reshape(-1, 3) if changed is None else pixels[changed]
+    if not len(colours):
+        return _paletted(np.full(pixels.shape[:2], CLEAR, dtype=np.uint8), [0] * 768, clear=True)
+    chosen = Image.fromarray(_weighted(colours)[None]).quantize(CLEAR, kmeans=2).getpalette() or []
+    palette = [*chosen, *chosen[:3] * 256][:768]  # the rest is the first once more
+    found = np.array(
+        frame.quantize(palette=_paletted(np.zeros((1, 1), dtype=np.uint8), palette), dither=Image.Dither.NONE)
+    )
+    found[found == CLEAR] = 0
+    if changed is not None:
+        found[~changed] = CLEAR
+    return _paletted(found, palette, clear=changed is not None)
+
+
+def _weighted(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours (n, 3), each again as often as the root of how often it is there: eyes are small, and few in a sky."""
+    red, green, blue = (colours >> (8 - BITS)).astype(np.intp).T
+    place = (((red << BITS) + green) << BITS) + blue
+    counts = np.bincount(place)
+    there = counts.nonzero()[0]
+    means = np.stack([np.bincount(place, channel)[there] / counts[there] for channel in colours.T], axis=1)
+    shares = np.sqrt(counts[there])
+    times = np.maximum(1, shares * (SHARES / shares.sum())).round().astype(np.intp)
+    return np.repeat(means.round().astype(np.uint8), times, axis=0)
+
+
+def _paletted(indices: NDArray[np.uint8], palette: Sequence[int], clear: bool = False) -> Image.Image:
+    image = Image.fromarray(indices)
+    image.putpalette(palette)
+    if clear:
+        image.info["transparency"] = CLEAR
+    return image

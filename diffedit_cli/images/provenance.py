@@ -1,0 +1,23 @@
+"""How a file was made, by what the file itself says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.images import codecs
+from diffedit_cli.storage import paths
+from diffedit_cli.storage.artifacts import UNREADABLE, read_packed_record
+
+
+def made_by_us(path: Path) -> bool:
+    """Whether diffedit wrote the file, by what the file itself says."""
+    return paths.is_file(path) and read_record(path) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a mask, latents file or edited picture was made, or None."""
+    try:
+        return read_packed_record(path)
+    except UNREADABLE:
+        return codecs.read_record(path)

@@ -1,0 +1,42 @@
+"""What must hold of the jobs of a command together, before any of them is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffedit_cli.errors import UsageError
+from diffedit_cli.jobs.job import Job
+from diffedit_cli.jobs.outputs import targets
+from diffedit_cli.pipeline.params import AUTO
+
+APART = "do them one by one, with -o or --out"
+
+
+def claim_all(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> None:
+    """As `claim` for each, once what all of them read is known."""
+    for job in jobs:
+        job.ownership.reads(job.inputs)
+    for job, name in zip(jobs, names, strict=True):
+        claim(job, command, name, remedy)
+
+
+def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:
+    """Marks all that a job of this name writes as its own, as far as names tell.
+
+    Raises UsageError for what another job writes, too, OutputError for what any of them reads.
+    """
+    wanted, remedies = targets(job, command), {job.chosen_by: remedy, "--preview": "name a folder with --preview"}
+    for one in wanted.apart:
+        job.ownership.claim(one, name, remedies.get(one.option, "do them one by one"))
+    prompts = job.params.prompts_of()
+    for prompt, one in wanted.embeds.items():
+        job.ownership.claim(one, f'the prompt "{prompts[prompt]}"', "do them one by one", shared=True)
+
+
+def check_options(jobs: Sequence[Job]) -> None:
+    """Raises UsageError for what is wanted beside the results and does not go with them."""
+    if len(jobs) > 1 and any(job.save_embeds and job.params.caption == AUTO for job in jobs):
+        raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
+    if any(job.sheet is not None and (job.params.variants < 2 or job.params.best) for job in jobs):
+        remedy = "leave out --best" if any(job.params.best for job in jobs) else "ask for them with --variants"
+        raise UsageError(f"--sheet shows several results side by side; {remedy}.")

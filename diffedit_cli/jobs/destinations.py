@@ -1,0 +1,193 @@
+"""Where the results of a run go: a folder, or a URL, for which they are made in a folder and sent up whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from diffedit_cli.errors import OutputError
+from diffedit_cli.jobs.job import Job
+from diffedit_cli.jobs.rows import Row
+from diffedit_cli.jobs.sharding import Shard
+from diffedit_cli.results import page, results_log, thumbnails
+from diffedit_cli.results.result import Result
+from diffedit_cli.results.results_log import Ledger
+from diffedit_cli.storage import atomic, files, paths, remote
+from diffedit_cli.storage.ownership import INPUT, Ownership
+
+REST, PACE = 2.0, 20.0  # results.jsonl is sent after so many seconds, and so many times what it took last
+PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
+
+
+class Place:
+    """A folder of this machine; of a `dry` run, which writes nothing into it."""
+
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
+        self.path, self._resolved, self._dry = path, files.resolved(path), dry
+
+    def __enter__(self) -> Place:
+        """Makes the folder. Raises OutputError."""
+        if not self._dry or os.path.lexists(self.path):
+            files.make_folder(self.path, "--out")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
+        """Of a part of the run; without one, of who works for one. Raises OutputError."""
+        owner.check_input(self.path / results_log.NAME, "choose another folder with --out")
+        return Ledger(self.path, writes=not self._dry)
+
+    def contains(self, row: Row) -> bool:
+        """Whether a row's picture lies in here."""
+        return self._resolved in files.resolved(row.input).parents
+
+    def holds(self, path: Path) -> bool:
+        return paths.is_file(path)
+
+    def protect(self, rows: Iterable[Row]) -> None:
+        """Told of pictures that the run reads, before any is written."""
+
+    def prepare(self, job: Job, source: str) -> None:  # noqa: ARG002  # an input is known when an output is checked
+        """Makes the folder of a job's outputs; `source` is its picture's URL, if it has one. Raises OutputError."""
+        files.make_folder(job.written[0].parent, "--out")
+
+    def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
+        """The result as it is told, once its files are where they belong; `source` is where its picture came from."""
+        return result
+
+    def keep(self, written: Ledger, *, last: bool = False) -> None:
+        """Called when a line has been written, and at the end. Raises OutputError."""
+
+    def write_page(self, written: Ledger, owner: Ownership) -> str:
+        """Returns where it is. Raises InputError, OutputError."""
+        with written.alone():
+            return str(page.write(self.path, owner))
+
+
+class RemotePlace(Place):
+    """A folder at a URL, and one of this machine in which each picture is made before it is sent.
+
+    Each part of a run has a results file of its own there, for an object store cannot append.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._left = contextlib.ExitStack()
+        self._names: set[str] = set()  # what was there when it was last looked at
+        self._next = 0.0
+        self._sources: set[tuple[str, str]] = set()  # all that is known to be read
+        super().__init__(self._left.enter_context(atomic.elsewhere()) / "out")
+
+    def __enter__(self) -> RemotePlace:
+        super().__enter__()
+        (self.path / thumbnails.FOLDER).mkdir(exist_ok=True)
+        self._names = remote.names(self.url)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.close()
+
+    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # it is made here
+        self._fetch_results(but=None)
+        if shard is None:
+            return Ledger(self.path, url=self.url, writes=False)
+        found = Ledger(self.path, results_log.part_name(shard.number, shard.count), self.url)
+        found.announced = lambda: self._send([found.begun] if found.begun else [])
+        return found
+
+    def protect(self, rows: Iterable[Row]) -> None:
+        self._sources |= {remote.identity(row.url) for row in rows if row.url}
+
+    def contains(self, row: Row) -> bool:
+        return row.url.startswith(self.url + "/")
+
+    def holds(self, path: Path) -> bool:
+        if not path.is_relative_to(self.path):
+            return paths.is_file(path)
+        return path.relative_to(self.path).as_posix() in self._names
+
+    def prepare(self, job: Job, source: str) -> None:
+        """And what lies there is fetched, to see whose it is."""
+        super().prepare(job, source)
+        for path in job.written:
+            if remote.identity(self._url(path)) in self._sources | {remote.identity(source)}:
+                raise OutputError(f"The output {path} {INPUT}: choose another.")
+        if not job.force:
+            for path in job.written:
+                self._fetch(path)
+
+    def take(self, result: Result, source: str) -> Result:
+        written = [Path(path) for path in (*result.outputs, result.mask) if path and self.path in Path(path).parents]
+        named = replace(
+            result,
+            output=self._named(result.output) if result.output else None,
+            outputs=tuple(map(self._named, result.outputs)),
+            digests={self._named(path): digest for path, digest in result.digests.items()},
+            mask=self._named(result.mask) if result.mask else None,
+            error={**result.error, "message": self._named(result.error["message"])} if result.error else None,
+        )
+        if result.status == "skipped":
+            return named
+        shown = [(result.input, source, PICTURE)]
+        shown += [(path, self._named(path), PICTURE) for path in result.outputs]
+        shown += [(result.mask, self._named(result.mask), MASK)] if result.mask else []
+        small = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
+        try:
+            thumbnails.renew(small, lambda *_: None)
+            self._send([*(path for path in small if paths.is_file(path)), *written])
+        except OutputError as error:
+            said = {"code": error.code, "message": str(error)}
+            return replace(named, status="failed", error=said, output=None, outputs=(), digests={}, mask=None)
+        finally:
+            for path in (*small, *written):
+                path.unlink(missing_ok=True)
+        return named
+
+    def keep(self, written: Ledger, *, last: bool = False) -> None:
+        if not last and time.monotonic() < self._next:
+            return
+        started = time.monotonic()
+        with contextlib.nullcontext() if last else contextlib.suppress(OutputError):  # there is a next time
+            self._send([written.path])
+        self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
+
+    def write_page(self, written: Ledger, owner: Ownership) -> str:
+        self._names = remote.names(self.url)
+        self._fetch_results(but=written.path.name)
+        self._fetch(self.path / page.PAGE)
+        made = page.write(self.path, owner, holds=self.holds)
+        self._send([made])
+        return self._url(made)
+
+    def _fetch_results(self, but: str | None) -> None:
+        for name in self._names:
+            if (results_log.is_part(name) or results_log.BEGUN_PART.fullmatch(name)) and name != but:
+                remote.fetch(f"{self.url}/{name}", self.path / name)
+
+    def _fetch(self, path: Path) -> None:
+        if self.holds(path):
+            remote.fetch(self._url(path), path)
+
+    def _send(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            remote.send(path, self._url(path))
+
+    def _url(self, path: Path) -> str:
+        return f"{self.url}/{path.relative_to(self.path).as_posix()}"
+
+    def _named(self, text: str) -> str:
+        return text.replace(str(self.path), self.url)
+
+
+def place(out: str, *, dry: bool = False) -> Place:
+    """Of `--out`, a path or a URL; `dry` for a run that writes nothing. Raises UsageError for an unknown scheme."""
+    if not remote.is_url(out := remote.local(out)):
+        return Place(Path(out), dry=dry)
+    remote.opened(out)
+    return RemotePlace(out)

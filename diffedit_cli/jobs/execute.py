@@ -1,0 +1,193 @@
+"""What a command does to one picture: read its files, let the pipeline work, write the results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.errors import OutputError
+from diffedit_cli.images import codecs, masks, previews
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.jobs import output_names, outputs
+from diffedit_cli.jobs.job import Job, OpenWorkbench
+from diffedit_cli.jobs.outputs import Targets
+from diffedit_cli.pipeline import latents_files, mask_limits
+from diffedit_cli.results.result import Result
+from diffedit_cli.storage import files, paths, records
+
+if TYPE_CHECKING:
+    from diffedit_cli.images.masks import Mask
+    from diffedit_cli.pipeline.composition import Edited
+    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.latents_files import Latents
+    from diffedit_cli.pipeline.mask_limits import Limits
+    from diffedit_cli.pipeline.stats import Account
+    from diffedit_cli.storage.ownership import Target
+from diffedit_cli.jobs.outcomes import done_result
+
+
+def mask(job: Job, workbench: OpenWorkbench) -> Result:
+    """Finds the mask and writes it. Raises DiffEditError."""
+    picture = _picture(job)
+    allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
+    targets = _targets(job, "mask")
+    bench = workbench()
+    account = bench.open_account()
+    found = bench.mask(picture, job.params, account, allowed)
+    written = dict.fromkeys(targets.results, masks.pack_mask(found)) | _shown(targets, job, picture, found)
+    _save_embeds(targets, job, picture, bench, account)
+    job.ownership.publish(written)
+    output = targets.results[0].path
+    return done_result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
+
+
+def invert(job: Job, workbench: OpenWorkbench) -> Result:
+    """Inverts the picture and writes its latents. Raises DiffEditError."""
+    picture = _picture(job)
+    targets = _targets(job, "invert")
+    bench = workbench()
+    account = bench.open_account()
+    latents = bench.invert(picture, job.params, account)
+    _save_embeds(targets, job, picture, bench, account)
+    _save_frames(targets, job, latents, bench, account)
+    job.ownership.publish(dict.fromkeys(targets.results, latents_files.pack_latents(latents)))
+    return done_result(job, picture, bench, account, output=targets.results[0].path)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an edit needs, read and checked: all that can be wrong with its files is said before the network works."""
+
+    picture: Picture
+    mask: Mask | None
+    latents: Latents | None
+    allowed: Limits
+    format: str
+    targets: Targets
+
+
+def edit(job: Job, workbench: OpenWorkbench) -> Result:
+    """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
+
+    Of an edit that is withheld nothing is written, not even its mask.
+    """
+    return paint(job, open_edit(job), workbench)()
+
+
+def open_edit(job: Job) -> Opened:
+    """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
+    return _opened(job, _targets)
+
+
+def foresee_edit(job: Job) -> None:
+    """Raises the DiffEditError that an edit would end with, as far as its files and names tell; writes nothing."""
+    _opened(job, lambda *named: _foreseen(job, outputs.targets(*named)))
+
+
+def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Opened:
+    picture = _picture(job)
+    given_mask = masks.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
+    given_latents = latents_files.load_latents(job.latents) if job.latents else None
+    allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
+    output = job.output or output_names.beside(job.input, f".edited{codecs.default_extension(picture)}")
+    targets, chosen = (
+        find(job, "edit", output_names.numbered(output, job.params)),
+        codecs.output_format(output, picture),
+    )
+    return Opened(codecs.fitted(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
+
+
+def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Result]:
+    """All of an edit that the model does; what is returned writes the results. Both raise DiffEditError."""
+    bench, picture = workbench(), opened.picture
+    account = bench.open_account()
+    variants = bench.edit(picture, job.params, account, opened.mask, opened.latents, opened.allowed)
+    first, changed = variants[0], masks.together([one.mask for one in variants])
+    targets = opened.targets
+    _save_embeds(targets, job, picture, bench, account)
+    if first.latents is not None:
+        _save_frames(targets, job, first.latents, bench, account)
+
+    def save() -> Result:
+        data = [codecs.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
+        mask = {targets.mask: masks.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
+        results = dict(zip(targets.results, data, strict=True))
+        digests = job.ownership.publish(mask | results | _shown(targets, job, picture, first.mask, variants))
+        mask_file = job.mask or job.mask_output
+        return done_result(
+            job,
+            picture,
+            bench,
+            account,
+            output=targets.results[0].path,
+            outputs=tuple(str(one.path) for one in targets.results),
+            digests={str(one.path): digests[str(one.path)] for one in (*mask, *results)},
+            mask=str(mask_file) if mask_file else None,
+            mask_area=changed.share,
+            **({"seed": first.seed} if job.params.best and first.seed is not None else {}),
+        )
+
+    return save
+
+
+def _picture(job: Job) -> Picture:
+    """As its results are to have it."""
+    picture = codecs.load(job.input, job.max_pixels)
+    return picture.stripped() if job.strip_metadata else picture
+
+
+def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:
+    """All that the job writes, in folders that are there. Raises UsageError, and OutputError for what it may not."""
+    targets = outputs.targets(job, command, results)
+    job.ownership.reads(job.inputs)
+    folders = {one.path.parent: one.option for one in (*targets.embeds.values(), *targets.frames)}
+    folders |= {one.path.parent: one.option for kind, one in targets.shows.items() if one.path != getattr(job, kind)}
+    for folder, option in folders.items():
+        files.make_folder(folder, option)
+    for one in targets.everything:
+        job.ownership.check(one)
+    return targets
+
+
+def _foreseen(job: Job, targets: Targets) -> Targets:
+    """The same in folders that may have to be made, as far as that can be told. Raises OutputError, UsageError."""
+    for target in targets.everything:
+        above = next(filter(os.path.lexists, target.path.absolute().parents))
+        if not (paths.is_folder(above) and os.access(above, os.W_OK | os.X_OK)):
+            raise OutputError(f"{target.path} cannot be written below {above}; choose another with {target.option}.")
+        if os.path.lexists(target.path):
+            job.ownership.check(target)
+    return targets
+
+
+def _shown(
+    targets: Targets, job: Job, picture: Picture, mask: Mask, variants: Sequence[Edited] = ()
+) -> dict[Target, bytes]:
+    """What people want to look at, as files. Without metadata they say no more than that they are ours."""
+    made: Mapping[str, Any] = variants[0].record if variants else mask.record()
+    results = [one.picture for one in variants]
+    shown = {}
+    for kind, target in targets.shows.items():
+        about = {**made, "variants": job.params.variants} if kind == "sheet" else made
+        record = {**(about if job.metadata else {}), **records.record(kind, {})}
+        shown[target] = previews.encoded(kind, target.path, picture, mask, results, job.params.seed, record)
+    return shown
+
+
+def _save_embeds(targets: Targets, job: Job, picture: Picture, bench: Workbench, account: Account) -> None:
+    made = {
+        target: bench.embeds_file(prompt, picture, job.params, account, job.metadata)
+        for prompt, target in targets.embeds.items()
+    }
+    job.ownership.publish(made)
+
+
+def _save_frames(targets: Targets, job: Job, latents: Latents, bench: Workbench, account: Account) -> None:
+    if targets.frames:
+        made = latents.made if job.metadata else {}
+        for level, (target, pixels) in enumerate(zip(targets.frames, bench.frames(latents, account), strict=False)):
+            record = records.record("frame", {**made, "level": level})  # the model may leave some levels out
+            job.ownership.publish({target: codecs.encode_png(pixels, record)})

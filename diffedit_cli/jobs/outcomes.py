@@ -1,0 +1,104 @@
+"""How a job ends: its result, or what failed in place of one."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from diffedit_cli import errors
+from diffedit_cli.errors import DiffEditError, Withheld
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.jobs import interrupts, output_names
+from diffedit_cli.jobs.job import Job
+from diffedit_cli.results.result import Result
+
+if TYPE_CHECKING:
+    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.jobs.job import OpenWorkbench
+
+T = TypeVar("T")
+
+
+def each(
+    jobs: Iterable[Job],
+    command: Callable[[Job, OpenWorkbench], Result],
+    workbench: OpenWorkbench,
+    *,
+    on_bug: Callable[[str], Any],
+) -> Iterator[Result]:
+    """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
+    for job in jobs:
+        yield attempted(job, lambda job=job: command(job, workbench), on_bug)  # type: ignore[misc]
+
+
+def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
+    """What `call` returns, or a failed result in its place."""
+    try:
+        return call()
+    except DiffEditError as error:
+        interrupts.raise_if_pressed()
+        failed = failed_result(job, error.code, str(error))
+        return replace(failed, status="withheld") if isinstance(error, Withheld) else failed
+    except Exception as error:
+        interrupts.raise_if_pressed()
+        if known := errors.of_surroundings(error):
+            return failed_result(job, known.code, str(known))
+        on_bug(traceback.format_exc())
+        return failed_result(job, DiffEditError.code, bug_message(error))
+
+
+def bug_message(error: BaseException) -> str:
+    return (
+        f"Something went wrong that should not ({type(error).__name__}: {error}); "
+        "run it again with --verbose and report what it prints."
+    )
+
+
+def done_result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
+    more = {"outputs": (str(output),), "seed": job.params.seed, **more}
+    return Result(
+        status="done",
+        input=str(job.input),
+        output=str(output),
+        model=bench.folder.name,
+        device=bench.device,
+        preview=str(job.shows["preview"]) if job.preview else None,
+        evaluations=account.evaluations,
+        cache=account.cache,
+        seconds=account.seconds,
+        warnings=(*picture.warnings, *account.warnings),
+        region=account.region,
+        evidence=None if account.gain is None else round(account.gain, 3),
+        identity=job.identity,
+        **_prompts(job),
+        **more,
+    )
+
+
+def failed_result(job: Job, code: int, message: str) -> Result:
+    said = {"code": code, "message": message}
+    return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
+
+
+def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
+    """Of a job whose outputs an earlier run made, from the same and by the same, or that is only foreseen."""
+    outputs = output_names.numbered(job.written[0], job.params)
+    mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
+    return Result(
+        status=status,
+        input=str(job.input),
+        output=str(outputs[0]),
+        outputs=tuple(map(str, outputs)),
+        mask=mask,
+        seed=job.params.seed,
+        identity=job.identity,
+        **_prompts(job),
+    )
+
+
+def _prompts(job: Job) -> dict[str, Any]:
+    return {"from_": str(job.params.from_), "to": str(job.params.to)}

@@ -1,0 +1,103 @@
+"""What the results of a run are called: a template such as `{stem}-{to}{ext}`, below the output folder."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from diffedit_cli.errors import UsageError
+from diffedit_cli.images import codecs
+from diffedit_cli.pipeline.params import Params
+from diffedit_cli.storage import files, paths
+
+DEFAULT = "{stem}{ext}"
+LONGEST = 100  # bytes that a word may bring into a name
+WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # how a field may be: :>10 or :04, and nothing that fills a disk
+FIELDS = {
+    "stem": "the picture's name without its ending",
+    "ext": "the ending, with its dot",
+    "suffix": "the picture's own ending, where the result has another",
+    "from": "the --from prompt",
+    "to": "the --to prompt",
+    "seed": "the seed",
+}
+
+
+OF_FILES = {**{name: FIELDS[name] for name in ("stem", "ext")}, "folder": "the folders between it and its source"}
+"""Of the templates of what is given for each picture."""
+
+
+def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS) -> None:
+    """Raises UsageError for a template that names no file."""
+    try:
+        fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UsageError(f"{flag} {template} is no template: {error}; {{stem}}{{ext}} is one.") from error
+    if unknown := {name for name, _ in fields} - set(known):
+        there = ", ".join(f"{{{name}}}" for name in known)
+        raise UsageError(f"{flag} {template} asks for {{{min(unknown)}}}; there are {there}.")
+    try:
+        for _, form in fields:
+            if not re.fullmatch(WRITTEN, form):
+                raise ValueError(f"{form!r} is no width of two digits")
+        filled = template.format(**dict.fromkeys(known, "a") | {"ext": ".a", "suffix": ".a", "seed": 1})
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} {template} cannot be filled in: {error}; leave out what follows the : in it."
+        ) from None
+    if not template.strip() or template.endswith("/") or PurePath(filled).name.startswith("."):
+        raise UsageError(f"{flag} {template} names no file; {DEFAULT} does.")
+
+
+def named(template: str, place: Path, extension: str, params: Params) -> Path:
+    """Where a picture's result goes below the output folder: in the folders of its place, named by the template.
+
+    A template without an ending gets the picture's. Raises UsageError for a name outside.
+    """
+    if not re.search(r"({ext}|\.\w+)$", template):
+        template += "{ext}"
+    words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
+    suffix = "" if place.suffix == extension else place.suffix
+    name = template.format(stem=place.stem, ext=extension, suffix=suffix, **words)
+    return below(place.parent / name)
+
+
+def given_for(template: Path, flag: str, place: Path) -> Path:
+    """A file that is given for each picture, such as masks/{folder}/{stem}.png. Raises UsageError for no template."""
+    check(str(template), flag, OF_FILES)
+    return Path(str(template).format(stem=place.stem, ext=place.suffix, folder=place.parent))
+
+
+def below(path: Path) -> Path:
+    """Raises UsageError for a path that leads out of the output folder, and for a name that no file can have."""
+    if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
+        raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
+    if wrong := paths.flaw(path):
+        raise UsageError(f"There can be no output {str(path)!r}: {wrong}; give it another name.")
+    return path
+
+
+def _word(text: str) -> str:
+    """What a prompt adds to a file's name: no character that some file system refuses."""
+    word = re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")
+    return word.encode()[:LONGEST].decode(errors="ignore")
+
+
+def numbered(output: Path, params: Params) -> list[Path]:
+    """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
+    count = 1 if params.best else params.variants
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, count + 1)]
+    return [output, *others]
+
+
+def written_extension(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in codecs.EXTENSIONS else ".png"
+
+
+def beside(path: Path, ending: str) -> Path:
+    if path == files.STANDARD_STREAM:
+        return path
+    return path.with_name(path.stem + ending) if path.name else path / ending  # a folder, which fails when it is read

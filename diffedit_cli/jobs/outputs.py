@@ -1,0 +1,89 @@
+"""All files that a job writes, by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffedit_cli.errors import UsageError
+from diffedit_cli.images import codecs
+from diffedit_cli.jobs.job import Job
+from diffedit_cli.jobs.output_names import beside, numbered, written_extension
+from diffedit_cli.pipeline.params import levels_up_to
+from diffedit_cli.storage import files
+from diffedit_cli.storage.ownership import Target
+
+RESULT = ("-o", "--out")  # the options that name results
+
+
+ENDINGS = {"mask": ".png", "invert": ".safetensors"}
+"""Of what is written in one format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """All that a job writes, by what it is."""
+
+    results: list[Target]
+    mask: Target | None = None
+    shows: Mapping[str, Target] = field(default_factory=dict)
+    embeds: Mapping[str, Target] = field(default_factory=dict)
+    frames: list[Target] = field(default_factory=list)
+
+    @property
+    def apart(self) -> list[Target]:
+        """All that no other job may write, too; embeddings of the same prompt are the same."""
+        return [*self.results, *([self.mask] if self.mask else []), *self.shows.values(), *self.frames]
+
+    @property
+    def everything(self) -> list[Target]:
+        return [*self.apart, *self.embeds.values()]
+
+
+def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:
+    """Of a job that does what `command` does; `results` where they are not called as names tell.
+
+    Raises UsageError for names that no such file can have, or that are given twice.
+    """
+    stages = job.stages if command == "edit" else [command]
+
+    _check_ending(job, command)
+    folder = job.save_embeds or Path()
+    levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1
+    wanted = Targets(
+        results=[Target(path, job.chosen_by) for path in results or expected(command, job)],
+        mask=Target(job.mask_output, job.chosen_by) if job.mask_output else None,
+        shows={kind: Target(path, f"--{kind}") for kind, path in job.shows.items()},
+        embeds={
+            prompt: Target(folder / f"{prompt}.safetensors", "--save-embeds")
+            for prompt in (job.params.prompts_of(stages) if job.save_embeds else ())
+        },
+        frames=[Target(frame_path(job, level), "--frames") for level in range(levels)] if job.frames else [],
+    )  # fmt: skip
+    taken: dict[Path, str] = {}
+    for one in wanted.everything:
+        if other := taken.get(files.resolved(one.path)):
+            other = "another output" if other in RESULT else other
+            raise UsageError(f"{one.option} and {other} would both write {one.path}; give each its own name.")
+        taken[files.resolved(one.path)] = one.option
+    return wanted
+
+
+def _check_ending(job: Job, command: str) -> None:
+    """Raises UsageError for a result that is called by what it is not."""
+    ending = ENDINGS.get(command)
+    if ending and job.output and job.output.suffix.lower() in {*codecs.EXTENSIONS, *ENDINGS.values()} - {ending}:
+        raise UsageError(f"diffedit {command} writes no {job.output.suffix} file; name one that ends in {ending}.")
+
+
+def expected(command: str, job: Job) -> list[Path]:
+    """The results of a command, as far as names tell."""
+    endings = {"mask": ".mask.png", "invert": ".latents.safetensors", "edit": f".edited{written_extension(job.input)}"}
+    output = job.output or beside(job.input, endings[command])
+    return numbered(output, job.params) if command == "edit" else [output]
+
+
+def frame_path(job: Job, level: int) -> Path:
+    """Where the picture of a level of the inversion goes, if they are wanted."""
+    return (job.frames or Path()) / f"{job.called}-{level:03}.png"

@@ -1,0 +1,172 @@
+"""The jobs of a run: planned from rows, and passed over when they are done."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli import errors
+from diffedit_cli.errors import DiffEditError, InputError, UsageError
+from diffedit_cli.jobs import checks, execute, outcomes, output_names
+from diffedit_cli.jobs.job import Job
+from diffedit_cli.jobs.rows import Row
+from diffedit_cli.results.result import Result
+from diffedit_cli.results.results_log import Ledger
+from diffedit_cli.storage import files, hashing, paths
+from diffedit_cli.storage.ownership import Ownership
+
+if TYPE_CHECKING:
+    from diffedit_cli.jobs.destinations import Place
+    from diffedit_cli.storage.remote import Fetched
+
+
+SCHEMA = 1  # of identities
+READ = {"input": "picture", "mask": "mask", "latents": "latents file", "within": "mask", "exclude": "mask"}
+"""The files of a job, and what each is."""
+Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
+
+
+def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
+    """Raises the row's problem, InputError or UsageError for what it says and cannot be, and what `share` raises."""
+    if row.problem:
+        raise row.problem
+    if not row.url and (wrong := paths.flaw(row.input)):
+        raise InputError(f"There can be no picture {str(row.input)!r}: {wrong}; check the name.")
+    if row.input == files.STANDARD_STREAM:
+        raise UsageError("A row of a run is a picture's path; use diffedit edit for a picture on standard input.")
+    shared = share(row)
+    if (said := row.given.get("output")) is not None:
+        if not isinstance(said, str | int | float):
+            raise UsageError("output is no path; give one below the folder that --out names.")
+        place = output_names.below(Path(str(said)))
+    else:
+        place = output_names.named(template, row.place, output_names.written_extension(row.input), shared["params"])
+    label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
+    mask = out / f"{label}.mask.png"
+    return Job(input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", **shared)
+
+
+def identity(job: Job, about: dict[str, Any]) -> str:
+    """Of all that the results depend on: the content of each file that is read, every option, and `about` the rest.
+
+    Raises InputError for a file that cannot be read.
+    """
+    read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
+    rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
+    rest |= {"strip-metadata": True} if job.strip_metadata else {}
+    return hashing.of_record({**job.params.record(), **read, **rest, **about})
+
+
+def claimed(
+    rows: Iterable[Row],
+    share: Share,
+    place: Place,
+    template: str,
+    ledger: Ledger,
+    owner: Ownership,
+    mine: Callable[[int], bool],
+    on_bug: Callable[[str], Any] = lambda _: None,
+) -> Iterator[tuple[Row, Job] | Result]:
+    """A job for each row whose position is `mine`, or its failure where it cannot be done; `owner` is of all of them.
+
+    Rows that other processes do take their outputs' names nevertheless: two of one name are noticed wherever they are.
+    """  # fmt: skip
+    for position, row in enumerate(rows):
+        try:
+            job = replace(job_of(row, share, place.path, template), ownership=owner)
+            checks.claim_all([job], "edit", [row.name], "give each a name of its own")
+            if mine(position):
+                before = ledger.identity_of(job.written[0])
+                whole = before is not None and all(map(place.holds, job.written))
+                yield row, replace(job, before=before if whole else None)
+        except Exception as error:
+            if mine(position):
+                yield refused(row, _explained(error, on_bug))
+
+
+def due(
+    claimed: Iterator[tuple[Row, Job] | Result],
+    fetched: Fetched,
+    place: Place,
+    about: Callable[[], dict[str, Any]],
+    on_bug: Callable[[str], Any] = lambda _: None,
+) -> Iterator[Job | Result]:
+    """Each job that has to be done, or its result where it was done before, from the same and by the same."""
+    wanted = (("" if isinstance(one, Result) else one[0].url, one) for one in claimed)
+    for path, one in fetched.ahead(wanted):
+        if isinstance(one, Result):
+            yield one
+            continue
+        row, job = one
+        try:
+            if isinstance(path, DiffEditError):
+                raise path
+            job = replace(job, input=path or job.input)
+            job = replace(job, identity=identity(job, about()))
+            if _is_done(job):
+                yield outcomes.undone_result(job, "skipped")
+                continue
+            place.prepare(job, row.url)
+            yield job
+        except Exception as error:
+            yield refused(row, _explained(error, on_bug))
+
+
+def foreseen(
+    claimed: Iterator[tuple[Row, Job] | Result],
+    about: Callable[[], dict[str, Any]],
+    check: Callable[[Job], object],
+    on_bug: Callable[[str], Any] = lambda _: None,
+) -> Generator[Result, None, None]:
+    """What would become of each job, by its files, and by what its model tells of it unloaded.
+
+    Nothing is fetched: what comes from a URL is planned, done or not.
+    """
+    for one in claimed:
+        if isinstance(one, Result):
+            yield one
+            continue
+        row, job = one
+        try:
+            if not row.url:
+                job = replace(job, identity=identity(job, about()))
+            done = _is_done(job)
+            if not (row.url or done):
+                check(job)
+                execute.foresee_edit(job)
+            result = outcomes.undone_result(job, "skipped" if done else "planned")
+            yield replace(result, input=row.name)
+        except Exception as error:
+            yield refused(row, _explained(error, on_bug))
+
+
+def _is_done(job: Job) -> bool:
+    return job.identity is not None and job.before == job.identity and not job.force
+
+
+def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:
+    """Whatever it is, it fails one row. Bugs go to `on_bug`, too."""
+    if isinstance(error, DiffEditError):
+        return error
+    if known := errors.of_surroundings(error):
+        return known
+    on_bug(traceback.format_exc())
+    return DiffEditError(outcomes.bug_message(error))
+
+
+def _content(path: Path | None, what: str) -> str | None:
+    if path is None:
+        return None
+    files.check_readable(path, what)
+    try:
+        return hashing.of_content(path)
+    except OSError as error:
+        raise files.unread(path, what, error) from error
+
+
+def refused(row: Row, error: DiffEditError) -> Result:
+    said = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
+    return Result(status="failed", input=row.name, error=said)

@@ -1,0 +1,74 @@
+"""What single commands wrote last, so that one that would write the same again costs a hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.errors import OutputError
+from diffedit_cli.jobs import outcomes
+from diffedit_cli.jobs.job import Job, OpenWorkbench
+from diffedit_cli.jobs.plan import identity
+from diffedit_cli.results.result import Result
+from diffedit_cli.storage import files, hashing, paths
+from diffedit_cli.storage.cache import MADE, Cache
+
+Command = Callable[[Job, OpenWorkbench], Result]
+
+
+class Made:
+    """A small file for each output in a folder of the cache: from what it was made, and its own digest.
+
+    An output that was changed since, by hand or otherwise, is not up to date.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.cache, self.folder = Cache(root), root / MADE
+
+    def is_up_to_date(self, outputs: Sequence[Path], identity: str) -> bool:
+        try:
+            said = json.loads(paths.read(self._note(outputs[0])))
+            return bool(said == {"identity": identity, "outputs": [hashing.of_content(path) for path in outputs]})
+        except (OSError, ValueError):
+            return False
+
+    def note(self, outputs: Sequence[Path], identity: str) -> None:
+        """Where it cannot be written, the outputs are made again next time."""
+        with contextlib.suppress(OSError, OutputError):
+            said = {"identity": identity, "outputs": [hashing.of_content(path) for path in outputs]}
+            self.cache.put(self._note(outputs[0]), json.dumps(said).encode())
+
+    def _note(self, output: Path) -> Path:
+        return self.folder / f"{hashlib.sha256(os.fsencode(files.resolved(output))).hexdigest()}.json"
+
+
+def touch(paths: Iterable[Path]) -> None:
+    """As new as if they had been written now, by which Make judges."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about: dict[str, Any]) -> Command:
+    """The same work, but not where its outputs are there already, whole and from the same: they are only touched."""
+
+    def command(job: Job, workbench: OpenWorkbench) -> Result:
+        alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
+        outputs = expected(job)
+        if not alone or files.STANDARD_STREAM in outputs:
+            return work(job, workbench)
+        job = replace(job, identity=identity(job, about))
+        if made.is_up_to_date(outputs, str(job.identity)):
+            touch(outputs)
+            return outcomes.undone_result(replace(job, output=outputs[0]), "skipped")
+        result = work(job, workbench)
+        made.note([Path(path) for path in result.outputs], str(job.identity))
+        return result
+
+    return command

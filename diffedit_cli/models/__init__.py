@@ -1,0 +1,1 @@
+"""Which model: names, folders, downloads, checkpoints, adapters, devices, loading."""

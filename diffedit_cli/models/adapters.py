@@ -1,0 +1,111 @@
+"""LoRA and textual-inversion files as the command line names them: checked, identified, not yet read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffedit_cli.engine.networks.model_formats import adapter_settings
+from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.models import weights
+from diffedit_cli.storage import hashing, paths
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA and its strength; 1 is as trained."""
+
+    file: Path
+    scale: float
+    digest: str
+
+    @property
+    def identity(self) -> str:
+        """What results depend on: not where the file lies."""
+        return f"lora {self.digest} {self.scale!r}"
+
+    @property
+    def words(self) -> str:
+        """As the command line says it."""
+        return str(self.file) if self.scale == 1 else f"{self.file}:{self.scale:g}"
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """Vectors for a token that prompts can use; without one the file says it, by its content or its name."""
+
+    file: Path
+    token: str | None
+    digest: str
+
+    @property
+    def identity(self) -> str:
+        """What results depend on; the file's name counts where it may be the token."""
+        return f"embedding {self.digest} {self.token or self.file.stem}"
+
+    @property
+    def words(self) -> str:
+        """As the command line says it."""
+        return str(self.file) if self.token is None else f"{self.file}:{self.token}"
+
+
+Addition = Lora | TextualInversion
+LARGEST = 10**6  # bytes of settings; PEFT writes some thousand
+
+
+def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
+    """FILE or FILE:SCALE. Raises UsageError or ModelError."""
+    found = []
+    for words in given:
+        path, _, tail = words.rpartition(":")
+        scale = _number(tail) if path and not paths.is_there(words) else None
+        file = _file(words if scale is None else path)
+        if scale is not None and not math.isfinite(scale):
+            raise UsageError(f"--lora {words} has no scale; give a number, such as {path}:0.8.")
+        _check(file, "LoRA")
+        if not any("lora" in key for key in weights.header(file, "LoRA", _FILE)):
+            raise ModelError(
+                f"{file} is no LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
+            )
+        if (beside := adapter_settings(file)) and beside.stat().st_size > LARGEST:
+            raise ModelError(f"{beside} is too large for the settings of a LoRA; fetch {file.name} anew, with its own.")
+        digest = hashing.of_file(file, memo) + (f" {hashing.of_content(beside)}" if beside else "")
+        found.append(Lora(file, 1.0 if scale is None else scale, digest))
+    return tuple(found)
+
+
+def embeddings(given: Iterable[str], memo: Path) -> tuple[TextualInversion, ...]:
+    """FILE or FILE:TOKEN. Raises UsageError or ModelError."""
+    found = []
+    for words in given:
+        path, _, tail = words.rpartition(":")
+        named = bool(path) and not paths.is_there(words)
+        file, token = _file(path if named else words), tail if named else None
+        if token is not None and (not token or token.split() != [token]):
+            raise UsageError(f"--embedding {words} has no token; give one word, such as {path}:<style>.")
+        _check(file, "embedding")
+        weights.header(file, "embedding", _FILE)
+        found.append(TextualInversion(file, token, hashing.of_file(file, memo)))
+    return tuple(found)
+
+
+_FILE = "a .safetensors file"
+
+
+def _file(words: str) -> Path:
+    return Path(os.path.expanduser(words))  # noqa: PTH111  # Path's own raises for users that are not there
+
+
+def _check(file: Path, what: str) -> None:
+    if not paths.is_file(file):
+        raise ModelError(f"There is no {what} file {file}; check the name.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,210 @@
+"""Single-file checkpoints in the layout of Stable Diffusion's authors -> folders in diffusers' format."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.engine.networks import original_layout
+from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models import predictions, weights
+from diffedit_cli.storage import files, paths
+
+if TYPE_CHECKING:
+    from diffedit_cli.engine.networks.conversion import Checkpoint
+
+# What starts the names of a part's tensors.
+NETWORK, VAE, T5 = "model.diffusion_model.", "first_stage_model.", "text_encoders.t5xxl.transformer."
+TEXT_ENCODERS = {
+    "sd15": {"text_encoder": "cond_stage_model.transformer."},
+    "sd21": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sd3": {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+    },
+}
+ONE_FILE = "1000GB"  # no shards
+RULES = 2
+"""The edition of what `convert` does: what an earlier one made is made anew."""
+
+_UNNEEDED = re.compile(
+    "|".join(
+        (
+            r"betas|(alphas_cumprod|posterior_mean_coef|sqrt_|log_one_minus_|posterior_(log_)?variance)\w*",
+            r"denoiser\.sigmas|logvar|lvlb_weights|scale_factor|global_step",
+            r"(\w+\.)?model_ema\..*|embedding_manager\.embedder\..*|first_stage_model\.loss\..*",
+            r"(cond_stage_model|conditioner\.embedders\.\d|text_encoders\.\w+)\.(transformer\.|model\.)?"
+            r"(logit_scale|attn_mask|(text_model\.)?embeddings\.position_ids"
+            r"|vision_model\..*|visual\..*|visual_projection\..*)",
+            r"(cond_stage_model|conditioner\.embedders\.0)\.(transformer|model)\.text_projection(\.weight)?",
+            r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)|v_pred|ztsnr",
+        )
+    )
+)
+"""What checkpoints hold beside weights: the noise schedule, what training kept, what no edit asks the text encoders,
+the half of CLIP that sees pictures, how activations were quantised, and marks that are read elsewhere."""
+
+
+def kind_of(file: Path) -> str:
+    """The named model that a checkpoint is built like.
+
+    Raises ModelError for all that is no such checkpoint, and for a model of another noise process.
+    """
+    predictions.refuse_edm(file)
+    names = weights.header(file)
+    for kind, prefixes in TEXT_ENCODERS.items():
+        if all(any(name.startswith(prefix) for name in names) for prefix in (NETWORK, VAE, *prefixes.values())):
+            return kind
+    raise ModelError(
+        f"{file} is no whole Stable Diffusion 1.x, 2.x, XL or 3 checkpoint in the original layout (a LoRA, an "
+        "embedding, or a model without its text encoders is none); name a diffusers folder."
+    )
+
+
+def configuration_digest(folder: Path) -> str:
+    """Sha256 (hex) over the files that `convert` takes from a configuration."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".txt"):
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + paths.read(path) + b"\0")
+    return total.hexdigest()
+
+
+def edition(file: Path) -> str:
+    """What tells conversions of the same file and configuration apart: what `convert` does, and the .yaml beside."""
+    beside = predictions.digest_of_beside(file)[:16]
+    return f"{RULES}-{beside}" if beside else str(RULES)
+
+
+def convert(file: Path, configuration: Path, target: Path, family: Family) -> None:
+    """Makes the folder `target`, whole or not at all: weights from the file, all else from `configuration`.
+
+    Raises ModelError for files that do not fit each other, OutputError where the folder cannot be made.
+    """
+    kind = kind_of(file)
+    predicted = None if kind == "sd3" else predictions.of(file)
+    with_t5 = any(name.startswith(T5) for name in weights.header(file))
+    parts = [*family.parts, *(family.optional if with_t5 else ())]
+    with files.new_folder(target) as folder:
+        for part in parts:
+            _copy_settings(configuration / part, folder / part, part)
+        try:
+            _write_index(configuration, folder, set(parts))
+            if kind != "sd3":  # which follows a flow
+                _settle_scheduler(file, folder, predicted)
+            _write_networks(file, folder, kind, with_t5)
+        except OSError as error:
+            if error.errno not in (None, errno.ENOENT):  # the disk's, not the readers' own
+                raise
+            raise _unfit(file, configuration, str(error)) from error
+        except Exception as error:  # the readers raise all kinds
+            raise _unfit(file, configuration, str(error)) from error
+
+
+def _unfit(file: Path, configuration: Path, reason: str) -> ModelError:
+    reason = " ".join(reason.split())[:200].rstrip(".")
+    return ModelError(
+        f"{file} cannot be converted with the configuration in {configuration} ({reason}); name the folder of a model "
+        "that it was made from with --model-config."
+    )
+
+
+def _copy_settings(source: Path, target: Path, part: str) -> None:
+    if not paths.is_folder(source):
+        raise ModelError(f"The configuration {source.parent} is incomplete: {part} is missing; get it again.")
+    target.mkdir()
+    for path in source.iterdir():
+        if path.suffix in (".json", ".txt") and ".safetensors" not in path.name:
+            shutil.copyfile(path, target / path.name)
+
+
+def _write_index(configuration: Path, folder: Path, parts: set[str]) -> None:
+    """The index, without the parts that no checkpoint has (the safety checker)."""
+    index = json.loads((configuration / "model_index.json").read_text(encoding="utf-8"))
+    for name, value in index.items():
+        if isinstance(value, list) and name not in parts:
+            index[name] = [None, None]
+    index["requires_safety_checker"] = False
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _settle_scheduler(file: Path, folder: Path, predicted: str | None) -> None:
+    """What the network predicts, and by an empty tensor of that name, that it was trained to zero terminal SNR."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if predicted is not None:
+        settings["prediction_type"] = predicted
+    if "ztsnr" in weights.header(file):
+        settings["rescale_betas_zero_snr"] = True
+    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
+    from diffedit_cli.engine.networks.conversion import Checkpoint
+
+    with Checkpoint.opened(file) as checkpoint:
+        networks: dict[str, tuple[str, original_layout.Layout]] = {"vae": (VAE, original_layout.vae)}
+        networks |= (
+            {"transformer": (NETWORK, original_layout.mmdit)}
+            if kind == "sd3"
+            else {"unet": (NETWORK, original_layout.unet)}
+        )
+        for part, prefix in TEXT_ENCODERS[kind].items():
+            networks[part] = (prefix, original_layout.open_clip if prefix.endswith(".model.") else original_layout.clip)
+        networks |= {"text_encoder_3": (T5, original_layout.t5)} if with_t5 else {}
+        layers = 0
+        for part, (prefix, layout) in networks.items():
+            network = _empty(folder / part, kind, part, checkpoint)
+            checkpoint.fill(network, prefix, layout, _absent(network, kind, part))
+            if part == "text_encoder_3":
+                network.tie_weights()  # its words have two names
+            if part == "text_encoder":
+                layers = network.config.num_hidden_layers
+            with weights.writing():
+                network.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+        # Stable Diffusion 2 leaves out OpenCLIP's last layer, which its files hold.
+        skipped = f"{TEXT_ENCODERS['sd21']['text_encoder']}transformer.resblocks.{layers}."
+        left = sorted(n for n in checkpoint.left if not _UNNEEDED.fullmatch(n) and not n.startswith(skipped))
+    if left:
+        others = f" and {len(left) - 1} others" if len(left) > 1 else ""
+        raise ValueError(f"{left[0]}{others} would be left out")
+
+
+def _empty(folder: Path, kind: str, part: str, checkpoint: Checkpoint) -> Any:
+    """The network of a part by its settings, without weights. How many channels a denoiser takes, the file says."""
+    from accelerate import init_empty_weights
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    with init_empty_weights():
+        if part in ("vae", "unet", "transformer"):
+            first = {"unet": "input_blocks.0.0.weight", "transformer": "x_embedder.proj.weight"}.get(part)
+            shape = checkpoint.shape(f"{NETWORK}{first}")
+            channels = {"in_channels": shape[1]} if shape and len(shape) == 4 else {}
+            classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "transformer": SD3Transformer2DModel}
+            return classes[part].from_config(classes[part].load_config(folder), **channels)
+        projected = kind == "sd3" or part == "text_encoder_2"
+        clip = CLIPTextModelWithProjection if projected else CLIPTextModel
+        encoder = T5EncoderModel if part == "text_encoder_3" else clip
+        return encoder(encoder.config_class.from_pretrained(folder, local_files_only=True))
+
+
+def _absent(network: Any, kind: str, part: str) -> dict[str, Any]:
+    """Weights that files need not have: in those of Stable Diffusion 3 the first text encoder's projection is none."""
+    import torch
+
+    name = "text_projection.weight"
+    return {name: torch.eye(network.config.projection_dim)} if (kind, part) == ("sd3", "text_encoder") else {}

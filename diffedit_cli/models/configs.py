@@ -1,0 +1,268 @@
+"""What the JSON files of a model say, checked before anything is built from it: a stranger may have written them.
+
+Nothing heavy is imported: a number that would take all memory is named in a moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models import weights
+
+WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # the most of each that a setting may say
+BLOCKS = 8  # of a network, and of most lists
+PLACES = 100  # that a model may know: each costs a network evaluation
+LEAST_TENSORS = 4  # of a layer of any kind
+SIDE = 4096  # pixels that a model may be made for
+UNLIMITED = int(1e30)  # by which transformers means that a tokenizer has no limit
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting may be: in words, and as a test of one value; several in a list, or none at all where that is so.
+
+    `several` is the length that a list may have, 0 for one value; `only` says that it has to be a list, of something.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    several: int = 0
+    only: bool = False
+    nothing: bool = False
+
+    def holds(self, value: Any, depth: int = 2) -> bool:
+        """Whether it is such a value; lists may hold lists of them."""
+        if value is None:
+            return self.nothing
+        if isinstance(value, list) and self.several:
+            least = 1 if self.only else 0
+            return depth > 0 and least <= len(value) <= self.several and all(self._part(one, depth) for one in value)
+        return not self.only and self.fits(value)
+
+    def _part(self, value: Any, depth: int) -> bool:
+        return replace(self, only=False, nothing=False).holds(value, depth - 1)
+
+
+def _whole(most: int, least: int = 0) -> Kind:
+    return Kind(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < IDS and math.isfinite(value)
+
+
+def _is_token(value: Any) -> bool:
+    return _TEXT.fits(value) or (isinstance(value, dict) and _TEXT.fits(value.get("content")))
+
+
+def _is_size(value: Any) -> bool:
+    return all(map(_whole(SIDE, 1).fits, value.values() if isinstance(value, dict) else [value]))
+
+
+_NUMBER = Kind("a number", _is_number)
+_LIMIT = Kind("a number", lambda value: type(value) in (int, float) and math.isfinite(value))  # however high
+_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+_TEXT = Kind("a text", lambda value: isinstance(value, str) and len(value) <= WIDTH)
+_TOKEN = Kind("a token", _is_token, several=IDS, nothing=True)
+_SIZE = Kind(f"a size up to {SIDE} pixels", _is_size)
+_LENGTH = Kind(
+    f"a length up to {WIDTH}",
+    lambda value: type(value) is int and (1 <= value <= WIDTH or value == UNLIMITED),
+)
+_OBJECT = Kind("an object", lambda value: isinstance(value, dict), nothing=True)
+
+
+def _perhaps(kind: Kind) -> Kind:
+    return replace(kind, nothing=True)
+
+
+def _or_several(kind: Kind, most: int = BLOCKS) -> Kind:
+    return replace(kind, several=most)
+
+
+def _only_several(kind: Kind, most: int = BLOCKS) -> Kind:
+    return replace(kind, words=f"a list, of each {kind.words}", several=most, only=True)
+
+
+_BY_KIND: dict[Kind, str] = {
+    _whole(WIDTH, 1): """
+        in_channels latent_channels hidden_size intermediate_size d_model d_kv d_ff num_heads patch_size num_channels
+        joint_attention_dim caption_projection_dim pooled_projection_dim conv_in_kernel conv_out_kernel
+        relative_attention_num_buckets relative_attention_max_distance addition_embed_type_num_heads""",
+    _perhaps(_or_several(_whole(WIDTH))): """
+        attention_head_dim cross_attention_dim num_attention_heads sample_size""",
+    _perhaps(_whole(WIDTH)): """
+        out_channels norm_num_groups projection_dim encoder_hid_dim addition_time_embed_dim num_class_embeds
+        time_embedding_dim time_cond_proj_dim projection_class_embeddings_input_dim downsample_padding freq_shift
+        chunk_size_feed_forward num_labels max_length base_image_seq_len max_image_seq_len""",
+    _whole(LAYERS, 1): "num_layers num_hidden_layers",
+    _perhaps(_whole(LAYERS)): "num_decoder_layers",
+    _perhaps(_or_several(_whole(LAYERS))): """
+        layers_per_block transformer_layers_per_block reverse_transformer_layers_per_block""",
+    _or_several(_whole(LAYERS), LAYERS): "dual_attention_layers",
+    _only_several(_whole(WIDTH, 1)): "block_out_channels",
+    _only_several(_TEXT): "down_block_types up_block_types",
+    _whole(WIDTH // 4, 1): "max_position_embeddings num_train_timesteps",
+    _whole(512, 1): "pos_embed_max_size",
+    _whole(1000): "steps_offset extra_ids",
+    _whole(IDS, 1): "vocab_size",
+    _perhaps(_or_several(_whole(IDS, -1))): "bos_token_id eos_token_id pad_token_id decoder_start_token_id",
+    _NUMBER: """
+        mid_block_scale_factor dropout norm_eps resnet_out_scale_factor scaling_factor initializer_range beta_start
+        beta_end dynamic_thresholding_ratio clip_sample_range sample_max_value shift dropout_rate layer_norm_epsilon
+        classifier_dropout rescale_factor resample""",
+    _perhaps(_NUMBER): """
+        shift_factor layer_norm_eps attention_dropout initializer_factor base_shift max_shift shift_terminal
+        logit_scale_init_value""",
+    _perhaps(_or_several(_NUMBER, WIDTH)): "latents_mean latents_std trained_betas image_mean image_std",
+    _perhaps(_or_several(_FLAG)): "only_cross_attention mid_block_only_cross_attention",
+    _perhaps(_FLAG): """
+        center_input_sample flip_sin_to_cos dual_cross_attention use_linear_projection upcast_attention
+        resnet_skip_time_act class_embeddings_concat force_upcast use_quant_conv use_post_quant_conv
+        mid_block_add_attention clip_sample set_alpha_to_one thresholding rescale_betas_zero_snr skip_prk_steps
+        use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_dynamic_shifting invert_sigmas stochastic_sampling
+        interpolate is_decoder is_encoder_decoder use_cache tie_word_embeddings output_hidden_states return_dict
+        is_gated_act scale_decoder_outputs use_attention_mask output_attentions requires_safety_checker
+        force_zeros_for_empty_prompt add_prefix_space do_lower_case clean_up_tokenization_spaces
+        split_special_tokens do_resize do_center_crop do_rescale do_normalize do_convert_rgb""",
+    _TEXT: """
+        act_fn resnet_time_scale_shift time_embedding_type attention_type beta_schedule prediction_type
+        timestep_spacing interpolation_type time_shift_type hidden_act feed_forward_proj dense_act_fn model_type
+        tokenizer_class errors backend _class_name feature_extractor_type image_processor_type""",
+    _perhaps(_TEXT): """
+        mid_block_type encoder_hid_dim_type class_embed_type addition_embed_type time_embedding_act_fn
+        timestep_post_act cross_attention_norm qk_norm dtype torch_dtype transformers_version _diffusers_version
+        problem_type final_sigmas_type""",
+    _perhaps(_or_several(_TEXT)): "architectures",
+    _TOKEN: """
+        bos_token eos_token pad_token unk_token sep_token cls_token mask_token additional_special_tokens""",
+    _SIZE: "crop_size size",
+    _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
+    _LENGTH: "model_max_length",
+    _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
+}
+_PLACES = Kind(
+    f"an object of at most {PLACES} texts",
+    lambda value: isinstance(value, dict) and len(value) <= PLACES and all(map(_TEXT.fits, value.values())),
+)
+_KINDS = {name: kind for kind, names in _BY_KIND.items() for name in names.split()}
+_OWN = dict.fromkeys(("strength", "invert-from", "last-level", "guidance", "paste-above"), _NUMBER)
+_OWN |= dict.fromkeys(("limit", "evidence", "evidence-of-looks", "unexplained"), _LIMIT)
+_OWN |= {"words": _only_several(_TEXT, IDS), "places": _PLACES}
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+_PART = Kind(
+    "a library of models and a class of it",
+    lambda value: value == [None, None] or (_is_pair(value) and value[0] in _LIBRARIES and isinstance(value[1], str)),
+)
+
+
+def check(name: str, folder: Path, family: Family, tensors: Callable[[str], int]) -> None:
+    """Raises ModelError for a model of this name whose files say what no model can be.
+
+    `tensors` says how many of them the weights of a part hold: there is no layer without.
+    """
+    for path in folder.glob("*.json"):
+        _check_top(name, path, family)
+    for part in family.all_parts:
+        check_folder(name, folder / part)
+    said = {part: read(name, folder / part / "config.json") for part in family.networks}
+    for part in family.networks:
+        layers = _layers(said[part])
+        if layers * LEAST_TENSORS > (held := tensors(part)):
+            raise _damaged(
+                name, folder / part / "config.json", f"it has {layers} layers, and the weights {held} tensors"
+            )
+    cells = (said.get("unet", {}) | said.get("transformer", {})).get("sample_size")
+    factor = 2 ** (len(said["vae"].get("block_out_channels", [0])) - 1)
+    if type(cells) is not int or not 1 <= cells * factor <= SIDE:
+        most = SIDE // factor
+        raise _damaged(name, folder, f"sample_size is {cells!r:.80}, and must be a whole number from 1 to {most}")
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raises ModelError for a value in the JSON files of a folder that no setting can have."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
+            _check_ids(name, path, read(name, path))
+        elif ".index." not in path.name:  # which names files of weights
+            _check_settings(name, path, read(name, path), _KINDS)
+
+
+def read(name: str, path: Path) -> dict[str, Any]:
+    """What a file says. Raises ModelError for one that says nothing."""
+    try:
+        found = weights.read_json(path)
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ModelError(f"The model {name} has no readable {path}; get it again.")
+    return found
+
+
+def _check_top(name: str, path: Path, family: Family) -> None:
+    said = read(name, path)
+    kinds: Mapping[str, Kind] = _KINDS | _OWN
+    if path.name == "model_index.json":
+        kinds = _KINDS | {
+            part: _PART for part in said if part in (*family.all_parts, "image_encoder") or _is_pair(said[part])
+        }
+    _check_settings(name, path, said, kinds)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _check_settings(name: str, path: Path, said: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    for key, value in said.items():
+        kind = kinds.get(key)
+        if kind is not None and not (kind.fits(value) if kind is _PART else kind.holds(value)):
+            raise _damaged(name, path, f"{key} is {repr(value)[:80]}, and must be {kind.words}")
+        if isinstance(value, dict) and key in (
+            "text_config",
+            "vision_config",
+            "text_config_dict",
+            "vision_config_dict",
+        ):
+            _check_settings(name, path, value, kinds)
+
+
+def _check_ids(name: str, path: Path, said: Any) -> None:
+    """Of tokens no number is larger than any vocabulary."""
+    waiting = [said]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and abs(value) > IDS:
+            raise _damaged(name, path, f"it holds {repr(value)[:80]}, and must hold no number above {IDS}")
+
+
+def _layers(said: Mapping[str, Any]) -> int:
+    """About how many layers a network would be built of: of UNets and VAEs on their way down."""
+    blocks = len(said.get("block_out_channels", ()))
+    depth = _spread(said.get("layers_per_block"), blocks)
+    inner = _spread(said.get("transformer_layers_per_block"), blocks)
+    own = [said.get(key) or 0 for key in ("num_layers", "num_hidden_layers")]
+    return int(sum(a * max(1, b) for a, b in zip(depth, inner, strict=True)) + max(own))
+
+
+def _spread(value: Any, blocks: int) -> list[int]:
+    """The number of each block, from one for all or a list of them."""
+    each = value if isinstance(value, list) else [value] * blocks
+    return [_largest(one) for one in [*each, *[1] * blocks][:blocks]]
+
+
+def _largest(value: Any) -> int:
+    """Of a number, or of all in a list; 1 where nothing is said."""
+    return max(map(_largest, value), default=1) if isinstance(value, list) else int(value or 1)
+
+
+def _damaged(name: str, path: Path, difference: str) -> ModelError:
+    return ModelError(f"The model {name} is damaged: in {path} {difference}; get it again.")

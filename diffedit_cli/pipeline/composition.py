@@ -1,0 +1,124 @@
+"""What a model painted -> the finished picture, and the record of how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffedit_cli.engine import region, seam
+from diffedit_cli.images import masks, pictures
+from diffedit_cli.images.masks import Mask
+from diffedit_cli.images.pictures import Box, Picture
+from diffedit_cli.pipeline import rooms, zoom
+from diffedit_cli.pipeline.edit_plan import Plan
+from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.storage import records
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What a model painted of a part of a picture, (h, w, 3) in [-1, 1], `cells` latents long, and what from."""
+
+    picture: NDArray[np.float32]
+    cells: int
+    box: Box
+    record: Mapping[str, Any]
+    latents: Mapping[str, Any] | None = None  # how its inversion was made; an inpainting model has none
+    before: NDArray[np.float32] | None = None  # what the model shows of the part when it changes nothing
+    unexplained: float | None = None  # what of the result --to does not explain (engine.evidence)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The finished picture, what the model painted of it before it was composed, what from, and the record.
+
+    `latents` are those of the whole picture, if it was painted as a whole and not by an inpainting model.
+    """
+
+    picture: Picture
+    painted: Sequence[Painted]
+    mask: Mask
+    latents: Latents | None
+    record: Mapping[str, Any]
+
+    @property
+    def unexplained(self) -> float | None:
+        """What of the result --to does not explain, the most of its parts."""
+        found = [part.unexplained for part in self.painted if part.unexplained is not None]
+        return max(found, default=None)
+
+    @property
+    def seed(self) -> int | None:
+        """That it was drawn with, if anything was."""
+        drawn = [self.record.get(part, {}).get("seed") for part in ("edit", "latents")]
+        found: int | None = next((seed for seed in drawn if seed is not None), None)
+        return found
+
+    @property
+    def image(self) -> Image.Image:
+        """The finished picture in its own mode, of 8 bits."""
+        return self.picture.image
+
+
+def finished(
+    picture: Picture,
+    mask: Mask,
+    space: Mask,
+    plan: Plan,
+    latents: Latents | None,
+    painted: Sequence[Painted],
+    about: Mapping[str, Any],
+) -> Edited:
+    """The picture with what was painted in the space around a mask in place of what truly changed there.
+
+    It fades in over `feather` latent cells. `about` says of what and by which model.
+    """
+    params = plan.given
+    is_drawn = mask.made is None or "drawn" in mask.made
+    core = np.zeros_like(mask.pixels) if plan.kind == "add" and not is_drawn else mask.pixels
+    changed, composed = _changed(mask, core, space, painted, plan), picture
+    for part in painted:
+        left, top, right, bottom = part.box
+        width = params.feather * max(right - left, bottom - top) / part.cells
+        shown = _settled(part, picture, changed) if plan.settles(mask.is_final) else part.picture
+        composed = pictures.compose(composed, pictures.pixels(shown), changed.pixels, width, part.box)
+    first = painted[0]
+    made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
+    inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
+    if mask.made is not None:  # flat, as that of a mask which was only found
+        by = {stage: part for stage, part in inner.items() if stage != "mask"}
+        changed = replace(changed, made={**mask.made, **by, masks.CHANGED: True})
+    return Edited(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
+
+
+def _settled(part: Painted, picture: Picture, changed: Mask) -> NDArray[np.float32]:
+    """What was painted of a part, in the picture's colours at the rim of what changed."""
+    height, width = part.picture.shape[:2]
+    M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
+    inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
+    before = picture.cropped(part.box).fitted((width, height)).transpose(1, 2, 0)
+    return seam.without(part.picture, before, inside)
+
+
+def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], plan: Plan) -> Mask:
+    """The core of the mask, and what around it, in its space, came out otherwise than the picture does when nothing is
+    changed; all of the space where nothing did."""
+    limit, exchanged = plan.given.paste_above or 0.0, plan.kind in ("object", "add")
+    keep = np.zeros_like(space.pixels)
+    for part in painted:
+        ours, room = (zoom.inside(pixels, part.box) for pixels in (core, space.pixels))
+        if part.before is None:
+            apart = np.ones((1, 1), dtype=bool)
+        else:
+            after, before = pictures.pixels(part.picture), pictures.pixels(part.before)
+            old = np.asarray(Image.fromarray(ours).resize(after.shape[1::-1], Image.Resampling.NEAREST))
+            apart = region.changed(after, before, limit, old if exchanged else None)
+        zoom.inside(keep, part.box)[:] = rooms.kept(ours, room, apart)
+    if not keep.any():
+        keep = space.pixels
+    return space.cut(keep, space.made or {}) if mask.made is not None else replace(space, pixels=keep)

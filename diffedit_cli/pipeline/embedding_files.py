@@ -1,0 +1,100 @@
+"""Embeddings <-> files: what a text encoder made of a prompt, to keep, to mix elsewhere, and to give back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from diffedit_cli.engine.interfaces import Embedding
+from diffedit_cli.errors import InputError
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.prompts import POOLED, TOKENS, Embeds
+from diffedit_cli.storage import artifacts, files, records
+
+KIND = "embeds"
+
+
+def pack(embedding: Embedding, about: Mapping[str, Any], model: ModelFolder) -> bytes:
+    """A `.safetensors` file: tokens (B, L, D) and, where there is, pooled (B, P), float32, and `about` them."""
+    tensors = {TOKENS: embedding.tokens, POOLED: embedding.pooled}
+    arrays = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
+    of_model = {"model": model.digest, "model-name": model.name}
+    return artifacts.pack(arrays, records.record(KIND, {**of_model, **about}))
+
+
+def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, str | None]:
+    """The embedding (1, L, D), several rows averaged, on the device and in the dtype of `like`; perhaps a warning.
+
+    `like` is any embedding of the model. Raises InputError for a file that does not fit it.
+    """
+    tensors, made = _read(file)
+    tokens = _averaged(file, tensors[file.tokens], rank=3)
+    if tokens.shape[-1] != like.tokens.shape[-1]:
+        raise _unfit(file, model, f"are {tokens.shape[-1]} wide and it reads {like.tokens.shape[-1]}")
+    pooled = None
+    if like.pooled is not None:
+        if file.pooled is None:
+            raise _unfit(file, model, f"lack the tensor {POOLED}, which it reads too")
+        pooled = _averaged(file, tensors[file.pooled], rank=2)
+        if pooled.shape[-1] != like.pooled.shape[-1]:
+            widths = f"{pooled.shape[-1]} wide and it reads {like.pooled.shape[-1]}"
+            raise _unfit(file, model, f"are, where {POOLED}, {widths}")
+        pooled = pooled.to(like.pooled)
+    warning = None
+    if made.get("model", model.digest) != model.digest:
+        warning = (
+            f"The embeddings {file} were made with {made.get('model-name')}, which is another model than {model.name}: "
+            "they mean the same only where both have the same text encoder."
+        )
+    return Embedding(tokens.to(like.tokens), pooled), warning
+
+
+def averaged(embeddings: Sequence[Embedding]) -> Embedding:
+    """The mean of several prompts of one shape (1, L, D), computed in float32."""
+    first = embeddings[0]
+    tokens = torch.cat([one.tokens for one in embeddings])
+    pooled = [one.pooled for one in embeddings if one.pooled is not None]
+    return Embedding(_mean(tokens), _mean(torch.cat(pooled)) if pooled else None).to(first.tokens.dtype)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.to(torch.float32).mean(dim=0, keepdim=True)
+
+
+def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors, and the record of a file of ours."""
+    path = file.path
+    if hashlib.sha256(files.read(path, "embeddings file")).hexdigest() != file.digest:
+        raise InputError(f"The embeddings file {path} was changed while it was in use; run the command again.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+            ours = records.KEY in (opened.metadata() or {})
+        made = artifacts.unpack(path)[1] if ours else {}
+        if ours and made["kind"] != KIND:
+            raise ValueError(f"it holds {made['kind']}, not embeddings")
+    except artifacts.UNREADABLE as error:
+        raise InputError(
+            f"The embeddings file {path} cannot be used: {artifacts.reason(error)}; make one with --save-embeds."
+        ) from error
+    return tensors, made
+
+
+def _averaged(file: Embeds, tensor: Tensor, rank: int) -> Tensor:
+    """The mean over the prompts of a batch, as one row. One prompt stays as it is, bit for bit."""
+    tensor = tensor if tensor.ndim == rank else tensor[None]
+    if 0 in tensor.shape or not tensor.isfinite().all():
+        raise InputError(f"The embeddings file {file} holds values that are not finite, or none; make it again.")
+    return tensor if len(tensor) == 1 else _mean(tensor)
+
+
+def _unfit(file: Embeds, model: ModelFolder, why: str) -> InputError:
+    return InputError(
+        f"The embeddings {file} do not fit the model {model.name}: they {why}; make them with --save-embeds "
+        "and this model."
+    )

@@ -1,0 +1,115 @@
+"""Repainting by an inpainting model, in place of inversion and edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.images import pictures
+from diffedit_cli.images.masks import Mask
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models.devices import DTYPES, device_errors
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.params import GUIDANCE, STRENGTH, Params
+from diffedit_cli.pipeline.prompts import Embeds, Prompt
+
+if TYPE_CHECKING:
+    from diffedit_cli.engine.networks.inpainter import Inpainter
+
+
+@dataclass(frozen=True)
+class Inpainted:
+    """What the model painted, (h, w, 3) in [-1, 1], of `grid` latent cells, and what that cost."""
+
+    picture: NDArray[np.float32]
+    grid: tuple[int, int]
+    evaluations: int
+    overflowed: bool  # in half precision: it was repeated in float32
+
+
+class Inpainting:
+    """One inpainting model, loaded when first needed, and once."""
+
+    def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
+        self.folder, self.device, self.dtype = folder, device, dtype
+        self._inpainter: Inpainter | None = None
+
+    def paint(
+        self,
+        picture: Picture,
+        mask: Mask,
+        params: Params,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None],
+    ) -> Inpainted:
+        """The picture, fitted to the model, repainted where the mask covers any pixel of a cell.
+
+        Raises ModelError, and UsageError for prompts that are no words.
+        """
+        to = _words("to", params.to)
+        negative = _words("negative", params.negative or "")
+        with device_errors(self.device), torch.inference_mode():
+            model = self._loaded()
+            size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
+            grid = size[1] // model.factor, size[0] // model.factor
+            M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0]
+            fitted, state, before = (
+                torch.from_numpy(picture.fitted(size))[None],
+                generator.get_state(),
+                model.evaluations,
+            )
+
+            def painted() -> torch.Tensor:
+                return model.paint(
+                    fitted,
+                    M,
+                    to,
+                    negative=negative,
+                    guidance=GUIDANCE if params.guidance is None else params.guidance,
+                    strength=STRENGTH if params.strength is None else params.strength,
+                    steps=params.steps,
+                    generator=generator.set_state(state),
+                    progress=progress,
+                )
+
+            result = painted()
+            overflowed = self.dtype != "float32" and not bool(result.isfinite().all())
+            if overflowed:
+                with model.in_float32():
+                    result = painted()
+        if not result.isfinite().all():
+            raise ModelError(
+                f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
+            )
+        array = result[0].permute(1, 2, 0).cpu().numpy()
+        return Inpainted(array, grid, model.evaluations - before, overflowed)
+
+    def record(self, params: Params) -> dict[str, Any]:
+        """What the result depends on beside picture and mask, under the names of the options."""
+        names = ("guidance", "strength", "steps", "seed")
+        said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
+        said |= {} if params.feather == Params.feather else {"feather": params.feather}
+        said |= {"negative": params.negative} if _words("negative", params.negative or "") else {}
+        said |= {"model-config": self.folder.config} if self.folder.config else {}
+        return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
+
+    def _loaded(self) -> Inpainter:
+        if self._inpainter is None:
+            from diffedit_cli.engine.networks.inpainter import Inpainter
+
+            folder = self.folder
+            self._inpainter = Inpainter.load(folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant)
+        return self._inpainter
+
+
+def _words(name: str, prompt: Prompt) -> str:
+    if isinstance(prompt, Embeds):
+        raise UsageError(f"--inpainter reads words only; give --{name} in place of --{name}-embeds.")
+    return str(prompt)  # of sentences about a concept, the concept

@@ -1,0 +1,191 @@
+"""One model on one device: loaded when first needed, what it makes of prompts and pictures, and what can fail there."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffedit_cli.engine.interfaces import Embedding, Model, Rows
+from diffedit_cli.engine.networks import domain_check
+from diffedit_cli.engine.process import Level
+from diffedit_cli.errors import InputError, ModelError
+from diffedit_cli.images import pictures
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.loader import LOADER
+from diffedit_cli.models.memory import Memory
+from diffedit_cli.pipeline import embedding_files
+from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.pipeline.params import Params, levels_up_to
+from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
+from diffedit_cli.pipeline.stats import LOAD, Account
+from diffedit_cli.storage.artifacts import Arrays, finite
+
+Remember = Callable[[Picture, Account, Callable[[], Arrays]], Arrays]
+AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
+
+
+class Runtime:
+    """Keeps the model, and the latents of the picture at hand."""
+
+    def __init__(self, folder: ModelFolder, device: str, dtype: str, memory: Memory, any_picture: bool) -> None:
+        """With `any_picture` one that is unlike all that the model knows is only warned of.
+
+        Raises DeviceError for a device that is not here.
+        """
+        self.folder, self.memory, self.any_picture = folder, memory, any_picture
+        self.device = choose_device(device)
+        fit_threads()
+        self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self._open = self._load
+        self._model: Model | None = None
+        self._x_0: tuple[str, Tensor] | None = None
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures are best edited together: one where that would change float32's last bits."""
+        return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
+
+    def beside(self, ask: Callable[[Rows], Tensor]) -> Runtime:
+        """The same model for one of several pictures at a time, its network asked through `ask`."""
+        own = copy.copy(self)
+        own._open = lambda account: self.model(account).beside(ask)
+        own._model = own._x_0 = None
+        return own
+
+    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+        """The network's answers to several who got the model already."""
+        assert self._model is not None
+        with torch.inference_mode():
+            return self._model.ask_together(asked)
+
+    def model(self, account: Account) -> Model:
+        """The model, loaded at the first call."""
+        if self._model is None:
+            self._model = self._open(account)
+        return self._model
+
+    def _load(self, account: Account) -> Model:
+        started = time.perf_counter()
+        model = LOADER.load(self.folder, self.device, self.dtype, self.memory)
+        if self.device == "cpu" and self.memory.offload != "none":
+            account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
+        account.seconds[LOAD] = time.perf_counter() - started
+        return model
+
+    def embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
+        """What the model is told by a prompt: words, sentences to average, or a file."""
+        model = self.model(account)
+        if isinstance(prompt, Sentences):
+            return embedding_files.averaged([self.embedding(text, params, account) for text in prompt.texts])
+        if isinstance(prompt, Embeds):
+            embedding, warning = embedding_files.load(prompt, model.embed(""), self.folder)
+        else:
+            embedding, warning = model.embed(prompt, params.clip_skip), model.prompt_warning(prompt)
+        if warning:
+            account.warn(warning)
+        return embedding
+
+    def latents(self, picture: Picture, account: Account, remember: Remember) -> Tensor:
+        """x_0 (1, C, h, w), encoded once for mask and inversion, unless `remember` knows what encoding gave before.
+
+        Raises ModelError for a picture that does not fit.
+        """
+        if self._x_0 is None or self._x_0[0] != picture.digest:
+            encoded = remember(picture, account, lambda: self._encoded(picture, account))
+            self._check_fitness(picture, float(encoded["misfit"][0]), account)
+            self._x_0 = picture.digest, torch.from_numpy(encoded["latents"]).to(self.device)
+        return self._x_0[1]
+
+    def _encoded(self, picture: Picture, account: Account) -> Arrays:
+        """x_0, and of a model of a small world how far a whole picture is from what it knows; 0 else."""
+        model = self.model(account)
+        size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
+        x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
+        misfit = 0.0
+        if (limited := self.folder.fitness) and not picture.part:
+            strength, _ = limited
+            misfit = domain_check.misfit(model, x_0, strength, generator(0, picture, "fitness"))
+            account.spent("fitness", domain_check.DRAWS)
+        # in the order that a file has: with another the network's last bits would be others than from the cache
+        return {"latents": np.ascontiguousarray(x_0.cpu().numpy()), "misfit": np.array([misfit])}
+
+    def levels(self, params: Params, cells: int, account: Account) -> Sequence[Level]:
+        """The levels of an inversion, the clean one first; those below the last one are left out."""
+        assert params.strength is not None
+        last = params.last_level or 0.0
+        every = self.model(account).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
+        return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
+
+    def check_given(self, latents: Latents, picture: Picture, params: Params, account: Account) -> None:
+        """Raises InputError for latents of another shape or other levels than this picture's and these parameters',
+        whatever they say they were made for."""
+        model = self.model(account)
+        shape = model.latent_shape(pictures.fitted_size(picture.size, model.native_size, model.multiple))
+        held = latents.trajectory.shape[1:]
+        levels = self.levels(params, shape[1] * shape[2], account)
+        if [level.timestep for level in levels] != latents.timesteps.tolist():
+            raise InputError(
+                f"The latents file {latents.name} holds other levels than it says; make it again with diffedit invert."
+            )
+        if held != shape:
+            raise InputError(
+                f"The latents file {latents.name} holds latents of the shape {held}, and those of {picture.name} have "
+                f"{shape}; make it again with diffedit invert."
+            )
+
+    def check(self, picture: Picture, account: Account, remember: Remember) -> None:
+        """Raises ModelError for a picture that does not fit, also where all that is asked of it is in the cache.
+
+        A part of one is as fit as the whole.
+        """
+        if not picture.part and self.folder.fitness is not None and "fitness" not in account.evaluations:
+            with device_errors(self.device), torch.inference_mode():
+                self.latents(picture, account, remember)
+
+    def computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
+        """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
+        model = self.model(account)
+        before = model.evaluations - account.evaluations.get("fitness", 0)
+        with device_errors(self.device), torch.inference_mode():
+            arrays = compute()
+            if not finite(arrays) and model.dtype_name != "float32":
+                account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
+                self._x_0 = None
+                with model.in_float32():
+                    arrays = compute()
+                self._x_0 = None
+        if model.vae_overflowed:
+            account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
+        if not finite(arrays):
+            raise ModelError(
+                f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
+            )
+        account.spent(stage, model.evaluations - account.evaluations.get("fitness", 0) - before)
+        return arrays
+
+    def _check_fitness(self, picture: Picture, misfit: float, account: Account) -> None:
+        """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
+        _, limit = self.folder.fitness or (0.0, math.inf)
+        if misfit > limit:
+            unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
+            if not self.any_picture:
+                raise ModelError(
+                    f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
+                    f"(or try this one nevertheless: --model {self.folder.name})."
+                )
+            account.warn(f"{unlike}; expect little.")
+
+
+def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
+    """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
+    entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)

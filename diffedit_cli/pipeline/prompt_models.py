@@ -1,0 +1,157 @@
+"""Prompts made by models: captions of pictures by BLIP (arXiv:2201.12086), sentences by Flan-T5 (arXiv:2210.11416).
+
+They run on the processor in float32, so that what they write is the same beside any device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffedit_cli.errors import DiffEditError, ModelError
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models import configs, registry, weights
+from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.prompts import Sentences
+from diffedit_cli.storage import artifacts, hashing, records
+from diffedit_cli.storage.cache import Cache
+
+# diffusers' guide to DiffEdit
+TEMPLATE = (
+    "Provide a caption for images containing a {}. The captions should be in English and should be no longer than 150 "
+    "characters."
+)
+SAMPLING: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 10, "max_new_tokens": 128}
+CAPTION_TOKENS = 40
+CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Writers:
+    """Writes what the parameters leave to models; what was written once is kept in the cache."""
+
+    cache: Cache | None
+    memo: Path  # where digests of big files are remembered
+    warn: Callable[[str], None] = lambda _: None
+
+    def captioned(self, params: Params, picture: Picture) -> Params:
+        """With the picture's caption where it is `auto`. Raises ModelError."""
+        if params.caption != AUTO:
+            return params
+        folder = find(params.caption_model, "BlipForConditionalGeneration")
+        about = {"picture": picture.digest, "model": self._digest(folder)}
+        (caption,) = self._remembered("caption", about, lambda: [_caption(folder, picture, params.caption_model)])
+        return dataclasses.replace(params, caption=caption)
+
+    def expanded(self, params: Params) -> Params:
+        """With sentences about what --from and --to name, if any are asked for. Raises ModelError."""
+        concepts = {name: getattr(params, name) for name in ("from_", "to")} if params.expand else {}
+        concepts = {name: concept for name, concept in concepts.items() if isinstance(concept, str) and concept}
+        if not concepts:
+            return params
+        folder = find(params.expand_model, "T5ForConditionalGeneration")
+        found: dict[str, Any] = {name: self._sentences(folder, concept, params) for name, concept in concepts.items()}
+        return dataclasses.replace(params, **found)
+
+    def _sentences(self, folder: Path, concept: str, params: Params) -> Sentences:
+        about = {"concept": concept, "count": params.expand, "seed": params.seed, "model": self._digest(folder)}
+
+        def write() -> list[str]:
+            return _sentences(folder, concept, params.expand, hashing.of_record(about), params.expand_model)
+
+        return Sentences(concept, tuple(self._remembered("sentences", about, write)), params.expand_model)
+
+    def _digest(self, folder: Path) -> str:
+        """Of the files that say what a model writes. Raises ModelError."""
+        total = hashlib.sha256()
+        try:
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".json", ".txt", ".model", ".safetensors"):
+                    total.update(f"{path.name} {hashing.of_file(path, self.memo)}\n".encode())
+        except OSError as error:
+            raise ModelError(f"{error.filename} cannot be read: {error.strerror}; get the model again.") from error
+        return total.hexdigest()
+
+    def _remembered(self, kind: str, about: Mapping[str, Any], write: Callable[[], list[str]]) -> list[str]:
+        key = hashing.of_record({"kind": kind, **about})
+        entry = self.cache.find(kind, key) if self.cache else None
+        if entry is not None:
+            try:
+                arrays, said = artifacts.unpack(entry)
+                if said["key"] != key:
+                    raise ValueError("it is another entry")
+                return [str(text) for text in json.loads(arrays["texts"].tobytes())]
+            except FileNotFoundError:  # another process has made room since
+                pass
+            except artifacts.UNREADABLE:
+                self.warn(f"The cache entry {entry} is damaged; it is made again.")
+        texts = write()
+        if self.cache:
+            arrays = {"texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
+            try:
+                self.cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**about, "key": key})))
+            except DiffEditError as error:
+                self.warn(f"Nothing is kept in the cache: {error}")
+        return texts
+
+
+def find(name: str, architecture: str) -> Path:
+    """The folder of a model of transformers, by hub id or folder, if it is on this machine. Raises ModelError."""
+    folder = registry.local(name) or registry.in_hub_cache(name, CONFIG)
+    if folder is None:
+        advice = f"download it with: diffedit models pull {name}" if name.count("/") == 1 else "name a folder or hub id"
+        raise ModelError(f"There is no model {name} on this machine; {advice}.")
+    try:
+        said = weights.read_json(folder / CONFIG)["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        said = None
+    if not isinstance(said, list) or architecture not in said:
+        raise ModelError(f"{name} is no {architecture}: {folder / CONFIG} names none; name another model.")
+    configs.check_folder(name, folder)
+    found = [path for path in folder.iterdir() if weights.is_weights(path.name)]
+    for path in found:
+        weights.refuse_pickle(path)
+    if not found:
+        raise ModelError(f"The model {name} has no .safetensors weights in {folder}, and others are never read.")
+    return folder
+
+
+def _caption(folder: Path, picture: Picture, name: str) -> str:
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    processor, model = _loaded(folder, name, BlipProcessor, BlipForConditionalGeneration)
+    inputs = processor(images=picture.on_white(), return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=CAPTION_TOKENS, do_sample=False)
+    return str(processor.decode(tokens[0], skip_special_tokens=True)).strip()
+
+
+def _sentences(folder: Path, concept: str, count: int, seed: str, name: str) -> list[str]:
+    import torch
+    from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+    tokenizer, model = _loaded(folder, name, T5Tokenizer, T5ForConditionalGeneration)
+    question = tokenizer(TEMPLATE.format(concept), return_tensors="pt")
+    with torch.random.fork_rng(devices=[]):  # generate draws from the global generator
+        torch.manual_seed(int(seed[:15], 16))
+        tokens = model.generate(**question, num_return_sequences=count, **SAMPLING)
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, Any]:
+    """Tokenizer or processor, and network. Raises ModelError."""
+    try:
+        return reader.from_pretrained(folder, local_files_only=True), network.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        ).eval()
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises all kinds
+        raise ModelError(
+            f"The model {name} cannot be loaded ({artifacts.reason(error)[:300].rstrip('.')}); get it again."
+        ) from error

@@ -1,0 +1,82 @@
+"""What is wrong with a result, as far as that can be seen without looking: for a warning in words."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffedit_cli.images import pictures
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.pipeline import zoom
+from diffedit_cli.pipeline.composition import Edited
+from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET, Plan
+
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.int16]
+
+SAME = 18  # of 255: a colour that changed by no more looks as it did
+LEFT = 0.4  # of what was to go: as it was before
+SEAM = 2.0  # times the step of colours that the picture itself has across the rim
+LEAST_SEAM = 24.0  # of 255: a step that nobody sees is none
+
+
+def warning(edited: Edited, picture: Picture, plan: Plan, limit: float | None) -> str | None:
+    """What went wrong, and what to try, if anything did."""
+    if (
+        plan.kind in PAINTS_TARGET
+        and limit is not None
+        and edited.unexplained is not None
+        and edited.unexplained > limit
+    ):
+        return (
+            f"The result of {picture.name} hardly shows {plan.given.to}; try another --seed, --variants 4 --best, or "
+            "other words."
+        )
+    M, before, after = _around(edited, picture)
+    thing = _without_room(M, plan.given.room or 0.0) if plan.kind == "remove" else M
+    if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(thing, before, after) > LEFT:
+        return (
+            f"Much of what was in {picture.name} is left; try another --seed, a lower --threshold, or a higher "
+            "--guidance."
+        )
+    if plan.kind != "background" and _seam(M, before, after) > SEAM:  # there the rim is a thing's own outline
+        return f"The edit of {picture.name} has a seam; try --feather 1, or more --room."
+    return None
+
+
+def _around(edited: Edited, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
+    """The mask (h, w), and the colours (h, w, 3) before and after, of its box and a pixel around it."""
+    M, (width, height) = edited.mask.pixels, picture.size
+    left, top, right, bottom = pictures.bounds(M, (0, 0, width, height)) or (0, 0, width, height)
+    box = max(0, left - 1), max(0, top - 1), min(width, right + 1), min(height, bottom + 1)
+    before, after = (
+        np.asarray(one.cropped(box).image.convert("RGB"), dtype=np.int16) for one in (picture, edited.picture)
+    )
+    return zoom.inside(M, box), before, after
+
+
+def _without_room(M: Bools, room: float) -> Bools:
+    """Of a mask that grew by `room` times the longer side of what it was, that; what is around looks as it did."""
+    from scipy import ndimage
+
+    reach = room * max(M.shape) / (1 + 2 * room)
+    inner: Bools = ndimage.distance_transform_edt(M) > reach
+    return inner if inner.any() else M
+
+
+def _left(M: Bools, before: Pixels, after: Pixels) -> float:
+    """The share of the masked pixels that look as they did."""
+    apart = np.abs(before - after).max(axis=2)[M]
+    return float((apart <= SAME).mean()) if apart.size else 0.0
+
+
+def _seam(M: Bools, before: Pixels, after: Pixels) -> float:
+    """How much larger the step of colours across the mask's rim is than the picture's own was."""
+    was, now = (_step(M, pixels) for pixels in (before, after))
+    return now / max(was, 1.0) if now > LEAST_SEAM else 0.0
+
+
+def _step(M: Bools, pixels: Pixels) -> float:
+    """The mean difference of neighbours of which the mask covers one; 0 where there are none."""
+    across = [np.abs(np.diff(pixels, axis=axis)).max(axis=2)[np.diff(M, axis=axis)] for axis in (0, 1)]
+    return float(np.concatenate(across).mean()) if sum(map(len, across)) else 0.0

@@ -1,0 +1,48 @@
+"""Words that a model of a small world does not know, and what was perhaps meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.params import AUTO, Params
+
+_WORD = re.compile(r"[^\W\d_]+")
+SHORTEST, ALIKE = 3, 0.7  # letters of a word that may be meant, and how like it must be (0 to 1)
+
+
+def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
+    """Raises ModelError for a prompt of these stages with a word that the model does not know, before it is loaded."""
+    added = [embedding.token or "" for embedding in folder.embeddings]
+    if folder.words is None or "" in added:  # a file that names its own token was not read yet
+        return
+    known = {*map(str.lower, folder.words), *_words(added)}
+    told = params.prompts_of(stages)
+    if params.caption == AUTO:
+        told.pop("caption", None)
+    prompts = [prompt for prompt in told.values() if isinstance(prompt, str)]
+    unknown = [word for word in dict.fromkeys(_words(prompts)) if word not in known]
+    if unknown:
+        words = [word for word in folder.words if len(word) >= SHORTEST]
+        meant = [found[0] for word in unknown if (found := difflib.get_close_matches(word, words, 1, ALIKE))]
+        guess = f"did you mean {', '.join(meant)}? It" if meant else "it"
+        raise ModelError(
+            f'The model {folder.name} does not know "{" ".join(unknown)}"; {guess} knows only these words: '
+            f"{', '.join(sorted(folder.words))}. For other words use --model with a Stable Diffusion model."
+        )
+
+
+def check_different(params: Params) -> None:
+    """Raises UsageError where --from and --to say the same, and nothing else tells the two apart."""
+    source, target = params.from_, params.to
+    if params.guided_mask or not (isinstance(source, str) and isinstance(target, str)):
+        return
+    if " ".join(source.lower().split()) == " ".join(target.lower().split()):
+        raise UsageError(f'--from and --to both say "{source}"; say in --to what it should become.')
+
+
+def _words(prompts: Iterable[str]) -> list[str]:
+    return [word for prompt in prompts for word in _WORD.findall(prompt.lower())]

@@ -1,0 +1,307 @@
+"""The report page of a folder that `run` wrote into: index.html, complete in itself, with small pictures beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeGuard
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffedit_cli import __version__
+from diffedit_cli.errors import InputError, OutputError
+from diffedit_cli.images import previews
+from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.storage import paths, seals
+from diffedit_cli.storage.ownership import Ownership, Target
+
+PAGE = "index.html"
+FINISHED = ("done", "skipped")
+STATUSES = (*FINISHED, "failed", "withheld")
+MOST = 2**53  # of a number that a browser tells from its neighbours
+CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
+TEMPLATES = Path(__file__).parent / "templates"
+
+Line = dict[str, Any]
+
+
+def write(
+    folder: Path,
+    owner: Ownership | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    holds: Callable[[Path], bool] = paths.is_file,
+) -> Path:
+    """Writes the page of what `folder`'s results.jsonl tells, and returns where it is.
+
+    `progress` hears how many of the small pictures that had to be made are done. `holds` says which files there are,
+    where the folder stands for one that is elsewhere: of these no small pictures are made. A foreign index.html is
+    replaced only where `owner` may. Raises InputError and OutputError.
+    """
+    owner = owner or Ownership()
+    lines, unreadable = _read(folder)
+    target = Target(folder / PAGE, remedy="move it away")
+    owner.check(target)
+    place = _Place(folder, holds)
+    entries = [_entry(line, place) for line in lines]
+    place.make_thumbnails(progress)
+    entries = [_without(entry, place.missing) for entry in entries]
+    entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
+    owner.publish({target: _rendered(folder, entries, unreadable).encode("utf-8", "replace")})
+    return target.path
+
+
+# The lines of results.jsonl
+
+
+def _read(folder: Path) -> tuple[list[Line], int]:
+    """What became of each picture, and how many lines cannot be read, as when a run was cut off. Raises InputError."""
+    remedy = "name a folder that diffedit run wrote into with --out"
+    if not paths.is_folder(folder):
+        raise InputError(f"There is no folder {folder}; {remedy}.")
+    parts = results_log.parts(folder) or [folder / results_log.NAME]
+    lines, count = [], 0
+    try:
+        for text in chain.from_iterable(map(results_log.texts, parts)):
+            count += 1
+            lines += [line] if (line := _parsed(text)) is not None else []
+    except FileNotFoundError:
+        raise InputError(f"The folder {folder} holds no {results_log.NAME}; {remedy}.") from None
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}; see what lies there.") from None
+    if count and not lines:
+        raise InputError(f"{folder / results_log.NAME} holds no results of diffedit run; {remedy}.")
+    if len(parts) > 1:
+        lines.sort(key=lambda line: _text(line.get("ended")) or "")
+    return _latest(lines), count - len(lines)
+
+
+def _parsed(text: bytes) -> Line | None:
+    line = results_log.parsed(text) or {}
+    return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
+
+
+def _latest(lines: Iterable[Line]) -> list[Line]:
+    """The last line about each output, and about each edit that has none, in the order of the lines.
+
+    An edit that succeeds takes the place of its failure before, and the other way round. A line about one that was
+    skipped, as it had been done before, says less than the line from then: what it leaves out stays.
+    """
+    kept: dict[tuple[Any, ...], Line] = {}
+    made: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # edit -> key of its output
+    for line in lines:
+        edit = tuple(map(_text, (line["input"], line.get("from"), line.get("to"))))
+        seeded = (*edit, repr(line.get("seed")))
+        output = _text(line.get("output"))
+        key = (output,) if output else edit if line["status"] != "skipped" else made.get(seeded, edit)
+        before = kept.pop(key, {})
+        if output:
+            kept.pop(edit, None)
+            made[seeded] = key
+        elif key == edit and seeded in made:
+            kept.pop(made.pop(seeded), None)
+        if line["status"] == "skipped" and before.get("status") in FINISHED:
+            line = before | {name: value for name, value in line.items() if value not in (None, [], {})}
+        kept[key] = line
+    return list(kept.values())
+
+
+# The entries of the page
+
+
+class _Place:
+    """The page's folder: finds the files that lines name, says how the page reaches them, collects thumbnails."""
+
+    def __init__(self, folder: Path, holds: Callable[[Path], bool]) -> None:
+        self.folder, self._holds = folder, holds
+        self.missing: set[str] = set()
+        self._wanted: dict[Path, tuple[Path, thumbnails.Make]] = {}
+        self._absolute = Path(os.path.abspath(folder))  # noqa: PTH100  # as it is named: links are not followed
+
+    def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
+        """A picture for the page: what it is called, how it is reached, and its small picture."""
+        path, small = find(recorded), thumbnails.place(recorded, make)
+        if path is not None and paths.is_file(path):
+            self._wanted[self.folder / small] = (path, make)
+        elif not self._holds(self.folder / small):  # one from before is still good
+            self.missing.add(small)
+        return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
+
+    def make_thumbnails(self, progress: Callable[[int, int], None]) -> None:
+        if self._wanted:
+            _make_folder(self.folder / thumbnails.FOLDER)
+        missing = thumbnails.renew(self._wanted, progress)
+        self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
+
+    def output(self, recorded: str) -> Path | None:
+        """Where an output is now: in this folder, which may have been moved, else as recorded."""
+        path = Path(recorded)
+        if Path(os.path.abspath(path)).is_relative_to(self._absolute) and self._holds(path):  # noqa: PTH100
+            return path
+        steps = [part for part in path.parts if part not in (path.anchor, "..")]
+        inside = (self.folder.joinpath(*steps[start:]) for start in range(len(steps)))
+        return next((candidate for candidate in (*inside, path) if self._holds(candidate)), None)
+
+    def input(self, recorded: str) -> Path | None:
+        """Where an input is now: as recorded, from the working folder or from one that this folder is in."""
+        path = Path(recorded)
+        near = () if path.is_absolute() else (parent / path for parent in self._absolute.parents)
+        return next((candidate for candidate in (path, *near) if self._holds(candidate)), None)
+
+    def address(self, path: Path) -> str:
+        """A link from the page, relative where there can be such a one."""
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100
+        try:
+            relative = os.path.relpath(absolute, self._absolute)
+        except ValueError:  # on another drive
+            return absolute.as_uri()
+        return quote(os.fsencode(Path(relative).as_posix()))
+
+
+def _entry(line: Line, place: _Place) -> Line:
+    """What the page knows of one picture. Nothing in a line is taken for what it should be."""
+    outputs = [output for output in _list(line.get("outputs")) if isinstance(output, str)]
+    first, mask, error = _text(line.get("output")), _text(line.get("mask")), line.get("error")
+    finished = line["status"] in FINISHED
+    seconds = {str(stage): value for stage, value in _dict(line.get("seconds")).items() if _is_number(value)}
+    area = line.get("mask_area") if _is_number(line.get("mask_area")) else None
+    return _known(
+        name=Path(line["input"]).name or line["input"],
+        path=line["input"],
+        status=line["status"],
+        error=_text(_dict(error).get("message")) if error else None,
+        to=_text(line.get("to")),
+        before=place.shown(line["input"], thumbnails.of_picture, place.input),
+        after=[
+            place.shown(output, thumbnails.of_picture, place.output)
+            for output in (outputs or ([first] if first else []))
+            if finished
+        ],
+        mask=place.shown(mask, thumbnails.of_mask, place.output) if mask and finished else None,
+        area=area,
+        small=True if area is not None and area < previews.LEAST else None,
+        seconds=seconds,
+        evaluations=sum(value for value in _dict(line.get("evaluations")).values() if _is_number(value)) or None,
+        cached=[str(stage) for stage, state in _dict(line.get("cache")).items() if state == "hit"],
+        model=_text(line.get("model")),
+        device=_text(line.get("device")),
+        seed=line.get("seed") if _is_number(line.get("seed")) else None,
+        warnings=[warning for warning in _list(line.get("warnings")) if isinstance(warning, str)],
+        **{"from": _text(line.get("from"))},
+    )
+
+
+def _known(**values: Any) -> Line:
+    """Without what is not known, for a smaller page."""
+    return {name: value for name, value in values.items() if value not in (None, "", [], {})}
+
+
+def _without(entry: Line, missing: set[str]) -> Line:
+    """An entry without the small pictures that there are not."""
+    shown = [entry["before"], *entry.get("after", []), *([entry["mask"]] if "mask" in entry else [])]
+    for picture in shown:
+        if picture["small"] in missing:
+            del picture["small"]
+    return entry
+
+
+def _cut(entry: Line, folder: Path) -> float | None:
+    """Where the slider begins, in percent of the width: half of what is masked, or has changed, lies left of it.
+
+    None for what cannot be seen here, as in a folder that is elsewhere.
+    """
+    small = [picture.get("small") for picture in (entry["before"], *entry.get("after", []), entry.get("mask", {}))]
+    try:
+        if len(small) == 2:
+            return None  # there is no slider
+        if small[-1]:
+            edited = _pixels(folder / small[-1], "RGBA")[..., 3] > 0
+        elif small[0] and small[1]:
+            before, after = (_pixels(folder / name, "RGB").astype(int) for name in small[:2])
+            edited = np.abs(before - after).max(axis=2) > CHANGED
+        else:
+            return None
+    except (OSError, ValueError):  # not there, not a picture, or not of one size
+        return None
+    left_of = np.concatenate([[0], edited.sum(axis=0).cumsum()])
+    half = left_of[-1] / 2
+    at = np.searchsorted(left_of, half, "left") + np.searchsorted(left_of, half, "right") - 1  # twice
+    return round(50 * int(at) / edited.shape[1], 1) if half else None
+
+
+def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
+    with paths.opened(path) as file, Image.open(file) as image:
+        return np.asarray(image.convert(mode))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """JSON as Python reads it may hold infinities, and numbers beyond what a browser knows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {path} cannot be made: {error.strerror}; make room for it.") from error
+
+
+# The page
+
+
+def _rendered(folder: Path, entries: list[Line], unreadable: int) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    seconds = sum(sum(entry.get("seconds", {}).values()) for entry in entries)
+    return environment.get_template("page.html.jinja").render(
+        version=__version__,
+        seal=seals.BLANK.decode(),
+        name=Path(os.path.abspath(folder)).name or str(folder),  # noqa: PTH100
+        entries=entries,
+        statuses={status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
+        small=sum("small" in entry for entry in entries),
+        least=previews.LEAST,
+        time=_duration(seconds),
+        made_with=sorted({f"{entry['model']} on {entry.get('device', '?')}" for entry in entries if "model" in entry}),
+        unreadable=unreadable,
+        style=style,
+        style_digest=_digest(style),
+        script=script,
+        script_digest=_digest(script),
+    )
+
+
+def _digest(text: str) -> str:
+    """By which a content security policy knows a script or a style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _duration(seconds: float) -> str:
+    """As people say it: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,122 @@
+"""Small pictures for the report page: made once, and again only when what they show has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageFilter
+
+from diffedit_cli.errors import DiffEditError
+from diffedit_cli.images import codecs, metadata, previews
+from diffedit_cli.results import results_log
+from diffedit_cli.storage import atomic, paths, records
+from diffedit_cli.storage.ownership import Ownership, Target
+
+FOLDER = "thumbnails"
+SIDE = 320  # the longer side, at most
+FAINTEST, STRONGEST = 70, 150  # of 255: how much the tint covers what is hardly masked, and what is wholly masked
+AT_ONCE = 4  # more would hold too many large pictures in memory
+
+Make = Callable[[Path], Image.Image]
+
+
+def place(recorded: str, make: Make) -> str:
+    """Where, in the page's folder, the small picture of a path goes: by the path as recorded, so that folders can move.
+
+    The name is a digest, as one made of the picture's own could be too long, or another picture's.
+    """
+    digest = hashlib.sha256(f"{make.__name__} {recorded}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{FOLDER}/{digest[:20]}.webp"
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file is a small picture of a run's page."""
+    return path.parent.name == FOLDER and paths.is_file(path.parent.parent / results_log.NAME)
+
+
+def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:
+    """Makes those of the small pictures (target -> source, and how) that are missing or older than their source.
+
+    Returns those that cannot be made. Raises OutputError.
+    """
+    for folder in {target.parent for target in wanted}:
+        atomic.sweep(folder)  # also where none is written: what was left beside whole ones
+    stale = {target: how for target, how in wanted.items() if _is_stale(target, how[0])}
+    missing = set()
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # for all threads: one that did this alone would undo it for the others
+        tasks = {pool.submit(_write, target, *how): target for target, how in stale.items()}
+        try:
+            for done, task in enumerate(as_completed(tasks), 1):
+                if not task.result():
+                    missing.add(tasks[task])
+                progress(done, len(tasks))
+        except BaseException:  # a full disk, or Ctrl-C: the rest need not be tried
+            pool.shutdown(cancel_futures=True)
+            raise
+    return missing
+
+
+def _is_stale(target: Path, source: Path) -> bool:
+    try:
+        return target.stat().st_mtime_ns <= source.stat().st_mtime_ns
+    except OSError:
+        return True
+
+
+def _write(target: Path, source: Path, make: Make) -> bool:
+    """Whether the source could be read, and the target is no stranger's."""
+    owner, wanted = Ownership(), Target(target, remedy="move it away")
+    exif = metadata.marked(metadata.Metadata().directory(records.record("thumbnail", {})))
+    try:
+        owner.check(wanted)
+        image = make(source)
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=80, method=2, exif=exif)  # half the time for hardly more bytes
+    except (DiffEditError, OSError, ValueError, MemoryError):
+        return False
+    owner.publish({wanted: buffer.getvalue()})
+    return True
+
+
+def of_picture(path: Path) -> Image.Image:
+    """A small picture, upright and in sRGB. Raises InputError."""
+    image = _roughly(path) or codecs.load(path).on_white()
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return image
+
+
+def _roughly(path: Path) -> Image.Image | None:
+    """A JPEG decoded at a half, a quarter or an eighth of its size, which takes a fraction of the time; else None."""
+    try:
+        with codecs.opened(path) as image:
+            if image.format not in ("JPEG", "MPO") or max(image.size) < 4 * SIDE:
+                return None
+            image.draft(image.mode, (2 * SIDE, 2 * SIDE))
+            return codecs.from_image(image, str(path)).on_white()
+    except (DiffEditError, OSError, ValueError):
+        return None  # read the whole, which says what is wrong
+
+
+def of_mask(path: Path) -> Image.Image:
+    """A tint with an outline, to lie over the small picture; it is transparent where nothing is masked.
+
+    Raises InputError.
+    """
+    grey = codecs.load(path).on_white().convert("L")
+    scale = min(1.0, SIDE / max(grey.size))
+    grey = grey.resize([max(1, round(side * scale)) for side in grey.size], Image.Resampling.BOX)
+    masked = grey.point([0] + [255] * 255)  # wherever any of it was: no speck is lost
+    alpha = ImageChops.darker(
+        masked, grey.point([FAINTEST + (STRONGEST - FAINTEST) * value // 255 for value in range(256)])
+    )
+    outline = ImageChops.subtract(masked, masked.filter(ImageFilter.MinFilter(3)))
+    tint = Image.new("RGB", grey.size, previews.TINT)
+    tint.putalpha(ImageChops.lighter(alpha, outline))
+    return tint

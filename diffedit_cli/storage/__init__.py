@@ -1,0 +1,1 @@
+"""Bytes on disk: atomic files, ownership, hashing, the cache, records, remote files."""

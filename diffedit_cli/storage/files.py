@@ -1,0 +1,158 @@
+"""Files appear whole or not at all, and nothing that diffedit did not write is replaced by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from diffedit_cli.errors import InputError, OutputError
+from diffedit_cli.storage import atomic, paths, streams
+
+STANDARD_STREAM = Path("-")
+MAX_PIXELS = 200_000_000  # of a picture, unless somebody says otherwise
+CHUNK = 2**26  # bytes
+REPLACED = ".diffedit-replaced"  # behind the name of a folder until another stands in its place
+
+
+def read(path: Path, what: str, most: int | None = None) -> bytes:
+    """A whole file, or standard input for `-`, of so many bytes at most.
+
+    Raises InputError, naming `what` it should have been.
+    """
+    chunks, size = [], 0
+    if path != STANDARD_STREAM:
+        check_readable(path, what)
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.opened(path) as file:
+            while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
+                chunks.append(chunk)
+                size += len(chunk)
+                if most is not None and size > most:
+                    name = "Standard input" if path == STANDARD_STREAM else path
+                    raise InputError(
+                        f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first."
+                    )
+    except OSError as error:
+        raise unread(path, what, error) from error
+    return b"".join(chunks)
+
+
+def unread(path: Path, what: str, error: OSError) -> InputError:
+    """The sentence about a file, or standard input for `-`, that cannot be read."""
+    if path == STANDARD_STREAM:
+        return InputError(f"Standard input cannot be read: {streams.reason(error)}; send a {what} to it.")
+    return InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.")
+
+
+def resolved(path: Path) -> Path:
+    """Absolute and without links, as far as they lead anywhere; a name that no file can have stays as it is."""
+    try:
+        return Path(os.path.realpath(path))  # which, unlike Path.resolve, takes links that go in a circle
+    except ValueError:
+        return path
+
+
+def check_readable(path: Path, what: str) -> None:
+    """Raises InputError, naming `what` the file should have been, unless it is one that can be opened for reading."""
+    try:
+        if not stat.S_ISDIR(mode := path.stat().st_mode) and not stat.S_ISREG(mode):  # opening those may never return
+            raise InputError(
+                f"{path} is a pipe or a device, not a {what}; send it to standard input and name it -, or save it as "
+                "a file."
+            )
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise InputError(f"There is no {what} {path}; check the name.") from None
+    except IsADirectoryError:
+        many = ", or edit all of it with diffedit run" if what == "picture" else ""
+        raise InputError(f"{path} is a folder, not a {what}; name a file in it{many}.") from None
+    except OSError as error:
+        raise unread(path, what, error) from None
+    except ValueError as error:  # a zero byte
+        raise InputError(f"There can be no {what} {str(path)!r}: {error}; check the name.") from None
+
+
+def make_folder(path: Path, option: str) -> None:
+    """Raises OutputError, naming the option that chooses another."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        wrong = paths.flaw(path) if isinstance(error, ValueError) else error.strerror
+        raise OutputError(f"The folder {path} cannot be made: {wrong}; choose another with {option}.") from error
+
+
+def publish(path: Path, data: bytes, move: Callable[[Path, Path], object] = Path.replace) -> None:
+    """Writes the whole file beside its place, then moves it there. Raises OutputError, and what `move` does."""
+    if path == STANDARD_STREAM:
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            if lost := streams.lost():
+                raise lost
+        except OSError as error:
+            raise OutputError(
+                f"Standard output cannot be written: {streams.reason(error)}; name a file with -o."
+            ) from error
+        return
+    try:
+        with atomic.file(path, move) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(descriptor)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}; free some space, or choose another folder."
+        ) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A folder beside `path` to fill, which takes that name when it is whole; else nothing of it stays.
+
+    A folder that is there by then stays as it is, unless it is to be replaced: then it has another name for a moment,
+    under which it stays where nothing can take its place. `check` may raise before that. Raises OutputError.
+    """
+    old = path.with_name(path.name + REPLACED)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.folder(path) as temporary:
+            fresh = temporary / "new"
+            fresh.mkdir()
+            yield fresh
+            with atomic.alone(path.parent):
+                check()
+                _take_place(fresh, path, old if replace else None)
+    except OSError as error:
+        kept = f" What was there is now {old}." if replace and paths.is_there(old) and not paths.is_there(path) else ""
+        raise OutputError(
+            f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another.{kept}"
+        ) from error
+
+
+def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
+    """Gives a folder the name `path`; the one that has it is replaced, by way of the name `old`, or stays without that.
+
+    What is replaced goes with the folder around `fresh`: under the name `old` it is always whole. Raises OSError.
+    """
+    if old and paths.is_there(path):
+        if paths.is_there(old):
+            old.rename(fresh.with_name("older"))
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except OSError:
+        if not paths.is_folder(path):  # else another process was quicker with the same
+            if old and paths.is_there(old):
+                old.rename(path)
+            raise
+    if old and paths.is_there(old):
+        old.rename(fresh.with_name("old"))
+
+
+def amount(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,220 @@
+"""What a command may write: nothing that it reads, no file twice, and what is not diffedit's own only by force."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sqlite3
+import stat
+import sys
+import weakref
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from diffedit_cli.errors import OutputError, UsageError
+from diffedit_cli.storage import files, paths, seals
+from diffedit_cli.storage.files import STANDARD_STREAM
+
+LARGEST = 2**31  # bytes: what has more is none of ours
+INPUT = "is also an input; inputs are never replaced"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to be written, and the option that chooses another; `remedy` is for one that no option chooses."""
+
+    path: Path
+    option: str = "-o"
+    remedy: str = ""
+
+
+class Book(Protocol):
+    """Where it is told what became of files that cannot carry a seal."""
+
+    def announce(self, digests: Mapping[str, str]) -> None:
+        """Files of these digests come next, by path. Raises OutputError."""
+
+    def digests_of(self, path: Path) -> Collection[str]:
+        """All that were announced for a path."""
+
+
+class Ownership:
+    """Of all that one command writes. Any number of paths fits in little memory, and any thread may ask."""
+
+    def __init__(self, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+        self._force, self._lock = force, Lock()
+        self.book: Book | None = None
+        self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
+        weakref.finalize(self, self._known.close)
+        self._known.execute("CREATE TABLE inputs (file TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._known.execute("CREATE TABLE claimed (path TEXT PRIMARY KEY, claimant TEXT) WITHOUT ROWID")
+        self._known.execute("CREATE TABLE written (path TEXT PRIMARY KEY, digest TEXT) WITHOUT ROWID")
+        self.reads(inputs)
+
+    def reads(self, inputs: Iterable[Path]) -> None:
+        """Notes what is read: neither the file nor a link to it is then replaced, by whatever name."""
+        for path in inputs:
+            if path != STANDARD_STREAM:
+                with self._lock:
+                    self._known.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", [(one,) for one in _same(path)])
+
+    def claim(self, target: Target, claimant: str, remedy: str, *, shared: bool = False) -> None:
+        """Marks a target as what `claimant` writes. Raises UsageError if it is claimed, but to those who share it.
+
+        Raises OutputError for an input.
+        """
+        path = target.path
+        if path == STANDARD_STREAM:
+            return
+        self.check_input(path, f"choose another with {target.option}")
+        key, claimant = _key(path), paths.as_text(claimant)
+        with self._lock:
+            if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, claimant)).rowcount:
+                return
+            (other,) = self._known.execute("SELECT claimant FROM claimed WHERE path = ?", (key,)).fetchone()
+        if not (shared and other == claimant):
+            raise UsageError(f"{other} and {claimant} would both write {path}; {remedy}.")
+
+    def check(self, target: Target) -> None:
+        """Raises OutputError, or UsageError for a terminal, if the target may not be written as things are now."""
+        path, another = target.path, target.remedy or f"choose another with {target.option}"
+        if path == STANDARD_STREAM:
+            if sys.stdout.isatty():
+                raise UsageError(
+                    f"A picture cannot be shown on a terminal; send it to a file with {target.option} or >."
+                )
+            return
+        if not _is_there(path, another):
+            return
+        self.check_input(path, another)
+        if not self._force and (reason := _foreign(target, self.book)):
+            raise OutputError(f"{path} {reason}; {another}, or add --force.")
+
+    def check_input(self, path: Path, remedy: str) -> None:
+        """Raises OutputError for what the command reads."""
+        with self._lock:
+            for one in _same(path):
+                if self._known.execute("SELECT 1 FROM inputs WHERE file = ?", (one,)).fetchone():
+                    raise OutputError(f"The output {path} {INPUT}: {remedy}.")
+
+    def publish(self, written: Mapping[Target, bytes]) -> dict[str, str]:
+        """Writes files, each whole and sealed, unless any of them may not be; their digests by path.
+
+        What came or changed since the first check is found where it would be replaced. Raises OutputError.
+        """
+        for target in written:
+            self.check(target)
+        whole = {target: seals.sealed(data) for target, data in written.items()}
+        bare = {str(target.path): _sha256(data) for target, data in whole.items() if seals.is_whole(data) is None}
+        if self.book and bare:
+            self.book.announce(bare)
+        return {str(target.path): self._put(target, data) for target, data in whole.items()}
+
+    def _put(self, target: Target, data: bytes) -> str:
+        digest, key = _sha256(data), _key(target.path)
+        if target.path == STANDARD_STREAM:
+            files.publish(target.path, data)
+            return digest
+        with self._lock:
+            earlier = self._known.execute("SELECT digest FROM written WHERE path = ?", (key,)).fetchone()
+        if earlier and earlier != (digest,):
+            raise OutputError(
+                f"{target.path} is what this command wrote for another picture; choose another with {target.option}."
+            )
+        files.publish(target.path, data, functools.partial(self._move, target=target, digest=digest))
+        with self._lock:
+            self._known.execute("INSERT OR REPLACE INTO written VALUES (?, ?)", (key, digest))
+        return digest
+
+    def _move(self, whole: Path, path: Path, *, target: Target, digest: str) -> None:
+        """Gives a file its name: at once where nothing has it, else in place of what may be replaced by now."""
+        try:
+            os.link(whole, path)  # which, unlike a rename, never replaces
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # of a file system without links
+            if not os.path.lexists(path):
+                whole.rename(path)
+                return
+        if not paths.is_link(path) and _digest_of(path) == digest:  # another process may have written the very same
+            os.utime(path)
+            return
+        self.check(target)
+        whole.replace(path)
+
+
+def _is_there(path: Path, another: str) -> bool:
+    """Whether there is a file, or a link, of this name. Raises OutputError where there can be none."""
+    if wrong := paths.flaw(path):
+        raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
+    if paths.is_folder(path):
+        raise OutputError(f"The output {path} is a folder; name a file.")
+    folder = path.parent
+    if not paths.is_folder(folder):
+        raise OutputError(f"The folder {folder} for the output does not exist; create it or {another}.")
+    there = True
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        there = False
+    except OSError as error:  # the name is too long, or the folder may not be entered
+        raise OutputError(f"The output {path} cannot be written: {error.strerror}; {another}.") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} cannot be written to; {another}.")
+    if there and paths.is_there(path) and not paths.is_file(path):
+        raise OutputError(f"The output {path} is a device or a pipe, not a file; name a file.")
+    return there
+
+
+def _foreign(target: Target, book: Book | None) -> str | None:
+    """Why what has the target's name is not ours; None where it is."""
+    try:
+        status = target.path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            return "is a link, which diffedit did not make"
+        data = target.path.read_bytes() if status.st_size < LARGEST else b""
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if whole := seals.is_whole(data):
+        return None
+    told = book.digests_of(target.path) if book else ()
+    if _sha256(data) in told:
+        return None
+    if whole is None and not told:
+        return "exists and was not made by diffedit"
+    return "was changed since diffedit made it"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        return _sha256(path.read_bytes()) if path.lstat().st_size < LARGEST else None
+    except OSError:
+        return None
+
+
+def _same(path: Path) -> set[str]:
+    """What tells a file from others, whatever it is called: of a link its own, and that of what it leads to."""
+    found = set()
+    for look in (os.stat, os.lstat):
+        try:
+            status = look(path)
+        except (OSError, ValueError):  # there is none
+            continue
+        found.add(f"{status.st_dev} {status.st_ino}")
+    return found
+
+
+def _key(path: Path) -> str:
+    """The same from whatever folder, and by whatever links to it, a path is named."""
+    return paths.as_text(files.resolved(path.parent) / path.name)

@@ -1,0 +1,104 @@
+"""`diffedit config`: which files are read, what they set, and what counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import diffedit
+
+from diffedit_cli.cli import config_file, options
+
+
+@pytest.fixture
+def layered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file, the folder's, and the environment, each with something of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    for name in options.DECLARED:
+        monkeypatch.delenv(config_file.variable(name), raising=False)
+    users = config_file.users_file()
+    users.parent.mkdir(parents=True)
+    users.write_text('model = "builtin"\nsteps = 8\nlora = ["a.safetensors", "b.safetensors"]\n')
+    Path("diffedit.toml").write_text("steps = 4\nsoft = true\n")
+    monkeypatch.setenv("DIFFEDIT_MASK_STRENGTH", "0.7")
+    return users
+
+
+def test_each_setting_is_shown_with_where_it_comes_from(layered: Path) -> None:
+    ran = diffedit("config")
+    assert ran.code == 0
+    said = ran.out.decode().splitlines()
+    assert said[:3] == [str(layered), "diffedit.toml", "the environment (DIFFEDIT_...)"]
+    rows = [line.split() for line in said[4:]]
+    assert rows[0] == ["SETTING", "VALUE", "FROM"]
+    assert ["soft", "true", "diffedit.toml"] in rows
+    assert ["model", "builtin", str(layered)] in rows
+    assert ["lora", "a.safetensors,", "b.safetensors", str(layered)] in rows
+    assert [row[1:] for row in rows if row[0] == "steps"] == [["8", str(layered)], ["4", "diffedit.toml"]]
+    assert [row[1] for row in rows if row[0] == "mask-strength"] == ["0.7"]
+
+
+@pytest.mark.usefixtures("layered")
+def test_programs_get_the_same() -> None:
+    said = json.loads(diffedit("config", "--json").out)
+    assert [layer["there"] for layer in said] == [True, True, True]
+    assert said[1] == {"from": "diffedit.toml", "there": True, "sets": {"steps": 4, "soft": True}}
+    assert said[2]["sets"] == {"mask-strength": "0.7"}
+
+
+def test_files_that_are_not_there_are_named(layered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFFEDIT_MASK_STRENGTH")
+    layered.unlink()
+    Path("diffedit.toml").unlink()
+    assert diffedit("config").out.decode().splitlines() == [
+        f"{layered} (not there)",
+        "diffedit.toml (not there)",
+        "the environment (DIFFEDIT_...)",
+    ]
+
+
+def test_a_file_that_cannot_be_used_is_said(layered: Path) -> None:
+    layered.write_text("steps = [")
+    ran = diffedit("config")
+    assert ran.code == 2
+    assert str(layered) in ran.lines[-1]
+
+
+@pytest.mark.parametrize("who", ["the environment", "the user's file"])
+def test_a_setting_that_cannot_be_read_says_who_made_it(
+    layered: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    Path("diffedit.toml").unlink()
+    if who == "the environment":
+        monkeypatch.setenv("DIFFEDIT_STEPS", "many")
+        says = "--steps, as DIFFEDIT_STEPS says, cannot be read: "
+    else:
+        layered.write_text('steps = "many"\n')
+        says = "--steps, as the settings say (see diffedit config), cannot be read: "
+    ran = diffedit("edit", "cat.png", "--from", "cat", "--to", "dog")
+    assert ran.code == 2
+    assert says in ran.lines[-1]
+
+
+def test_of_every_option_the_variable_is_the_one_that_commands_read() -> None:
+    """Both derive it from the option's name."""
+    declared = {
+        parameter.envvar: flag.removeprefix("--")
+        for command in commands()
+        for parameter in command.params
+        for flag in parameter.opts
+        if flag.startswith("--") and getattr(parameter, "envvar", None)
+    }
+    assert len(declared) > 60
+    assert {config_file.variable(name) for name in declared.values()} == set(declared)
+
+
+def commands() -> list:  # type: ignore[type-arg]
+    import typer
+
+    from diffedit_cli.cli.commands import app
+
+    found = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    return [inner for one in found for inner in (one, *getattr(one, "commands", {}).values())]

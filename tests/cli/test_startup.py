@@ -1,0 +1,141 @@
+"""What a command imports before it works, no more than it needs, and how it ends: at once, with nothing lost."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from command import FAST, WORDS
+
+UNNEEDED = ("bitsandbytes", "cv2", "flax", "jax", "matplotlib", "onnxruntime", "pandas", "sklearn", "tensorflow",
+            "torch._dynamo.eval_frame", "torch._inductor", "torchaudio", "torchvision",
+            "scipy.integrate._ode", "scipy.optimize._optimize", "scipy.stats._stats_py", "diffusers.pipelines",
+            "compel", "imagecodecs", "diffedit_cli.results.page", "diffedit_cli.results.thumbnails",
+            "diffedit_cli.models.hub")  # fmt: skip
+EDIT_AND_TELL = """
+import atexit, sys
+from diffedit_cli.__main__ import main
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+main()
+"""
+ASK_FOR_MORE = """
+from diffedit_cli.engine.networks import fast_imports
+fast_imports.only_what_is_named()
+from diffedit_cli.engine.networks import sd
+import sys
+assert "diffusers.models.autoencoders.autoencoder_tiny" not in sys.modules
+import diffusers.models.transformers
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.unets import UNet1DModel
+assert AutoencoderKL is sd.AutoencoderKL and UNet2DConditionModel is sd.UNet2DConditionModel
+assert diffusers.models.transformers.DiTTransformer2DModel is diffusers.DiTTransformer2DModel
+fast_imports.only_what_is_named()
+assert diffusers.models.unets.UNet1DModel is UNet1DModel
+print(AutoencoderTiny.__module__)
+"""
+
+
+def python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_edit_imports_only_what_it_needs() -> None:
+    imported = set(python(EDIT_AND_TELL, "edit", "cat.png", *WORDS, *FAST, "--no-cache").stderr.split())
+    assert {"torch", "diffusers.models.unets.unet_2d_condition"} <= imported  # it did edit
+    assert not imported & set(UNNEEDED)
+    kinds = ("autoencoders", "transformers", "unets")
+    theirs = {name for name in imported if name.startswith(tuple(f"diffusers.models.{kind}." for kind in kinds))}
+    assert theirs == {
+        "diffusers.models.autoencoders.autoencoder_kl",
+        "diffusers.models.autoencoders.vae",
+        "diffusers.models.transformers.dual_transformer_2d",
+        "diffusers.models.transformers.transformer_2d",
+        "diffusers.models.transformers.transformer_sd3",
+        "diffusers.models.unets.unet_2d_blocks",
+        "diffusers.models.unets.unet_2d_condition",
+    }
+
+
+def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
+    assert python(ASK_FOR_MORE).stdout.strip() == "diffusers.models.autoencoders.autoencoder_tiny"
+
+
+COMPILE = """
+from diffedit_cli.engine.networks import fast_imports
+with fast_imports.without_unused():
+    fast_imports.only_what_is_named()
+    from diffedit_cli.engine.networks import families
+import sys, torch
+assert "torch._dynamo.eval_frame" not in sys.modules
+assert torch.compiler.disable(len) is not len
+assert "torch._dynamo.eval_frame" in sys.modules
+with fast_imports.without_unused():
+    assert torch.compiler.disable(len) is not len
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(())).item())
+"""
+COUNT = """
+from diffedit_cli.engine.networks import fast_imports
+with fast_imports.without_unused():
+    fast_imports.only_what_is_named()
+    from diffedit_cli.engine.networks import families
+import scipy, sys
+assert not {"scipy.optimize._optimize", "scipy.stats._stats_py"} & set(sys.modules)
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+print(linear_sum_assignment([[2, 1], [1, 2]])[1].tolist(), scipy.stats.norm.cdf(0), scipy.optimize.brentq(abs, 0, 0))
+assert {"scipy.optimize._optimize", "scipy.stats._stats_py"} <= set(sys.modules)
+"""
+
+
+def test_the_compiler_is_there_when_it_is_asked_for() -> None:
+    assert python(COMPILE).stdout.strip() == "2.0"
+
+
+def test_scipy_is_there_when_it_is_asked_for() -> None:
+    assert python(COUNT).stdout.strip() == "[1, 0] 0.5 0.0"
+
+
+LEAVE = """
+import atexit, sys, threading, types
+from diffedit_cli.__main__ import _leave
+
+class Taken:
+    def __del__(self):
+        print("taken apart")
+
+sys.modules["torch"] = types.ModuleType("torch")
+sys.modules["torch"].library = Taken()
+atexit.register(print, "exit function")
+print("said", end=" ")
+{}
+_leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", "said exit function\n"),
+        ("threading.Timer(0.3, print, ['thread']).start()", "said thread\nexit function\ntaken apart\n"),
+        ("del sys.modules['torch']", "said taken apart\nexit function\n"),
+    ],
+    ids=["torch", "a thread at work", "no torch"],
+)
+def test_a_command_ends_without_taking_torch_apart(before: str, said: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", LEAVE.format(before)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, said, "")
+
+
+def test_help_is_plain_text_in_groups_and_needs_no_library_to_draw_it() -> None:
+    told = python(EDIT_AND_TELL, "edit", "--help")
+    assert re.search(r"\n\nWhat to change:\n  --from <str>", told.stdout)
+    assert told.stdout.index("Arguments:") < told.stdout.index("What to change:") < told.stdout.index("Where:")
+    assert not {"rich", "diffedit_cli.jobs.execute"} & set(told.stderr.split())
+    overview = python(EDIT_AND_TELL, "--help").stdout
+    assert (
+        " ".join(overview.split()).count("Keep the program and its model in memory: edit, mask and invert are then")
+        == 1
+    )

@@ -1,0 +1,364 @@
+"""The cache: many processes share it, it never holds more than its limit, and only what is its own is ever removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from command import diffedit
+
+from diffedit_cli.errors import OutputError, UsageError
+from diffedit_cli.jobs.up_to_date import Made
+from diffedit_cli.storage import cache as caches
+from diffedit_cli.storage import hashing
+from diffedit_cli.storage.cache import Cache
+
+KEYS = [f"{number:02x}" * 32 for number in range(100)]
+MB = 10**6
+
+
+def sizes(folder: Path) -> dict[Path, int]:
+    """Bytes of each file, of which some may come and go while they are listed."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.lstat().st_size
+    return found
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(sizes(folder).values())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_an_entry_is_found_again_byte_for_byte(cache: Cache) -> None:
+    assert cache.find("contrast", KEYS[0]) is None
+    cache.store("contrast", KEYS[0], b"entry")
+    found = cache.find("contrast", KEYS[0])
+    assert found is not None
+    assert found.read_bytes() == b"entry"
+    assert cache.find("inversion", KEYS[0]) is None
+    assert cache.find("contrast", KEYS[1]) is None
+
+
+def test_prune_removes_what_was_not_used_for_longest(cache: Cache) -> None:
+    new, mid, old = KEYS[:3]
+    for age, key in enumerate([new, mid, old]):
+        cache.store("contrast", key, bytes(100))
+        used = 1_000_000_000 - age * 1000
+        os.utime(cache.find("contrast", key) or "", (used, used))
+    cache.find("contrast", old)  # used now
+    assert [entry.path.stem for entry in cache.entries()] == [mid, new, old]
+    assert [entry.path.stem for entry in cache.prune(200)] == [mid]
+    assert [entry.path.stem for entry in cache.prune(200)] == []
+    assert [entry.path.stem for entry in cache.prune(0)] == [new, old]
+    assert cache.entries() == []
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cache folder"):
+        Cache(tmp_path / "file").store("contrast", KEYS[0], b"entry")
+    assert Cache(tmp_path / "file").find("contrast", KEYS[0]) is None
+
+
+STORE_FIND_AND_PRUNE = """
+import sys
+from pathlib import Path
+from diffedit_cli.storage.cache import Cache
+cache = Cache(Path(sys.argv[1]))
+for round in range(40):
+    for key in ("ab", "cd", "ef"):
+        cache.store("contrast", key * 32, key.encode() * 20_000)
+        found = cache.find("contrast", key * 32)
+        try:
+            assert found is None or found.read_bytes() == key.encode() * 20_000
+        except FileNotFoundError:
+            pass  # the other process has pruned it
+    cache.prune(30_000)
+"""
+
+
+def test_processes_share_a_cache(tmp_path: Path) -> None:
+    """Storing, reading and pruning the same entries at once: whole entries or none, and no error."""
+    words = [sys.executable, "-c", STORE_FIND_AND_PRUNE, tmp_path / "cache"]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# Whose it is
+
+
+FOREIGN = (
+    *("thesis.txt", "made/thesis.txt", "made/thesis.json", "locks/key", "locks/key.lock", "models/photos/p.jpg"),
+    *(
+        "sd15/unet/diffusion_pytorch_model.safetensors",
+        f"contrast/ff/{KEYS[0]}.safetensors",
+        "contrast/00/00.safetensors",
+    ),
+    *(f"contrast/{KEYS[0]}.safetensors", f"models/{KEYS[0][:40]}/a", f"digests/{KEYS[0]}.txt", "photos/.hidden"),
+    *("photos/2020/.hidden", ".git/config", "photos/.cat.png.part"),
+)
+
+
+def strangers(folder: Path) -> None:
+    """Files of somebody who has them in a folder that is also a cache, not changed for long."""
+    for name in FOREIGN:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1, 1))
+
+
+@pytest.mark.parametrize("words", [("clear",), ("prune", "--keep", "0")], ids=" ".join)
+@pytest.mark.parametrize("where", ["option", "variable", "settings"])
+@pytest.mark.parametrize("used", [True, False])
+def test_only_what_is_its_own_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], where: str, used: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path.parent / f"{tmp_path.name}-settings"))
+    monkeypatch.delenv("DIFFEDIT_CACHE_DIR", raising=False)
+    strangers(tmp_path)
+    more = ("--cache-dir", ".") if where == "option" else ()
+    if where == "variable":
+        monkeypatch.setenv("DIFFEDIT_CACHE_DIR", ".")
+    elif where == "settings":
+        settings = tmp_path.parent / f"{tmp_path.name}-settings" / "diffedit" / "diffedit.toml"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f'cache-dir = "{tmp_path}"')
+    if used:
+        filled(Cache(tmp_path))
+    ran = diffedit("cache", *words, *more)
+    assert ran.code == (0 if used else 2), ran.err
+    assert used or "not marked as a cache" in ran.err
+    assert all((tmp_path / name).read_text() == name for name in FOREIGN)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left - {".diffedit-cache", ".diffedit-usage"} == set(FOREIGN)
+    assert not list((tmp_path / "models").glob("cc*"))
+
+
+def filled(cache: Cache) -> None:
+    """Everything that a cache may hold, its name beginning with cc."""
+    key = "cc" * 32
+    cache.store("contrast", key, b"entry")
+    cache.reserve(1)
+    (cache.model(key) / "unet").mkdir(parents=True)
+    (cache.model(f"{key}-{'c' * 16}") / "unet").mkdir(parents=True)
+    for note in (cache.root / "made" / f"{key}.json", cache.root / "digests" / key):
+        cache.put(note, b"note")
+    with cache.alone(key):
+        pass
+
+
+def test_a_folder_that_is_not_there_or_empty_can_be_cleared(tmp_path: Path) -> None:
+    assert Cache(tmp_path).prune(0) == Cache(tmp_path / "none").prune(0) == []
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="not marked"):
+        Cache(tmp_path).prune(0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_file_is_not_replaced_by_an_entry(cache: Cache, tmp_path: Path, kind: str) -> None:
+    path = cache.root / "contrast" / KEYS[0][:2] / f"{KEYS[0]}.safetensors"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    {"folder": path.mkdir, "link": lambda: path.symlink_to(tmp_path / "mine"), "pipe": lambda: os.mkfifo(path)}[kind]()
+    before = path.lstat()
+    with pytest.raises(OutputError, match="no file of diffedit's"):
+        cache.store("contrast", KEYS[0], b"entry")
+    assert (path.lstat().st_ino, (tmp_path / "mine").read_text()) == (before.st_ino, "mine")
+    cache.prune(0)
+    assert path.lstat().st_ino == before.st_ino
+
+
+# Its limit
+
+
+def test_what_was_not_used_for_longest_goes_first(cache: Cache) -> None:
+    caches.keep_to(cache.root, MB)
+    for number, key in enumerate(KEYS[:30]):
+        cache.store("contrast", key, bytes(100_000))
+        cache.find("contrast", KEYS[0])  # always in use
+        os.utime(cache.find("contrast", key) or "", (number + 1, number + 1))
+        assert size(cache.root) <= MB
+    kept = [key for key in KEYS[:30] if cache.find("contrast", key)]
+    assert kept[0] == KEYS[0]
+    assert kept[1:] == KEYS[30 - len(kept) + 1 : 30]
+    assert len(kept) > 5
+
+
+def test_notes_and_models_count_and_go_like_entries(cache: Cache, tmp_path: Path) -> None:
+    caches.keep_to(cache.root, MB)
+    (tmp_path / "big").write_bytes(bytes(hashing.BIG))
+    (tmp_path / "cat.png").write_bytes(b"picture")
+    model = cache.model(KEYS[99])
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(500_000))
+    os.utime(model, (1, 1))
+    cache.store("contrast", KEYS[0], b"entry")
+    cache.trim(recount=True)
+    for number in range(100):
+        hashing.of_file(tmp_path / "big", cache.root / "digests")
+        Made(cache.root).note([tmp_path / "cat.png"], f"{number}")
+        cache.store("contrast", KEYS[number], bytes(20_000))
+        assert size(cache.root) <= MB
+    assert not model.exists()
+
+
+def test_a_model_that_was_just_made_stays_also_where_it_is_larger_than_was_thought(cache: Cache) -> None:
+    caches.keep_to(cache.root, MB)
+    cache.store("contrast", KEYS[0], bytes(100_000))
+    model = cache.model(KEYS[99])
+    cache.reserve(900_000)
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(2 * MB))
+    cache.trim(recount=True, spared=model)
+    assert model.exists()
+    assert not cache.find("contrast", KEYS[0])
+    cache.trim(recount=True)
+    assert not model.exists()
+
+
+def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
+    caches.keep_to(cache.root, MB)
+    cache.store("contrast", KEYS[0], bytes(100_000))
+    with pytest.raises(OutputError, match=r"may hold 1\.0 MB.*--cache-limit"):
+        cache.store("contrast", KEYS[1], bytes(MB))
+    assert cache.find("contrast", KEYS[0])
+
+
+@pytest.mark.parametrize("how", ["trim", "store", "store too much"])
+def test_a_limit_that_is_lowered_holds_at_once(cache: Cache, how: str) -> None:
+    for key in KEYS[:20]:
+        cache.store("contrast", key, bytes(100_000))
+    caches.keep_to(cache.root, MB)
+    if how == "trim":
+        cache.trim()
+    elif how == "store":
+        cache.store("contrast", KEYS[20], bytes(1000))
+        assert cache.find("contrast", KEYS[20])
+    else:
+        with pytest.raises(OutputError):
+            cache.store("contrast", KEYS[20], bytes(MB))
+    assert size(cache.root) <= MB
+
+
+@pytest.mark.parametrize("said", ["", "nonsense", "-5", "0", "99999999999999999999999999999999"])
+def test_a_count_that_is_wrong_is_made_again(cache: Cache, said: str) -> None:
+    caches.keep_to(cache.root, MB)
+    for key in KEYS[:5]:
+        cache.store("contrast", key, bytes(100_000))
+    if said == "0":  # what somebody else put there since: it is found when next it is looked through
+        (cache.root / caches.USAGE).unlink()
+    else:
+        (cache.root / caches.USAGE).write_text(said)
+    for key in KEYS[5:30]:
+        cache.store("contrast", key, bytes(100_000))
+        assert size(cache.root) <= MB
+
+
+def test_the_folder_is_looked_through_once_in_a_while(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, scan = [], Cache._scan
+    monkeypatch.setattr(Cache, "_scan", lambda one: (looked.append(one), scan(one))[1])
+    caches.keep_to(cache.root, MB)
+    for key in KEYS:
+        cache.store("contrast", key, bytes(1000))
+    assert len(looked) < len(KEYS) // 5
+
+
+def test_by_default_it_is_a_tenth_of_what_is_free(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches.keep_to(cache.root, None)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 * MB}))
+    for key in KEYS[:50]:
+        cache.store("contrast", key, bytes(50_000))
+        assert size(cache.root) <= 0.6 * MB
+    assert size(cache.root) > 0.3 * MB
+
+
+STORE = """
+import os, sys
+from pathlib import Path
+from diffedit_cli.storage import cache
+root, limit, mine = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+cache.keep_to(root, limit)
+for number in range(60):
+    cache.Cache(root).store("contrast", os.urandom(32).hex(), bytes(20_000 + 4_000 * (number % 20)))
+"""
+
+
+def test_several_processes_never_exceed_it(tmp_path: Path) -> None:
+    root, largest, running = tmp_path / "cache", 0, True
+
+    def watch() -> None:
+        nonlocal largest
+        before: dict[Path, int] = {}
+        while running:
+            seen = sizes(root)
+            if seen == before:  # else one file was counted before it went, another after it came
+                largest = max(largest, sum(seen.values()))
+            before = seen
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    words = [[sys.executable, "-c", STORE, str(root), str(MB), str(number)] for number in range(4)]
+    processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in words]
+    assert [process.communicate()[1] for process in processes] == [""] * 4
+    running = False
+    watcher.join()
+    assert 0.5 * MB < largest <= MB
+    assert not list(root.rglob("*.part"))
+
+
+# The option
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("20", 20 * MB), ("0.5", MB // 2), ("20MB", 20 * MB), ("2 GB", 2000 * MB), ("1GiB", 2**30), ("1g", 1000 * MB),
+     ("500 B", 500), ("0", 0)],
+)  # fmt: skip
+def test_a_limit_is_in_mb_or_has_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, size: int) -> None:
+    found: list[int | None] = []
+    monkeypatch.setattr(caches, "keep_to", lambda _, limit: found.append(limit))
+    assert diffedit("cache", "list", "--cache-dir", tmp_path, "--cache-limit", said).code == 0
+    monkeypatch.setenv("DIFFEDIT_CACHE_LIMIT", said)
+    assert diffedit("cache", "list", "--cache-dir", tmp_path).code == 0
+    assert found == [size, size]
+
+
+@pytest.mark.parametrize("said", ["much", "-1", "1 XB", "1e999", "nan"])
+def test_another_limit_is_refused(tmp_path: Path, said: str) -> None:
+    ran = diffedit("cache", "list", "--cache-dir", tmp_path, f"--cache-limit={said}")
+    assert ran.code == 2
+    assert "--cache-limit" in ran.lines[-1]
+
+
+def test_an_edit_goes_on_where_nothing_can_be_kept(here: Path) -> None:
+    ran = diffedit("edit", "cat.png", "--from", "cat", "--to", "dog", "--cache-limit", "0.001", "--json")
+    assert ran.code == 0, ran.err
+    assert any("--cache-limit" in warning for warning in ran.json["warnings"])
+    assert Cache(here / os.environ["DIFFEDIT_CACHE_DIR"]).entries() == []
+
+
+@pytest.mark.parametrize("command", ["list", "prune --keep 1", "clear"])
+def test_a_file_is_no_cache(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    ran = diffedit("cache", *command.split(), "--cache-dir", file)
+    assert (ran.code, file.read_text()) == (2, "mine")
+    assert "is no folder; choose one with --cache-dir" in ran.err

@@ -1,0 +1,36 @@
+"""What a LoRA adds to the weights of networks, and what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffedit_cli.engine.networks import lora
+
+Parts = dict[str, Any]
+Products = dict[tuple[str, str], Tensor]
+"""What is added, by part and layer."""
+
+
+def added(parts: Parts, file: Path, scale: float = 1.0) -> Products:
+    """What a LoRA adds to each weight of the networks, which stay as they are."""
+    before = {
+        part: {name: one.clone() for name, one in network.state_dict().items()} for part, network in parts.items()
+    }
+    try:
+        lora.fuse(parts, file, scale)
+        return {(part, name.removesuffix(".weight")): (tensor - before[part][name]).clone()
+                for part, network in parts.items() for name, tensor in network.state_dict().items()}  # fmt: skip
+    finally:
+        for part, network in parts.items():
+            network.load_state_dict(before[part])
+
+
+def check(found: Products, products: Products, scale: float = 1.0) -> None:
+    assert products
+    for where, tensor in found.items():
+        expected = scale * products.get(where, torch.zeros_like(tensor))
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=2e-5)
