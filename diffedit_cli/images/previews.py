@@ -129,7 +129,7 @@ def uncaptioned(strip: Image.Image) -> Image.Image:
 
 
 def rescaled(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) -> NDArray[np.float32]:
-    """A contrast map as the threshold sees it, in [0, 1]: blurred, cut at `clamp` times its mean (engine.mask_refinement)."""
+    """A contrast map as the threshold sees it, in [0, 1]: blurred, cut at `clamp` times its mean."""
     if smooth:
         from scipy import ndimage  # a third of a second that only this need pay
 

@@ -116,9 +116,9 @@ class ModelFolder:
 
     @property
     def fitness(self) -> tuple[float, float] | None:
-        """Of a model of a small world: the noise to try a picture with, and the misfit (engine.networks.domain_check) it may have.
+        """Of a model of a small world: the noise to try a picture with, and the misfit that it may have.
 
-        None for a model that takes any picture. Raises ModelError.
+        None for a model that takes any picture. See engine.networks.domain_check. Raises ModelError.
         """
         said = self._own_words
         return (self._number(said, "strength"), self._number(said, "limit")) if said is not None else None
