@@ -21,9 +21,9 @@ from diffedit_cli.images import codecs
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture, pixels
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import GUIDANCE, Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Ours:
     """The product's own stages, nothing taken from a cache; without a mask it is plain DDIM inversion and decoding."""
 
     def __init__(self, folder: ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU) -> None:
-        self.bench = Workbench(folder, None, device=where.device, dtype=where.dtype)
+        self.pipeline = EditPipeline(folder, None, device=where.device, dtype=where.dtype)
         self.params, self.masked = params, masked
-        model = self.bench.runtime.model(Account())
+        model = self.pipeline.runtime.model(EditStats())
         assert isinstance(model, LatentDiffusion)
         networks = (model.network, model.vae.encoder, model.vae.decoder, *(one.network for one in model.encoders))
         for network in networks if where.device == "cpu" else ():  # a GPU would be slowed by waiting for each call
@@ -90,14 +90,14 @@ class Ours:
         if params.negative == THE_SOURCE:
             params = replace(params, negative=case.source)
         whole = None if self.masked else Mask(np.ones(case.picture.shape[:2], dtype=bool))
-        account, self._inside, started = Account(), 0.0, time.perf_counter()
-        (edited,) = self.bench.edit(picture_of(case), params, account, whole, None)
+        stats, self._inside, started = EditStats(), 0.0, time.perf_counter()
+        (edited,) = self.pipeline.edit(picture_of(case), params, stats, whole, None)
         seconds = time.perf_counter() - started
         return Outcome(
             final=np.asarray(edited.image),
             decoded=at_canvas(Image.fromarray(pixels(edited.painted[0].picture)), case),
             mask=edited.mask.pixels if self.masked else None,
-            evaluations=sum(account.evaluations.values()),
+            evaluations=sum(stats.evaluations.values()),
             seconds=seconds,
             networks=self._inside or None,
         )

@@ -64,11 +64,11 @@ class Again:
         self.ours, self.folder, self.count = ours, folder, 0
 
     def __call__(self, case: Case) -> Outcome:
-        self.ours.bench.cache = Cache(self.folder / str(self.count))
+        self.ours.pipeline.cache = Cache(self.folder / str(self.count))
         self.count += 1
         self.ours(elsewhere(case))
         made = self.ours(case)
-        self.ours.bench.cache = None
+        self.ours.pipeline.cache = None
         return made
 
 

@@ -21,7 +21,7 @@ from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, picture_of
 from benchmarks.scenebench import MEASURES, Worker, each, interval, overlap, rows_of
 from diffedit_cli.engine import mask_refinement
-from diffedit_cli.engine.diffedit import Text, contrast
+from diffedit_cli.engine.diffedit import Text, contrast_maps
 from diffedit_cli.engine.networks import families
 from diffedit_cli.models import registry
 from diffedit_cli.pipeline.edit_pipeline import generator
@@ -120,9 +120,9 @@ class Mapper:
         levels = {strength: model.levels(params.steps)[levels_up_to(strength, params.steps)] for strength in STRENGTHS}
         with model.watching(case.source, telling_words(case.source, case.target)) as watch:
             at = levels[params.mask_strength]
-            found = {params.mask_strength: torch.stack(list(contrast(model, x_0, at, source, target, noise)))}
+            found = {params.mask_strength: torch.stack(list(contrast_maps(model, x_0, at, source, target, noise)))}
         for strength in levels.keys() - found.keys():
-            found[strength] = torch.stack(list(contrast(model, x_0, levels[strength], source, target, noise)))
+            found[strength] = torch.stack(list(contrast_maps(model, x_0, levels[strength], source, target, noise)))
         return found, watch.map(x_0.shape[-2:])
 
 

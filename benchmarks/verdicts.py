@@ -24,10 +24,10 @@ from benchmarks.cases import draw_case_of
 from benchmarks.methods import picture_of
 from benchmarks.strict import figures_of, passes
 from diffedit_cli.models import registry
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 
 KINDS = {"object": "object", "two": "object", "bowl": "object", "add": "add", "colour": "attribute"}
 """Of the cases that a verdict is given on, each with the kind of edit that it is."""
@@ -37,9 +37,9 @@ Row = dict[str, Any]
 
 
 def start(model: str) -> None:
-    global bench
+    global pipeline
     torch.set_num_threads(1)
-    bench = Workbench(registry.find(model), None, device="cpu", dtype="float32", any_picture=True)
+    pipeline = EditPipeline(registry.find(model), None, device="cpu", dtype="float32", any_picture=True)
 
 
 def edited(task: tuple[str, int, int]) -> list[Row]:
@@ -49,7 +49,7 @@ def edited(task: tuple[str, int, int]) -> list[Row]:
     rows = []
     for variant in range(variants):
         asked = Params(from_=case.source, to=case.target, seed=number, anyway=True, variants=2).variant(variant)
-        (result,) = bench.edit(picture_of(case), replace(asked, variants=1), Account(), None, None)
+        (result,) = pipeline.edit(picture_of(case), replace(asked, variants=1), EditStats(), None, None)
         figures = figures_of(np.asarray(result.image.convert("RGB")), case)
         rows.append(
             {

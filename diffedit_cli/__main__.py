@@ -36,7 +36,7 @@ def main() -> None:
     try:
         from diffedit_cli.cli import server_client
 
-        code = server_client.handed_over(sys.argv[1:])
+        code = server_client.hand_over(sys.argv[1:])
         if code is None:
             from diffedit_cli.cli.commands import main as command_line
 

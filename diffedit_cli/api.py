@@ -18,15 +18,15 @@ from diffedit_cli.images import codecs, masks, previews
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import adapters, registry
-from diffedit_cli.models.memory import Memory, number_format
+from diffedit_cli.models.memory import OffloadOptions, number_format
 from diffedit_cli.pipeline import latents_files
-from diffedit_cli.pipeline.composition import Edited
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.composition import EditVariant
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.keywords import GivenParams, fits
 from diffedit_cli.pipeline.latents_files import Latents
-from diffedit_cli.pipeline.mask_limits import Limits
+from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage import files, records
 from diffedit_cli.storage.cache import Cache, default_root
 from diffedit_cli.storage.ownership import Ownership, Target
@@ -45,7 +45,7 @@ class MaskResult:
     """A mask, what finding it cost, and the picture it is of."""
 
     mask: Mask
-    account: Account
+    stats: EditStats
     picture: Picture
     read: tuple[Path, ...] = ()
 
@@ -82,7 +82,7 @@ class InversionResult:
     """A picture's way into noise, and what it cost."""
 
     latents: Latents
-    account: Account
+    stats: EditStats
     read: tuple[Path, ...] = ()
 
     @property
@@ -104,10 +104,10 @@ class InversionResult:
 class EditResult:
     """An edited picture, the mask that it was edited in, and what both cost; the first of its variants."""
 
-    edited: Edited
+    edited: EditVariant
     picture: Picture
-    account: Account
-    others: tuple[Edited, ...] = ()
+    stats: EditStats
+    others: tuple[EditVariant, ...] = ()
     seed: int = Params.seed
     read: tuple[Path, ...] = ()
 
@@ -118,7 +118,7 @@ class EditResult:
 
     @property
     def mask(self) -> MaskResult:
-        return MaskResult(self.edited.mask, self.account, self.picture, self.read)
+        return MaskResult(self.edited.mask, self.stats, self.picture, self.read)
 
     @property
     def variants(self) -> list[EditResult]:
@@ -145,13 +145,13 @@ class EditResult:
     def save(self, path: str | Path, *, metadata: bool = True, strip_metadata: bool = False) -> None:
         """Writes the file that `diffedit edit -o path` writes. Raises UsageError or OutputError.
 
-        What the format cannot hold is among the account's warnings.
+        What the format cannot hold is among the warnings of `EditStats`.
         """
         chosen, picture = codecs.output_format(Path(path), self.picture), self.edited.picture
         if strip_metadata:
             picture = picture.stripped()
-        for warning in codecs.fitted(replace(picture, warnings=()), chosen).warnings:
-            self.account.warn(warning)
+        for warning in codecs.fit_to_format(replace(picture, warnings=()), chosen).warnings:
+            self.stats.warn(warning)
         record = self.edited.record if metadata and not strip_metadata else None
         _write(path, codecs.encode(picture, chosen, record), self.read)
 
@@ -199,12 +199,12 @@ class DiffEdit:
             if on_step is not None:
                 on_step(stage, done, total)
 
-        self._bench = Workbench(
+        self._pipeline = EditPipeline(
             folder,
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),
-            memory=Memory(offload, vae_slicing, vae_tiling),
+            memory=OffloadOptions(offload, vae_slicing, vae_tiling),
             progress=progress,
             any_picture=model is not None,
             safety=safety,
@@ -225,17 +225,17 @@ class DiffEdit:
 
         `box` is (x, y, width, height), `point` (x, y), in pixels.
         """
-        given, account = self._begun(picture)
+        given, stats = self._begun(picture)
         allowed = self._limits(given, within, exclude, box, point)
         with _quietly():
-            found = self._bench.mask(given, _checked(params, "from_", "to"), account, allowed)
-        return MaskResult(found, account, given, _files(picture, within, exclude))
+            found = self._pipeline.mask(given, _checked(params, "from_", "to"), stats, allowed)
+        return MaskResult(found, stats, given, _files(picture, within, exclude))
 
     def invert(self, picture: PictureLike, **params: Unpack[GivenParams]) -> InversionResult:
         """Walks the picture back into noise, told that it shows `caption`."""
-        given, account = self._begun(picture)
+        given, stats = self._begun(picture)
         with _quietly():
-            return InversionResult(self._bench.invert(given, _checked(params), account), account, _files(picture))
+            return InversionResult(self._pipeline.invert(given, _checked(params), stats), stats, _files(picture))
 
     def edit(
         self,
@@ -254,33 +254,33 @@ class DiffEdit:
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of another picture or model, and
         Withheld for a result that the model's safety checker flags.
         """
-        given, account = self._begun(picture)
+        given, stats = self._begun(picture)
         drawn, allowed = (
             _mask(mask, self._max_pixels, params.get("soft", False)),
             self._limits(given, within, exclude, box, point),
         )
-        if latents is not None and self._bench.inpainting is not None:
+        if latents is not None and self._pipeline.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
         inversion = latents.latents if isinstance(latents, InversionResult) else None
         if isinstance(latents, (str, Path)):
             inversion = latents_files.load_latents(Path(latents))
         checked = _checked(params, *(("to",) if mask is not None else ("from_", "to")))
         with _quietly():
-            edited, *others = self._bench.edit(given, checked, account, drawn, inversion, allowed)
+            edited, *others = self._pipeline.edit(given, checked, stats, drawn, inversion, allowed)
         seed = edited.seed if checked.best else None
         read = _files(picture, mask, latents, within, exclude)
-        return EditResult(edited, given, account, tuple(others), checked.seed if seed is None else seed, read)
+        return EditResult(edited, given, stats, tuple(others), checked.seed if seed is None else seed, read)
 
     def frames(self, inversion: InversionResult) -> list[Image.Image]:
         """Every level of an inversion as a picture, the clean one first."""
         with _quietly():
-            return [Image.fromarray(frame) for frame in self._bench.frames(inversion.latents, inversion.account)]
+            return [Image.fromarray(frame) for frame in self._pipeline.frames(inversion.latents, inversion.stats)]
 
-    def _begun(self, picture: PictureLike) -> tuple[Picture, Account]:
-        given, account = _picture(picture, self._max_pixels), self._bench.open_account()
+    def _begun(self, picture: PictureLike) -> tuple[Picture, EditStats]:
+        given, stats = _picture(picture, self._max_pixels), self._pipeline.open_stats()
         for warning in given.warnings:
-            account.warn(warning)
-        return given, account
+            stats.warn(warning)
+        return given, stats
 
     def _limits(
         self,
@@ -289,8 +289,8 @@ class DiffEdit:
         exclude: MaskLike | None,
         box: tuple[int, int, int, int] | None,
         point: tuple[int, int] | None,
-    ) -> Limits:
-        allowed = Limits(_mask(within, self._max_pixels), _mask(exclude, self._max_pixels), box, point)
+    ) -> MaskLimits:
+        allowed = MaskLimits(_mask(within, self._max_pixels), _mask(exclude, self._max_pixels), box, point)
         allowed.check(picture)
         return allowed
 

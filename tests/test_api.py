@@ -70,7 +70,7 @@ def test_results_are_the_files_of_the_program(editor: DiffEdit, image: Path, tin
         assert (folder / ours).read_bytes() == (folder / theirs).read_bytes()
     assert not (mask.pixels & ~edited.mask.pixels).any()
     assert editor.edit(image, **CAT_TO_DOG, room=0.0).mask.pixels.tolist() == mask.pixels.tolist()
-    assert edited.account.evaluations == {"mask": 4, "invert": 2, "edit": 6}
+    assert edited.stats.evaluations == {"mask": 4, "invert": 2, "edit": 6}
 
 
 def test_stages_chained_give_the_pixels_of_one_edit(editor: DiffEdit, image: Path) -> None:
@@ -90,7 +90,7 @@ def test_stages_chained_give_the_pixels_of_one_edit(editor: DiffEdit, image: Pat
     ):
         edited = editor.edit(image, from_="cat", to="dog", steps=5, **given)
         assert edited.image.tobytes() == expected
-        assert edited.account.evaluations["mask"] == 0
+        assert edited.stats.evaluations["mask"] == 0
 
 
 def test_pictures_come_in_any_form(editor: DiffEdit, image: Path) -> None:
@@ -127,14 +127,14 @@ def test_results_tell_what_they_hold(editor: DiffEdit, image: Path) -> None:
     assert (mask.image.size, mask.image.mode) == ((60, 40), "L")
     assert mask.share == mask.pixels.mean() == (np.asarray(mask.image) == 255).mean()
     assert inversion.trajectory.shape[0] == len(inversion.timesteps) == 5
-    assert inversion.account.evaluations == {"invert": 2}
+    assert inversion.stats.evaluations == {"invert": 2}
 
 
 def test_a_cache_is_used_where_one_is_given(image: Path, tiny_epsilon: Path, tmp_path: Path) -> None:
     editor = DiffEdit(tiny_epsilon, device="cpu", cache=tmp_path / "kept")
-    assert editor.mask(image, **CAT_TO_DOG).account.cache == {"mask": "miss"}
+    assert editor.mask(image, **CAT_TO_DOG).stats.cache == {"mask": "miss"}
     again = DiffEdit(tiny_epsilon, device="cpu", cache=tmp_path / "kept")
-    assert again.mask(image, **CAT_TO_DOG).account.cache == {"mask": "hit"}
+    assert again.mask(image, **CAT_TO_DOG).stats.cache == {"mask": "hit"}
 
 
 def test_variants_and_frames(editor: DiffEdit, image: Path) -> None:

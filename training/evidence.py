@@ -23,9 +23,9 @@ from diffedit_cli.errors import NothingToEdit
 from diffedit_cli.images import codecs
 from diffedit_cli.models import registry
 from diffedit_cli.models.folder import FITNESS
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from training.places import PLACES
 from training.scenes import WIDER, scene, with_article
 
@@ -33,9 +33,9 @@ KINDS = ("object", "object with another", "remove", "place said")
 
 
 @functools.cache
-def bench(folder: Path) -> Workbench:
+def pipeline(folder: Path) -> EditPipeline:
     torch.set_num_threads(1)
-    return Workbench(registry.find(str(folder)), None, device="cpu", dtype="float32", any_picture=True)
+    return EditPipeline(registry.find(str(folder)), None, device="cpu", dtype="float32", any_picture=True)
 
 
 def prompts(seed: int, there: bool) -> tuple[NDArray[np.uint8], str, str]:
@@ -56,12 +56,12 @@ def prompts(seed: int, there: bool) -> tuple[NDArray[np.uint8], str, str]:
 def gain(folder: Path, case: tuple[int, bool]) -> float:
     """How well the prompt explains the region (engine.evidence)."""
     picture, source, target = prompts(*case)
-    account = Account()
+    stats = EditStats()
     with contextlib.suppress(NothingToEdit):  # which is what it is to find out
         params = Params(from_=source, to=target, seed=case[0])
-        bench(folder).mask(codecs.from_array(picture, str(case[0])), params, account)
-    assert account.gain is not None
-    return account.gain
+        pipeline(folder).mask(codecs.from_array(picture, str(case[0])), params, stats)
+    assert stats.gain is not None
+    return stats.gain
 
 
 def gains(folder: Path, first: int, count: int, jobs: int) -> tuple[list[float], list[float]]:

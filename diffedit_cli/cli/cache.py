@@ -34,7 +34,9 @@ def cache_list(**given: Any) -> None:
         for entry in entries
     ]
     write_table(("KIND", "BYTES", "USED", "KEY"), rows)
-    answer(f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {paths.told(cache.root)}")
+    answer(
+        f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB in {paths.shown_path(cache.root)}"
+    )
 
 
 @app.command("prune")
@@ -58,9 +60,9 @@ def _cache(given: dict[str, Any]) -> Cache:
     from diffedit_cli.storage import paths
     from diffedit_cli.storage.cache import Cache
 
-    folder = model_options.kept(given)
+    folder = model_options.cache_root(given)
     if paths.is_there(folder) and not paths.is_folder(folder):
-        raise UsageError(f"The cache folder {paths.told(folder)} is no folder; choose one with --cache-dir.")
+        raise UsageError(f"The cache folder {paths.shown_path(folder)} is no folder; choose one with --cache-dir.")
     return Cache(folder)
 
 

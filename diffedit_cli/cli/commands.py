@@ -29,7 +29,7 @@ from diffedit_cli.cli import (
 )
 from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer, tell
-from diffedit_cli.cli.help import MISTYPED, App, shows_help, told
+from diffedit_cli.cli.help import MISTYPED, App, error_text, shows_help
 from diffedit_cli.cli.options import takes
 from diffedit_cli.errors import (
     INTERRUPTED,
@@ -82,9 +82,9 @@ def _ended() -> int:
             print(end="", flush=True)  # only then is it known whether standard output took it
     except MISTYPED as error:
         if shows_help(error):
-            tell(told(error), lines=True)
+            tell(error_text(error), lines=True)
         else:
-            _complain(told(error))
+            _complain(error_text(error))
         return UsageError.code
     except DiffEditError as error:
         _complain(str(error))
@@ -196,7 +196,7 @@ def invert(**given: Any) -> None:
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
-    _execute(given, "edit", given["images"], needs=session.needs(given))
+    _execute(given, "edit", given["images"], needs=session.required_prompts(given))
 
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
@@ -206,7 +206,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     """
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs import execute, outcomes, outputs, up_to_date
-    from diffedit_cli.jobs.up_to_date import Made
+    from diffedit_cli.jobs.up_to_date import OutputNotes
     from diffedit_cli.results.result import Result
     from diffedit_cli.storage.ownership import Ownership, Target
 
@@ -214,11 +214,11 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
         try:
             planned = _planned(given, command, sources, needs, owner)
-            launched = session.Launch(given, reporter)
-            launched.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
+            opened = session.Session(given, reporter)
+            opened.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
             if given["depfile"]:
-                _depfile(outputs.expected(command, planned[0]), planned[0], launched)
-            owner.reads(launched.files)
+                _depfile(outputs.expected(command, planned[0]), planned[0], opened)
+            owner.reads(opened.files)
             beside = [Target(given[name], f"--{name}") for name in ("depfile", "profile") if given[name]]
             for target in beside:
                 owner.check(target)
@@ -232,28 +232,28 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         work: up_to_date.Command = {"mask": execute.mask, "invert": execute.invert, "edit": execute.edit}[command]
         if given["cache"] and not given["force"]:
             expected = functools.partial(outputs.expected, command)
-            work = up_to_date.once(
-                work, Made(model_options.kept(given)), expected, launched.about | {"command": command}
+            work = up_to_date.skip_if_current(
+                work, OutputNotes(model_options.cache_root(given)), expected, opened.about | {"command": command}
             )
         on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
-        with profiling.profiled(given["profile"], owner):
-            for result in outcomes.each(planned, work, launched.open, on_bug=on_bug):
+        with profiling.profile(given["profile"], owner):
+            for result in outcomes.each(planned, work, opened.open, on_bug=on_bug):
                 reporter.result(result)
                 if given["depfile"] and result.error is None:
-                    depends = _depfile(map(Path, result.outputs), planned[0], launched)
+                    depends = _depfile(map(Path, result.outputs), planned[0], opened)
                     owner.publish({Target(given["depfile"], "--depfile"): depends})
                 codes[result.error["code"] if result.error else 0] += 1
     if code := exit_code(codes):
         raise typer.Exit(code)
 
 
-def _depfile(outputs: Iterable[Path], job: Job, launched: session.Launch) -> bytes:
+def _depfile(outputs: Iterable[Path], job: Job, opened: session.Session) -> bytes:
     """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
     from diffedit_cli.jobs.depfile import rule
     from diffedit_cli.storage import seals
 
-    return rule(outputs, [*job.inputs, *launched.model_files]) + b"# " + seals.BLANK + b"\n"
+    return rule(outputs, [*job.inputs, *opened.model_files]) + b"# " + seals.BLANK + b"\n"
 
 
 def _planned(
@@ -275,7 +275,7 @@ def _planned(
         raise UsageError(f"Say by options what changes: diffedit edit {shlex.quote(str(sources[0]))} {said}")
     if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
         raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
-    shared = session.shared(given, needs)
+    shared = session.shared_options(given, needs)
     params: Params = shared["params"]
     planned = [Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
     if sum(job.inputs.count(files.STANDARD_STREAM) for job in planned) > 1:
@@ -359,8 +359,8 @@ def doctor(**given: Any) -> None:
     from diffedit_cli.storage.cache import Cache
 
     dtype = number_format("--dtype", given["dtype"])
-    model = functools.partial(model_options.chosen, given, say=lambda _: None)
-    findings = doctor.everything(model, given["device"], dtype, Cache(model_options.kept(given)))
+    model = functools.partial(model_options.choose_model, given, say=lambda _: None)
+    findings = doctor.everything(model, given["device"], dtype, Cache(model_options.cache_root(given)))
     if given["json"]:
         answer(json.dumps([finding.__dict__ for finding in findings]))
     else:

@@ -40,7 +40,7 @@ class Layer:
 def layers() -> list[Layer]:
     """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
     named = zip((users_file(), Path(FILE_NAME)), _of_files(), strict=True)
-    files_ = [Layer(paths.told(path), paths.is_file(path), values) for path, values in named]
+    files_ = [Layer(paths.shown_path(path), paths.is_file(path), values) for path, values in named]
     told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
     return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]
 
@@ -63,7 +63,7 @@ def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
     if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
         raise UsageError(
             f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
-            f"edited, so set that in your own, {paths.told(users)}, or on the command line."
+            f"edited, so set that in your own, {paths.shown_path(users)}, or on the command line."
         )
     return own, found
 

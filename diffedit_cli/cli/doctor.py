@@ -68,19 +68,19 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     """Loads the model and evaluates it once."""
     import torch
 
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
-    from diffedit_cli.pipeline.stats import Account
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+    from diffedit_cli.pipeline.stats import EditStats
 
-    bench = Workbench(folder, None, device=device, dtype=dtype)
-    account = Account()
-    model = bench.runtime.model(account)
+    pipeline = EditPipeline(folder, None, device=device, dtype=dtype)
+    stats = EditStats()
+    model = pipeline.runtime.model(stats)
     size = model.native_size
     with torch.inference_mode():
         x_0 = model.encode(torch.zeros(1, 3, size, size))
         model.predict(x_0, model.levels(1)[1], model.embed(""))
-    checked = "with a safety checker" if bench.guard.on and bench.guard.checker() else "no safety checker"
+    checked = "with a safety checker" if pipeline.guard.on and pipeline.guard.checker() else "no safety checker"
     return (
-        f"{folder.name}, {size} px, {bench.dtype}, loaded in {account.seconds['load']:.1f} s and evaluated; {checked}"
+        f"{folder.name}, {size} px, {pipeline.dtype}, loaded in {stats.seconds['load']:.1f} s and evaluated; {checked}"
     )
 
 

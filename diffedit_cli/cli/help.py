@@ -119,7 +119,7 @@ def shows_help(error: Any) -> bool:
     return str(error.format_message()).startswith("Usage:")
 
 
-def told(error: Any) -> str:
+def error_text(error: Any) -> str:
     """What is wrong with a command line, as one sentence; of a command without anything to do its help."""
     message: str = error.format_message()
     if shows_help(error):

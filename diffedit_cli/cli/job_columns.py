@@ -16,7 +16,7 @@ LONGEST = 80  # letters of a value in a sentence
 EXACT, MOST_DIGITS = 2**53, 30  # whole numbers beyond are not what was written, or none that any option takes
 
 
-def converted(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
+def convert_column(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
     """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
 
     Raises UsageError for an option that none has, or a value that is not of its kind.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
 
 
-def kept(given: dict[str, Any]) -> Path:
+def cache_root(given: dict[str, Any]) -> Path:
     """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
     from diffedit_cli.storage import cache
 
@@ -34,11 +34,11 @@ def _size(flag: str, text: str) -> int:
     return int(Decimal(number) * (1024 if binary else 1000) ** power)
 
 
-def chosen(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
+def choose_model(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
     """The model of this command line, with what is added to it. Raises ModelError or UsageError."""
     from diffedit_cli.models import adapters, registry
 
-    root = kept(given)
+    root = cache_root(given)
     model = registry.find(given["model"] or registry.BUILTIN, kept=root, config=given["model_config"], say=say)
     memo = root / "digests"
     return dataclasses.replace(

@@ -22,7 +22,7 @@ from diffedit_cli.storage.files import amount
 
 if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.cli.model_options import chosen, kept
+from diffedit_cli.cli.model_options import cache_root, choose_model
 
 app = App(help="Which models there are.")
 
@@ -99,7 +99,7 @@ def use(**given: Any) -> None:
     from diffedit_cli.models import registry
 
     name, config = given["name"], given["model_config"]
-    registry.find(name, kept=kept(given), config=config, say=tell)
+    registry.find(name, kept=cache_root(given), config=config, say=tell)
     name = _anywhere(name)
     path = config_file.change("model", None if name == registry.BUILTIN else name)  # named, it would take any picture
     if config:
@@ -125,7 +125,7 @@ def show(**given: Any) -> None:
     from diffedit_cli.models import registry
 
     name = given["name"] or config_file.effective("model", registry.BUILTIN)
-    model = registry.find(name, kept=kept(given), config=given["model_config"], say=tell)
+    model = registry.find(name, kept=cache_root(given), config=given["model_config"], say=tell)
     sizes = model.sizes()
     known = registry.NAMES.get(name)
     found = {
@@ -165,7 +165,7 @@ def save(**given: Any) -> None:
     folder: Path = given["folder"]
     with atomic.alone(folder.parent):  # while another process replaces it, it has another name for a moment
         _check_folder(folder, given["force"])
-    model = chosen(given, tell)
+    model = choose_model(given, tell)
     with atomic.alone(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def profiled(path: Path | None, owner: Ownership) -> Iterator[None]:
+def profile(path: Path | None, owner: Ownership) -> Iterator[None]:
     """Writes a Chrome trace of what happens meanwhile, also of what failed. Raises OutputError."""
     if path is None:
         yield

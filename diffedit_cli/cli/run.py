@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from diffedit_cli.jobs.destinations import Place
     from diffedit_cli.jobs.job import Job
     from diffedit_cli.jobs.rows import Row
-    from diffedit_cli.jobs.sources import Passed
+    from diffedit_cli.jobs.sources import SkippedFiles
     from diffedit_cli.results.result import Result
-    from diffedit_cli.results.results_log import Ledger
+    from diffedit_cli.results.results_log import ResultsLog
     from diffedit_cli.storage.ownership import Ownership
     from diffedit_cli.storage.remote import Fetched
 
@@ -51,48 +51,48 @@ def run(**given: Any) -> None:
     from diffedit_cli.storage.remote import Fetched
 
     output_names.check(given["name"])
-    shard, most = sharding.chosen(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
+    shard, most = sharding.choose_shard(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
-    session.count("--batch", given["batch"], "pictures")  # before anything is read
+    session.parse_count("--batch", given["batch"], "pictures")  # before anything is read
     place = destinations.place(given["out"], dry=given["dry_run"])
     with (
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
         Fetched() as fetched,
     ):
-        passed = sources.Passed()
+        passed = sources.SkippedFiles()
         listed, streams = _sources(given, place, fetched, passed)
         if said := str(passed):
             reporter.say(f"passed over: {said}")
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
-        launched = _launched(given, reporter, listed, known=not streams)
-        owner = Ownership(force=given["force"], inputs=[*launched.files, *streams])
-        reads = session.read_by(given)
-        owner.reads(path for row in chain(listed, sources.foretold(streams)) for path in reads(row))
+        opened = _opened(given, reporter, listed, known=not streams)
+        owner = Ownership(force=given["force"], inputs=[*opened.files, *streams])
+        reads = session.files_read_by(given)
+        owner.reads(path for row in chain(listed, sources.peek_rows(streams)) for path in reads(row))
         place.protect(listed)
         with (
             _workers(given) as workers,
             place,
-            place.ledger(shard, owner) as ledger,
+            place.results_log(shard, owner) as results_log,
             _finishing(reporter.say) as stopping,
         ):
-            owner.book = ledger
+            owner.book = results_log
 
             def read() -> Iterator[Row]:
-                streamed = sources.streamed(streams, null=given["null"])
+                streamed = sources.stream_rows(streams, null=given["null"])
                 return (row for row in streamed if row.given or not place.contains(row))
 
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
-            claimed = plan.claimed(
-                chain(listed, read()), session.for_rows(given), place, given["name"], ledger, owner, shard.has,
+            claimed = plan.plan_jobs(
+                chain(listed, read()), session.row_options(given), place, given["name"], results_log, owner, shard.has,
                 _on_bug(given, reporter),
             )  # fmt: skip
             reporter.many(None if total is None else shard.of(total))
-            results = _results(given, reporter, launched, fetched, place, ledger, claimed, workers, stopping)
+            results = _results(given, reporter, opened, fetched, place, results_log, claimed, workers, stopping)
             codes, ended = _reported(results, reporter, most)
             stopped = stopping()
-            reporter.summary(None if given["dry_run"] else _ending(place, ledger, owner, reporter))
+            reporter.summary(None if given["dry_run"] else _ending(place, results_log, owner, reporter))
     if ended and not stopped:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
@@ -107,7 +107,9 @@ def _workers(given: dict[str, Any]) -> Iterator[list[Any]]:
     if given["ray"] is None or given["dry_run"]:
         yield []
         return
-    with ray_workers.hired(session.count("--ray", given["ray"], "workers"), given, session.quiet) as workers:
+    with ray_workers.hire(
+        session.parse_count("--ray", given["ray"], "workers"), given, session.quiet_session
+    ) as workers:
         yield workers
 
 
@@ -118,10 +120,10 @@ def _on_bug(given: dict[str, Any], reporter: Reporter) -> Callable[[str], object
 def _results(
     given: dict[str, Any],
     reporter: Reporter,
-    launched: session.Launch,
+    opened: session.Session,
     fetched: Fetched,
     place: Place,
-    ledger: Ledger,
+    results_log: ResultsLog,
     claimed: Iterator[tuple[Row, Job] | Result],
     workers: list[Any],
     stopping: Callable[[], bool],
@@ -132,44 +134,44 @@ def _results(
 
     on_bug = _on_bug(given, reporter)
     if given["dry_run"]:
-        return plan.foreseen(
+        return plan.forecast(
             claimed,
-            lambda: launched.about,
-            lambda job: launched.check_words(job.params, job.stages),
+            lambda: opened.about,
+            lambda job: opened.check_words(job.params, job.stages),
             on_bug,
         )
-    told = functools.partial(runner.told, fetched=fetched, place=place)
+    told = functools.partial(runner.publish_result, fetched=fetched, place=place)
 
     def record(result: Result) -> Result:
         if result.status != "skipped":
-            ledger.write(result.json())
-            place.keep(ledger)
+            results_log.write(result.json())
+            place.keep(results_log)
         return result
 
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
-        return ray_workers.edited(mine, workers, record=record, stopping=stopping)
-    return runner.overlapped(
-        plan.due(claimed, fetched, place, lambda: launched.about, on_bug),
-        launched.open,
+        return ray_workers.edit_on_workers(mine, workers, record=record, stopping=stopping)
+    return runner.run_pipelined(
+        plan.pending(claimed, fetched, place, lambda: opened.about, on_bug),
+        opened.open,
         on_bug=on_bug,
         record=lambda result: record(told(result)),
         stopping=stopping,
-        at_once=session.count("--batch", given["batch"], "pictures"),
+        at_once=session.parse_count("--batch", given["batch"], "pictures"),
     )
 
 
-def _ending(place: Place, ledger: Ledger, owner: Ownership, reporter: Reporter) -> str | None:
+def _ending(place: Place, results_log: ResultsLog, owner: Ownership, reporter: Reporter) -> str | None:
     """Keeps what was recorded, and writes the page: where it is, if it could be written."""
-    place.keep(ledger, last=True)
+    place.keep(results_log, last=True)
     try:
-        return place.write_page(ledger, owner)
+        return place.write_page(results_log, owner)
     except DiffEditError as error:  # of what is done nothing is lost
         reporter.say(f"warning: {error}")
         return None
 
 
-def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> session.Launch:
+def _opened(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> session.Session:
     """The models, once all that can be checked before any work is; `known`: every row is listed. Raises DiffEditError.
 
     With --json each picture is told to have failed by it.
@@ -181,11 +183,11 @@ def _launched(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, k
             if not any(row.url or row.problem or os.path.lexists(row.input) for row in listed):
                 files.check_readable(listed[0].input, "picture")
             _check(listed, given)
-        return session.Launch(given, reporter)
+        return session.Session(given, reporter)
     except DiffEditError as error:
         if given["json"]:
             for row in listed:
-                answer(plan.refused(row, error).json())
+                answer(plan.refusal(row, error).json())
         raise
 
 
@@ -205,7 +207,9 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
     return codes, True
 
 
-def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Passed) -> tuple[list[Row], list[Path]]:
+def _sources(
+    given: dict[str, Any], place: Place, fetched: Fetched, passed: SkippedFiles
+) -> tuple[list[Row], list[Path]]:
     """The pictures whose names are known before any work, and the files that are read as they come.
 
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
@@ -219,14 +223,14 @@ def _sources(given: dict[str, Any], place: Place, fetched: Fetched, passed: Pass
     results = results_log.Results()
 
     def made(path: Path) -> bool:
-        return thumbnails.is_one(path) or provenance.made_by_us(path) or results.tell_of(path)
+        return thumbnails.is_one(path) or provenance.is_ours(path) or results.tell_of(path)
 
     named = [remote.local(source) for source in given["sources"]]
-    known = [source for source in named if not sources.is_streamed(Path(source))]
+    known = [source for source in named if not sources.is_stream(Path(source))]
     streams = [
         fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
     ]
-    listed = sources.listed(known, recursive=given["recursive"], skip=made, passed=passed)
+    listed = sources.list_rows(known, recursive=given["recursive"], skip=made, passed=passed)
     if given["out"].rstrip("/") in {source.rstrip("/") for source in known}:
         return list(listed), streams
     return [row for row in listed if not row.url or row.url in known or not place.contains(row)], streams
@@ -238,7 +242,7 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     from diffedit_cli.storage import remote
     from diffedit_cli.storage.ownership import Ownership
 
-    share, out, owner = session.for_rows(given), Path(remote.local(given["out"])), Ownership()
+    share, out, owner = session.row_options(given), Path(remote.local(given["out"])), Ownership()
     usable = [row for row in rows if row.problem is None]
     planned = [replace(plan.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
     checks.check_options(planned)

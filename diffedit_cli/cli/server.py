@@ -273,7 +273,7 @@ def _in_place_of(request: Request, descriptors: list[int]) -> Iterator[None]:
         os.fchdir(folder)
         _set_environment(request.environment)
         sys.argv = [words[0], *request.words]
-        sys.stdin, sys.stdout, sys.stderr = streams.opened()
+        sys.stdin, sys.stdout, sys.stderr = streams.open_streams()
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):

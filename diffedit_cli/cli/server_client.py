@@ -62,7 +62,7 @@ def address() -> Path:
     return folder() / f"{digest[:16]}.socket"
 
 
-def handed_over(words: list[str]) -> int | None:
+def hand_over(words: list[str]) -> int | None:
     """The exit code of a command line that a server has done; None where this process has to do it."""
     if not words or words[0] not in COMMANDS or os.environ.get("DIFFEDIT_SERVE", "").upper() in OFF:
         return None
@@ -71,7 +71,7 @@ def handed_over(words: list[str]) -> int | None:
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
                 return None
-            with connected(address()) as (connection, _):
+            with connect(address()) as (connection, _):
                 if connection.recv(1) == READY:
                     _send(connection, words)
                     if connection.recv(1) == BEGUN:
@@ -83,7 +83,7 @@ def handed_over(words: list[str]) -> int | None:
 
 
 @contextlib.contextmanager
-def connected(path: Path) -> Iterator[tuple[socket.socket, int]]:
+def connect(path: Path) -> Iterator[tuple[socket.socket, int]]:
     """A server of this user, and its process. Raises OSError where there is none, or it belongs to someone else."""
     check_private(path.parent)
     with socket.socket(socket.AF_UNIX) as connection:
@@ -148,7 +148,7 @@ def stop_all() -> int:
     """Ends every server of this user, each after what it has in hand; how many there were."""
     stopped = 0
     for path in _sockets():
-        with contextlib.suppress(OSError), connected(path) as (connection, _):
+        with contextlib.suppress(OSError), connect(path) as (connection, _):
             connection.settimeout(None)
             if connection.recv(1) == READY:
                 connection.sendall(STOP)
@@ -161,7 +161,7 @@ def state() -> list[tuple[int, str]]:
     """The servers of this user: process, and whether it is idle, busy, or of another version or environment."""
     found = []
     for path in _sockets():
-        with contextlib.suppress(OSError), connected(path) as (connection, process):
+        with contextlib.suppress(OSError), connect(path) as (connection, process):
             connection.settimeout(ANSWER)
             try:
                 said = "idle" if connection.recv(1) == READY else "ending"

@@ -1,4 +1,4 @@
-"""From a command line to what its jobs share: parameters and files, the model, and a workbench for them."""
+"""From a command line to what its jobs share: parameters and files, the model, and a pipeline for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs.rows import Row
     from diffedit_cli.models.folder import ModelFolder
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
 PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
@@ -37,7 +37,7 @@ OF_A_PICTURE = (
 _MEANING = {"from_": "is in the picture now", "to": "it should become"}
 
 
-def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
+def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
     """What the jobs of a command line share, as keyword arguments of Job; `needs` names the prompts that it must have.
 
     Raises UsageError for options that do not go together or are out of range, InputError for unreadable embeddings.
@@ -46,7 +46,7 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
         raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
     if given["max_pixels"] < 1:
         raise UsageError(f"--max-pixels {given['max_pixels']} is no number of pixels; give 1 or more.")
-    given = {**given, **prompts.chosen(given, PROMPTS)}
+    given = {**given, **prompts.choose_prompts(given, PROMPTS)}
     if given.get("strip_metadata"):
         given["metadata"] = False  # which tells the prompts
     for name in needs:
@@ -68,14 +68,14 @@ def shared(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
     return {"params": params} | {name: given[name] for name in PER_PICTURE if name in given}
 
 
-def read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
+def files_read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
     """The files that are read for a row, as far as its names tell: also those that options give for each picture."""
     templates = _templates(given)
 
     def of(row: Row) -> list[Path]:
         found = row.reads
         with contextlib.suppress(DiffEditError):  # which fails the row
-            found += [output_names.given_for(template, f"--{name}", row.place) for name, template in templates.items()]
+            found += [output_names.input_path(template, f"--{name}", row.place) for name, template in templates.items()]
         return found
 
     return of
@@ -86,38 +86,40 @@ def _templates(given: dict[str, Any]) -> dict[str, Path]:
     return {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
 
 
-def for_rows(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
+def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
     """What a row's job has beside input and output: what is common to all, or its own options in their place.
 
     It raises what `shared` does, and UsageError for an option that no row can have.
     """
     templates = _templates(given)
-    common = functools.cache(lambda: shared(given, needs=needs(given)))
+    common = functools.cache(lambda: shared_options(given, needs=required_prompts(given)))
 
     def of(row: Row) -> dict[str, Any]:
         own: dict[str, Any] = {
-            name: output_names.given_for(template, f"--{name}", row.place) for name, template in templates.items()
+            name: output_names.input_path(template, f"--{name}", row.place) for name, template in templates.items()
         }
         own |= dict(
-            job_columns.converted(OF_A_PICTURE, flag, value) for flag, value in row.given.items() if flag != "output"
+            job_columns.convert_column(OF_A_PICTURE, flag, value)
+            for flag, value in row.given.items()
+            if flag != "output"
         )
-        return shared({**given, **own}, needs(given | own)) if own else common()
+        return shared_options({**given, **own}, required_prompts(given | own)) if own else common()
 
     return of
 
 
-def needs(given: Mapping[str, Any]) -> tuple[str, ...]:
+def required_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The prompts that an edit must have: with a mask nothing has to be found."""
     return ("to",) if given.get("mask") else ("from_", "to")
 
 
-class Launch:
+class Session:
     """The models of a command line, found now; torch is imported only when a picture is ready for them."""
 
     def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
         """Raises ModelError, DeviceError or UsageError."""
         from diffedit_cli.models import registry
-        from diffedit_cli.models.memory import Memory, number_format
+        from diffedit_cli.models.memory import OffloadOptions, number_format
 
         given = {**given, "dtype": number_format("--dtype", given["dtype"])}
         if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # whose workers are elsewhere
@@ -125,11 +127,11 @@ class Launch:
 
             devices.choose_device(given["device"])
         self._given, self._reporter = given, reporter
-        self._memory = Memory(given["offload"], given["vae_slicing"], given["vae_tiling"])
+        self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"])
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
-        self.folder: ModelFolder = model_options.chosen(given, reporter.say)
-        self._root, painter = model_options.kept(given), given.get("inpainter")
+        self.folder: ModelFolder = model_options.choose_model(given, reporter.say)
+        self._root, painter = model_options.cache_root(given), given.get("inpainter")
         config = given["model_config"]
         self.inpainter = registry.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
 
@@ -163,7 +165,7 @@ class Launch:
         }
 
     @functools.cached_property
-    def _workbench(self) -> Workbench:
+    def _pipeline(self) -> EditPipeline:
         from diffedit_cli.engine.networks import fast_imports
         from diffedit_cli.storage.cache import Cache
 
@@ -173,9 +175,9 @@ class Launch:
             cache.trim()
         self._reporter.loading(self.folder.name)
         with fast_imports.without_garbage():
-            from diffedit_cli.pipeline.edit_pipeline import Workbench
+            from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
-        return Workbench(
+        return EditPipeline(
             self.folder,
             cache,
             progress=self._reporter.progress,
@@ -187,28 +189,28 @@ class Launch:
             inpainter=self.inpainter,
         )
 
-    def open(self) -> Workbench:
+    def open(self) -> EditPipeline:
         """The same each time."""
-        return self._workbench
+        return self._pipeline
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:
         """As `for_rows`."""
-        return for_rows(self._given)
+        return row_options(self._given)
 
     def trace(self, text: str) -> None:
         """Where a failure that is our own comes from."""
         self._reporter.trace(text)
 
 
-def quiet(given: dict[str, Any]) -> Launch:
+def quiet_session(given: dict[str, Any]) -> Session:
     """Of a worker of a run, which tells nothing itself."""
     from diffedit_cli.cli.progress import Reporter
 
-    return Launch(given, Reporter(quiet=True))
+    return Session(given, Reporter(quiet=True))
 
 
-def count(option: str, text: str, what: str) -> int | None:
+def parse_count(option: str, text: str, what: str) -> int | None:
     """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""
     if text == AUTO:
         return None

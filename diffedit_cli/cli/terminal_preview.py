@@ -20,7 +20,7 @@ UPPER_HALF = "\N{UPPER HALF BLOCK}"
 def strip(path: str, columns: int) -> Segments:
     """The tiles of a preview's file, at most `columns` letters wide."""
     with Image.open(path) as file:
-        image = previews.uncaptioned(file)
+        image = previews.without_captions(file)
         width = min(columns, MOST_COLUMNS, image.width)
         rows = max(1, round(image.height * width / image.width / 2))
         pixels = image.convert("RGB").resize((width, 2 * rows), Image.Resampling.LANCZOS)

@@ -43,7 +43,7 @@ class Text:
     guidance: float = 1.0
 
 
-class Guide:
+class GuidedPredictor:
     """Predictions for a text, guided; only each `every`-th, from the first, asks for the negative's too."""
 
     def __init__(self, model: Predictor, text: Text, every: int = 1) -> None:
@@ -69,7 +69,7 @@ Recall = Callable[[int, Callable[[], Tensor]], Tensor]
 """Gives what R predicts for the noises from this number on, (n, C, h, w): known from before, or predicted now."""
 
 
-def contrast(
+def contrast_maps(
     model: Predictor,
     x_0: Tensor,
     at: Level,
@@ -84,11 +84,11 @@ def contrast(
     x_0 is (1, C, h, w). With the same negative on both sides guidance only scales the difference,
     (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the negatives out then.
     """
-    for x_t, reference in references(model, x_0, at, R, noise, at_once, recall):
-        yield from (Guide(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
+    for x_t, reference in reference_predictions(model, x_0, at, R, noise, at_once, recall):
+        yield from (GuidedPredictor(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
 
 
-def references(
+def reference_predictions(
     model: Predictor, x_0: Tensor, at: Level, R: Text, noise: Tensor, at_once: int, recall: Recall
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """x_t and eps(x_t, R), (n, C, h, w) each, for so many noises at once.
@@ -97,10 +97,10 @@ def references(
     """
     for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
         x_t = add_noise(x_0, some, at)
-        yield x_t, recall(first, lambda: Guide(model, R)(x_t, at).eps)  # noqa: B023
+        yield x_t, recall(first, lambda: GuidedPredictor(model, R)(x_t, at).eps)  # noqa: B023
 
 
-def until_settled(maps: Iterator[Tensor]) -> Iterator[Tensor]:
+def until_stable(maps: Iterator[Tensor]) -> Iterator[Tensor]:
     """Of the maps (h, w) as many, an even number, as it takes until the odd and the even ones give the same mask.
 
     More would then change it little. The paper draws 10 whatever they show.
@@ -133,10 +133,10 @@ def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None =
     if not limit > 0:
         return torch.zeros(size or contrast.shape, dtype=contrast.dtype, device=contrast.device)
     scaled = contrast.clamp(max=limit) / limit
-    return scaled if size is None else resized(scaled, size)
+    return scaled if size is None else resize(scaled, size)
 
 
-def resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """Values of cells (h, w) at another size (H, W), bilinear."""
     return F.interpolate(grid[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
@@ -162,7 +162,7 @@ def invert(
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
     yield from begun
-    guide, x_t = Guide(model, caption), begun[-1] if begun else x_0
+    guide, x_t = GuidedPredictor(model, caption), begun[-1] if begun else x_0
     walked = [len(begun), *range(len(levels) - 1, len(begun), -every)[::-1]]
     for first, last in pairwise(walked):
         lower, higher = levels[first], levels[last]
@@ -177,7 +177,7 @@ def invert(
         yield x_t
 
 
-def noised(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: float) -> list[Tensor]:
+def noise_first_levels(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: float) -> list[Tensor]:
     """Begins step 2 with x_1 ... of the forward process, up to the first level with so much noise, 0 to 1.
 
     In what is clean and flat a network finds next to no noise, and all later steps of an inversion keep what was found
@@ -209,7 +209,7 @@ def edit(
     where guidance leads, and those between go the same way (arXiv:2312.12487, section 5; arXiv:2410.19355).
     """
     solver = solver or DDIM()
-    guided, plain = Guide(model, query, guide_every), Guide(model, replace(query, guidance=1.0))
+    guided, plain = GuidedPredictor(model, query, guide_every), GuidedPredictor(model, replace(query, guidance=1.0))
     y_t, noisiest = trajectory.latents[-1:], trajectory.levels[-1]
     if under is not None:
         y_t = torch.where(M > 0, y_t + noisiest.a * (under - trajectory.latents[:1]), y_t)

@@ -63,7 +63,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ModelInput:
     """What the network is asked: latents x_t (B, C, h, w), the labels of their levels (B,), B prompts, B watches."""
 
     x_t: Tensor
@@ -80,23 +80,23 @@ class Rows:
         tokens, pooled = self.text.tokens, self.text.pooled
         return self.x_t.shape[1:], tokens.shape[1:], tokens.dtype, None if pooled is None else pooled.shape[1:]
 
-    def halves(self) -> tuple[Rows, Rows]:
+    def halves(self) -> tuple[ModelInput, ModelInput]:
         """The first half is the longer one."""
         middle = math.ceil(len(self) / 2)
         first, second = slice(middle), slice(middle, None)
         return self._part(first), self._part(second)
 
-    def followed_by(self, other: Rows) -> Rows:
+    def followed_by(self, other: ModelInput) -> ModelInput:
         """Both, of the same shape."""
-        return Rows(
+        return ModelInput(
             torch.cat([self.x_t, other.x_t]),
             torch.cat([self.timesteps, other.timesteps]),
             self.text.followed_by(other.text),
             [*self.watches, *other.watches],
         )
 
-    def _part(self, some: slice) -> Rows:
-        return Rows(self.x_t[some], self.timesteps[some], self.text.part(some), self.watches[some])
+    def _part(self, some: slice) -> ModelInput:
+        return ModelInput(self.x_t[some], self.timesteps[some], self.text.part(some), self.watches[some])
 
 
 class Predictor(Protocol):
@@ -151,14 +151,14 @@ class Model(Predictor, Protocol):
         """Latents (B, C, h, w) -> pictures (B, 3, H, W) float32, clipped to [-1, 1]."""
         ...
 
-    def beside(self, ask: Callable[[Rows], Tensor]) -> Model:
+    def beside(self, ask: Callable[[ModelInput], Tensor]) -> Model:
         """The same networks for one of several pictures at a time, with its own count of evaluations.
 
         It asks the network through `ask`, which answers as `ask_together` does.
         """
         ...
 
-    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         """The network's output (B, C, h, w) for each of several who ask B rows, or what it raised for that one."""
         ...
 

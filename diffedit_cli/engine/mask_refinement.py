@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import rescale, resized
-from diffedit_cli.engine.region import widened
+from diffedit_cli.engine.diffedit import rescale, resize
+from diffedit_cli.engine.region import widen
 
 BINS = 256  # of the histogram that a threshold is found in
 FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
@@ -56,15 +56,15 @@ def mask(
     threshold = otsu(contrast, clamp) if threshold is None else threshold
     scaled, drawn = rescale(contrast, clamp), None
     if guide is not None and (edges or reach_down):
-        drawn = resized(scaled, (guide.shape[-2], guide.shape[-1]))
-        drawn = _undrowned(along_edges(scaled, guide, edges), drawn) if edges else drawn
-    shown = resized(scaled if drawn is None else drawn, size)
+        drawn = resize(scaled, (guide.shape[-2], guide.shape[-1]))
+        drawn = _undrowned(follow_edges(scaled, guide, edges), drawn) if edges else drawn
+    shown = resize(scaled if drawn is None else drawn, size)
 
     def above(level: float) -> Tensor:
         found = shown
         if reach_down and drawn is not None and guide is not None:
-            N = reached(drawn, guide, level, reach_down)
-            found = torch.where(resized(N.to(shown.dtype), size) > 0.5, 1.0, shown)
+            N = grow_to_threshold(drawn, guide, level, reach_down)
+            found = torch.where(resize(N.to(shown.dtype), size) > 0.5, 1.0, shown)
         return ramp(found, level) if soft else found > level
 
     M = above(threshold)
@@ -75,16 +75,16 @@ def mask(
     shaped = np.ones(size, dtype=np.bool_)
     for level in (*lower, threshold):
         regions = (some if level == threshold else above(level) > 0).cpu().numpy()
-        shaped &= filled(regions, CHANNEL * cell) if fill_holes else regions
+        shaped &= without_holes(regions, CHANNEL * cell) if fill_holes else regions
         shaped = _without(shaped, islands) if islands else shaped
     if grow:
-        shaped = widened(shaped, grow * cell)
-        shaped = filled(shaped) if fill_holes else shaped
+        shaped = widen(shaped, grow * cell)
+        shaped = without_holes(shaped) if fill_holes else shaped
     kept = torch.from_numpy(shaped).to(M.device)
     return torch.where(some, M, 1.0) * kept if soft else kept
 
 
-def reached(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tensor:
+def grow_to_threshold(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tensor:
     """Where a map (h, w) in [0, 1] is above the threshold, and what hangs together with that by pixels which are above
     the share 1 - `down` of it and have a colour that tells, in the picture `guide` (3, h, w), in [-1, 1]; boolean.
 
@@ -113,7 +113,7 @@ def reached(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tens
     return torch.from_numpy(begun[regions]).to(drawn.device)
 
 
-def filled(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
+def without_holes(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
     """A mask (H, W) without holes: ground that the mask encloses is masked, but none that reaches the picture's border.
 
     Of a hole that leads out by less than twice `channel` pixels, what the mask still encloses at that distance counts.
@@ -123,14 +123,14 @@ def filled(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
     if not channel:
         holeless: NDArray[np.bool_] = ndimage.binary_fill_holes(M)
         return holeless
-    closed = filled(widened(M, channel))
+    closed = without_holes(widen(M, channel))
     if closed.all():  # from no ground there is no distance
         return closed
     shrunk: NDArray[np.bool_] = ndimage.distance_transform_edt(closed) > channel
     return shrunk
 
 
-def along_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
+def follow_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
     """A map (h, w) at the size of a picture (3, gh, gw), in [-1, 1], its outline drawn to edges within so many cells.
 
     The guided filter (K. He et al., Guided image filtering, TPAMI 35, 2013; the fast one, arXiv:1505.00996): in each
@@ -140,7 +140,7 @@ def along_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
 
     colours = (guide.to(scaled.device, scaled.dtype)[None] + 1) / 2
     cell = max(1, guide.shape[-1] // scaled.shape[-1])
-    wide = resized(scaled, (guide.shape[-2], guide.shape[-1]))[None, None]
+    wide = resize(scaled, (guide.shape[-2], guide.shape[-1]))[None, None]
     window = 2 * round(cells * cell) + 1
     drawn: Tensor = guided_blur(colours, wide, window, FLAT, border_type="replicate", subsample=max(1, cell // 2))
     return drawn[0, 0].clamp(0, 1)

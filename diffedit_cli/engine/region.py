@@ -53,7 +53,7 @@ def rounded_box(shape: tuple[int, ...], box: tuple[slice, ...], room: float = 0.
     return found
 
 
-def widened(M: Bools, reach: float) -> Bools:
+def widen(M: Bools, reach: float) -> Bools:
     """A mask grown by so many pixels."""
     from scipy import ndimage
 
@@ -63,13 +63,13 @@ def widened(M: Bools, reach: float) -> Bools:
     return wider
 
 
-def grown(M: Bools, room: float) -> Bools:
+def grow(M: Bools, room: float) -> Bools:
     """A mask grown by `room` times the longer side of its box, and by a flat ellipse at the feet of each large region:
     the shadow that a thing throws there goes with it."""
     if not room or not M.any():
         return M
     rows, columns = np.flatnonzero(M.any(axis=1)), np.flatnonzero(M.any(axis=0))
-    found = widened(M, room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+    found = widen(M, room * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
     for down, across in _large(M):
         height, width = down.stop - down.start, across.stop - across.start
         below = (np.arange(M.shape[0]) + 0.5 - down.stop) / (SHADOW_DEPTH * max(height, width))
@@ -124,7 +124,7 @@ def _shares(M: Bools, grid: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray(image) / 255
 
 
-def changed(painted: Pixels, before: Pixels, limit: float, old: Bools | None = None) -> Bools:
+def find_changes(painted: Pixels, before: Pixels, limit: float, old: Bools | None = None) -> Bools:
     """Where two pictures differ by more than a limit of 255 in any colour; what differs by half of that and touches it
     counts, too. What is only moved a little does not differ. Specks are dropped, near parts joined and holes filled.
 
@@ -195,7 +195,7 @@ def _disk(radius: int) -> Bools:
     return within
 
 
-def run_into(picture: Pixels, M: Bools) -> Bools:
+def grow_into(picture: Pixels, M: Bools) -> Bools:
     """The part of a mask (H, W) that what is around it runs into without an edge: it is no part of the thing.
 
     The colours change by less than SMOOTH of 255 on some way to there (geodesic distance: X. Bai, G. Sapiro, 2007).
@@ -218,7 +218,7 @@ def run_into(picture: Pixels, M: Bools) -> Bools:
     return found
 
 
-def filled(picture: Pixels, M: Bools) -> Pixels:
+def fill_region(picture: Pixels, M: Bools) -> Pixels:
     """The picture with the nearest pixels around the mask smoothed over it: nothing of what was there is left."""
     from scipy import ndimage
 

@@ -19,7 +19,7 @@ MOST = 0.35  # in [-1, 1]: a rim that differs by more shows another thing, whose
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
-def without(painted: Floats, picture: Floats, M: Bools) -> Floats:
+def blend_seam(painted: Floats, picture: Floats, M: Bools) -> Floats:
     """A painted picture (H, W, 3) in [-1, 1] with the colours of `picture` around the mask M (H, W), continued in it.
 
     Outside of the mask it stays as it was painted; so it does everywhere where the mask has no rim.
@@ -31,12 +31,12 @@ def without(painted: Floats, picture: Floats, M: Bools) -> Floats:
     if m.all() or not m.any():
         return painted
     apart = np.clip(picture - painted, -MOST, MOST)
-    surface = continued(np.stack([_small(apart[..., band], size) for band in range(3)], axis=2), m)
+    surface = continue_colours(np.stack([_small(apart[..., band], size) for band in range(3)], axis=2), m)
     shift = np.stack([_large(surface[..., band], (width, height)) for band in range(3)], axis=2)
     return np.where(M[..., None], np.clip(painted + shift, -1, 1), painted).astype(np.float32)
 
 
-def continued(values: Floats, M: Bools) -> Floats:
+def continue_colours(values: Floats, M: Bools) -> Floats:
     """Values (h, w, bands) with those in the mask M (h, w) replaced by the harmonic continuation of those around it.
 
     Each is then the mean of its neighbours. Parts of the mask that no value is beside get 0.

@@ -6,7 +6,7 @@ import struct
 
 from PIL import Image
 
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 
 HEADER, EMBEDDED, SRGB, IMAGES = 124, b"DEBM", b"BGRs", 4
 FILE_HEADER, SPACE_AT, PROFILE_AT = 14, 70, 126
@@ -15,14 +15,14 @@ MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 INCHES_A_METRE = 1 / 0.0254
 
 
-def read(data: bytes) -> Stored:
+def read(data: bytes) -> RawMetadata:
     """The colour profile, if there is one."""
     if len(data) < FILE_HEADER + HEADER or data[SPACE_AT : SPACE_AT + 4] != EMBEDDED:
-        return Stored()
+        return RawMetadata()
     if struct.unpack_from("<I", data, FILE_HEADER)[0] != HEADER:
-        return Stored()
+        return RawMetadata()
     start, length = struct.unpack_from("<II", data, PROFILE_AT)
-    return Stored(icc_profile=data[FILE_HEADER + start :][:length])
+    return RawMetadata(icc_profile=data[FILE_HEADER + start :][:length])
 
 
 def encode(image: Image.Image, profile: bytes, dpi: tuple[float, float] | None) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 
 DEEPEST = 4
 CONTAINERS = (b"meta", b"iprp", b"ipco", b"iinf", b"jp2h")
@@ -18,9 +18,9 @@ COLOURS = b"colrnclx"
 EXIF_ITEM = re.compile(rb"(infe[\2\3].{7,9})Exif", re.DOTALL)
 
 
-def read(data: bytes) -> Stored:
+def read(data: bytes) -> RawMetadata:
     """Colours by number, of a JPEG 2000 all that lies beside the pixels, and what an edited picture leaves out."""
-    stored, found = Stored(), dict[bytes, tuple[int, int]]()
+    stored, found = RawMetadata(), dict[bytes, tuple[int, int]]()
     for kind, start, end in _boxes(data, 0, len(data), 0):
         if kind == b"colr" and data[start : start + 4] == b"nclx" and end - start >= 10 and stored.cicp is None:
             stored.cicp = _pair(data, start + 4)
@@ -41,7 +41,7 @@ def read(data: bytes) -> Stored:
     return stored
 
 
-def _sort(stored: Stored, kind: bytes, body: bytes) -> None:
+def _sort(stored: RawMetadata, kind: bytes, body: bytes) -> None:
     """A box of a JPEG 2000, of which Pillow tells nothing."""
     if kind == b"colr" and body[:1] in (bytes([RESTRICTED]), bytes([ANY])):
         stored.icc_profile = body[3:]

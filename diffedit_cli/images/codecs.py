@@ -20,7 +20,7 @@ from diffedit_cli.errors import DeviceError, DiffEditError, InputError, OutputEr
 from diffedit_cli.images import bmp, boxes, colour, containers, exif, metadata, png, sixteen_bit
 from diffedit_cli.images.metadata import Metadata
 from diffedit_cli.images.pictures import Picture, Pixels
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 from diffedit_cli.storage import files
 from diffedit_cli.storage.files import MAX_PIXELS
 
@@ -75,16 +75,16 @@ def load(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and not _enable_heic():
         raise InputError(f"{name} cannot be read: {HEIC_NEEDS}")
     with _reading(name):
-        pixels, stored = containers.apart(data)
+        pixels, stored = containers.take_apart(data)
         image, stored = _opened(pixels, stored, name, max_pixels)
         is_deep = sixteen_bit.is_deep(image)
     return replace(_picture(image, name, stored, pixels, is_deep, max_pixels), name=str(path))
 
 
-def _opened(data: bytes, stored: Stored, name: str, max_pixels: int) -> tuple[ImageFile.ImageFile, Stored]:
+def _opened(data: bytes, stored: RawMetadata, name: str, max_pixels: int) -> tuple[ImageFile.ImageFile, RawMetadata]:
     """A picture of which no pixel is read yet; an AVIF is, as its decoder refuses the pixels for their EXIF."""
     try:
-        image = opened(io.BytesIO(data))
+        image = open_picture(io.BytesIO(data))
         if image.format == "AVIF":
             _check_size(image.size, name, max_pixels)
             image.load()
@@ -94,11 +94,11 @@ def _opened(data: bytes, stored: Stored, name: str, max_pixels: int) -> tuple[Im
         if data[4:8] != b"ftyp" or (without := boxes.without_exif(data)) == data:
             raise
         stored = replace(stored, left_out=[*stored.left_out, "its EXIF, which cannot be read"])
-        return opened(io.BytesIO(without)), stored
+        return open_picture(io.BytesIO(without)), stored
     return image, stored
 
 
-def opened(file: Path | io.BytesIO) -> ImageFile.ImageFile:
+def open_picture(file: Path | io.BytesIO) -> ImageFile.ImageFile:
     """A picture of which no pixel is read yet. Raises what Pillow raises."""
     return Image.open(file, formats=[*READABLE, "HEIF"] if "HEIF" in Image.OPEN else READABLE)
 
@@ -136,12 +136,12 @@ def from_image(image: Image.Image, name: str = "the picture", max_pixels: int = 
     """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
     with _reading(name):
         data = containers.file_of(image)
-        stored = containers.apart(data)[1] if data else Stored()
+        stored = containers.take_apart(data)[1] if data else RawMetadata()
     return _picture(image, name, stored, data, False, max_pixels)
 
 
 def _picture(
-    image: Image.Image, name: str, stored: Stored, data: bytes | None, is_deep: bool, max_pixels: int
+    image: Image.Image, name: str, stored: RawMetadata, data: bytes | None, is_deep: bool, max_pixels: int
 ) -> Picture:
     """`data` is the picture's file, if that is at hand; one of 16 bits Pillow would read as one of 8."""
     _check_size(image.size, name, max_pixels)
@@ -163,7 +163,7 @@ def _coloured(beside: Metadata, mode: str, name: str) -> tuple[Metadata, colour.
     """The colours that a file says its picture has, by numbers or by a profile, and what cannot be used of that."""
     plain, notes = mode.removesuffix("A"), tuple[str, ...]()
     try:
-        stated = colour.stated(beside.cicp, beside.colours, bool(beside.icc_profile), plain)
+        stated = colour.stated_profile(beside.cicp, beside.colours, bool(beside.icc_profile), plain)
         beside = replace(beside, stated=stated)
     except ValueError as error:
         said = f"{name} says its colours by numbers that cannot be used ({error}); they are taken as sRGB, and "
@@ -232,7 +232,7 @@ def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int =
     return Picture(name, np.ascontiguousarray(array), sixteen_bit.MODES[array.shape[2]], "PNG")
 
 
-def _notes(image: Image.Image, name: str, stored: Stored) -> tuple[str, ...]:
+def _notes(image: Image.Image, name: str, stored: RawMetadata) -> tuple[str, ...]:
     # counting them would read a file of a million to its end
     several = stored.several or getattr(image, "is_animated", False)
     return (f"{name} has several frames; only the first is used.",) if several else ()
@@ -268,7 +268,7 @@ def default_extension(picture: Picture) -> str:
     return suffix if EXTENSIONS.get(suffix.lower()) == picture.format else ".png"
 
 
-def fitted(picture: Picture, chosen: str) -> Picture:
+def fit_to_format(picture: Picture, chosen: str) -> Picture:
     """The picture with what a file of format `chosen` can hold beside it; what else there was, a warning names."""
     beside = picture.metadata.fitted(chosen)
     if chosen == "BMP" and picture.mode in ("L", "LA") and beside.profile(chosen):
@@ -316,7 +316,7 @@ def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
     and HEIC are written at their highest quality, which is not lossless. CMYK becomes sRGB where there is no CMYK.
     """
     try:
-        return _write(_converted(fitted(picture, chosen), chosen), chosen, record)
+        return _write(_converted(fit_to_format(picture, chosen), chosen), chosen, record)
     except MemoryError:
         raise DeviceError("There is too little memory to write the result; make the picture smaller first.") from None
     except Exception as error:  # encoders raise as many kinds as decoders
@@ -355,7 +355,7 @@ def _write(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
     if chosen == "PNG":
         return png.with_chunks(data, beside.chunks(record))
     if chosen == "TIFF":
-        return exif.appended(data, beside.tags(record))
+        return exif.append(data, beside.tags(record))
     return boxes.with_cicp(data, beside.cicp) if chosen == "AVIF" and beside.cicp else data
 
 
@@ -386,8 +386,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
             with path.open("rb") as file:
                 if file.read(8) == png.SIGNATURE:
                     return metadata.record_among(png.short_texts(file))
-            with opened(path) as image:
-                return metadata.record_in(image, *metadata.seen(image))
+            with open_picture(path) as image:
+                return metadata.record_in(image, *metadata.peek(image))
     except Exception:  # a foreign or damaged file has no record
         return None
 

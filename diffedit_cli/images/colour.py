@@ -54,7 +54,9 @@ def of_profile(profile: bytes, mode: str) -> Colours:
     return Colours(forth, back, hashlib.sha256(profile).hexdigest())
 
 
-def stated(cicp: tuple[int, int] | None, chunks: Iterable[tuple[bytes, bytes]], has_profile: bool, mode: str) -> bytes:
+def stated_profile(
+    cicp: tuple[int, int] | None, chunks: Iterable[tuple[bytes, bytes]], has_profile: bool, mode: str
+) -> bytes:
     """A profile for what a file says in numbers of an L or RGB picture; none for sRGB, or where it has its own.
 
     `cicp` are ITU-T H.273's, which go before a profile, and `chunks` are PNG's. Raises ValueError.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from diffedit_cli.images import bmp, boxes, exif, jpeg, png
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 
 WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")
 GIF_MARKS = {
@@ -14,7 +14,7 @@ GIF_MARKS = {
 }
 
 
-def apart(data: bytes) -> tuple[bytes, Stored]:
+def take_apart(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file in which nothing beside the pixels can spoil them, as far as that is ours to say, and what lies there."""
     if data.startswith(png.SIGNATURE):
         return png.read(data)
@@ -23,14 +23,14 @@ def apart(data: bytes) -> tuple[bytes, Stored]:
     if data[4:8] in boxes.SIGNATURES:
         return data, boxes.read(data)
     if data.startswith(exif.BIG):
-        return exif.encode(exif.read(data)[0], data[8:]), Stored()
+        return exif.encode(exif.read(data)[0], data[8:]), RawMetadata()
     if data.startswith(b"BM"):
         return data, bmp.read(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return data, Stored(left_out=_beside_webp(data))
+        return data, RawMetadata(left_out=_beside_webp(data))
     if data.startswith(b"GIF8"):
-        return data, Stored(left_out=[words for mark, words in GIF_MARKS.items() if mark in data])
-    return data, Stored()
+        return data, RawMetadata(left_out=[words for mark, words in GIF_MARKS.items() if mark in data])
+    return data, RawMetadata()
 
 
 def _beside_webp(data: bytes) -> list[str]:

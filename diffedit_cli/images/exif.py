@@ -175,7 +175,7 @@ def _all(directory: Directory) -> Mapping[int, Directory]:
     return {**found, **found[EXPOSURE].inner} if EXPOSURE in found else found
 
 
-def shortened(directory: Directory, most: int) -> list[str]:
+def shorten(directory: Directory, most: int) -> list[str]:
     """Leaves out the largest values until the block has `most` bytes; returns their names."""
     left_out = []
     while len(encode(directory)) > most:
@@ -189,19 +189,19 @@ def shortened(directory: Directory, most: int) -> list[str]:
     return left_out
 
 
-def appended(tiff: bytes, directory: Directory) -> bytes:
+def append(tiff: bytes, directory: Directory) -> bytes:
     """A TIFF file with the values of a directory beside those of its pixels."""
     own, _ = read(tiff)
-    added = ordered(directory, own.order)
+    added = reorder(directory, own.order)
     return encode(Directory(own.order, {**added.values, **own.values}, added.inner), tiff[8:])
 
 
-def ordered(directory: Directory, order: str) -> Directory:
+def reorder(directory: Directory, order: str) -> Directory:
     """The same in another byte order; what is undefined stays as it is."""
     if directory.order == order:
         return directory
     values = {tag: Value(value.type, value.count, _swapped(value)) for tag, value in directory.values.items()}
-    return Directory(order, values, {tag: ordered(inner, order) for tag, inner in directory.inner.items()})
+    return Directory(order, values, {tag: reorder(inner, order) for tag, inner in directory.inner.items()})
 
 
 def _swapped(value: Value) -> bytes:

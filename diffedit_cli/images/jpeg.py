@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 
 SIGNATURE = b"\xff\xd8\xff"
 EXIF, PACKET, EXTENSION = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -19,9 +19,9 @@ MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 PASSING = (b"JFXX\0", b"Ducky", b"JFIF")
 
 
-def read(data: bytes) -> tuple[bytes, Stored]:
+def read(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file with the segments of its pixels alone, and what the others say."""
-    stored, kept, profile = Stored(), [data[:2]], list[bytes]()
+    stored, kept, profile = RawMetadata(), [data[:2]], list[bytes]()
     at = 2
     for marker, start, end in _segments(data):
         body = data[start + 4 : end]
@@ -64,7 +64,7 @@ def _end(data: bytes, at: int) -> int:
     return len(data)
 
 
-def _sort(stored: Stored, marker: int, body: bytes, profile: list[bytes]) -> None:
+def _sort(stored: RawMetadata, marker: int, body: bytes, profile: list[bytes]) -> None:
     if marker == COMMENT:
         stored.comments.append(body)
     elif marker == 0xE1 and body.startswith(EXIF):
@@ -87,7 +87,7 @@ def _sort(stored: Stored, marker: int, body: bytes, profile: list[bytes]) -> Non
         _note(stored, f"the block APP{marker & 15}")
 
 
-def _note(stored: Stored, words: str) -> None:
+def _note(stored: RawMetadata, words: str) -> None:
     if words not in stored.left_out:
         stored.left_out.append(words)
 
@@ -98,7 +98,7 @@ def _density(jfif: bytes) -> tuple[float, float] | None:
     return (across * inch, down * inch) if inch and across and down else None
 
 
-def _joined(parts: list[bytes], stored: Stored) -> bytes:
+def _joined(parts: list[bytes], stored: RawMetadata) -> bytes:
     """A colour profile from its numbered parts."""
     parts.sort(key=lambda part: part[:1])
     if not all(len(part) > 2 for part in parts) or (parts and parts[0][1] != len(parts)):
@@ -107,7 +107,7 @@ def _joined(parts: list[bytes], stored: Stored) -> bytes:
     return b"".join(part[2:] for part in parts)
 
 
-def _look_behind(stored: Stored, data: bytes, end: int) -> None:
+def _look_behind(stored: RawMetadata, data: bytes, end: int) -> None:
     """What else the file holds, behind the picture."""
     rest = data[end:]
     about = stored.xmp + rest[: 2**18] if rest else b""

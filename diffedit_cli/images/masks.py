@@ -73,7 +73,7 @@ class Mask:
         return {"drawn": self.digest} | ({} if self.grey is None else {"soft": True})
 
 
-def together(masks: Sequence[Mask]) -> Mask:
+def union(masks: Sequence[Mask]) -> Mask:
     """All that any of some masks of one size covers, and how the first was made."""
     first, *others = masks
     if not others:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from diffedit_cli.images import exif, jpeg, photoshop, png, xmp_packets
 from diffedit_cli.images.exif import Directory
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 from diffedit_cli.storage import records, seals
 
 RECORD_TAG = 0x9213  # ImageHistory: holds the record where a format has neither PNG's text chunks nor comments
@@ -67,14 +67,14 @@ class Metadata:
         """A copy of the EXIF that may be changed, with the record if there is one."""
         directory = exif.read(self.exif.removeprefix(EXIF_MARK))[0] if self.exif else Directory()
         if record is not None:
-            directory.put_text(RECORD_TAG, seals.told(record))
+            directory.put_text(RECORD_TAG, seals.text_with_room(record))
         return directory
 
     def stripped(self) -> Metadata:
         """What of it says how the picture looks: colours and resolution, which some formats have in EXIF."""
         whole = self.directory()
         kept = Directory(whole.order, {tag: whole.values[tag] for tag in RESOLUTION_TAGS if tag in whole.values})
-        return Metadata(marked(kept), **{name: getattr(self, name) for name in OF_LOOKS})
+        return Metadata(exif_block(kept), **{name: getattr(self, name) for name in OF_LOOKS})
 
     def without(self, part: str, words: str) -> Metadata:
         """The same where one of the parts is left out, which is `words`."""
@@ -95,9 +95,9 @@ class Metadata:
     def _with_room(self) -> Metadata:
         """With EXIF that a segment of a JPEG holds."""
         directory = self.directory()
-        names = exif.shortened(directory, jpeg.LONGEST - len(EXIF_MARK))
+        names = exif.shorten(directory, jpeg.LONGEST - len(EXIF_MARK))
         words = f"of its EXIF {', '.join(names)}, for which JPEG has no room"
-        return replace(self, exif=marked(directory), left_out=(*self.left_out, words))
+        return replace(self, exif=exif_block(directory), left_out=(*self.left_out, words))
 
     def parts(self) -> dict[str, str]:
         """Those that are there, in words."""
@@ -118,7 +118,7 @@ class Metadata:
         if record is None or record.get("kind") != "edit":
             return self.xmp
         try:
-            return xmp_packets.marked(self.xmp)
+            return xmp_packets.mark_generated(self.xmp)
         except ValueError:  # which has no place for it
             return self.xmp
 
@@ -137,7 +137,7 @@ class Metadata:
 
     def tags(self, record: Mapping[str, Any] | None) -> Directory:
         """For a TIFF."""
-        directory = exif.ordered(self.directory(record), "<")
+        directory = exif.reorder(self.directory(record), "<")
         blocks = {RESOURCES_TAG: self.resources, IPTC_TAG: self.iptc, PROFILE_TAG: self.profile("TIFF")}
         for tag, data in blocks.items():
             if data:
@@ -165,20 +165,20 @@ class Metadata:
         options |= {"icc_profile": profile} if profile else {}
         if chosen == "HEIF" and self.cicp:
             options |= {"color_primaries": self.cicp[0], "transfer_characteristics": self.cicp[1]}
-        return options | ({"exif": marked(directory)} if directory else {})
+        return options | ({"exif": exif_block(directory)} if directory else {})
 
     def _segments(self, record: Mapping[str, Any] | None, directory: Directory) -> dict[str, Any]:
         """Of a JPEG, beside those that Pillow writes; a record that does not fit into its EXIF becomes a comment."""
         own = b"" if photoshop.holds_iptc(self.resources) or not self.iptc else photoshop.block(0x0404, self.iptc)
         extra = jpeg.resources(self.resources + own) + jpeg.comments(self.comments)
         options: dict[str, Any] = {"extra": extra} if extra else {}
-        if record is not None and len(marked(directory)) > jpeg.LONGEST:
+        if record is not None and len(exif_block(directory)) > jpeg.LONGEST:
             text = directory.values.pop(RECORD_TAG).data[:-1]
             options |= {"comment": text} if len(text) <= jpeg.LONGEST else {}
         return options
 
 
-def marked(directory: Directory) -> bytes:
+def exif_block(directory: Directory) -> bytes:
     """As it stands in files that are no TIFF."""
     return EXIF_MARK + exif.encode(directory) if directory else b""
 
@@ -189,7 +189,7 @@ def _put_resolution(directory: Directory, dpi: tuple[float, float]) -> None:
     directory.put(RESOLUTION_TAGS[2], exif.SHORT, 2)
 
 
-def directory_of(image: Image.Image, stored: Stored, data: bytes | None) -> tuple[Directory, list[str]]:
+def directory_of(image: Image.Image, stored: RawMetadata, data: bytes | None) -> tuple[Directory, list[str]]:
     """A picture's EXIF, and the names of tags that cannot be read; `data` is its file, if that is at hand."""
     if image.format == "TIFF":
         block = data or image.getexif().tobytes()
@@ -212,7 +212,7 @@ def orientation(directory: Directory) -> int:
 
 
 def read(
-    image: Image.Image, stored: Stored, directory: Directory, lost: Sequence[str], size: tuple[int, int]
+    image: Image.Image, stored: RawMetadata, directory: Directory, lost: Sequence[str], size: tuple[int, int]
 ) -> Metadata:
     """Of a picture of `size` once it is upright; `directory` and `lost` are what `directory_of` returned."""
     info, turned = image.info, orientation(directory)
@@ -237,13 +237,13 @@ def read(
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         coding = _jpeg_coding(image, turned in SIDEWAYS)
     return Metadata(
-        marked(directory),
+        exif_block(directory),
         xmp,
         stored.icc_profile or bytes(info.get("icc_profile") or b""),
         dpi,
         coding,
         tuple(chunk for chunk in stored.texts if not _is_record(chunk)),
-        photoshop.cleaned(stored.resources or beside[RESOURCES_TAG], turned != 1),
+        photoshop.clean(stored.resources or beside[RESOURCES_TAG], turned != 1),
         beside[IPTC_TAG],
         tuple(text for text in comments if text and not _parsed(text)),
         tuple(stored.colours),
@@ -252,7 +252,7 @@ def read(
     )
 
 
-def _resolution(stored: Stored, info: Mapping[Any, Any], directory: Directory) -> tuple[float, float] | None:
+def _resolution(stored: RawMetadata, info: Mapping[Any, Any], directory: Directory) -> tuple[float, float] | None:
     """In dots an inch."""
     across, down, unit = (directory.numbers(tag)[:1] for tag in RESOLUTION_TAGS)
     inch = INCHES.get(int(unit[0]) if unit else 2)
@@ -267,7 +267,7 @@ def _resolution(stored: Stored, info: Mapping[Any, Any], directory: Directory) -
 def _packet(xmp: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
     """XMP as it holds of the edited picture, and what is left out of it."""
     try:
-        return xmp_packets.cleaned(xmp, size, turned) if xmp.strip(b"\0") else (b"", [])
+        return xmp_packets.clean(xmp, size, turned) if xmp.strip(b"\0") else (b"", [])
     except ValueError as error:
         return b"", [f"XMP that cannot be read ({error})"]
 
@@ -300,10 +300,10 @@ def _jpeg_coding(image: JpegImagePlugin.JpegImageFile, turned: bool) -> dict[str
 
 def png_record(record: Mapping[str, Any]) -> png.Chunk:
     """A text chunk that holds the record."""
-    return png.text(records.KEY, seals.told(record))
+    return png.text(records.KEY, seals.text_with_room(record))
 
 
-def record_in(image: Image.Image, directory: Directory, stored: Stored) -> dict[str, Any] | None:
+def record_in(image: Image.Image, directory: Directory, stored: RawMetadata) -> dict[str, Any] | None:
     """How diffedit made the picture, or None."""
     found = record_among(body for kind, body in stored.texts if kind == b"tEXt")
     said = [image.info.get(records.KEY), *stored.comments, image.info.get("comment"), directory.text(RECORD_TAG)]
@@ -315,13 +315,13 @@ def record_among(texts: Iterable[bytes]) -> dict[str, Any] | None:
     return next(filter(None, (_parsed(_text_of(body)) for body in texts if png.key(body) == records.KEY)), None)
 
 
-def seen(image: Image.Image) -> tuple[Directory, Stored]:
+def peek(image: Image.Image) -> tuple[Directory, RawMetadata]:
     """What Pillow tells of a picture without reading its pixels, as far as it can hold a record."""
     directory, said = Directory(), image.getexif().get(RECORD_TAG)
     if isinstance(said, str):
         directory.put_text(RECORD_TAG, said)
     comments = [body for kind, body in getattr(image, "applist", ()) if kind == "COM"]
-    return directory, Stored(comments=comments)
+    return directory, RawMetadata(comments=comments)
 
 
 def _parsed(text: Any) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def cleaned(data: bytes, turned: bool) -> bytes:
+def clean(data: bytes, turned: bool) -> bytes:
     """Without thumbnails and copies, and, of a picture that is turned, without shapes."""
     outdated = (*THUMBNAILS, *COPIES, *(SHAPES if turned else ()))
     return b"".join(block + b"\0" * (len(block) & 1) for number, block in blocks(data) if number not in outdated)

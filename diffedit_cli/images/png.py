@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from diffedit_cli.images.raw_metadata import Stored
+from diffedit_cli.images.raw_metadata import RawMetadata
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
@@ -23,9 +23,9 @@ LONGEST = 2**31 - 1
 Chunk = tuple[bytes, bytes]
 
 
-def read(data: bytes) -> tuple[bytes, Stored]:
+def read(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file with the chunks of its pixels alone, and what the others say."""
-    stored, kept, at = Stored(), [data[:8]], 8
+    stored, kept, at = RawMetadata(), [data[:8]], 8
     while at < len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
@@ -43,7 +43,7 @@ def read(data: bytes) -> tuple[bytes, Stored]:
     return b"".join(kept), stored
 
 
-def _sort(stored: Stored, kind: bytes, body: bytes) -> None:
+def _sort(stored: RawMetadata, kind: bytes, body: bytes) -> None:
     try:
         if kind == b"eXIf":
             stored.exif = body
@@ -68,7 +68,7 @@ def _sort(stored: Stored, kind: bytes, body: bytes) -> None:
         stored.left_out.append(f"a {name(kind)} chunk that cannot be read ({error})")
 
 
-def _sort_text(stored: Stored, kind: bytes, body: bytes) -> None:
+def _sort_text(stored: RawMetadata, kind: bytes, body: bytes) -> None:
     """Texts stay as they are, but for those that hold EXIF or XMP. Raises ValueError."""
     key = body.split(b"\0", 1)[0]
     if kind == b"iTXt" and key == PACKET:

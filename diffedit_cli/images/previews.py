@@ -55,7 +55,7 @@ def place(kind: str, given: Path, stem: str) -> Path:
     raise UsageError(f"--{kind} cannot write {given}; name a {' or '.join(KINDS[kind])} file{or_folder}.")
 
 
-def encoded(
+def encode(
     kind: str, path: Path, picture: Picture, mask: Mask, results: Sequence[Picture], seed: int, record: Any
 ) -> bytes:
     """The bytes for `path` of what `kind` shows; `seed` is that of the first of the results."""
@@ -83,9 +83,9 @@ def preview(picture: Picture, mask: Mask, result: Picture | None = None) -> Imag
     tiles = {"picture": original}
     if mask.contrast is not None:
         made = mask.record()
-        scaled = rescaled(mask.contrast, made.get("clamp", CLAMP), made.get("smooth", 0.0))
+        scaled = rescale(mask.contrast, made.get("clamp", CLAMP), made.get("smooth", 0.0))
         tiles["contrast"] = heat_map(scaled, size)
-    tiles[f"mask, {100 * mask.share:.1f} %"] = outlined(original, shrunk(mask.pixels, size))
+    tiles[f"mask, {100 * mask.share:.1f} %"] = outline(original, shrink(mask.pixels, size))
     if result is not None:
         tiles["result"] = _on_white(result, size)
     return grid(list(tiles.values()), list(tiles), columns=len(tiles))
@@ -96,7 +96,7 @@ def overlay(picture: Picture, mask: Mask) -> Image.Image:
     original = picture.on_white()
     tinted = Image.blend(original, Image.new("RGB", original.size, TINT), TINTED)
     original.paste(tinted, mask=Image.fromarray(mask.pixels.astype(np.uint8) * 255))
-    return outlined(original, mask.pixels, width=max(1, round(max(original.size) / TILE)))
+    return outline(original, mask.pixels, width=max(1, round(max(original.size) / TILE)))
 
 
 def sheet(results: Sequence[Picture], labels: Sequence[str]) -> Image.Image:
@@ -120,7 +120,7 @@ def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> I
     return whole
 
 
-def uncaptioned(strip: Image.Image) -> Image.Image:
+def without_captions(strip: Image.Image) -> Image.Image:
     """A row of tiles without the labels under it, for where they could not be read."""
     return strip.crop((0, 0, strip.width, strip.height - CAPTION - GAP))
 
@@ -128,7 +128,7 @@ def uncaptioned(strip: Image.Image) -> Image.Image:
 # What a strip is made of
 
 
-def rescaled(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) -> NDArray[np.float32]:
+def rescale(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) -> NDArray[np.float32]:
     """A contrast map as the threshold sees it, in [0, 1]: blurred, cut at `clamp` times its mean."""
     if smooth:
         from scipy import ndimage  # a third of a second that only this need pay
@@ -146,7 +146,7 @@ def heat_map(scaled: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(colours.round().astype(np.uint8))
 
 
-def outlined(picture: Image.Image, mask: NDArray[np.bool_], width: int = 1) -> Image.Image:
+def outline(picture: Image.Image, mask: NDArray[np.bool_], width: int = 1) -> Image.Image:
     """An RGB picture with the border of the mask (H, W) in white, `width` pixels to each side, and as wide a dark rim.
 
     White alone is lost on white, dark alone on dark.
@@ -166,7 +166,7 @@ def border(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     return ring
 
 
-def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) at `size` (width, height), true wherever any of it was: no speck is lost."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size, Image.Resampling.BOX)) > 0
@@ -195,7 +195,7 @@ def animation(picture: Picture, result: Picture, extension: str, record: Mapping
     frames = [before, *between, after, *reversed(between)]
     durations = [HOLD, *[FADE] * FADES, HOLD, *[FADE] * FADES]
     options: dict[str, Any] = {"save_all": True, "duration": durations, "loop": 0}
-    said = seals.told(record)
+    said = seals.text_with_room(record)
     if extension == ".gif":
         changed = (np.asarray(before) != np.asarray(after)).any(axis=2)
         shown = [_in_few_colours(before), *(_in_few_colours(frame, changed) for frame in (*between, after))]

@@ -10,7 +10,7 @@ from diffedit_cli.storage import paths
 from diffedit_cli.storage.artifacts import UNREADABLE, read_packed_record
 
 
-def made_by_us(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether diffedit wrote the file, by what the file itself says."""
     return paths.is_file(path) and read_record(path) is not None
 

@@ -9,7 +9,7 @@ MOST = 2**26  # bytes that a file's compressed metadata may unpack to
 
 
 @dataclass
-class Stored:
+class RawMetadata:
     """All parts are bytes without the marks that a format puts around them; what is not there is empty."""
 
     exif: bytes = b""

@@ -126,7 +126,7 @@ def _bytes(packet: bytes) -> bytes:
     return packet.decode("utf-16").encode() if packet[:2] in (b"\xff\xfe", b"\xfe\xff") else packet
 
 
-def cleaned(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
+def clean(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
     """A packet as it holds of an edited picture of `size`, upright, and what was left out of it, in words.
 
     Raises ValueError for what is no XML.
@@ -147,7 +147,7 @@ def cleaned(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, 
     return walk.changed(), walk.left_out
 
 
-def marked(packet: bytes) -> bytes:
+def mark_generated(packet: bytes) -> bytes:
     """A packet that says that a model made part of the picture (IPTC's Digital Source Type); a new one for none.
 
     Raises ValueError for what is no XML.

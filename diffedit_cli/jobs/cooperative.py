@@ -19,7 +19,7 @@ Done = TypeVar("Done")
 PATIENCE = 0.05  # seconds between two looks for what all are waiting for
 
 
-class Together(Generic[Question, Answer]):
+class CooperativeBatcher(Generic[Question, Answer]):
     """Whoever leaves it ends the work that is not done: where it asks or waits, `Stopped` is raised."""
 
     def __init__(self, answer: Callable[[Sequence[Question]], Sequence[Answer | Exception]]) -> None:
@@ -29,7 +29,7 @@ class Together(Generic[Question, Answer]):
         self._at_work: _Turn[Question, Answer] | None = None
         self._stopped = False
 
-    def __enter__(self) -> Together[Question, Answer]:
+    def __enter__(self) -> CooperativeBatcher[Question, Answer]:
         return self
 
     def __exit__(

@@ -15,7 +15,7 @@ from diffedit_cli.jobs.rows import Row
 from diffedit_cli.jobs.sharding import Shard
 from diffedit_cli.results import page, results_log, thumbnails
 from diffedit_cli.results.result import Result
-from diffedit_cli.results.results_log import Ledger
+from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage import atomic, files, paths, remote
 from diffedit_cli.storage.ownership import INPUT, Ownership
 
@@ -38,10 +38,10 @@ class Place:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # all parts share one
+    def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # all parts share one
         """Of a part of the run; without one, of who works for one. Raises OutputError."""
         owner.check_input(self.path / results_log.NAME, "choose another folder with --out")
-        return Ledger(self.path, writes=not self._dry)
+        return ResultsLog(self.path, writes=not self._dry)
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in here."""
@@ -61,10 +61,10 @@ class Place:
         """The result as it is told, once its files are where they belong; `source` is where its picture came from."""
         return result
 
-    def keep(self, written: Ledger, *, last: bool = False) -> None:
+    def keep(self, written: ResultsLog, *, last: bool = False) -> None:
         """Called when a line has been written, and at the end. Raises OutputError."""
 
-    def write_page(self, written: Ledger, owner: Ownership) -> str:
+    def write_page(self, written: ResultsLog, owner: Ownership) -> str:
         """Returns where it is. Raises InputError, OutputError."""
         with written.alone():
             return str(page.write(self.path, owner))
@@ -93,11 +93,11 @@ class RemotePlace(Place):
     def __exit__(self, *_: object) -> None:
         self._left.close()
 
-    def ledger(self, shard: Shard | None, owner: Ownership) -> Ledger:  # noqa: ARG002  # it is made here
+    def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # it is made here
         self._fetch_results(but=None)
         if shard is None:
-            return Ledger(self.path, url=self.url, writes=False)
-        found = Ledger(self.path, results_log.part_name(shard.number, shard.count), self.url)
+            return ResultsLog(self.path, url=self.url, writes=False)
+        found = ResultsLog(self.path, results_log.part_name(shard.number, shard.count), self.url)
         found.announced = lambda: self._send([found.begun] if found.begun else [])
         return found
 
@@ -149,7 +149,7 @@ class RemotePlace(Place):
                 path.unlink(missing_ok=True)
         return named
 
-    def keep(self, written: Ledger, *, last: bool = False) -> None:
+    def keep(self, written: ResultsLog, *, last: bool = False) -> None:
         if not last and time.monotonic() < self._next:
             return
         started = time.monotonic()
@@ -157,7 +157,7 @@ class RemotePlace(Place):
             self._send([written.path])
         self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
 
-    def write_page(self, written: Ledger, owner: Ownership) -> str:
+    def write_page(self, written: ResultsLog, owner: Ownership) -> str:
         self._names = remote.names(self.url)
         self._fetch_results(but=written.path.name)
         self._fetch(self.path / page.PAGE)
@@ -189,5 +189,5 @@ def place(out: str, *, dry: bool = False) -> Place:
     """Of `--out`, a path or a URL; `dry` for a run that writes nothing. Raises UsageError for an unknown scheme."""
     if not remote.is_url(out := remote.local(out)):
         return Place(Path(out), dry=dry)
-    remote.opened(out)
+    remote.open_url(out)
     return RemotePlace(out)

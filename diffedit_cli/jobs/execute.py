@@ -12,7 +12,7 @@ from diffedit_cli.errors import OutputError
 from diffedit_cli.images import codecs, masks, previews
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.jobs import output_names, outputs
-from diffedit_cli.jobs.job import Job, OpenWorkbench
+from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.jobs.outputs import Targets
 from diffedit_cli.pipeline import latents_files, mask_limits
 from diffedit_cli.results.result import Result
@@ -20,64 +20,64 @@ from diffedit_cli.storage import files, paths, records
 
 if TYPE_CHECKING:
     from diffedit_cli.images.masks import Mask
-    from diffedit_cli.pipeline.composition import Edited
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.composition import EditVariant
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
     from diffedit_cli.pipeline.latents_files import Latents
-    from diffedit_cli.pipeline.mask_limits import Limits
-    from diffedit_cli.pipeline.stats import Account
+    from diffedit_cli.pipeline.mask_limits import MaskLimits
+    from diffedit_cli.pipeline.stats import EditStats
     from diffedit_cli.storage.ownership import Target
 from diffedit_cli.jobs.outcomes import done_result
 
 
-def mask(job: Job, workbench: OpenWorkbench) -> Result:
+def mask(job: Job, open_pipeline: OpenPipeline) -> Result:
     """Finds the mask and writes it. Raises DiffEditError."""
     picture = _picture(job)
     allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     targets = _targets(job, "mask")
-    bench = workbench()
-    account = bench.open_account()
-    found = bench.mask(picture, job.params, account, allowed)
+    pipeline = open_pipeline()
+    stats = pipeline.open_stats()
+    found = pipeline.mask(picture, job.params, stats, allowed)
     written = dict.fromkeys(targets.results, masks.pack_mask(found)) | _shown(targets, job, picture, found)
-    _save_embeds(targets, job, picture, bench, account)
+    _save_embeds(targets, job, picture, pipeline, stats)
     job.ownership.publish(written)
     output = targets.results[0].path
-    return done_result(job, picture, bench, account, output=output, mask=str(output), mask_area=found.share)
+    return done_result(job, picture, pipeline, stats, output=output, mask=str(output), mask_area=found.share)
 
 
-def invert(job: Job, workbench: OpenWorkbench) -> Result:
+def invert(job: Job, open_pipeline: OpenPipeline) -> Result:
     """Inverts the picture and writes its latents. Raises DiffEditError."""
     picture = _picture(job)
     targets = _targets(job, "invert")
-    bench = workbench()
-    account = bench.open_account()
-    latents = bench.invert(picture, job.params, account)
-    _save_embeds(targets, job, picture, bench, account)
-    _save_frames(targets, job, latents, bench, account)
+    pipeline = open_pipeline()
+    stats = pipeline.open_stats()
+    latents = pipeline.invert(picture, job.params, stats)
+    _save_embeds(targets, job, picture, pipeline, stats)
+    _save_frames(targets, job, latents, pipeline, stats)
     job.ownership.publish(dict.fromkeys(targets.results, latents_files.pack_latents(latents)))
-    return done_result(job, picture, bench, account, output=targets.results[0].path)
+    return done_result(job, picture, pipeline, stats, output=targets.results[0].path)
 
 
 @dataclass(frozen=True)
-class Opened:
+class EditInputs:
     """What an edit needs, read and checked: all that can be wrong with its files is said before the network works."""
 
     picture: Picture
     mask: Mask | None
     latents: Latents | None
-    allowed: Limits
+    allowed: MaskLimits
     format: str
     targets: Targets
 
 
-def edit(job: Job, workbench: OpenWorkbench) -> Result:
+def edit(job: Job, open_pipeline: OpenPipeline) -> Result:
     """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
 
     Of an edit that is withheld nothing is written, not even its mask.
     """
-    return paint(job, open_edit(job), workbench)()
+    return paint(job, read_inputs(job), open_pipeline)()
 
 
-def open_edit(job: Job) -> Opened:
+def read_inputs(job: Job) -> EditInputs:
     """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
     return _opened(job, _targets)
 
@@ -87,29 +87,29 @@ def foresee_edit(job: Job) -> None:
     _opened(job, lambda *named: _foreseen(job, outputs.targets(*named)))
 
 
-def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Opened:
+def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> EditInputs:
     picture = _picture(job)
     given_mask = masks.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
     given_latents = latents_files.load_latents(job.latents) if job.latents else None
     allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
-    output = job.output or output_names.beside(job.input, f".edited{codecs.default_extension(picture)}")
+    output = job.output or output_names.default_path(job.input, f".edited{codecs.default_extension(picture)}")
     targets, chosen = (
-        find(job, "edit", output_names.numbered(output, job.params)),
+        find(job, "edit", output_names.variant_paths(output, job.params)),
         codecs.output_format(output, picture),
     )
-    return Opened(codecs.fitted(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
+    return EditInputs(codecs.fit_to_format(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
 
 
-def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Result]:
+def paint(job: Job, opened: EditInputs, open_pipeline: OpenPipeline) -> Callable[[], Result]:
     """All of an edit that the model does; what is returned writes the results. Both raise DiffEditError."""
-    bench, picture = workbench(), opened.picture
-    account = bench.open_account()
-    variants = bench.edit(picture, job.params, account, opened.mask, opened.latents, opened.allowed)
-    first, changed = variants[0], masks.together([one.mask for one in variants])
+    pipeline, picture = open_pipeline(), opened.picture
+    stats = pipeline.open_stats()
+    variants = pipeline.edit(picture, job.params, stats, opened.mask, opened.latents, opened.allowed)
+    first, changed = variants[0], masks.union([one.mask for one in variants])
     targets = opened.targets
-    _save_embeds(targets, job, picture, bench, account)
+    _save_embeds(targets, job, picture, pipeline, stats)
     if first.latents is not None:
-        _save_frames(targets, job, first.latents, bench, account)
+        _save_frames(targets, job, first.latents, pipeline, stats)
 
     def save() -> Result:
         data = [codecs.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
@@ -120,8 +120,8 @@ def paint(job: Job, opened: Opened, workbench: OpenWorkbench) -> Callable[[], Re
         return done_result(
             job,
             picture,
-            bench,
-            account,
+            pipeline,
+            stats,
             output=targets.results[0].path,
             outputs=tuple(str(one.path) for one in targets.results),
             digests={str(one.path): digests[str(one.path)] for one in (*mask, *results)},
@@ -164,7 +164,7 @@ def _foreseen(job: Job, targets: Targets) -> Targets:
 
 
 def _shown(
-    targets: Targets, job: Job, picture: Picture, mask: Mask, variants: Sequence[Edited] = ()
+    targets: Targets, job: Job, picture: Picture, mask: Mask, variants: Sequence[EditVariant] = ()
 ) -> dict[Target, bytes]:
     """What people want to look at, as files. Without metadata they say no more than that they are ours."""
     made: Mapping[str, Any] = variants[0].record if variants else mask.record()
@@ -173,21 +173,21 @@ def _shown(
     for kind, target in targets.shows.items():
         about = {**made, "variants": job.params.variants} if kind == "sheet" else made
         record = {**(about if job.metadata else {}), **records.record(kind, {})}
-        shown[target] = previews.encoded(kind, target.path, picture, mask, results, job.params.seed, record)
+        shown[target] = previews.encode(kind, target.path, picture, mask, results, job.params.seed, record)
     return shown
 
 
-def _save_embeds(targets: Targets, job: Job, picture: Picture, bench: Workbench, account: Account) -> None:
+def _save_embeds(targets: Targets, job: Job, picture: Picture, pipeline: EditPipeline, stats: EditStats) -> None:
     made = {
-        target: bench.embeds_file(prompt, picture, job.params, account, job.metadata)
+        target: pipeline.embeds_file(prompt, picture, job.params, stats, job.metadata)
         for prompt, target in targets.embeds.items()
     }
     job.ownership.publish(made)
 
 
-def _save_frames(targets: Targets, job: Job, latents: Latents, bench: Workbench, account: Account) -> None:
+def _save_frames(targets: Targets, job: Job, latents: Latents, pipeline: EditPipeline, stats: EditStats) -> None:
     if targets.frames:
         made = latents.made if job.metadata else {}
-        for level, (target, pixels) in enumerate(zip(targets.frames, bench.frames(latents, account), strict=False)):
+        for level, (target, pixels) in enumerate(zip(targets.frames, pipeline.frames(latents, stats), strict=False)):
             record = records.record("frame", {**made, "level": level})  # the model may leave some levels out
             job.ownership.publish({target: codecs.encode_png(pixels, record)})

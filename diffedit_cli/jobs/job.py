@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffedit_cli.images import previews
-from diffedit_cli.jobs.output_names import numbered
+from diffedit_cli.jobs.output_names import variant_paths
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Embeds
 from diffedit_cli.storage import files
 from diffedit_cli.storage.ownership import Ownership
 
 if TYPE_CHECKING:
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
-OpenWorkbench = Callable[[], "Workbench"]  # called once inputs and outputs are known to be good: it imports torch
+OpenPipeline = Callable[[], "EditPipeline"]  # called once inputs and outputs are known to be good: it imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Job:
     @property
     def written(self) -> list[Path]:
         """The results and the mask, as far as their names are given."""
-        results = numbered(self.output, self.params) if self.output else []
+        results = variant_paths(self.output, self.params) if self.output else []
         return results + ([self.mask_output] if self.mask_output else [])
 
     @property

@@ -16,26 +16,26 @@ from diffedit_cli.jobs.job import Job
 from diffedit_cli.results.result import Result
 
 if TYPE_CHECKING:
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
-    from diffedit_cli.pipeline.stats import Account
-from diffedit_cli.jobs.job import OpenWorkbench
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+    from diffedit_cli.pipeline.stats import EditStats
+from diffedit_cli.jobs.job import OpenPipeline
 
 T = TypeVar("T")
 
 
 def each(
     jobs: Iterable[Job],
-    command: Callable[[Job, OpenWorkbench], Result],
-    workbench: OpenWorkbench,
+    command: Callable[[Job, OpenPipeline], Result],
+    open_pipeline: OpenPipeline,
     *,
     on_bug: Callable[[str], Any],
 ) -> Iterator[Result]:
     """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
     for job in jobs:
-        yield attempted(job, lambda job=job: command(job, workbench), on_bug)  # type: ignore[misc]
+        yield attempt(job, lambda job=job: command(job, open_pipeline), on_bug)  # type: ignore[misc]
 
 
-def attempted(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
+def attempt(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
     """What `call` returns, or a failed result in its place."""
     try:
         return call()
@@ -58,21 +58,23 @@ def bug_message(error: BaseException) -> str:
     )
 
 
-def done_result(job: Job, picture: Picture, bench: Workbench, account: Account, *, output: Path, **more: Any) -> Result:
+def done_result(
+    job: Job, picture: Picture, pipeline: EditPipeline, stats: EditStats, *, output: Path, **more: Any
+) -> Result:
     more = {"outputs": (str(output),), "seed": job.params.seed, **more}
     return Result(
         status="done",
         input=str(job.input),
         output=str(output),
-        model=bench.folder.name,
-        device=bench.device,
+        model=pipeline.folder.name,
+        device=pipeline.device,
         preview=str(job.shows["preview"]) if job.preview else None,
-        evaluations=account.evaluations,
-        cache=account.cache,
-        seconds=account.seconds,
-        warnings=(*picture.warnings, *account.warnings),
-        region=account.region,
-        evidence=None if account.gain is None else round(account.gain, 3),
+        evaluations=stats.evaluations,
+        cache=stats.cache,
+        seconds=stats.seconds,
+        warnings=(*picture.warnings, *stats.warnings),
+        region=stats.region,
+        evidence=None if stats.gain is None else round(stats.gain, 3),
         identity=job.identity,
         **_prompts(job),
         **more,
@@ -86,7 +88,7 @@ def failed_result(job: Job, code: int, message: str) -> Result:
 
 def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
     """Of a job whose outputs an earlier run made, from the same and by the same, or that is only foreseen."""
-    outputs = output_names.numbered(job.written[0], job.params)
+    outputs = output_names.variant_paths(job.written[0], job.params)
     mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
     return Result(
         status=status,

@@ -52,7 +52,7 @@ def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS
         raise UsageError(f"{flag} {template} names no file; {DEFAULT} does.")
 
 
-def named(template: str, place: Path, extension: str, params: Params) -> Path:
+def result_path(template: str, place: Path, extension: str, params: Params) -> Path:
     """Where a picture's result goes below the output folder: in the folders of its place, named by the template.
 
     A template without an ending gets the picture's. Raises UsageError for a name outside.
@@ -62,16 +62,16 @@ def named(template: str, place: Path, extension: str, params: Params) -> Path:
     words: dict[str, Any] = {"from": _word(str(params.from_)), "to": _word(str(params.to)), "seed": params.seed}
     suffix = "" if place.suffix == extension else place.suffix
     name = template.format(stem=place.stem, ext=extension, suffix=suffix, **words)
-    return below(place.parent / name)
+    return check_below(place.parent / name)
 
 
-def given_for(template: Path, flag: str, place: Path) -> Path:
+def input_path(template: Path, flag: str, place: Path) -> Path:
     """A file that is given for each picture, such as masks/{folder}/{stem}.png. Raises UsageError for no template."""
     check(str(template), flag, OF_FILES)
     return Path(str(template).format(stem=place.stem, ext=place.suffix, folder=place.parent))
 
 
-def below(path: Path) -> Path:
+def check_below(path: Path) -> Path:
     """Raises UsageError for a path that leads out of the output folder, and for a name that no file can have."""
     if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
         raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
@@ -86,7 +86,7 @@ def _word(text: str) -> str:
     return word.encode()[:LONGEST].decode(errors="ignore")
 
 
-def numbered(output: Path, params: Params) -> list[Path]:
+def variant_paths(output: Path, params: Params) -> list[Path]:
     """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
     count = 1 if params.best else params.variants
     others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, count + 1)]
@@ -97,7 +97,7 @@ def written_extension(path: Path) -> str:
     return path.suffix if path.suffix.lower() in codecs.EXTENSIONS else ".png"
 
 
-def beside(path: Path, ending: str) -> Path:
+def default_path(path: Path, ending: str) -> Path:
     if path == files.STANDARD_STREAM:
         return path
     return path.with_name(path.stem + ending) if path.name else path / ending  # a folder, which fails when it is read

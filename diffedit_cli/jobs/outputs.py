@@ -9,7 +9,7 @@ from pathlib import Path
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import codecs
 from diffedit_cli.jobs.job import Job
-from diffedit_cli.jobs.output_names import beside, numbered, written_extension
+from diffedit_cli.jobs.output_names import default_path, variant_paths, written_extension
 from diffedit_cli.pipeline.params import levels_up_to
 from diffedit_cli.storage import files
 from diffedit_cli.storage.ownership import Target
@@ -80,8 +80,8 @@ def _check_ending(job: Job, command: str) -> None:
 def expected(command: str, job: Job) -> list[Path]:
     """The results of a command, as far as names tell."""
     endings = {"mask": ".mask.png", "invert": ".latents.safetensors", "edit": f".edited{written_extension(job.input)}"}
-    output = job.output or beside(job.input, endings[command])
-    return numbered(output, job.params) if command == "edit" else [output]
+    output = job.output or default_path(job.input, endings[command])
+    return variant_paths(output, job.params) if command == "edit" else [output]
 
 
 def frame_path(job: Job, level: int) -> Path:

@@ -14,7 +14,7 @@ from diffedit_cli.jobs import checks, execute, outcomes, output_names
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.rows import Row
 from diffedit_cli.results.result import Result
-from diffedit_cli.results.results_log import Ledger
+from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage import files, hashing, paths
 from diffedit_cli.storage.ownership import Ownership
 
@@ -41,9 +41,11 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     if (said := row.given.get("output")) is not None:
         if not isinstance(said, str | int | float):
             raise UsageError("output is no path; give one below the folder that --out names.")
-        place = output_names.below(Path(str(said)))
+        place = output_names.check_below(Path(str(said)))
     else:
-        place = output_names.named(template, row.place, output_names.written_extension(row.input), shared["params"])
+        place = output_names.result_path(
+            template, row.place, output_names.written_extension(row.input), shared["params"]
+        )
     label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
     mask = out / f"{label}.mask.png"
     return Job(input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", **shared)
@@ -60,12 +62,12 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     return hashing.of_record({**job.params.record(), **read, **rest, **about})
 
 
-def claimed(
+def plan_jobs(
     rows: Iterable[Row],
     share: Share,
     place: Place,
     template: str,
-    ledger: Ledger,
+    results_log: ResultsLog,
     owner: Ownership,
     mine: Callable[[int], bool],
     on_bug: Callable[[str], Any] = lambda _: None,
@@ -79,15 +81,15 @@ def claimed(
             job = replace(job_of(row, share, place.path, template), ownership=owner)
             checks.claim_all([job], "edit", [row.name], "give each a name of its own")
             if mine(position):
-                before = ledger.identity_of(job.written[0])
+                before = results_log.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
                 yield row, replace(job, before=before if whole else None)
         except Exception as error:
             if mine(position):
-                yield refused(row, _explained(error, on_bug))
+                yield refusal(row, _explained(error, on_bug))
 
 
-def due(
+def pending(
     claimed: Iterator[tuple[Row, Job] | Result],
     fetched: Fetched,
     place: Place,
@@ -112,10 +114,10 @@ def due(
             place.prepare(job, row.url)
             yield job
         except Exception as error:
-            yield refused(row, _explained(error, on_bug))
+            yield refusal(row, _explained(error, on_bug))
 
 
-def foreseen(
+def forecast(
     claimed: Iterator[tuple[Row, Job] | Result],
     about: Callable[[], dict[str, Any]],
     check: Callable[[Job], object],
@@ -140,7 +142,7 @@ def foreseen(
             result = outcomes.undone_result(job, "skipped" if done else "planned")
             yield replace(result, input=row.name)
         except Exception as error:
-            yield refused(row, _explained(error, on_bug))
+            yield refusal(row, _explained(error, on_bug))
 
 
 def _is_done(job: Job) -> bool:
@@ -167,6 +169,6 @@ def _content(path: Path | None, what: str) -> str | None:
         raise files.unread(path, what, error) from error
 
 
-def refused(row: Row, error: DiffEditError) -> Result:
+def refusal(row: Row, error: DiffEditError) -> Result:
     said = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
     return Result(status="failed", input=row.name, error=said)

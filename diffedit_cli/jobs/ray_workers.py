@@ -17,12 +17,12 @@ from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.rows import Row
 from diffedit_cli.pipeline.params import AUTO
 from diffedit_cli.results.result import Result
-from diffedit_cli.results.results_log import Ledger
+from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage.ownership import Ownership
 from diffedit_cli.storage.remote import Fetched
 
 if TYPE_CHECKING:
-    from diffedit_cli.pipeline.edit_pipeline import Workbench
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
 TRIES = 2  # more, for a picture whose worker was lost
 LEAST = 80 * 2**20  # bytes, the smallest store of objects that Ray has: rows and results are small
@@ -35,7 +35,7 @@ class Session(Protocol):
     @property
     def about(self) -> dict[str, Any]: ...
 
-    def open(self) -> Workbench: ...
+    def open(self) -> EditPipeline: ...
 
     def share(self, row: Row) -> dict[str, Any]: ...
 
@@ -71,8 +71,8 @@ class Worker:
         return destinations.place(self._given["out"]).__enter__()
 
     @functools.cached_property
-    def _ledger(self) -> Ledger:
-        return self._place.ledger(None, Ownership())
+    def _results_log(self) -> ResultsLog:
+        return self._place.results_log(None, Ownership())
 
     def edit(self, row: Row, before: str | None) -> Result:
         """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
@@ -80,17 +80,17 @@ class Worker:
             place = self._place
             job = plan.job_of(row, self._session.share, place.path, self._given["name"])
             owner = Ownership(force=job.force)
-            owner.book = self._ledger
+            owner.book = self._results_log
             job = replace(job, before=before, ownership=owner)
             with Fetched() as fetched:
-                jobs = plan.due(iter([(row, job)]), fetched, place, lambda: self._session.about)
-                told = functools.partial(runner.told, fetched=fetched, place=place)
-                return next(runner.overlapped(jobs, self._session.open, on_bug=self._session.trace, record=told))
+                jobs = plan.pending(iter([(row, job)]), fetched, place, lambda: self._session.about)
+                told = functools.partial(runner.publish_result, fetched=fetched, place=place)
+                return next(runner.run_pipelined(jobs, self._session.open, on_bug=self._session.trace, record=told))
         except DiffEditError as error:
-            return plan.refused(row, error)
+            return plan.refusal(row, error)
 
 
-def edited(
+def edit_on_workers(
     claimed: Iterator[tuple[Row, Job] | Result],
     workers: list[Any],
     *,
@@ -121,14 +121,14 @@ def edited(
             result = ray.get(ended)
         except ray.exceptions.RayActorError as error:
             lost = f"The worker of this picture was lost {TRIES + 1} times ({type(error).__name__}); is memory short?"
-            result = plan.refused(row, DeviceError(lost))
+            result = plan.refusal(row, DeviceError(lost))
         except ray.exceptions.RayError as error:
-            result = plan.refused(row, DiffEditError(outcomes.bug_message(error)))
+            result = plan.refusal(row, DiffEditError(outcomes.bug_message(error)))
         yield record(result)
 
 
 @contextlib.contextmanager
-def hired(count: int | None, given: dict[str, Any], launch: Callable[[dict[str, Any]], Session]) -> Iterator[list[Any]]:
+def hire(count: int | None, given: dict[str, Any], launch: Callable[[dict[str, Any]], Session]) -> Iterator[list[Any]]:
     """So many workers, for None as many as Ray has GPUs, else processors; each with one of these of its own.
 
     Of the Ray that runs, as RAY_ADDRESS or this machine has it, else of one that is started here and ends with this.

@@ -46,7 +46,7 @@ class Row:
         return named if self.url else [self.input, *named]
 
 
-def named(name: str, **more: Any) -> Row:
+def row_of_name(name: str, **more: Any) -> Row:
     """A row of a path or a URL; an empty name fails, as of a variable that is not set."""
     if not name:
         return Row(input=Path(name), place=Path("nothing"), problem=UsageError("A picture's name is empty."), **more)
@@ -76,7 +76,7 @@ def _row(said: Any, where: str) -> Iterator[Row]:
     given = {_option(name): value for name, value in said.items() if _option(name) and not _is_empty(value)}
     name = given.pop("input", None)
     if isinstance(name, str):
-        yield named(name, given=given, where=where)
+        yield row_of_name(name, given=given, where=where)
     elif given or name is not None:
         yield unusable(where, f"{where} names no picture as input.")
 
@@ -92,7 +92,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with paths.opened(path) as file:
+    with paths.open_to_read(path) as file:
         for number, line in enumerate(paths.lines(file), start=1):
             where = f"{path} line {number}"
             if len(line) == paths.LONGEST:
@@ -108,7 +108,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with io.TextIOWrapper(paths.opened(path), encoding=MARK, errors="surrogateescape", newline="") as file:
+    with io.TextIOWrapper(paths.open_to_read(path), encoding=MARK, errors="surrogateescape", newline="") as file:
         records = _records(_Lines(paths.lines(file)))
         _, columns, wrong = next((one for one in records if one[1] or one[2]), (0, [], ""))
         if wrong:

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli.jobs import execute, outcomes
-from diffedit_cli.jobs.cooperative import Together
-from diffedit_cli.jobs.execute import Opened
-from diffedit_cli.jobs.job import Job, OpenWorkbench
+from diffedit_cli.jobs.cooperative import CooperativeBatcher
+from diffedit_cli.jobs.execute import EditInputs
+from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.results.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffedit_cli.engine.interfaces import Rows
+    from diffedit_cli.engine.interfaces import ModelInput
     from diffedit_cli.jobs.destinations import Place
     from diffedit_cli.storage.remote import Fetched
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AHEAD = 2  # pictures that are read while another is edited
 
 
-def told(result: Result, fetched: Fetched, place: Place) -> Result:
+def publish_result(result: Result, fetched: Fetched, place: Place) -> Result:
     """A result with its files where they belong, and under the names that these have there."""
     source = fetched.url(result.input)
     error, warnings = result.error, tuple(text.replace(result.input, source) for text in result.warnings)
@@ -37,9 +37,9 @@ def told(result: Result, fetched: Fetched, place: Place) -> Result:
     return replace(taken, input=source)
 
 
-def overlapped(
+def run_pipelined(
     planned: Iterable[Job | Result],
-    workbench: OpenWorkbench,
+    open_pipeline: OpenPipeline,
     *,
     on_bug: Callable[[str], Any],
     record: Callable[[Result], Result],
@@ -58,18 +58,18 @@ def overlapped(
     def settled(made: Callable[[], Result] | Result) -> Result:
         return record(made if isinstance(made, Result) else made())
 
-    def begun(job: Job, opening: Future[Opened | Result]) -> Future[Future[Result]]:
+    def begun(job: Job, opening: Future[EditInputs | Result]) -> Future[Future[Result]]:
         nonlocal most
         opened = opening.result()
         if isinstance(opened, Result):
             return ended(opened)
-        bench = outcomes.attempted(job, workbench, on_bug)
-        if isinstance(bench, Result):
-            return ended(bench)
-        most = at_once or bench.runtime.at_once
+        pipeline = outcomes.attempt(job, open_pipeline, on_bug)
+        if isinstance(pipeline, Result):
+            return ended(pipeline)
+        most = at_once or pipeline.runtime.at_once
         if most == 1:
-            return ended(_painted(job, opened, lambda: bench, on_bug))
-        own = bench.beside(together.ask, together.wait)
+            return ended(_painted(job, opened, lambda: pipeline, on_bug))
+        own = pipeline.beside(together.ask, together.wait)
         return together.begin(lambda: writer.submit(settled, _painted(job, opened, lambda: own, on_bug)))
 
     def ended(made: Callable[[], Result] | Result) -> Future[Future[Result]]:
@@ -80,7 +80,7 @@ def overlapped(
     with (
         ThreadPoolExecutor(AHEAD, "reading") as readers,
         ThreadPoolExecutor(1, "writing") as writer,  # one, so that they are recorded in the order in which they end
-        _together(workbench) as together,
+        _together(open_pipeline) as together,
     ):
         remaining = iter(planned)
         waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
@@ -103,16 +103,16 @@ def overlapped(
                 yield unsaid.popleft().result().result()
 
 
-def _together(workbench: OpenWorkbench) -> Together[Rows, Tensor]:
-    return Together(lambda asked: workbench().runtime.ask_together(asked))
+def _together(open_pipeline: OpenPipeline) -> CooperativeBatcher[ModelInput, Tensor]:
+    return CooperativeBatcher(lambda asked: open_pipeline().runtime.ask_together(asked))
 
 
-def _opened(job: Job, on_bug: Callable[[str], Any]) -> Opened | Result:
-    return outcomes.attempted(job, lambda: execute.open_edit(job), on_bug)
+def _opened(job: Job, on_bug: Callable[[str], Any]) -> EditInputs | Result:
+    return outcomes.attempt(job, lambda: execute.read_inputs(job), on_bug)
 
 
 def _painted(
-    job: Job, opened: Opened, workbench: OpenWorkbench, on_bug: Callable[[str], Any]
+    job: Job, opened: EditInputs, open_pipeline: OpenPipeline, on_bug: Callable[[str], Any]
 ) -> Callable[[], Result] | Result:
-    save = outcomes.attempted(job, lambda: execute.paint(job, opened, workbench), on_bug)
-    return save if isinstance(save, Result) else lambda: outcomes.attempted(job, save, on_bug)
+    save = outcomes.attempt(job, lambda: execute.paint(job, opened, open_pipeline), on_bug)
+    return save if isinstance(save, Result) else lambda: outcomes.attempt(job, save, on_bug)

@@ -50,7 +50,7 @@ class Shard:
             return
 
 
-def chosen(text: str | None) -> Shard:
+def choose_shard(text: str | None) -> Shard:
     """As given (`3/8`), else as whoever started this process and its like says, else all. Raises UsageError."""
     if text is not None:
         return _shard("--shard", text)

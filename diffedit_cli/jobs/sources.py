@@ -15,7 +15,7 @@ from typing import Any
 
 from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.images import codecs
-from diffedit_cli.jobs.rows import READERS, Row, named, unusable
+from diffedit_cli.jobs.rows import READERS, Row, row_of_name, unusable
 from diffedit_cli.storage import files, paths, remote
 from diffedit_cli.storage.remote import is_hidden
 
@@ -27,7 +27,7 @@ NAMED = 3  # of what is passed over: more would hide what is said of them
 
 
 @dataclass
-class Passed:
+class SkippedFiles:
     """What folders and patterns hold beside pictures to be edited."""
 
     others: Counter[str] = field(default_factory=Counter)  # by their endings
@@ -58,7 +58,7 @@ class _Picker:
     """Says which of the files that a folder or a pattern holds are taken, and counts the others."""
 
     skip: Callable[[Path], bool]
-    passed: Passed
+    passed: SkippedFiles
 
     def takes(self, path: Path) -> bool:
         if path.suffix.lower() not in EXTENSIONS:
@@ -80,15 +80,15 @@ class _Picker:
         return sorted(shown)
 
 
-def listed(
-    sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool], passed: Passed | None = None
+def list_rows(
+    sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool], passed: SkippedFiles | None = None
 ) -> Iterator[Row]:
     """The pictures of folders, patterns and names, in order; `skip` leaves out some that a folder or pattern holds.
 
     A folder that may not be looked into is a row that fails. Raises InputError for a folder or a pattern without any,
     UsageError for a URL of no known file system.
     """
-    picker = _Picker(skip, passed or Passed())
+    picker = _Picker(skip, passed or SkippedFiles())
     for said in sources:
         source = Path(said)
         if not said:  # else the working folder
@@ -103,7 +103,7 @@ def listed(
             yield Row(input=source, place=Path(source.name))
 
 
-def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
+def stream_rows(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
     """The rows of job files, and of the list of paths on standard input for `-`, as they are read.
 
     Paths of a list end with a line break, or with a zero byte if `null`. Raises InputError for a file that cannot be
@@ -121,20 +121,20 @@ def streamed(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
             raise files.unread(source, what, error) from error
 
 
-def foretold(sources: Iterable[Path]) -> Iterator[Row]:
+def peek_rows(sources: Iterable[Path]) -> Iterator[Row]:
     """What `streamed` will read of job files, before any of it is done; nothing of standard input, or of a bad file."""
     for source in sources:
         if source != files.STANDARD_STREAM:
             with contextlib.suppress(DiffEditError):
-                yield from streamed([source], null=False)
+                yield from stream_rows([source], null=False)
 
 
-def is_streamed(source: Path) -> bool:
+def is_stream(source: Path) -> bool:
     return source == files.STANDARD_STREAM or (source.suffix.lower() in READERS and not paths.is_folder(source))
 
 
 def _at_url(url: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
-    for one, place in remote.listed(url, recursive=recursive):
+    for one, place in remote.list_folder(url, recursive=recursive):
         if one == url or picker.takes(Path(place)):
             yield Row(input=Path(place), place=Path(place), url=one)
 
@@ -231,7 +231,7 @@ def _in_list(stream: Any, null: bool) -> Iterator[Row]:
         if len(name) > LONGEST:
             yield unusable(f"line {number}", f"Line {number} of standard input is longer than any path.")
         elif name if null else name.strip():
-            yield named(os.fsdecode(name))
+            yield row_of_name(os.fsdecode(name))
 
 
 def _cut(stream: Any, end: bytes) -> Iterator[bytes]:

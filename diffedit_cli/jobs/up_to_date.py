@@ -13,16 +13,16 @@ from typing import Any
 
 from diffedit_cli.errors import OutputError
 from diffedit_cli.jobs import outcomes
-from diffedit_cli.jobs.job import Job, OpenWorkbench
+from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.jobs.plan import identity
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage import files, hashing, paths
 from diffedit_cli.storage.cache import MADE, Cache
 
-Command = Callable[[Job, OpenWorkbench], Result]
+Command = Callable[[Job, OpenPipeline], Result]
 
 
-class Made:
+class OutputNotes:
     """A small file for each output in a folder of the cache: from what it was made, and its own digest.
 
     An output that was changed since, by hand or otherwise, is not up to date.
@@ -55,19 +55,21 @@ def touch(paths: Iterable[Path]) -> None:
             os.utime(path)
 
 
-def once(work: Command, made: Made, expected: Callable[[Job], list[Path]], about: dict[str, Any]) -> Command:
+def skip_if_current(
+    work: Command, made: OutputNotes, expected: Callable[[Job], list[Path]], about: dict[str, Any]
+) -> Command:
     """The same work, but not where its outputs are there already, whole and from the same: they are only touched."""
 
-    def command(job: Job, workbench: OpenWorkbench) -> Result:
+    def command(job: Job, open_pipeline: OpenPipeline) -> Result:
         alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
         outputs = expected(job)
         if not alone or files.STANDARD_STREAM in outputs:
-            return work(job, workbench)
+            return work(job, open_pipeline)
         job = replace(job, identity=identity(job, about))
         if made.is_up_to_date(outputs, str(job.identity)):
             touch(outputs)
             return outcomes.undone_result(replace(job, output=outputs[0]), "skipped")
-        result = work(job, workbench)
+        result = work(job, open_pipeline)
         made.note([Path(path) for path in result.outputs], str(job.identity))
         return result
 

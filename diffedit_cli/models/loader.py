@@ -11,7 +11,7 @@ from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.models.memory import Memory
+from diffedit_cli.models.memory import OffloadOptions
 
 NEEDED = ("diffedit_cli.engine.networks.families", "kornia.filters", "scipy.ndimage")
 
@@ -31,7 +31,7 @@ class Loader:
                 importlib.import_module(name)
         gc.freeze()  # libraries stay: not to be looked through after each command
 
-    def load(self, folder: ModelFolder, device: str, dtype: str, memory: Memory) -> Model:
+    def load(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions) -> Model:
         """Raises ModelError for a model that cannot be read, DeviceError for lack of memory."""
         key = folder, folder.digest if self.keeps else None, device, dtype, memory
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:

@@ -21,7 +21,7 @@ def number_format(option: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Memory:
+class OffloadOptions:
     """What waits in the computer's memory, and how the VAE is spared. Raises UsageError for an unknown `offload`."""
 
     offload: str = "none"

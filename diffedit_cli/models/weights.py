@@ -64,7 +64,7 @@ def refuse_pickle(path: Path) -> None:
             raise ModelError(
                 f"{path} is no file of weights but a folder, a pipe or a device; name a .safetensors file."
             )
-        with paths.opened(path) as file:
+        with paths.open_to_read(path) as file:
             start = file.read(9)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
@@ -94,7 +94,7 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
     wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
     try:
         size = path.stat().st_size
-        with paths.opened(path) as file:
+        with paths.open_to_read(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
                 raise wrong

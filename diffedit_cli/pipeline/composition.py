@@ -21,7 +21,7 @@ from diffedit_cli.storage import records
 
 
 @dataclass(frozen=True)
-class Painted:
+class Repainting:
     """What a model painted of a part of a picture, (h, w, 3) in [-1, 1], `cells` latents long, and what from."""
 
     picture: NDArray[np.float32]
@@ -34,14 +34,14 @@ class Painted:
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditVariant:
     """The finished picture, what the model painted of it before it was composed, what from, and the record.
 
     `latents` are those of the whole picture, if it was painted as a whole and not by an inpainting model.
     """
 
     picture: Picture
-    painted: Sequence[Painted]
+    painted: Sequence[Repainting]
     mask: Mask
     latents: Latents | None
     record: Mapping[str, Any]
@@ -65,15 +65,15 @@ class Edited:
         return self.picture.image
 
 
-def finished(
+def compose_variant(
     picture: Picture,
     mask: Mask,
     space: Mask,
     plan: Plan,
     latents: Latents | None,
-    painted: Sequence[Painted],
+    painted: Sequence[Repainting],
     about: Mapping[str, Any],
-) -> Edited:
+) -> EditVariant:
     """The picture with what was painted in the space around a mask in place of what truly changed there.
 
     It fades in over `feather` latent cells. `about` says of what and by which model.
@@ -93,19 +93,19 @@ def finished(
     if mask.made is not None:  # flat, as that of a mask which was only found
         by = {stage: part for stage, part in inner.items() if stage != "mask"}
         changed = replace(changed, made={**mask.made, **by, masks.CHANGED: True})
-    return Edited(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
+    return EditVariant(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
 
 
-def _settled(part: Painted, picture: Picture, changed: Mask) -> NDArray[np.float32]:
+def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.float32]:
     """What was painted of a part, in the picture's colours at the rim of what changed."""
     height, width = part.picture.shape[:2]
     M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
     inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
     before = picture.cropped(part.box).fitted((width, height)).transpose(1, 2, 0)
-    return seam.without(part.picture, before, inside)
+    return seam.blend_seam(part.picture, before, inside)
 
 
-def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Painted], plan: Plan) -> Mask:
+def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Repainting], plan: Plan) -> Mask:
     """The core of the mask, and what around it, in its space, came out otherwise than the picture does when nothing is
     changed; all of the space where nothing did."""
     limit, exchanged = plan.given.paste_above or 0.0, plan.kind in ("object", "add")
@@ -117,8 +117,8 @@ def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence
         else:
             after, before = pictures.pixels(part.picture), pictures.pixels(part.before)
             old = np.asarray(Image.fromarray(ours).resize(after.shape[1::-1], Image.Resampling.NEAREST))
-            apart = region.changed(after, before, limit, old if exchanged else None)
-        zoom.inside(keep, part.box)[:] = rooms.kept(ours, room, apart)
+            apart = region.find_changes(after, before, limit, old if exchanged else None)
+        zoom.inside(keep, part.box)[:] = rooms.keep_changes(ours, room, apart)
     if not keep.any():
         keep = space.pixels
     return space.cut(keep, space.made or {}) if mask.made is not None else replace(space, pixels=keep)

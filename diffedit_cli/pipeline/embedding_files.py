@@ -54,7 +54,7 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
     return Embedding(tokens.to(like.tokens), pooled), warning
 
 
-def averaged(embeddings: Sequence[Embedding]) -> Embedding:
+def average(embeddings: Sequence[Embedding]) -> Embedding:
     """The mean of several prompts of one shape (1, L, D), computed in float32."""
     first = embeddings[0]
     tokens = torch.cat([one.tokens for one in embeddings])

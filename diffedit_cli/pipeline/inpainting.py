@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inpainted:
+class InpaintingOutput:
     """What the model painted, (h, w, 3) in [-1, 1], of `grid` latent cells, and what that cost."""
 
     picture: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Inpainted:
     overflowed: bool  # in half precision: it was repeated in float32
 
 
-class Inpainting:
+class InpaintingStage:
     """One inpainting model, loaded when first needed, and once."""
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
@@ -48,7 +48,7 @@ class Inpainting:
         params: Params,
         generator: torch.Generator,
         progress: Callable[[int, int], None],
-    ) -> Inpainted:
+    ) -> InpaintingOutput:
         """The picture, fitted to the model, repainted where the mask covers any pixel of a cell.
 
         Raises ModelError, and UsageError for prompts that are no words.
@@ -89,7 +89,7 @@ class Inpainting:
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
         array = result[0].permute(1, 2, 0).cpu().numpy()
-        return Inpainted(array, grid, model.evaluations - before, overflowed)
+        return InpaintingOutput(array, grid, model.evaluations - before, overflowed)
 
     def record(self, params: Params) -> dict[str, Any]:
         """What the result depends on beside picture and mask, under the names of the options."""

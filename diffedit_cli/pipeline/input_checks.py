@@ -29,7 +29,7 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
 
-def followed(latents: Latents, params: Params) -> Params:
+def follow_latents(latents: Latents, params: Params) -> Params:
     """The parameters with those of the latents where they give none."""
     made = latents.made
     names = {"strength": "strength", "invert_from": "invert-from", "last_level": "last-level"}
@@ -37,7 +37,7 @@ def followed(latents: Latents, params: Params) -> Params:
     return params.filled({field: value for field, value in said.items() if isinstance(value, int | float)})
 
 
-def of_kind(mask: Mask | None, params: Params) -> Params:
+def params_for_mask(mask: Mask | None, params: Params) -> Params:
     """The parameters with the kind of edit that a mask was found for, where no --from tells it."""
     kind = None if mask is None or mask.made is None else mask.made.get("region")
     return replace(params, region=kind) if kind in KINDS and params.region == AUTO and not params.from_ else params

@@ -17,7 +17,7 @@ from diffedit_cli.storage import files
 
 
 @dataclass(frozen=True)
-class Limits:
+class MaskLimits:
     """What a picture's mask is cut down to: the white of one picture, the black of another, both of its size, a box
     (x, y, width, height), and the region at a point (x, y), in pixels from the upright picture's upper left corner."""
 
@@ -86,7 +86,7 @@ class Limits:
         return ({"drawn": mask.digest} if again else mask.record()) | said
 
 
-NONE = Limits()
+NONE = MaskLimits()
 
 
 def load(
@@ -96,10 +96,10 @@ def load(
     box: tuple[int, ...] | None = None,
     point: tuple[int, ...] | None = None,
     max_pixels: int = files.MAX_PIXELS,
-) -> Limits:
+) -> MaskLimits:
     """Raises InputError for a file that is no picture of this picture's size, or a place that is not in it."""
     read = [masks.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)]
-    limits = Limits(read[0], read[1], box, point)
+    limits = MaskLimits(read[0], read[1], box, point)
     limits.check(picture)
     return limits
 

@@ -19,9 +19,9 @@ from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Box, Picture
 from diffedit_cli.images.previews import LEAST, MOST
 from diffedit_cli.pipeline import stage_cache, zoom
-from diffedit_cli.pipeline.model_session import Remember, Runtime, generator
+from diffedit_cli.pipeline.model_session import ModelSession, Remember, generator
 from diffedit_cli.pipeline.params import AUTO, MASK_METHODS, Params, levels_up_to
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
 from diffedit_cli.storage.cache import Cache
 
@@ -32,7 +32,7 @@ MOST_GROUND = 0.5  # of a thing's mask: where more of it looks like its surround
 
 
 @dataclass(frozen=True)
-class Found:
+class MaskProposal:
     """A mask (H, W) as grey, the map (h, w) that it was made from, and how well --from explains it, if that was asked.
 
     `wide` is the mask at the usual threshold where a higher one is asked for. `explained` is (2, h, w): the error
@@ -61,57 +61,57 @@ class Found:
 class MaskStage:
     """Finds masks with one model. `about` says what of a picture and the model all of its results depend on."""
 
-    runtime: Runtime
+    runtime: ModelSession
     cache: Cache | None
     about: Callable[[Picture], dict[str, Any]]
     encoded: Remember
     progress: Callable[[str, int, int], None]
     boxes: Callable[..., list[Box]]
 
-    def sought(self, picture: Picture, params: Params, account: Account, explain: bool) -> Found:
+    def sought(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> MaskProposal:
         """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays.
 
         With `explain` also how well --from explains the whole picture. Where to look closer is decided at the usual
         threshold where a higher one is asked for: in other parts other maps would be found, and a mask that is no part
         of that of a lower threshold.
         """
-        found = self._found(picture, params, account, explain)
+        found = self._found(picture, params, stats, explain)
         boxes = self.boxes(found.wide > 0, params, specks=False)
         once = params if params.zoom == AUTO else replace(params, zoom=1)
-        parts = {box: self.sought(picture.cropped(box), once, account, False) for box in boxes}
+        parts = {box: self.sought(picture.cropped(box), once, stats, False) for box in boxes}
         if not parts:
             return found
         closer = {box: (part.shown, part.wide) for box, part in parts.items()}
         wider = {box: (part.wide, part.wide) for box, part in parts.items()}
         return replace(
             found,
-            shown=zoom.sharpened(found.shown, found.wide, closer),
-            wide=zoom.sharpened(found.wide, found.wide, wider),
+            shown=zoom.sharpen(found.shown, found.wide, closer),
+            wide=zoom.sharpen(found.wide, found.wide, wider),
         )
 
-    def free_place(self, picture: Picture, params: Params, there: Params | None, account: Account) -> Found:
+    def free_place(self, picture: Picture, params: Params, there: Params | None, stats: EditStats) -> MaskProposal:
         """Where the target's words are seen most, beside what is there already."""
-        found = self._found(picture, params, account, False)
-        taken = None if there is None else self._found(picture, there, account, False).shown > 0
+        found = self._found(picture, params, stats, False)
+        taken = None if there is None else self._found(picture, there, stats, False).shown > 0
         shown = region.best_window(found.contrast, found.shown.shape, avoid=taken)
         return replace(found, shown=shown.astype(np.uint8) * 255)
 
-    def _found(self, picture: Picture, params: Params, account: Account, explain: bool) -> Found:
+    def _found(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> MaskProposal:
         """The mask of a picture, or of a part of it, at once."""
-        maps = self._maps(picture, params, account, explain)
+        maps = self._maps(picture, params, stats, explain)
         explained = maps.pop("evidence").numpy() if explain else None
         contrast = used = functools.reduce(torch.mul, maps.values())
         raised = not isinstance(params.threshold, str) and params.threshold > USUAL
         usual = replace(params, threshold=USUAL) if raised else params
         wide = self._shaped(used, picture, usual)
         if len(maps) > 1 and not wide.any():
-            account.warn("No place stands out in both maps of --mask-method both; the mask is that of noise alone.")
+            stats.warn("No place stands out in both maps of --mask-method both; the mask is that of noise alone.")
             used = maps["contrast"]
             wide = self._shaped(used, picture, usual)
         shown = self._shaped(used, picture, params) if raised else wide
-        return Found(shown, wide, contrast.numpy(), explained)
+        return MaskProposal(shown, wide, contrast.numpy(), explained)
 
-    def _maps(self, picture: Picture, params: Params, account: Account, explain: bool) -> dict[str, Tensor]:
+    def _maps(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> dict[str, Tensor]:
         """The maps (h, w) that the mask is made from, each kept for itself; what is missing is made in one go."""
         records = params.maps_records()
         if explain:
@@ -119,23 +119,22 @@ class MaskStage:
         abouts = {name: self.about(picture) | record for name, record in records.items()}
 
         def compared(missing: Collection[str]) -> Mapping[str, Arrays]:
-            made = self.runtime.computed("mask", account, lambda: self._compared(picture, params, account, missing))
+            made = self.runtime.computed("mask", stats, lambda: self._compared(picture, params, stats, missing))
             return {name: {name: array} for name, array in made.items()}
 
-        found = stage_cache.remembered(self.cache, "mask", abouts, account, compared)
+        found = stage_cache.remembered(self.cache, "mask", abouts, stats, compared)
         return {name: torch.from_numpy(found[name][name]) for name in abouts}
 
-    def _compared(self, picture: Picture, params: Params, account: Account, names: Collection[str]) -> Arrays:
+    def _compared(self, picture: Picture, params: Params, stats: EditStats, names: Collection[str]) -> Arrays:
         """These maps (h, w), the attention in the very evaluations that give the contrast if both are wanted."""
-        model = self.runtime.model(account)
+        model = self.runtime.model(stats)
         told = {
-            name: self.runtime.embedding(prompt, params, account)
-            for name, prompt in params.prompts_of(["mask"]).items()
+            name: self.runtime.embedding(prompt, params, stats) for name, prompt in params.prompts_of(["mask"]).items()
         }
         source, target = (
             diffedit.Text(told[name], told.get(f"{name}-negative"), params.guidance or 1.0) for name in ("from", "to")
         )
-        x_0 = self.runtime.latents(picture, account, self.encoded)
+        x_0 = self.runtime.latents(picture, stats, self.encoded)
         at = model.levels(params.steps, x_0.shape[-2:].numel())[_level(params)]
         noise = torch.randn((params.most_maps, *x_0.shape[1:]), generator=generator(params.seed, picture, "mask")).to(
             x_0.device
@@ -144,7 +143,7 @@ class MaskStage:
         first_eps: list[Tensor] = []
 
         def reference(first: int, predicted: Callable[[], Tensor]) -> Tensor:
-            known = self._reference(picture, params, account, [first, at_once], predicted)
+            known = self._reference(picture, params, stats, [first, at_once], predicted)
             if "attention" in known:
                 looks.extend([torch.from_numpy(known["attention"])] * len(known["eps"]))
             eps = torch.from_numpy(known["eps"]).to(x_0.device)
@@ -153,20 +152,20 @@ class MaskStage:
 
         at_once = _at_once(params)
         if names != {"evidence"} and ("contrast" in names or params.maps == AUTO):
-            maps = diffedit.contrast(model, x_0, at, source, target, noise, at_once, reference)
+            maps = diffedit.contrast_maps(model, x_0, at, source, target, noise, at_once, reference)
         else:
             some = noise[:at_once] if names == {"evidence"} else noise
-            asked = diffedit.references(model, x_0, at, source, some, at_once, reference)
+            asked = diffedit.reference_predictions(model, x_0, at, source, some, at_once, reference)
             maps = (eps for _, some in asked for eps in some)
         settled = params.maps == AUTO and names != {"evidence"}
-        maps = diffedit.until_settled(maps) if settled else maps
+        maps = diffedit.until_stable(maps) if settled else maps
         contrast = torch.stack(list(self._watched(maps, len(noise)))).mean(dim=0)
         found = {"contrast": contrast} | ({"attention": torch.stack(looks).mean(dim=0)} if looks else {})
         if "evidence" in names:
             some = noise[: len(first_eps[0])]
             x_t = process.add_noise(x_0, some, at)
             without = self._without(
-                picture, params, account, len(some), lambda: model.predict(x_t, at, model.embed("")).eps
+                picture, params, stats, len(some), lambda: model.predict(x_t, at, model.embed("")).eps
             )
             found["evidence"] = torch.stack(
                 [evidence.unexplained(eps, some) for eps in (without.to(x_0.device), first_eps[0])]
@@ -174,24 +173,24 @@ class MaskStage:
         return {name: found[name].cpu().numpy() for name in names}
 
     def _without(
-        self, picture: Picture, params: Params, account: Account, noises: int, predicted: Callable[[], Tensor]
+        self, picture: Picture, params: Params, stats: EditStats, noises: int, predicted: Callable[[], Tensor]
     ) -> Tensor:
         """What is predicted without a prompt for the first noises, the same for all prompts."""
-        record = params.bare_record() | {"dtype": self.runtime.model(account).dtype_name, "noises": noises}
+        record = params.bare_record() | {"dtype": self.runtime.model(stats).dtype_name, "noises": noises}
         about = self.about(picture) | record
         ask = lambda: {"eps": predicted().cpu().numpy()}  # noqa: E731
-        return torch.from_numpy(stage_cache.aside(self.cache, "without", about, account, ask)["eps"])
+        return torch.from_numpy(stage_cache.aside(self.cache, "without", about, stats, ask)["eps"])
 
     def _reference(
         self,
         picture: Picture,
         params: Params,
-        account: Account,
+        stats: EditStats,
         noises: Sequence[int],
         predicted: Callable[[], Tensor],
     ) -> Arrays:
         """What is predicted for --from, and where the network looks for its words: the same for many a --to."""
-        model, watch = self.runtime.model(account), "attention" in MASK_METHODS[params.mask_method]
+        model, watch = self.runtime.model(stats), "attention" in MASK_METHODS[params.mask_method]
 
         def ask() -> Arrays:
             if not watch:
@@ -202,7 +201,7 @@ class MaskStage:
 
         about = self.about(picture) | params.reference_record() | {"dtype": model.dtype_name}
         about |= {"noises": [*noises, params.most_maps]} | ({"words": params.telling_words} if watch else {})
-        return stage_cache.aside(self.cache, "watched" if watch else "reference", about, account, ask)
+        return stage_cache.aside(self.cache, "watched" if watch else "reference", about, stats, ask)
 
     def _shaped(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
         """The mask that is made from a map (h, w), as grey."""
@@ -243,7 +242,7 @@ def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
     scale = min(1.0, LOOKED_AT / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(thing).resize(size, Image.Resampling.NEAREST))
-    ground = region.run_into(pictures.pixels(picture.fitted(size)).transpose(1, 2, 0), small)
+    ground = region.grow_into(pictures.pixels(picture.fitted(size)).transpose(1, 2, 0), small)
     return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.NEAREST))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffedit_cli.engine.interfaces import Embedding, Model, Rows
+from diffedit_cli.engine.interfaces import Embedding, Model, ModelInput
 from diffedit_cli.engine.networks import domain_check
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
@@ -21,22 +21,22 @@ from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
-from diffedit_cli.models.memory import Memory
+from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import embedding_files
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
-from diffedit_cli.pipeline.stats import LOAD, Account
+from diffedit_cli.pipeline.stats import LOAD, EditStats
 from diffedit_cli.storage.artifacts import Arrays, finite
 
-Remember = Callable[[Picture, Account, Callable[[], Arrays]], Arrays]
+Remember = Callable[[Picture, EditStats, Callable[[], Arrays]], Arrays]
 AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
 
 
-class Runtime:
+class ModelSession:
     """Keeps the model, and the latents of the picture at hand."""
 
-    def __init__(self, folder: ModelFolder, device: str, dtype: str, memory: Memory, any_picture: bool) -> None:
+    def __init__(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions, any_picture: bool) -> None:
         """With `any_picture` one that is unlike all that the model knows is only warned of.
 
         Raises DeviceError for a device that is not here.
@@ -54,84 +54,84 @@ class Runtime:
         """How many pictures are best edited together: one where that would change float32's last bits."""
         return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
 
-    def beside(self, ask: Callable[[Rows], Tensor]) -> Runtime:
+    def beside(self, ask: Callable[[ModelInput], Tensor]) -> ModelSession:
         """The same model for one of several pictures at a time, its network asked through `ask`."""
         own = copy.copy(self)
-        own._open = lambda account: self.model(account).beside(ask)
+        own._open = lambda stats: self.model(stats).beside(ask)
         own._model = own._x_0 = None
         return own
 
-    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         """The network's answers to several who got the model already."""
         assert self._model is not None
         with torch.inference_mode():
             return self._model.ask_together(asked)
 
-    def model(self, account: Account) -> Model:
+    def model(self, stats: EditStats) -> Model:
         """The model, loaded at the first call."""
         if self._model is None:
-            self._model = self._open(account)
+            self._model = self._open(stats)
         return self._model
 
-    def _load(self, account: Account) -> Model:
+    def _load(self, stats: EditStats) -> Model:
         started = time.perf_counter()
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory)
         if self.device == "cpu" and self.memory.offload != "none":
-            account.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
-        account.seconds[LOAD] = time.perf_counter() - started
+            stats.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
+        stats.seconds[LOAD] = time.perf_counter() - started
         return model
 
-    def embedding(self, prompt: Prompt, params: Params, account: Account) -> Embedding:
+    def embedding(self, prompt: Prompt, params: Params, stats: EditStats) -> Embedding:
         """What the model is told by a prompt: words, sentences to average, or a file."""
-        model = self.model(account)
+        model = self.model(stats)
         if isinstance(prompt, Sentences):
-            return embedding_files.averaged([self.embedding(text, params, account) for text in prompt.texts])
+            return embedding_files.average([self.embedding(text, params, stats) for text in prompt.texts])
         if isinstance(prompt, Embeds):
             embedding, warning = embedding_files.load(prompt, model.embed(""), self.folder)
         else:
             embedding, warning = model.embed(prompt, params.clip_skip), model.prompt_warning(prompt)
         if warning:
-            account.warn(warning)
+            stats.warn(warning)
         return embedding
 
-    def latents(self, picture: Picture, account: Account, remember: Remember) -> Tensor:
+    def latents(self, picture: Picture, stats: EditStats, remember: Remember) -> Tensor:
         """x_0 (1, C, h, w), encoded once for mask and inversion, unless `remember` knows what encoding gave before.
 
         Raises ModelError for a picture that does not fit.
         """
         if self._x_0 is None or self._x_0[0] != picture.digest:
-            encoded = remember(picture, account, lambda: self._encoded(picture, account))
-            self._check_fitness(picture, float(encoded["misfit"][0]), account)
+            encoded = remember(picture, stats, lambda: self._encoded(picture, stats))
+            self._check_fitness(picture, float(encoded["misfit"][0]), stats)
             self._x_0 = picture.digest, torch.from_numpy(encoded["latents"]).to(self.device)
         return self._x_0[1]
 
-    def _encoded(self, picture: Picture, account: Account) -> Arrays:
+    def _encoded(self, picture: Picture, stats: EditStats) -> Arrays:
         """x_0, and of a model of a small world how far a whole picture is from what it knows; 0 else."""
-        model = self.model(account)
+        model = self.model(stats)
         size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
         x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
         misfit = 0.0
         if (limited := self.folder.fitness) and not picture.part:
             strength, _ = limited
             misfit = domain_check.misfit(model, x_0, strength, generator(0, picture, "fitness"))
-            account.spent("fitness", domain_check.DRAWS)
+            stats.spent("fitness", domain_check.DRAWS)
         # in the order that a file has: with another the network's last bits would be others than from the cache
         return {"latents": np.ascontiguousarray(x_0.cpu().numpy()), "misfit": np.array([misfit])}
 
-    def levels(self, params: Params, cells: int, account: Account) -> Sequence[Level]:
+    def levels(self, params: Params, cells: int, stats: EditStats) -> Sequence[Level]:
         """The levels of an inversion, the clean one first; those below the last one are left out."""
         assert params.strength is not None
         last = params.last_level or 0.0
-        every = self.model(account).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
+        every = self.model(stats).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
         return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
 
-    def check_given(self, latents: Latents, picture: Picture, params: Params, account: Account) -> None:
+    def check_given(self, latents: Latents, picture: Picture, params: Params, stats: EditStats) -> None:
         """Raises InputError for latents of another shape or other levels than this picture's and these parameters',
         whatever they say they were made for."""
-        model = self.model(account)
+        model = self.model(stats)
         shape = model.latent_shape(pictures.fitted_size(picture.size, model.native_size, model.multiple))
         held = latents.trajectory.shape[1:]
-        levels = self.levels(params, shape[1] * shape[2], account)
+        levels = self.levels(params, shape[1] * shape[2], stats)
         if [level.timestep for level in levels] != latents.timesteps.tolist():
             raise InputError(
                 f"The latents file {latents.name} holds other levels than it says; make it again with diffedit invert."
@@ -142,37 +142,37 @@ class Runtime:
                 f"{shape}; make it again with diffedit invert."
             )
 
-    def check(self, picture: Picture, account: Account, remember: Remember) -> None:
+    def check(self, picture: Picture, stats: EditStats, remember: Remember) -> None:
         """Raises ModelError for a picture that does not fit, also where all that is asked of it is in the cache.
 
         A part of one is as fit as the whole.
         """
-        if not picture.part and self.folder.fitness is not None and "fitness" not in account.evaluations:
+        if not picture.part and self.folder.fitness is not None and "fitness" not in stats.evaluations:
             with device_errors(self.device), torch.inference_mode():
-                self.latents(picture, account, remember)
+                self.latents(picture, stats, remember)
 
-    def computed(self, stage: str, account: Account, compute: Callable[[], Arrays]) -> Arrays:
+    def computed(self, stage: str, stats: EditStats, compute: Callable[[], Arrays]) -> Arrays:
         """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
-        model = self.model(account)
-        before = model.evaluations - account.evaluations.get("fitness", 0)
+        model = self.model(stats)
+        before = model.evaluations - stats.evaluations.get("fitness", 0)
         with device_errors(self.device), torch.inference_mode():
             arrays = compute()
             if not finite(arrays) and model.dtype_name != "float32":
-                account.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
+                stats.warn(f"The {stage} stage overflowed in {model.dtype_name}; it was repeated in float32.")
                 self._x_0 = None
                 with model.in_float32():
                     arrays = compute()
                 self._x_0 = None
         if model.vae_overflowed:
-            account.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
+            stats.warn(f"The VAE overflowed in {model.dtype_name}; it runs in float32.")
         if not finite(arrays):
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        account.spent(stage, model.evaluations - account.evaluations.get("fitness", 0) - before)
+        stats.spent(stage, model.evaluations - stats.evaluations.get("fitness", 0) - before)
         return arrays
 
-    def _check_fitness(self, picture: Picture, misfit: float, account: Account) -> None:
+    def _check_fitness(self, picture: Picture, misfit: float, stats: EditStats) -> None:
         """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
         _, limit = self.folder.fitness or (0.0, math.inf)
         if misfit > limit:
@@ -182,7 +182,7 @@ class Runtime:
                     f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
                     f"(or try this one nevertheless: --model {self.folder.name})."
                 )
-            account.warn(f"{unlike}; expect little.")
+            stats.warn(f"{unlike}; expect little.")
 
 
 def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:

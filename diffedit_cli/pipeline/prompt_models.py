@@ -33,7 +33,7 @@ CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Writers:
+class PromptModels:
     """Writes what the parameters leave to models; what was written once is kept in the cache."""
 
     cache: Cache | None

@@ -88,7 +88,7 @@ def _names(path: Path, ranks: Mapping[str, int]) -> tuple[str, str | None]:
     return tokens[0], pooled[0] if pooled else None
 
 
-def chosen(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Prompt]:
+def choose_prompts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Prompt]:
     """The files that a command line gives in place of words, by the words' own parameters.
 
     Raises UsageError where it gives both, and what `Embeds.at` raises.

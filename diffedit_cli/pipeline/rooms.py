@@ -16,11 +16,11 @@ from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.pipeline.edit_plan import NOISE, PICTURE, Plan
-from diffedit_cli.pipeline.mask_limits import Limits
+from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.zoom import Part
 
 
-def space(mask: Mask, plan: Plan, picture: Picture, allowed: Limits) -> Mask:
+def space(mask: Mask, plan: Plan, picture: Picture, allowed: MaskLimits) -> Mask:
     """The mask with the room that the kind of edit paints in, as far as it is allowed.
 
     A mask that somebody drew, cut, or was shown as the final one, is never left.
@@ -28,14 +28,14 @@ def space(mask: Mask, plan: Plan, picture: Picture, allowed: Limits) -> Mask:
     room = plan.given.room or 0.0
     if not room or mask.is_final:
         return mask
-    spread = region.grown if plan.kind == "remove" else region.roomy
+    spread = region.grow if plan.kind == "remove" else region.roomy
     pixels = mask.pixels | (spread(mask.pixels, room) & allowed.open(picture))
     if mask.grey is None:
         return replace(mask, pixels=pixels)
     return replace(mask, pixels=pixels, grey=np.maximum(mask.grey, _slope(mask.pixels, pixels)))
 
 
-def kept(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def keep_changes(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Of the space (H, W) that was painted in the mask itself, and what came out otherwise around it (h, w)."""
     height, width = space.shape
     wide = Image.fromarray(apart).resize((width, height), Image.Resampling.NEAREST)
@@ -43,21 +43,21 @@ def kept(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bo
     return found
 
 
-def under(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: int) -> Tensor | None:
+def starting_latents(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: int) -> Tensor | None:
     """The clean latents under the noise that an edit starts from, where they are not x_0, the picture's own."""
     if plan.start == PICTURE:
         return None
     if plan.start == NOISE:
         return torch.zeros_like(x_0)
     size = x_0.shape[-1] * factor, x_0.shape[-2] * factor
-    return model.encode(torch.from_numpy(filled(part.picture, part.mask.pixels, size))[None]).to(x_0.device)
+    return model.encode(torch.from_numpy(fill_room(part.picture, part.mask.pixels, size))[None]).to(x_0.device)
 
 
-def filled(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
+def fill_room(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
     """What a model sees, (3, height, width) in [-1, 1], of a picture whose masked part (H, W) is filled from around."""
     shown = pictures.pixels(picture.fitted(size)).transpose(1, 2, 0)
     wide = np.asarray(Image.fromarray(M.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
-    return region.filled(shown, wide).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
+    return region.fill_region(shown, wide).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
 
 
 def _slope(mask: NDArray[np.bool_], pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffedit_cli.engine.networks.safety_checker import SafetyChecker
 
 
-class Guard:
+class SafetyFilter:
     """The checker that a model ships, if it ships one and is not told `--no-safety`."""
 
     def __init__(self, folder: ModelFolder, device: str, on: bool) -> None:

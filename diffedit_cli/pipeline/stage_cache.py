@@ -8,7 +8,7 @@ from typing import Any
 
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.models import folder
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage import artifacts, hashing, records
 from diffedit_cli.storage.artifacts import Arrays
 from diffedit_cli.storage.cache import Cache
@@ -20,38 +20,38 @@ def remembered(
     cache: Cache | None,
     stage: str,
     abouts: Mapping[str, Mapping[str, Any]],
-    account: Account,
+    stats: EditStats,
     compute: Callable[[Collection[str]], Mapping[str, Arrays]],
 ) -> Mapping[str, Arrays]:
     """Arrays by kind, each found in the cache by what it is about, or computed with all that is missing."""
     keys = {kind: cache_key(kind, about) for kind, about in abouts.items()}
     with contextlib.ExitStack() as lock:
-        found = _all_found(cache, keys, account)
+        found = _all_found(cache, keys, stats)
         if len(found) < len(keys) and cache:
             lock.enter_context(cache.alone(keys[min(keys)]))
-            found = _all_found(cache, keys, account)  # by another process, meanwhile
+            found = _all_found(cache, keys, stats)  # by another process, meanwhile
         missing = [kind for kind in abouts if kind not in found]
-        account.cache[stage] = "miss" if missing else account.cache.get(stage, "hit")  # of all parts and variants
+        stats.cache[stage] = "miss" if missing else stats.cache.get(stage, "hit")  # of all parts and variants
         if not missing:
-            account.spent(stage, 0)
+            stats.spent(stage, 0)
             return found
         made = compute(missing)
         for kind in missing:
-            _keep(cache, kind, keys[kind], made[kind], abouts[kind], account)
+            _keep(cache, kind, keys[kind], made[kind], abouts[kind], stats)
         return {**found, **made}
 
 
 def aside(
-    cache: Cache | None, kind: str, about: Mapping[str, Any], account: Account, compute: Callable[[], Arrays]
+    cache: Cache | None, kind: str, about: Mapping[str, Any], stats: EditStats, compute: Callable[[], Arrays]
 ) -> Arrays:
     """What is no stage of its own, found or made and kept; no account is given of it, and nobody waits for another."""
     key = cache_key(kind, about)
-    found = _found(cache, kind, key, account) if cache else None
+    found = _found(cache, kind, key, stats) if cache else None
     if found is not None:
         return found
     made = compute()
     if artifacts.finite(made):
-        _keep(cache, kind, key, made, about, account)
+        _keep(cache, kind, key, made, about, stats)
     return made
 
 
@@ -61,13 +61,13 @@ def cache_key(kind: str, about: Mapping[str, Any]) -> str:
     return hashing.of_record({"schema": SCHEMA, "kind": kind, **relevant})
 
 
-def _all_found(cache: Cache | None, keys: Mapping[str, str], account: Account) -> dict[str, Arrays]:
+def _all_found(cache: Cache | None, keys: Mapping[str, str], stats: EditStats) -> dict[str, Arrays]:
     if cache is None:
         return {}
-    return {kind: arrays for kind, key in keys.items() if (arrays := _found(cache, kind, key, account)) is not None}
+    return {kind: arrays for kind, key in keys.items() if (arrays := _found(cache, kind, key, stats)) is not None}
 
 
-def _found(cache: Cache, kind: str, key: str, account: Account) -> Arrays | None:
+def _found(cache: Cache, kind: str, key: str, stats: EditStats) -> Arrays | None:
     """What the cache has under a key."""
     entry = cache.find(kind, key)
     if entry is None:
@@ -79,15 +79,15 @@ def _found(cache: Cache, kind: str, key: str, account: Account) -> Arrays | None
     except FileNotFoundError:  # another process has made room since
         return None
     except artifacts.UNREADABLE:
-        account.warn(f"The cache entry {entry} is damaged; it is made again.")
+        stats.warn(f"The cache entry {entry} is damaged; it is made again.")
         return None
     return arrays
 
 
-def _keep(cache: Cache | None, kind: str, key: str, arrays: Arrays, about: Mapping[str, Any], account: Account) -> None:
+def _keep(cache: Cache | None, kind: str, key: str, arrays: Arrays, about: Mapping[str, Any], stats: EditStats) -> None:
     if cache is None:
         return
     try:
         cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**about, "key": key})))
     except DiffEditError as error:
-        account.warn(f"Nothing is kept in the cache: {error}")
+        stats.warn(f"Nothing is kept in the cache: {error}")

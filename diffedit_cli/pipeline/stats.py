@@ -11,7 +11,7 @@ LOAD = "load"
 
 
 @dataclass
-class Account:
+class EditStats:
     """What one picture cost, by stage."""
 
     evaluations: dict[str, int] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from diffedit_cli.images import pictures
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.pipeline import zoom
-from diffedit_cli.pipeline.composition import Edited
+from diffedit_cli.pipeline.composition import EditVariant
 from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET, Plan
 
 Bools = NDArray[np.bool_]
@@ -20,7 +20,7 @@ SEAM = 2.0  # times the step of colours that the picture itself has across the r
 LEAST_SEAM = 24.0  # of 255: a step that nobody sees is none
 
 
-def warning(edited: Edited, picture: Picture, plan: Plan, limit: float | None) -> str | None:
+def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | None) -> str | None:
     """What went wrong, and what to try, if anything did."""
     if (
         plan.kind in PAINTS_TARGET
@@ -44,7 +44,7 @@ def warning(edited: Edited, picture: Picture, plan: Plan, limit: float | None) -
     return None
 
 
-def _around(edited: Edited, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
+def _around(edited: EditVariant, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
     """The mask (h, w), and the colours (h, w, 3) before and after, of its box and a pixel around it."""
     M, (width, height) = edited.mask.pixels, picture.size
     left, top, right, bottom = pictures.bounds(M, (0, 0, width, height)) or (0, 0, width, height)

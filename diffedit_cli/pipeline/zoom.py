@@ -65,7 +65,7 @@ def boxes(M: NDArray[np.bool_], factor: float | None, native: int, specks: bool 
     return found
 
 
-def sharpened(
+def sharpen(
     M: NDArray[np.uint8], wide: NDArray[np.uint8], closer: Mapping[Box, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
     """What was found in some boxes from close by, in place of a mask (H, W) found from afar, but only near that: things

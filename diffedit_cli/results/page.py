@@ -85,7 +85,7 @@ def _read(folder: Path) -> tuple[list[Line], int]:
 
 
 def _parsed(text: bytes) -> Line | None:
-    line = results_log.parsed(text) or {}
+    line = results_log.parse(text) or {}
     return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
 
 
@@ -238,7 +238,7 @@ def _cut(entry: Line, folder: Path) -> float | None:
 
 
 def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    with paths.opened(path) as file, Image.open(file) as image:
+    with paths.open_to_read(path) as file, Image.open(file) as image:
         return np.asarray(image.convert(mode))
 
 

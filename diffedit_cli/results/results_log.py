@@ -28,7 +28,7 @@ LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
 DIGESTS = "SELECT digest FROM done WHERE output = ? UNION SELECT digest FROM begun WHERE output = ?"
 
 
-class Ledger:
+class ResultsLog:
     """What a folder's `results.jsonl`, and that of each part, says: of each output the last line that it was done with.
 
     Any number of pictures fits in little memory, several processes may write to one folder, and any thread may ask. A
@@ -60,7 +60,7 @@ class Ledger:
         except OSError as error:
             raise self._failed(error) from error
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> ResultsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,19 +137,22 @@ class Ledger:
     def _learn(self) -> None:
         """Reads what the files say beyond what was read of them before. Raises OSError."""
         for path in (*parts(self.folder), *begun_parts(self.folder)):
-            with contextlib.suppress(FileNotFoundError), paths.opened(path) as file:  # all in it may be recorded by now
+            with (
+                contextlib.suppress(FileNotFoundError),
+                paths.open_to_read(path) as file,
+            ):  # all in it may be recorded by now
                 this = path, os.fstat(file.fileno()).st_ino  # one of the same name may follow it
                 read, ended = self._read.get(this, (0, ""))
                 file.seek(read)
                 for line in paths.lines(file):
-                    if (said := parsed(line)) is not None:
+                    if (said := parse(line)) is not None:
                         ended = max(ended, paths.as_text(_known(said, "ended", str)))  # whatever the clock did
                         self._learn_from(said, ended)
                     if line.endswith(b"\n"):  # else it is being written, or torn
                         self._read[this] = file.tell(), ended
 
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
-        digests, identity = told_digests(said), paths.as_text(_known(said, "identity", str))
+        digests, identity = output_digests(said), paths.as_text(_known(said, "identity", str))
         here = {output: self._key(self._local(output)) for output in digests}
         if said.get("status") == BEGUN:
             begun = [(here[output], digest) for output, digest in digests.items()]
@@ -210,7 +213,7 @@ class Results:
             told: dict[str, set[str]] = {}
             with contextlib.suppress(OSError):
                 for said in (said for path in parts(folder) for said in lines(path)):
-                    for output, digest in told_digests(said).items():
+                    for output, digest in output_digests(said).items():
                         told.setdefault(output.rpartition("/")[2], set()).add(digest)
             self._told[folder] = told
         return self._told[folder]
@@ -238,7 +241,7 @@ def _append(file: int, line: str) -> None:
 
 def _begun(path: Path) -> bool:
     """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
-    with paths.opened(path) as file:
+    with paths.open_to_read(path) as file:
         line = file.readline(len(BEGIN))
     return BEGIN.startswith(line) and not line.endswith(b"\n")
 
@@ -264,16 +267,16 @@ def begun_parts(folder: Path) -> list[Path]:
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a `results.jsonl`; what is torn or none is passed over. Raises OSError."""
-    return (said for line in texts(path) if (said := parsed(line)) is not None)
+    return (said for line in texts(path) if (said := parse(line)) is not None)
 
 
 def texts(path: Path) -> Iterator[bytes]:
     """The lines of a file that are not empty, in parts where they are too long. Raises OSError."""
-    with paths.opened(path) as file:
+    with paths.open_to_read(path) as file:
         yield from (line for line in paths.lines(file) if line.strip())
 
 
-def parsed(line: bytes) -> dict[str, Any] | None:
+def parse(line: bytes) -> dict[str, Any] | None:
     """The object of a line, if it is one."""
     try:
         said = json.loads(line)
@@ -291,6 +294,6 @@ def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
     return value if isinstance(value, kind) else kind()
 
 
-def told_digests(said: dict[str, Any]) -> dict[str, str]:
+def output_digests(said: dict[str, Any]) -> dict[str, str]:
     """Those of the files that a line tells of, by path."""
     return {path: paths.as_text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}

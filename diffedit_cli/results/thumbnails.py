@@ -73,7 +73,7 @@ def _is_stale(target: Path, source: Path) -> bool:
 def _write(target: Path, source: Path, make: Make) -> bool:
     """Whether the source could be read, and the target is no stranger's."""
     owner, wanted = Ownership(), Target(target, remedy="move it away")
-    exif = metadata.marked(metadata.Metadata().directory(records.record("thumbnail", {})))
+    exif = metadata.exif_block(metadata.Metadata().directory(records.record("thumbnail", {})))
     try:
         owner.check(wanted)
         image = make(source)
@@ -95,7 +95,7 @@ def of_picture(path: Path) -> Image.Image:
 def _roughly(path: Path) -> Image.Image | None:
     """A JPEG decoded at a half, a quarter or an eighth of its size, which takes a fraction of the time; else None."""
     try:
-        with codecs.opened(path) as image:
+        with codecs.open_picture(path) as image:
             if image.format not in ("JPEG", "MPO") or max(image.size) < 4 * SIDE:
                 return None
             image.draft(image.mode, (2 * SIDE, 2 * SIDE))

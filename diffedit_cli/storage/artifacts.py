@@ -32,7 +32,7 @@ def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
     """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # one key: safetensors writes several in any order, and the same tensors must give the same bytes
-    metadata = {records.KEY: seals.told({**about, CHECKSUM: checksum(arrays, about)})}
+    metadata = {records.KEY: seals.text_with_room({**about, CHECKSUM: checksum(arrays, about)})}
     data: bytes = safetensors.numpy.save(arrays, metadata)
     return data
 

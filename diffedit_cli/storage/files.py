@@ -27,7 +27,7 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
     if path != STANDARD_STREAM:
         check_readable(path, what)
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.opened(path) as file:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.open_to_read(path) as file:
             while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
                 chunks.append(chunk)
                 size += len(chunk)

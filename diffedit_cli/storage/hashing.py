@@ -25,7 +25,7 @@ def of_record(record: Mapping[str, Any]) -> str:
 def of_content(path: Path) -> str:
     """Sha256 (hex) of a file's content, read now. Raises OSError."""
     total = hashlib.sha256()
-    with paths.opened(path) as file:
+    with paths.open_to_read(path) as file:
         while chunk := file.read(CHUNK):
             total.update(chunk)
     return total.hexdigest()

@@ -108,7 +108,7 @@ class Ownership:
         """
         for target in written:
             self.check(target)
-        whole = {target: seals.sealed(data) for target, data in written.items()}
+        whole = {target: seals.seal(data) for target, data in written.items()}
         bare = {str(target.path): _sha256(data) for target, data in whole.items() if seals.is_whole(data) is None}
         if self.book and bare:
             self.book.announce(bare)

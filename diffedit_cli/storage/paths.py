@@ -46,7 +46,7 @@ def as_text(path: Path | str) -> str:
     return str(path).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
 
 
-def opened(path: Path) -> BinaryIO:
+def open_to_read(path: Path) -> BinaryIO:
     """A file to read. Raises OSError, also for a folder, for a pipe or a device, of which a reader may wait for ever,
     and for a name that no file can have."""
     if wrong := flaw(path):
@@ -77,7 +77,7 @@ def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
 
 def read(path: Path) -> bytes:
     """The whole of a file. Raises OSError as `opened` does."""
-    with opened(path) as file:
+    with open_to_read(path) as file:
         return file.read()
 
 
@@ -92,7 +92,7 @@ def of_user(kind: Literal["cache", "config"]) -> Path:
         return NOWHERE
 
 
-def told(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A path as people are told it: of what would lie in a home folder, where there is none, that."""
     if not path.is_relative_to(NOWHERE):
         return str(path)

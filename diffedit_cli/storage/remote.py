@@ -52,7 +52,7 @@ def _split(url: str) -> str:
         raise UsageError(f"{url} is no URL: {error}; check how it is written.") from None
 
 
-def opened(url: str) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and what it calls the place.
 
     Raises UsageError for one that none knows, or whose package is not installed, InputError where it cannot be reached.
@@ -74,13 +74,13 @@ def opened(url: str) -> tuple[Any, str]:
 
 def identity(url: str) -> tuple[str, str]:
     """The same of two URLs that mean one file, however they are written; of no URL nothing's."""
-    system, place = opened(url) if url else (None, "")
+    system, place = open_url(url) if url else (None, "")
     return type(system).__name__, place
 
 
 def fetch(url: str, path: Path) -> None:
     """Writes the file at a URL to `path`. Raises UsageError, InputError."""
-    system, place = opened(url)
+    system, place = open_url(url)
     try:
         system.get_file(place, str(path))
     except FileNotFoundError:
@@ -91,19 +91,19 @@ def fetch(url: str, path: Path) -> None:
 
 def send(path: Path, url: str) -> None:
     """Writes a file to a URL, in place of what is there. Raises UsageError, OutputError."""
-    system, place = opened(url)
+    system, place = open_url(url)
     try:
         system.put_file(str(path), place)
     except Exception as error:
         raise OutputError(_unreachable(url, error)) from error
 
 
-def listed(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
+def list_folder(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
     """The files of a URL's folder or pattern in order: each URL, and its path below the folder that they are all in.
 
     Of a single file itself and its name. Hidden files and folders are left out. Raises UsageError, InputError.
     """
-    system, place = opened(url)
+    system, place = open_url(url)
     try:
         if system.isdir(place):
             root, found = url, system.find(place, maxdepth=None if recursive else 1)
@@ -116,14 +116,14 @@ def listed(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
         raise InputError(_unreachable(url, error)) from error
     root = root.rstrip("/")
     for path in sorted(found):
-        below = path.removeprefix(opened(root)[1]).lstrip("/")
+        below = path.removeprefix(open_url(root)[1]).lstrip("/")
         if not any(map(is_hidden, below.split("/"))):
             yield f"{root}/{below}", below
 
 
 def names(url: str) -> set[str]:
     """What lies below a URL's folder, by paths relative to it; nothing where there is none. Raises as `opened` does."""
-    system, place = opened(url)
+    system, place = open_url(url)
     try:
         system.invalidate_cache()
         return {path.removeprefix(place).lstrip("/") for path in system.find(place)}

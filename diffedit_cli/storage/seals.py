@@ -19,12 +19,12 @@ TRIED = 8  # a file may hold others, which its maker copied from somewhere
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def told(record: Mapping[str, Any]) -> str:
+def text_with_room(record: Mapping[str, Any]) -> str:
     """A record as JSON with room for the seal, in front: formats that cut long texts in pieces leave it whole."""
     return f'{{"{KEY}": "{BLANK.decode()}", {json.dumps(record, sort_keys=True)[1:]}'
 
 
-def sealed(data: bytes) -> bytes:
+def seal(data: bytes) -> bytes:
     """The same file with its seal, if it has room for one."""
     at = data.find(BLANK)
     return data if at < 0 else b"".join(_pieces(data, at, _digest(data, at)))

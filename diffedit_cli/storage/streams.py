@@ -38,10 +38,10 @@ def prepare() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, way), True)  # the lowest number that is free
-    sys.stdin, sys.stdout, sys.stderr = opened()
+    sys.stdin, sys.stdout, sys.stderr = open_streams()
 
 
-def opened() -> tuple[TextIO, TextIO, TextIO]:
+def open_streams() -> tuple[TextIO, TextIO, TextIO]:
     """Objects for the three descriptors as they are now, in the encodings of the present ones.
 
     Nothing that is written to them raises OSError: messages that nobody takes are lost, and of standard output `lost`

@@ -189,14 +189,14 @@ def test_a_million_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     with path.open("w") as file:
         for _ in range(1000):
             file.write('{"input": "a.png"}\n' * 1000)
-    rows = sources.streamed([path], null=False)
+    rows = sources.stream_rows([path], null=False)
     assert next(rows).input == Path("a.png")
     assert sum(1 for _ in rows) == 999_999
 
 
 def test_a_folder_needs_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--recursive looks into its folders"):
-        list(sources.listed([str(tmp_path)], recursive=False, skip=lambda _: False))
+        list(sources.list_rows([str(tmp_path)], recursive=False, skip=lambda _: False))
 
 
 # Names
@@ -219,7 +219,9 @@ def test_a_folder_needs_pictures(tmp_path: Path) -> None:
 def test_results_are_called_by_a_template(template: str, place: str, name: str) -> None:
     output_names.check(template)
     params = Params(from_="cat", to='a white/"dog"', seed=7)
-    assert output_names.named(template, Path(place), output_names.written_extension(Path(place)), params) == Path(name)
+    assert output_names.result_path(template, Path(place), output_names.written_extension(Path(place)), params) == Path(
+        name
+    )
 
 
 @pytest.mark.parametrize("template", ["", "{wings}", "{stem", "{0}", "a/"])

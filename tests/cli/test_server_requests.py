@@ -264,7 +264,7 @@ def handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[soc
         answering = threading.Thread(target=accept)
         answering.start()
         try:
-            return server_client.handed_over(["edit", "cat.png"])
+            return server_client.hand_over(["edit", "cat.png"])
         finally:
             answering.join()
 

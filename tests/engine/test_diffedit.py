@@ -22,7 +22,7 @@ from known_noise import (
 )
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert, until_settled
+from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast_maps, edit, invert, until_stable
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.process import PredictionType
 from diffedit_cli.engine.solvers import DDIM
@@ -169,7 +169,7 @@ def test_evaluations(invert_guidance: float, guidance: float, spent: tuple[int, 
     levels = cosine_levels(params.steps)
     at = levels[levels_up_to(params.mask_strength, params.steps)]
     masking, inverting, editing = constant(), constant(), constant()
-    for _ in contrast(masking, draw(0), at, Text(SOURCE), Text(TARGET), draw(1, params.most_maps)):
+    for _ in contrast_maps(masking, draw(0), at, Text(SOURCE), Text(TARGET), draw(1, params.most_maps)):
         pass
     levels = levels[: levels_up_to(params.strength, params.steps) + 1]
     given = trajectory(inverting, Text(SOURCE, EMPTY, params.invert_guidance), levels)
@@ -189,7 +189,7 @@ def noisy(x_0: Tensor = draw(0)) -> Tensor:
 
 
 def maps(model: Known, R: Text = Text(SOURCE), Q: Text = Text(TARGET), noise: Tensor = NOISE) -> Tensor:
-    return torch.stack(list(contrast(model, draw(0), AT, R, Q, noise)))
+    return torch.stack(list(contrast_maps(model, draw(0), AT, R, Q, noise)))
 
 
 def tanh(x_t: Tensor, timestep: float, text: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def test_differences_of_either_sign_do_not_cancel() -> None:
 @pytest.mark.parametrize("at_once", [1, 3, 10, 64])
 def test_maps_do_not_depend_on_how_many_are_made_at_once(at_once: int) -> None:
     model = nonlinear()
-    some = torch.stack(list(contrast(model, draw(0), AT, Text(SOURCE), Text(TARGET), NOISE, at_once)))
+    some = torch.stack(list(contrast_maps(model, draw(0), AT, Text(SOURCE), Text(TARGET), NOISE, at_once)))
     close(some, maps(nonlinear()))
     assert len(model.timesteps) == 2 * -(-10 // at_once), "calls"
 
@@ -244,7 +244,7 @@ def spots(*places: int) -> Tensor:
 def test_maps_are_drawn_until_their_halves_agree(drawn: list[Tensor], used: int) -> None:
     """Of 16 cells up to five are marked: the clamp, three times the mean, leaves them above the threshold."""
     left = iter(drawn)
-    assert len(list(until_settled(left))) == used
+    assert len(list(until_stable(left))) == used
     assert len(list(left)) == len(drawn) - used
 
 
@@ -346,7 +346,7 @@ def test_a_higher_threshold_gives_a_smaller_mask() -> None:
 
 def test_a_mask_is_the_same_after_other_pictures() -> None:
     def mask(seed: int) -> Tensor:
-        maps = list(contrast(model, draw(seed), AT, Text(SOURCE), Text(TARGET), NOISE))
+        maps = list(contrast_maps(model, draw(seed), AT, Text(SOURCE), Text(TARGET), NOISE))
         return binarise(torch.stack(maps).mean(dim=0), clamp=2.0)
 
     model = nonlinear()

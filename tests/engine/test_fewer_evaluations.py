@@ -19,7 +19,7 @@ from known_noise import (
 )  # fmt: skip
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import Text, edit, invert, noised
+from diffedit_cli.engine.diffedit import Text, edit, invert, noise_first_levels
 from diffedit_cli.engine.process import add_noise
 from diffedit_cli.engine.solvers import DDIM, DPMSolver
 
@@ -60,7 +60,7 @@ def test_the_first_levels_may_be_given_noise_unasked(begin: int, evaluations: in
     """With a network that finds the very noise again the rest of the way is that of the forward process, too."""
     noise = draw(3)
     model = Known(lambda *_: noise)
-    begun = noised(draw(0), noise, LEVELS, LEVELS[begin].b)
+    begun = noise_first_levels(draw(0), noise, LEVELS, LEVELS[begin].b)
     given = list(invert(model, draw(0), LEVELS, Text(SOURCE), begun=begun))
     close(torch.cat(given), torch.cat([add_noise(draw(0), noise, level) for level in LEVELS[1:]]))
     assert model.evaluations == evaluations
@@ -75,7 +75,7 @@ def test_noise_that_the_network_does_not_find_stays() -> None:
 
     plain, begun = (
         torch.cat(list(invert(Known(eps), draw(0), LEVELS, Text(SOURCE), DPMSolver(), begun=begun)))
-        for begun in ([], noised(draw(0), draw(3), LEVELS, LEVELS[2].b))
+        for begun in ([], noise_first_levels(draw(0), draw(3), LEVELS, LEVELS[2].b))
     )
     held = [(x_t - level.a * draw(0)) / level.b for x_t, level in zip(begun.split(1), LEVELS[1:], strict=True)]
     close(torch.cat(held), draw(3).expand(len(held), -1, -1, -1))

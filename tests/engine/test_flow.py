@@ -15,7 +15,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from tiny import FLOW, write_json
 from torch import Tensor, nn
 
-from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast_maps, edit, invert
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks.sd3 import StableDiffusion3
 from diffedit_cli.engine.process import Level, Prediction, add_noise, interpret, step
@@ -111,7 +111,7 @@ def test_the_mask_is_that_of_the_velocity(model: StableDiffusion3) -> None:
     v_r, v_q = (
         model.transformer(x_t, some.tokens, some.pooled, label).sample for some in (text.rows(4) for text in (R, Q))
     )
-    ours = torch.stack(list(contrast(model, x_0, at, Text(R), Text(Q), noise))).mean(dim=0)
+    ours = torch.stack(list(contrast_maps(model, x_0, at, Text(R), Text(Q), noise))).mean(dim=0)
     theirs = (v_q - v_r).abs().mean(dim=(0, 1))
     torch.testing.assert_close(ours, at.a * theirs, rtol=1e-2, atol=1e-5)
     M = binarise(ours, clamp=2.0)

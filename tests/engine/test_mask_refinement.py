@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from diffedit_cli import DiffEdit
 from diffedit_cli.engine.diffedit import binarise
-from diffedit_cli.engine.mask_refinement import filled, mask, otsu
+from diffedit_cli.engine.mask_refinement import mask, otsu, without_holes
 
 CAT = SAMPLES / "cat.png"
 
@@ -89,7 +89,7 @@ def test_a_hole_may_be_open_by_a_little(channel: int, full: bool) -> None:
     M = np.zeros((64, 64), dtype=bool)
     M[10:50, 10:50] = True
     M[20:40, 20:40] = M[40:50, 30 : 30 + channel] = False
-    found = filled(M, 4.0)
+    found = without_holes(M, 4.0)
     assert found[30, 30] == full
     assert (found >= M).all()
     assert not found[:10].any()
@@ -99,9 +99,9 @@ def test_ground_at_the_border_of_the_picture_is_no_hole() -> None:
     M = np.zeros((64, 64), dtype=bool)
     M[40:, 10:50] = True
     M[50:, 20:40] = False
-    assert not filled(M, 4.0)[60, 30]
-    assert filled(~np.zeros_like(M), 4.0).all()
-    assert not filled(np.zeros_like(M), 4.0).any()
+    assert not without_holes(M, 4.0)[60, 30]
+    assert without_holes(~np.zeros_like(M), 4.0).all()
+    assert not without_holes(np.zeros_like(M), 4.0).any()
 
 
 def test_the_samples_cat_has_no_hole_left() -> None:

@@ -14,7 +14,7 @@ from oracle import Oracle, load_oracle
 from tiny import BUILTIN
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast_maps, edit, invert
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks.sd import StableDiffusion
 from diffedit_cli.engine.regularisation import Regularisation
@@ -36,7 +36,7 @@ class Pair:
     def mask(self, R: Text, Q: Text, clamp: float) -> Tensor:
         at = self.model.levels(STEPS)[levels_up_to(0.5, STEPS)]
         noise = torch.randn((MAPS, *self.x_0.shape[1:]), generator=seeded())
-        maps = list(contrast(self.model, self.x_0, at, R, Q, noise))
+        maps = list(contrast_maps(self.model, self.x_0, at, R, Q, noise))
         return binarise(torch.stack(maps).mean(dim=0), clamp)
 
     def their_mask(self, clamp: float, **prompts: Any) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from oracle import Oracle, load_oracle
 from torch import Tensor
 
-from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast, edit, invert
+from diffedit_cli.engine.diffedit import Text, Trajectory, binarise, contrast_maps, edit, invert
 from diffedit_cli.engine.networks.sd import StableDiffusion
 from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import DDIM
@@ -38,7 +38,7 @@ class Sides:
             Text(self.model.embed(prompt), None if negative is None else self.model.embed(negative), params.guidance)
             for prompt, negative in zip((params.from_, params.to), negatives, strict=True)
         )
-        maps = torch.stack(list(contrast(self.model, self.pipe.x_0, at, source, target, noise)))
+        maps = torch.stack(list(contrast_maps(self.model, self.pipe.x_0, at, source, target, noise)))
         return binarise(maps.mean(dim=0), params.clamp, params.threshold)
 
     def their_mask(self, params: Params) -> Tensor:

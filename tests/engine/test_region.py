@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from diffedit_cli.engine import region
 from diffedit_cli.engine.diffedit import Text, edit
-from diffedit_cli.engine.region import best_window, changed, filled, grown, roomy, rounded_box, window_around
+from diffedit_cli.engine.region import best_window, fill_region, find_changes, grow, roomy, rounded_box, window_around
 
 SIZE = (256, 256)
 Bools = NDArray[np.bool_]
@@ -37,12 +37,12 @@ def ends(M: Bools) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("room", [0.0, 0.4])
 def test_nothing_gets_no_room(room: float) -> None:
     assert not roomy(boxed(), room).any()
-    assert not grown(boxed(), room).any()
+    assert not grow(boxed(), room).any()
 
 
 def test_without_room_a_mask_stays_as_it_is() -> None:
     M = boxed((100, 90, 140, 170))
-    for spread in (roomy, grown):
+    for spread in (roomy, grow):
         assert (spread(M, 0.0) == M).all()
 
 
@@ -109,13 +109,13 @@ def test_regions_of_some_size_get_room_each() -> None:
 
 def test_what_goes_grows_by_its_own_outline_and_its_shadow() -> None:
     M = boxed((100, 100, 150, 200))
-    found = grown(M, 0.1)
+    found = grow(M, 0.1)
     assert ends(found) == (90, 90, 165, 210)
     assert not found[90, 90]  # by distance, not in a box
     assert (found == (ndimage.distance_transform_edt(~M) <= 10))[:135].all()
     shadow = found[160:]  # deepest under the middle, as wide as the thing
     assert (shadow.sum(axis=0)[[110, 150, 190]] > 0).tolist() == [False, True, False]
-    two = grown(boxed((100, 20, 150, 60), (20, 150, 60, 200)), 0.1)  # each its own
+    two = grow(boxed((100, 20, 150, 60), (20, 150, 60, 200)), 0.1)  # each its own
     assert two[155, 40]
     assert two[65, 175]
 
@@ -210,26 +210,26 @@ RIM = (99, 99, 151, 151)
 
 def test_what_differs_by_more_than_the_limit_changed_and_a_pixel_around_it() -> None:
     for apart, is_change in ((51, True), (50, False), (26, False)):
-        found = changed(painted((THING, apart)), BEFORE, 50.0)
+        found = find_changes(painted((THING, apart)), BEFORE, 50.0)
         assert found.any() == is_change
-    found = changed(painted((THING, 51)), BEFORE, 50.0)
+    found = find_changes(painted((THING, 51)), BEFORE, 50.0)
     assert ends(found) == RIM
     assert found[100:150, 100:150].all()
 
 
 def test_it_does_not_matter_which_is_brighter_or_in_which_colour() -> None:
     brighter = painted((THING, 80))
-    found = changed(brighter, BEFORE, 50.0)
-    assert (changed(BEFORE, brighter, 50.0) == found).all()
-    assert (changed(brighter[..., [2, 0, 1]], BEFORE, 50.0) == found).all()
+    found = find_changes(brighter, BEFORE, 50.0)
+    assert (find_changes(BEFORE, brighter, 50.0) == found).all()
+    assert (find_changes(brighter[..., [2, 0, 1]], BEFORE, 50.0) == found).all()
 
 
 def test_a_faint_change_counts_where_it_touches_a_strong_one() -> None:
     beside, apart = (120, 150, 130, 180), (200, 20, 230, 50)
-    found = changed(painted((THING, 80), (beside, 30), (apart, 30)), BEFORE, 50.0)
+    found = find_changes(painted((THING, 80), (beside, 30), (apart, 30)), BEFORE, 50.0)
     assert found[120:130, 150:180].all()
     assert not found[195:, :60].any()
-    found = changed(painted((THING, 80), (beside, 25)), BEFORE, 50.0)  # no more than half of the limit
+    found = find_changes(painted((THING, 80), (beside, 25)), BEFORE, 50.0)  # no more than half of the limit
     assert not found[125, 160:].any()
 
 
@@ -238,9 +238,9 @@ def test_what_only_moved_a_little_is_no_change() -> None:
     ground = np.arange(SIZE[0])[:, None, None] >= 128
     before, moved, far = (np.where(np.roll(ground, rows, axis=0), BEFORE + 80, BEFORE) for rows in (0, 2, 5))
     before, moved, far = (one.astype(np.uint8)[8:-8] for one in (before, moved, far))  # without what rolls over
-    assert not changed(moved, before, 50.0).any()
-    assert changed(far, before, 50.0)[122:124].all()
-    assert ends(changed(BEFORE, painted((THING, 80)), 50.0)) == RIM
+    assert not find_changes(moved, before, 50.0).any()
+    assert find_changes(far, before, 50.0)[122:124].all()
+    assert ends(find_changes(BEFORE, painted((THING, 80)), 50.0)) == RIM
 
 
 def test_what_belongs_to_something_else_is_no_change() -> None:
@@ -251,16 +251,16 @@ def test_what_belongs_to_something_else_is_no_change() -> None:
     old = np.zeros(SIZE, dtype=bool)
     old[110:150, 110:150] = True
     pixels = painted((new, 80), (other, 80), (bridge, 80), (tail, 80), (horizon, 80))
-    found = changed(pixels, BEFORE, 50.0, old)
+    found = find_changes(pixels, BEFORE, 50.0, old)
     assert found[100:160, 100:160].all()
     assert found[62:100, 121:127].all()
     assert not found[:, 190:].any()
     assert not found[:, :90].any()
-    assert changed(pixels, BEFORE, 50.0)[100:130, 190:220].all()
-    assert changed(painted((horizon, 80)), BEFORE, 50.0, old)[111, 40:90].all()  # there is nothing else
+    assert find_changes(pixels, BEFORE, 50.0)[100:130, 190:220].all()
+    assert find_changes(painted((horizon, 80)), BEFORE, 50.0, old)[111, 40:90].all()  # there is nothing else
     both = old.copy()
     both[100:130, 190:200] = True
-    assert changed(pixels, BEFORE, 50.0, both)[100:130, 190:220].all()
+    assert find_changes(pixels, BEFORE, 50.0, both)[100:130, 190:220].all()
 
 
 def test_ground_that_a_mask_took_with_a_thing_is_told_from_it() -> None:
@@ -269,38 +269,38 @@ def test_ground_that_a_mask_took_with_a_thing_is_told_from_it() -> None:
     thing, mask = np.zeros((2, *SIZE), dtype=bool)
     thing[100:150, 100:150], mask[80:170, 60:190] = True, True
     picture = np.where(thing[..., None], ground + 60, ground).astype(np.uint8)
-    assert (region.run_into(picture, mask) == (mask & ~thing)).all()
-    assert not region.run_into(picture, thing).any()
-    assert (region.run_into(ground, thing)[[100, 149], 100:150]).all()
+    assert (region.grow_into(picture, mask) == (mask & ~thing)).all()
+    assert not region.grow_into(picture, thing).any()
+    assert (region.grow_into(ground, thing)[[100, 149], 100:150]).all()
 
 
 def test_specks_are_dropped() -> None:
     speck, part = (20, 20, 24, 24), (200, 200, 215, 215)  # of 2500 pixels less than a twentieth, and more
-    found = changed(painted((THING, 80), (speck, 80), (part, 80)), BEFORE, 50.0)
+    found = find_changes(painted((THING, 80), (speck, 80), (part, 80)), BEFORE, 50.0)
     assert not found[:40, :40].any()
     assert found[200:215, 200:215].all()
-    assert changed(painted((speck, 80)), BEFORE, 50.0)[20:24, 20:24].all()  # alone it is the largest
+    assert find_changes(painted((speck, 80)), BEFORE, 50.0)[20:24, 20:24].all()  # alone it is the largest
 
 
 def test_holes_are_filled_and_near_parts_joined() -> None:
     pixels = painted((THING, 80), ((100, 153, 150, 180), 80))
     pixels[115:135, 115:135] = 100
-    found = changed(pixels, BEFORE, 50.0)
+    found = find_changes(pixels, BEFORE, 50.0)
     assert found[103:147, 100:180].all()
-    far = changed(painted((THING, 80), ((100, 170, 150, 190), 80)), BEFORE, 50.0)
+    far = find_changes(painted((THING, 80), ((100, 170, 150, 190), 80)), BEFORE, 50.0)
     assert not far[125, 155:165].any()
 
 
 def test_changes_at_the_border_are_whole() -> None:
-    found = changed(painted(((0, 0, 40, 256), 80)), BEFORE, 50.0)
+    found = find_changes(painted(((0, 0, 40, 256), 80)), BEFORE, 50.0)
     assert found[:40].all()
     assert not found[41:].any()
 
 
 def test_nothing_changed_is_nothing_and_at_a_limit_of_0_all_that_differs_is() -> None:
-    assert not changed(BEFORE, BEFORE, 50.0).any()
-    assert not changed(BEFORE, BEFORE, 0.0).any()
-    assert ends(changed(painted((THING, 1)), BEFORE, 0.0)) == RIM
+    assert not find_changes(BEFORE, BEFORE, 50.0).any()
+    assert not find_changes(BEFORE, BEFORE, 0.0).any()
+    assert ends(find_changes(painted((THING, 1)), BEFORE, 0.0)) == RIM
 
 
 # what an edit starts from
@@ -323,7 +323,7 @@ def test_a_fill_is_of_what_is_around_it_and_nothing_else_changes() -> None:
     pixels[:], pixels[:, 128:] = (200, 40, 40), (40, 40, 200)
     M = boxed((60, 100, 200, 156))
     pixels[M] = (0, 255, 0)
-    found = filled(pixels, M)
+    found = fill_region(pixels, M)
     assert (found[~M] == pixels[~M]).all()
     inside = found[M].astype(int)
     assert inside[:, 1].max() <= 41
@@ -337,4 +337,4 @@ def test_a_fill_is_of_what_is_around_it_and_nothing_else_changes() -> None:
 @pytest.mark.parametrize("M", [boxed(), boxed((0, 0, 256, 256))])
 def test_where_there_is_no_hole_or_nothing_around_it_a_picture_stays(M: Bools) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    assert (filled(pixels, M) == pixels).all()
+    assert (fill_region(pixels, M) == pixels).all()

@@ -95,6 +95,6 @@ def test_a_grey_picture_of_other_colours_can_be_a_bmp(tmp_path: Path) -> None:
     body = (100000).to_bytes(4, "big")
     chunk = b"\0\0\0\4gAMA" + body + zlib.crc32(b"gAMA" + body).to_bytes(4, "big")
     picture = loaded(data[:33] + chunk + data[33:], tmp_path)
-    fitted = codecs.fitted(picture, "BMP")
+    fitted = codecs.fit_to_format(picture, "BMP")
     assert "its colour profile" in " ".join(fitted.warnings)
     assert codecs.encode(fitted, "BMP", None).startswith(b"BM")

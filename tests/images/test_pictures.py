@@ -16,7 +16,7 @@ from diffedit_cli.images import codecs, masks, pictures, provenance
 from diffedit_cli.jobs import execute
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.models import registry
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import Params
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -24,9 +24,9 @@ ORIENTATION = ExifTags.Base.Orientation
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_epsilon: Path) -> Workbench:
+def pipeline(tiny_epsilon: Path) -> EditPipeline:
     """A tiny model, loaded once."""
-    return Workbench(registry.find(str(tiny_epsilon)), None, device="cpu")
+    return EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu")
 
 
 def scene(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
@@ -41,12 +41,12 @@ def scene(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
     return image.convert(mode)
 
 
-def edited(bench: Workbench, path: Path, output: Path | None = None, threshold: float = 0.3) -> Job:
+def edited(pipeline: EditPipeline, path: Path, output: Path | None = None, threshold: float = 0.3) -> Job:
     """The job that edited the picture and wrote its mask, too."""
     params = Params(from_="cat", to="dog", steps=5, maps=2, threshold=threshold)
     output = output or path.with_name(f"{path.stem}.edited{path.suffix}")
     job = Job(input=path, output=output, params=params, mask_output=path.with_name("mask.png"))
-    execute.edit(job, lambda: bench)
+    execute.edit(job, lambda: pipeline)
     return job
 
 
@@ -68,10 +68,12 @@ def mask_of(job: Job) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize(("mode", "result"), codecs.MODES.items())
-def test_only_masked_pixels_change_in_every_mode(bench: Workbench, tmp_path: Path, mode: str, result: str) -> None:
+def test_only_masked_pixels_change_in_every_mode(
+    pipeline: EditPipeline, tmp_path: Path, mode: str, result: str
+) -> None:
     suffix = ".tif" if mode in ("PA", "CMYK") else ".png"
     scene((61, 37), mode).save(tmp_path / f"scene{suffix}")
-    job = edited(bench, tmp_path / f"scene{suffix}")
+    job = edited(pipeline, tmp_path / f"scene{suffix}")
     assert changed(job, result).any()
     assert not (changed(job, result) & ~mask_of(job)).any()
     with Image.open(job.output) as image:
@@ -79,25 +81,25 @@ def test_only_masked_pixels_change_in_every_mode(bench: Workbench, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [(37, 61), (300, 200), (16, 500), (500, 16), (2, 3)])
-def test_only_masked_pixels_change_at_every_size(bench: Workbench, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_only_masked_pixels_change_at_every_size(pipeline: EditPipeline, tmp_path: Path, size: tuple[int, int]) -> None:
     scene(size).save(tmp_path / "scene.png")
-    job = edited(bench, tmp_path / "scene.png", threshold=0.2)
+    job = edited(pipeline, tmp_path / "scene.png", threshold=0.2)
     assert changed(job, "RGB").any()
     assert not (changed(job, "RGB") & ~mask_of(job)).any()
     assert mask_of(job).shape == size[::-1]
 
 
-def test_a_single_pixel_can_be_edited(bench: Workbench, tmp_path: Path) -> None:
+def test_a_single_pixel_can_be_edited(pipeline: EditPipeline, tmp_path: Path) -> None:
     scene((1, 1)).save(tmp_path / "scene.png")
-    job = edited(bench, tmp_path / "scene.png", threshold=0)
+    job = edited(pipeline, tmp_path / "scene.png", threshold=0)
     assert mask_of(job).tolist() == [[True]]
     assert pixels(job.output, "RGB").shape == (1, 1, 3)
 
 
-def test_most_of_the_mask_is_repainted(bench: Workbench, tmp_path: Path) -> None:
+def test_most_of_the_mask_is_repainted(pipeline: EditPipeline, tmp_path: Path) -> None:
     """The feather takes an edge of the mask, not the mask."""
     scene((300, 200)).save(tmp_path / "scene.png")
-    job = edited(bench, tmp_path / "scene.png")
+    job = edited(pipeline, tmp_path / "scene.png")
     assert changed(job, "RGB").sum() > 0.8 * mask_of(job).sum()
 
 
@@ -121,19 +123,19 @@ def test_thin_strokes_are_painted_in_full() -> None:
     assert (pictures.fade(np.ones((4, 4), bool), feather=3) == 1).all()
 
 
-def test_alpha_is_kept(bench: Workbench, tmp_path: Path) -> None:
+def test_alpha_is_kept(pipeline: EditPipeline, tmp_path: Path) -> None:
     for mode in ("RGBA", "LA"):
         scene((61, 37), mode).save(tmp_path / "scene.png")
-        job = edited(bench, tmp_path / "scene.png")
+        job = edited(pipeline, tmp_path / "scene.png")
         assert (pixels(job.input, "RGBA")[..., 3] == pixels(job.output, "RGBA")[..., 3]).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "1"])
-def test_a_transparent_colour_stays_transparent(bench: Workbench, tmp_path: Path, mode: str) -> None:
+def test_a_transparent_colour_stays_transparent(pipeline: EditPipeline, tmp_path: Path, mode: str) -> None:
     image = scene((61, 37), mode)
     key = image.getpixel((0, 0))
     image.save(tmp_path / "scene.png", transparency=key)
-    job = edited(bench, tmp_path / "scene.png")
+    job = edited(pipeline, tmp_path / "scene.png")
     alpha = pixels(job.input, "RGBA")[..., 3]
     assert alpha.min() == 0
     assert (pixels(job.output, "RGBA")[..., 3] == alpha).all()
@@ -153,11 +155,11 @@ def exif() -> Image.Exif:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_a_picture_is_turned_upright_and_keeps_its_exif_and_profile(
-    bench: Workbench, tmp_path: Path, suffix: str
+    pipeline: EditPipeline, tmp_path: Path, suffix: str
 ) -> None:
     options = {"lossless": True} if suffix == ".webp" else {}
     scene((61, 37)).save(tmp_path / f"scene{suffix}", exif=exif(), icc_profile=PROFILE, **options)
-    job = edited(bench, tmp_path / f"scene{suffix}")
+    job = edited(pipeline, tmp_path / f"scene{suffix}")
     assert mask_of(job).shape == (61, 37)
     with Image.open(job.input) as before, Image.open(job.output) as after:
         assert after.size == (37, 61)
@@ -174,21 +176,21 @@ def test_a_picture_is_turned_upright_and_keeps_its_exif_and_profile(
             assert not (different & ~mask_of(job)).any()
 
 
-def test_a_jpeg_keeps_its_quantisation(bench: Workbench, tmp_path: Path) -> None:
+def test_a_jpeg_keeps_its_quantisation(pipeline: EditPipeline, tmp_path: Path) -> None:
     scene((61, 37)).save(tmp_path / "scene.jpg", quality=31, subsampling="4:2:2")
-    job = edited(bench, tmp_path / "scene.jpg")
+    job = edited(pipeline, tmp_path / "scene.jpg")
     with Image.open(job.input) as before, Image.open(job.output) as after:
         assert after.format == "JPEG"
         assert after.quantization == before.quantization
         assert after.layer == before.layer
 
 
-def test_a_jpeg_with_a_second_picture_behind_stays_a_jpeg(bench: Workbench, tmp_path: Path) -> None:
+def test_a_jpeg_with_a_second_picture_behind_stays_a_jpeg(pipeline: EditPipeline, tmp_path: Path) -> None:
     """As phones write them: Pillow calls the format MPO."""
     scene((61, 37)).save(tmp_path / "scene.jpg", "MPO", save_all=True, append_images=[scene((30, 20))])
     result = execute.edit(
         Job(input=tmp_path / "scene.jpg", params=Params(from_="cat", to="dog", steps=5, threshold=0.2)),
-        lambda: bench,
+        lambda: pipeline,
     )
     assert result.output == str(tmp_path / "scene.edited.jpg")
     assert "several frames" in result.warnings[0]
@@ -198,53 +200,57 @@ def test_a_jpeg_with_a_second_picture_behind_stays_a_jpeg(bench: Workbench, tmp_
 
 @pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png", ".webp", ".bmp"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
-def test_a_tiff_becomes_any_format(bench: Workbench, tmp_path: Path, compression: str | None, suffix: str) -> None:
+def test_a_tiff_becomes_any_format(
+    pipeline: EditPipeline, tmp_path: Path, compression: str | None, suffix: str
+) -> None:
     scene((61, 37)).save(tmp_path / "scene.tif", compression=compression)
-    job = edited(bench, tmp_path / "scene.tif", output=tmp_path / f"out{suffix}")
+    job = edited(pipeline, tmp_path / "scene.tif", output=tmp_path / f"out{suffix}")
     if suffix != ".jpg":
         assert not (changed(job, "RGB") & ~mask_of(job)).any()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".avif", ".heic"])
-def test_deep_and_modern_files_are_edited_and_known_as_ours(bench: Workbench, tmp_path: Path, suffix: str) -> None:
+def test_deep_and_modern_files_are_edited_and_known_as_ours(
+    pipeline: EditPipeline, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"scene{suffix}"
     if suffix in (".png", ".tif"):
         Image.fromarray(np.asarray(scene((61, 37), "L")).astype(np.uint16) * 250).save(path)
     else:
         pillow_heif.register_heif_opener()
         scene((61, 37)).save(path)
-    job = edited(bench, path)
+    job = edited(pipeline, path)
     assert job.output is not None
     before, after = codecs.load(path), codecs.load(job.output)
     assert (after.mode, after.is_deep, after.format) == (before.mode, suffix in (".png", ".tif"), before.format)
-    assert provenance.made_by_us(job.output)
+    assert provenance.is_ours(job.output)
     if after.is_deep:
         different = (before.pixels != after.pixels).any(axis=-1)
         assert different.any()
         assert not (different & ~mask_of(job)).any()
 
 
-def test_a_gif_becomes_a_png(bench: Workbench, tmp_path: Path) -> None:
+def test_a_gif_becomes_a_png(pipeline: EditPipeline, tmp_path: Path) -> None:
     scene((61, 37), "P").save(tmp_path / "scene.gif")
     result = execute.edit(
         Job(input=tmp_path / "scene.gif", params=Params(from_="cat", to="dog", steps=5, threshold=0.2)),
-        lambda: bench,
+        lambda: pipeline,
     )
     assert result.output == str(tmp_path / "scene.edited.png")
 
 
-def test_a_mask_is_grey_and_of_the_pictures_size(bench: Workbench, tmp_path: Path) -> None:
+def test_a_mask_is_grey_and_of_the_pictures_size(pipeline: EditPipeline, tmp_path: Path) -> None:
     scene((61, 37)).save(tmp_path / "scene.png")
-    job = edited(bench, tmp_path / "scene.png")
+    job = edited(pipeline, tmp_path / "scene.png")
     with Image.open(job.mask_output) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "L", (61, 37))
         assert set(np.unique(np.asarray(image))) == {0, 255}
 
 
-def test_a_mask_painted_over_is_no_longer_the_one_that_was_found(bench: Workbench, tmp_path: Path) -> None:
+def test_a_mask_painted_over_is_no_longer_the_one_that_was_found(pipeline: EditPipeline, tmp_path: Path) -> None:
     """Even where the other program kept what the file says of itself."""
     scene((61, 37)).save(tmp_path / "scene.png")
-    path = edited(bench, tmp_path / "scene.png").mask_output
+    path = edited(pipeline, tmp_path / "scene.png").mask_output
     for painted in (False, True):
         with Image.open(path) as image:
             info = PngImagePlugin.PngInfo()
@@ -255,7 +261,7 @@ def test_a_mask_painted_over_is_no_longer_the_one_that_was_found(bench: Workbenc
         assert (masks.load_mask(tmp_path / "kept.png").made is None) == painted
 
 
-def test_a_mask_from_another_program_is_taken(bench: Workbench, tmp_path: Path) -> None:
+def test_a_mask_from_another_program_is_taken(pipeline: EditPipeline, tmp_path: Path) -> None:
     """Drawn in colour, with grey edges and a transparent ground: half bright and half there is white enough."""
     scene((61, 37)).save(tmp_path / "scene.png")
     drawn = Image.new("RGBA", (61, 37), (255, 255, 255, 0))
@@ -263,7 +269,7 @@ def test_a_mask_from_another_program_is_taken(bench: Workbench, tmp_path: Path) 
     drawn.paste((90, 90, 90, 255), (40, 10, 50, 30))
     drawn.save(tmp_path / "drawn.png")
     job = Job(input=tmp_path / "scene.png", params=Params(to="dog", steps=5), mask=tmp_path / "drawn.png")
-    result = execute.edit(job, lambda: bench)
+    result = execute.edit(job, lambda: pipeline)
     white = np.zeros((37, 61), bool)
     white[10:30, 10:40] = True
     assert result.mask_area == white.mean()

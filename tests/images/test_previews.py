@@ -43,7 +43,7 @@ def test_a_strip_has_a_tile_for_each_and_none_is_large(size: tuple[int, int], ti
     assert across >= tile[0] + GAP
     assert [strip.width - GAP for strip in (two, three, four)] == [2 * across, 3 * across, 4 * across]
     assert {strip.height for strip in (two, three, four)} == {tile[1] + 3 * GAP + CAPTION}
-    assert previews.uncaptioned(four).height == tile[1] + 2 * GAP
+    assert previews.without_captions(four).height == tile[1] + 2 * GAP
 
 
 def test_the_tiles_are_the_picture_the_contrast_the_mask_and_the_result() -> None:
@@ -53,7 +53,7 @@ def test_the_tiles_are_the_picture_the_contrast_the_mask_and_the_result() -> Non
     tiles = [strip[GAP : GAP + 100, left : left + 200] for left in range(GAP, 4 * (200 + GAP), 200 + GAP)]
     assert (tiles[0] == (0, 0, 255)).all()
     assert (tiles[1] == previews.INFERNO[0]).all()
-    assert (tiles[2] == np.asarray(previews.outlined(Image.new("RGB", size, "blue"), mask.pixels))).all()
+    assert (tiles[2] == np.asarray(previews.outline(Image.new("RGB", size, "blue"), mask.pixels))).all()
     assert (tiles[3] == (0, 255, 0)).all()
 
 
@@ -64,7 +64,7 @@ def test_what_is_transparent_is_shown_on_white() -> None:
 
 def test_the_outline_lies_on_the_border_white_in_a_dark_rim() -> None:
     mask = box()
-    grey = np.asarray(previews.outlined(Image.new("RGB", (60, 40), (128, 128, 128)), mask))
+    grey = np.asarray(previews.outline(Image.new("RGB", (60, 40), (128, 128, 128)), mask))
     white, dark = (grey == 255).all(axis=2), (grey == 0).all(axis=2)
     expected = np.zeros_like(mask)
     expected[9:31, 20:40] = expected[10:30, 19:41] = True  # a pixel to each side of the border ...
@@ -76,17 +76,17 @@ def test_the_outline_lies_on_the_border_white_in_a_dark_rim() -> None:
 
 
 def test_a_mask_of_everything_is_outlined_along_the_edge_and_an_empty_one_nowhere() -> None:
-    whole = np.asarray(previews.outlined(Image.new("RGB", (60, 40), "red"), np.ones((40, 60), dtype=bool)))
+    whole = np.asarray(previews.outline(Image.new("RGB", (60, 40), "red"), np.ones((40, 60), dtype=bool)))
     assert (whole[0] == 255).all()
     assert (whole[20, 20] == (255, 0, 0)).all()
-    none = np.asarray(previews.outlined(Image.new("RGB", (60, 40), "red"), np.zeros((40, 60), dtype=bool)))
+    none = np.asarray(previews.outline(Image.new("RGB", (60, 40), "red"), np.zeros((40, 60), dtype=bool)))
     assert (none == (255, 0, 0)).all()
 
 
 def test_no_speck_of_a_large_mask_is_lost() -> None:
     mask = np.zeros((3000, 4000), dtype=bool)
     mask[1000, 1000] = True
-    assert previews.shrunk(mask, (512, 384)).any()
+    assert previews.shrink(mask, (512, 384)).any()
 
 
 def test_an_overlay_tints_only_inside_the_mask_and_keeps_the_size() -> None:
@@ -118,11 +118,11 @@ def test_more_contrast_is_brighter() -> None:
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 def test_the_contrast_that_is_shown_is_what_the_threshold_sees(smooth: float) -> None:
     contrast = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
-    shown = previews.rescaled(contrast.numpy(), 1.5, smooth)
+    shown = previews.rescale(contrast.numpy(), 1.5, smooth)
     assert (shown.min() >= 0, shown.max() <= 1) == (True, True)
     mask = mask_refinement.mask(contrast, (16, 16), clamp=1.5, threshold=0.6, smooth=smooth)
     assert ((shown > 0.6) == mask.numpy()).all()
-    assert (previews.rescaled(np.zeros((4, 4), dtype=np.float32), 3.0) == 0).all()
+    assert (previews.rescale(np.zeros((4, 4), dtype=np.float32), 3.0) == 0).all()
 
 
 @pytest.mark.parametrize(("count", "rows", "columns"), [(2, 1, 2), (3, 1, 3), (4, 2, 2), (5, 2, 3), (10, 3, 4)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffedit_cli.jobs.cooperative import Stopped, Together
+from diffedit_cli.jobs.cooperative import CooperativeBatcher, Stopped
 from diffedit_cli.storage.cache import Cache
 
 
@@ -23,18 +23,18 @@ class Doubling:
         return [ValueError(f"{one} is odd") if one % 2 else 2 * one for one in questions]
 
 
-def summing(together: Together[int, int], *numbers: int) -> Callable[[], int]:
+def summing(together: CooperativeBatcher[int, int], *numbers: int) -> Callable[[], int]:
     return lambda: sum(together.ask(number) for number in numbers)
 
 
-def worked(together: Together[int, int]) -> None:
+def worked(together: CooperativeBatcher[int, int]) -> None:
     while together.count:
         together.round()
 
 
 def test_what_is_asked_in_a_round_is_answered_together() -> None:
     doubling = Doubling()
-    with Together(doubling) as together:
+    with CooperativeBatcher(doubling) as together:
         done = [together.begin(summing(together, *numbers)) for numbers in ((2, 4, 6), (8,), (10, 12))]
         together.round()
         together.round()
@@ -54,7 +54,7 @@ def test_only_one_works_at_a_time() -> None:
             working.pop()
             together.ask(number)
 
-    with Together(Doubling()) as together:
+    with CooperativeBatcher(Doubling()) as together:
         done = [together.begin(work) for _ in range(5)]
         worked(together)
     assert [one.exception() for one in done] == [None] * 5
@@ -64,7 +64,7 @@ def test_a_failure_is_its_own() -> None:
     def failing() -> int:
         raise KeyError("mine")
 
-    with Together(Doubling()) as together:
+    with CooperativeBatcher(Doubling()) as together:
         odd, fine, failed = map(together.begin, (summing(together, 2, 3, 4), summing(together, 2, 4, 6), failing))
         worked(together)
     assert fine.result() == 24
@@ -82,7 +82,7 @@ def test_whoever_gets_no_answer_can_go_on() -> None:
             together.ask(1)
         return "well"
 
-    with Together(broken) as together:
+    with CooperativeBatcher(broken) as together:
         done = [together.begin(work) for _ in range(2)]
         worked(together)
     assert [one.result() for one in done] == ["well", "well"]
@@ -101,7 +101,7 @@ def test_one_that_waits_for_a_lock_of_another_lets_it_go_on(tmp_path: Path) -> N
         return together.ask(6)
 
     doubling = Doubling()
-    with Together(doubling) as together:
+    with CooperativeBatcher(doubling) as together:
         done = [together.begin(lambda name=name: work(name, Cache(tmp_path, together.wait))) for name in "abc"]  # type: ignore[misc]
         worked(together)
     assert [one.result() for one in done] == [12, 12, 12]
@@ -121,7 +121,7 @@ def test_one_that_waits_alone_waits_for_another_process(tmp_path: Path) -> None:
         with Cache(tmp_path, wait).alone("0123"):
             return "mine"
 
-    with Together(Doubling()) as together:
+    with CooperativeBatcher(Doubling()) as together:
         with Cache(tmp_path).alone("0123"):  # elsewhere
             done = together.begin(work)
             while turns < 3:
@@ -145,7 +145,7 @@ def test_work_that_nobody_waits_for_ends_where_it_is() -> None:
             tidied.append(name)
 
     threads = threading.active_count()
-    with Together(Doubling()) as together:
+    with CooperativeBatcher(Doubling()) as together:
         done = [together.begin(lambda name=name: work(name)) for name in "abc"]  # type: ignore[misc]
         together.round()
         done.append(together.begin(lambda: work("late")))

@@ -22,9 +22,9 @@ from tiny import overflowing
 
 from diffedit_cli.cli.progress import Reporter
 from diffedit_cli.models import registry
-from diffedit_cli.models.memory import Memory
+from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import model_session
-from diffedit_cli.pipeline.model_session import AT_ONCE, Runtime
+from diffedit_cli.pipeline.model_session import AT_ONCE, ModelSession
 
 SIZES = (40, 40, 40, 56, 40)
 
@@ -302,12 +302,15 @@ def test_auto_is_several_where_half_precision_meets_a_gpu(
     tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, count: int
 ) -> None:
     monkeypatch.setattr(model_session, "choose_device", lambda _: device)
-    assert Runtime(registry.find(str(tiny_epsilon)), device, dtype, Memory(), any_picture=False).at_once == count
+    assert (
+        ModelSession(registry.find(str(tiny_epsilon)), device, dtype, OffloadOptions(), any_picture=False).at_once
+        == count
+    )
 
 
 @pytest.mark.usefixtures("album")
 def test_auto_is_as_many_as_are_best(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runtime, "at_once", 3)
+    monkeypatch.setattr(ModelSession, "at_once", 3)
     assert run("album", "--maps", 1).code == 0
     assert max(calls) > 2
 

@@ -70,9 +70,9 @@ def test_in_a_finaliser_it_ends_the_command_all_the_same() -> None:
 def test_it_is_no_failure_of_a_picture(error: Exception) -> None:
     job = Job(input=Path("cat.png"), params=Params())
     with pytest.raises(KeyboardInterrupt):
-        outcomes.attempted(job, lambda: takes_it_for_its_own(error), print)
+        outcomes.attempt(job, lambda: takes_it_for_its_own(error), print)
     interrupts.forget()
-    failed = outcomes.attempted(job, lambda: raises(error), lambda _: None)
+    failed = outcomes.attempt(job, lambda: raises(error), lambda _: None)
     assert failed.status == "failed"
 
 

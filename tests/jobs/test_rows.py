@@ -12,7 +12,7 @@ import pytest
 from command import WORDS, Ran, diffedit
 
 from diffedit_cli.cli import config_file
-from diffedit_cli.cli.session import for_rows
+from diffedit_cli.cli.session import row_options
 from diffedit_cli.errors import UsageError
 from diffedit_cli.jobs import sources
 from diffedit_cli.jobs.rows import Row
@@ -29,13 +29,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows(name: str, data: bytes) -> list[Row]:
     Path(name).write_bytes(data)
-    return list(sources.streamed([Path(name)], null=False))
+    return list(sources.stream_rows([Path(name)], null=False))
 
 
 def of_list(data: bytes, null: bool = False) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-        return list(sources.streamed([Path("-")], null=null))
+        return list(sources.stream_rows([Path("-")], null=null))
 
 
 def names(found: Iterable[Row]) -> list[str]:
@@ -175,7 +175,7 @@ VALUES = [
 def told(option: str, value: object) -> object:
     """What a row's option comes to."""
     given = {name: parameter.default for name, parameter in _run_options().items()} | {"from_": "cat", "to": "dog"}
-    shared = for_rows(given)(Row(input=Path("a.png"), place=Path("a.png"), given={option: value}))
+    shared = row_options(given)(Row(input=Path("a.png"), place=Path("a.png"), given={option: value}))
     return shared[option] if option in shared else getattr(shared["params"], option)
 
 

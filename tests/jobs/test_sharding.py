@@ -97,10 +97,10 @@ def test_the_page_is_of_all_that_was_done_when_its_last_writer_came() -> None:
 
 
 class RunThatWaits:
-    """A run with nothing to do, while this process holds the ledger's lock."""
+    """A run with nothing to do, while this process holds the results log's lock."""
 
     def __init__(self) -> None:
-        self._held = results_log.Ledger(Path("out"))
+        self._held = results_log.ResultsLog(Path("out"))
         self._lock = self._held.alone()
         self._lock.__enter__()
         command = [sys.executable, "-m", "diffedit_cli", "run", "jobs.jsonl", *OPTIONS, "--out", "out"]
@@ -140,8 +140,8 @@ def test_processes_started_together_share_no_list(here: Path, monkeypatch: pytes
 def test_launchers_say_which_part_it_is(monkeypatch: pytest.MonkeyPatch, said: dict[str, str], shard: Shard) -> None:
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert sharding.chosen(None) == shard
-    assert sharding.chosen("1/3") == Shard(1, 3)
+    assert sharding.choose_shard(None) == shard
+    assert sharding.choose_shard("1/3") == Shard(1, 3)
 
 
 @pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("a", "2"), ("0", "many"), ("0", "0")])
@@ -149,4 +149,4 @@ def test_what_a_launcher_says_may_be_no_part(monkeypatch: pytest.MonkeyPatch, ra
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(UsageError, match="RANK and WORLD_SIZE"):
-        sharding.chosen(None)
+        sharding.choose_shard(None)

@@ -15,7 +15,7 @@ from PIL import Image
 from diffedit_cli.errors import InputError
 from diffedit_cli.images import codecs
 from diffedit_cli.jobs import output_names, sources
-from diffedit_cli.jobs.sources import Passed
+from diffedit_cli.jobs.sources import SkippedFiles
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def made(*names: str) -> None:
 
 def found(*given: str, recursive: bool = False) -> tuple[list[str], str]:
     """The places of the rows, and what is said of the rest."""
-    passed = Passed()
-    rows = list(sources.listed(given, recursive=recursive, skip=lambda _: False, passed=passed))
+    passed = SkippedFiles()
+    rows = list(sources.list_rows(given, recursive=recursive, skip=lambda _: False, passed=passed))
     assert all(row.problem is None for row in rows)
     return [row.place.as_posix() for row in rows], str(passed)
 
@@ -113,8 +113,8 @@ def test_links_to_folders_are_not_followed_and_said() -> None:
 
 def test_what_diffedit_made_is_counted(here: Path) -> None:
     picture(here / "ours.png")
-    passed = Passed()
-    rows = sources.listed([str(here)], recursive=False, skip=lambda path: path.name == "ours.png", passed=passed)
+    passed = SkippedFiles()
+    rows = sources.list_rows([str(here)], recursive=False, skip=lambda path: path.name == "ours.png", passed=passed)
     assert [row.name for row in rows] == [str(here / "cat.png")]
     assert str(passed) == "made by diffedit: 1"
 
@@ -165,7 +165,7 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("source", ["in", "in/locked", "in/**/*.png", "in/locked/*.png"])
 def test_a_folder_that_may_not_be_entered_fails_alone(locked: Path, source: str) -> None:
-    rows = list(sources.listed([source], recursive=True, skip=lambda _: False))
+    rows = list(sources.list_rows([source], recursive=True, skip=lambda _: False))
     (bad,) = [row for row in rows if row.problem is not None]
     assert isinstance(bad.problem, InputError)
     assert str(bad.problem) == f"The folder {locked} cannot be read: Permission denied; check its permissions."

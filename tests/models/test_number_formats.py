@@ -20,7 +20,7 @@ def test_short_names_are_the_formats_of_torch() -> None:
 
 @pytest.mark.parametrize("short", SHORT)
 def test_from_python(tiny_epsilon: Path, short: str) -> None:
-    assert DiffEdit(tiny_epsilon, dtype=short)._bench.dtype == SHORT[short]
+    assert DiffEdit(tiny_epsilon, dtype=short)._pipeline.dtype == SHORT[short]
 
 
 def test_a_result_is_up_to_date_under_either_name(

@@ -18,11 +18,11 @@ from diffedit_cli.images import codecs
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.models import registry
 from diffedit_cli.models.devices import choose_device
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stage_cache import cache_key
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.cache import Cache
 
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
@@ -35,69 +35,71 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_epsilon: Path) -> Workbench:
+def loaded(tiny_epsilon: Path) -> EditPipeline:
     """A tiny model, loaded once."""
-    return Workbench(registry.find(str(tiny_epsilon)), None, device="cpu")
+    return EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu")
 
 
 @pytest.fixture
-def bench(loaded: Workbench, tmp_path: Path) -> Workbench:
+def pipeline(loaded: EditPipeline, tmp_path: Path) -> EditPipeline:
     """With an empty cache."""
     loaded.cache = Cache(tmp_path / "cache")
     return loaded
 
 
-def edit(bench: Workbench, path: Path, params: Params = PARAMS, **changes: object) -> Account:
+def edit(pipeline: EditPipeline, path: Path, params: Params = PARAMS, **changes: object) -> EditStats:
     """What one edit cost."""
-    account = Account()
-    bench.edit(codecs.load(path), dataclasses.replace(params, **changes), account, None, None)
-    return account
+    stats = EditStats()
+    pipeline.edit(codecs.load(path), dataclasses.replace(params, **changes), stats, None, None)
+    return stats
 
 
 # the cost
 
 
-def test_evaluations_at_the_defaults(bench: Workbench, image: Path) -> None:
+def test_evaluations_at_the_defaults(pipeline: EditPipeline, image: Path) -> None:
     """The mask by ten maps for two prompts; 14 of 16 levels, each second asked; 14 steps, 5 of them asked twice."""
-    account = edit(bench, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
-    assert account.evaluations == {"mask": 20, "invert": 7, "edit": 19}
-    assert account.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
+    stats = edit(pipeline, image, Params(from_="cat", to="dog", threshold=0.2, maps=10))
+    assert stats.evaluations == {"mask": 20, "invert": 7, "edit": 19}
+    assert stats.cache == {"mask": "miss", "invert": "miss", "edit": "miss"}
 
 
-def test_maps_of_a_settled_mask_cost_no_more(bench: Workbench, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_of_a_settled_mask_cost_no_more(
+    pipeline: EditPipeline, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By themselves the maps of random weights may never agree: here any two do, and then none."""
     params = Params(from_="cat", to="dog", steps=5, threshold=0.2)
     for agreement, maps in ((0.0, 2), (2.0, 10)):
         monkeypatch.setattr(engine, "AGREEMENT", agreement)
-        assert edit(bench, image, params, seed=maps).evaluations["mask"] == 2 * maps
+        assert edit(pipeline, image, params, seed=maps).evaluations["mask"] == 2 * maps
 
 
-def test_the_same_edit_again_costs_nothing(bench: Workbench, image: Path) -> None:
-    assert edit(bench, image).evaluations == {"mask": 4, "invert": 2, "edit": 6}
-    again = edit(bench, image)
+def test_the_same_edit_again_costs_nothing(pipeline: EditPipeline, image: Path) -> None:
+    assert edit(pipeline, image).evaluations == {"mask": 4, "invert": 2, "edit": 6}
+    again = edit(pipeline, image)
     assert again.evaluations == NOTHING_SPENT
     assert again.cache == {"mask": "hit", "invert": "hit", "edit": "hit"}
 
 
-def test_another_threshold_with_the_same_mask_costs_nothing(bench: Workbench, image: Path) -> None:
+def test_another_threshold_with_the_same_mask_costs_nothing(pipeline: EditPipeline, image: Path) -> None:
     """A drawn mask makes the same cells of any threshold; a wider fade is laid over what was painted before."""
     drawn = np.zeros((40, 60), dtype=bool)
     drawn[8:24, 16:40] = True
     scene = codecs.load(image)
     results = []
     for threshold, feather in ((0.3, 0.25), (0.6, 0.25), (0.6, 1.0)):
-        account = Account()
+        stats = EditStats()
         params = dataclasses.replace(PARAMS, threshold=threshold, feather=feather)
-        (edited,) = bench.edit(scene, params, account, Mask(drawn), None)
+        (edited,) = pipeline.edit(scene, params, stats, Mask(drawn), None)
         results.append(np.asarray(edited.image))
-        assert account.evaluations["edit"] == (0 if len(results) > 1 else 6)
+        assert stats.evaluations["edit"] == (0 if len(results) > 1 else 6)
     assert np.array_equal(*results[:2])
     assert not np.array_equal(*results[1:])
 
 
-def test_the_share_of_guided_steps_is_not_lost_in_last_bits(bench: Workbench, image: Path) -> None:
+def test_the_share_of_guided_steps_is_not_lost_in_last_bits(pipeline: EditPipeline, image: Path) -> None:
     """1 - 0.9 is a little less than a tenth."""
-    assert edit(bench, image, steps=10, strength=1.0, guidance_end=0.9).evaluations["edit"] == 9 + 5 + 1
+    assert edit(pipeline, image, steps=10, strength=1.0, guidance_end=0.9).evaluations["edit"] == 9 + 5 + 1
 
 
 @pytest.mark.parametrize(
@@ -114,10 +116,12 @@ def test_the_share_of_guided_steps_is_not_lost_in_last_bits(bench: Workbench, im
     ],
     ids=str,
 )
-def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, changes: dict[str, object]) -> None:
-    edit(bench, image)
-    edit(bench, image, eta=1.0, seed=2)
-    assert edit(bench, image, **changes).evaluations["edit"] > 0
+def test_what_the_repainting_depends_on_repaints(
+    pipeline: EditPipeline, image: Path, changes: dict[str, object]
+) -> None:
+    edit(pipeline, image)
+    edit(pipeline, image, eta=1.0, seed=2)
+    assert edit(pipeline, image, **changes).evaluations["edit"] > 0
 
 
 @pytest.mark.parametrize(
@@ -153,17 +157,17 @@ def test_what_the_repainting_depends_on_repaints(bench: Workbench, image: Path, 
     ids=str,
 )
 def test_another_option_recomputes_only_what_depends_on_it(
-    bench: Workbench, image: Path, changes: dict[str, object], mask: int, invert: int
+    pipeline: EditPipeline, image: Path, changes: dict[str, object], mask: int, invert: int
 ) -> None:
-    edit(bench, image)
-    spent = edit(bench, image, **{"threshold": 0.1} | changes).evaluations
+    edit(pipeline, image)
+    spent = edit(pipeline, image, **{"threshold": 0.1} | changes).evaluations
     assert (spent["mask"], spent["invert"]) == (mask, invert)
 
 
-def test_guidance_counts_for_the_mask_where_the_negatives_differ(bench: Workbench, image: Path) -> None:
-    edit(bench, image, to_negative="grass")
-    assert edit(bench, image, to_negative="grass").evaluations["mask"] == 0
-    assert edit(bench, image, to_negative="grass", guidance=5.0).evaluations["mask"] == 8
+def test_guidance_counts_for_the_mask_where_the_negatives_differ(pipeline: EditPipeline, image: Path) -> None:
+    edit(pipeline, image, to_negative="grass")
+    assert edit(pipeline, image, to_negative="grass").evaluations["mask"] == 0
+    assert edit(pipeline, image, to_negative="grass", guidance=5.0).evaluations["mask"] == 8
 
 
 @pytest.mark.parametrize(
@@ -178,26 +182,28 @@ def test_guidance_counts_for_the_mask_where_the_negatives_differ(bench: Workbenc
     ids=str,
 )
 def test_the_options_of_a_regularised_inversion_recompute_it(
-    bench: Workbench, image: Path, changes: dict[str, object], invert: int
+    pipeline: EditPipeline, image: Path, changes: dict[str, object], invert: int
 ) -> None:
-    edit(bench, image, reg_steps=1, threshold=0.1)
-    assert edit(bench, image, **{"reg_steps": 1, "threshold": 0.1} | changes).evaluations["invert"] == invert
+    edit(pipeline, image, reg_steps=1, threshold=0.1)
+    assert edit(pipeline, image, **{"reg_steps": 1, "threshold": 0.1} | changes).evaluations["invert"] == invert
 
 
 def test_another_picture_and_another_model_share_nothing(
-    bench: Workbench, image: Path, tiny_v: Path, tmp_path: Path
+    pipeline: EditPipeline, image: Path, tiny_v: Path, tmp_path: Path
 ) -> None:
-    edit(bench, image)
-    assert edit(bench, picture(tmp_path / "other.png", (40, 60))).evaluations["mask"] == 4
-    other = Workbench(registry.find(str(tiny_v)), bench.cache, device="cpu")
+    edit(pipeline, image)
+    assert edit(pipeline, picture(tmp_path / "other.png", (40, 60))).evaluations["mask"] == 4
+    other = EditPipeline(registry.find(str(tiny_v)), pipeline.cache, device="cpu")
     assert edit(other, image, threshold=0.1).evaluations["mask"] == 4
 
 
-def test_the_same_picture_and_model_under_other_names_share(bench: Workbench, image: Path, tmp_path: Path) -> None:
-    edit(bench, image)
+def test_the_same_picture_and_model_under_other_names_share(
+    pipeline: EditPipeline, image: Path, tmp_path: Path
+) -> None:
+    edit(pipeline, image)
     Image.open(image).save(tmp_path / "renamed.bmp")
-    shutil.copytree(bench.folder.path, tmp_path / "model")
-    other = Workbench(registry.find(str(tmp_path / "model")), bench.cache, device="cpu")
+    shutil.copytree(pipeline.folder.path, tmp_path / "model")
+    other = EditPipeline(registry.find(str(tmp_path / "model")), pipeline.cache, device="cpu")
     assert edit(other, tmp_path / "renamed.bmp").evaluations == NOTHING_SPENT
 
 
@@ -218,10 +224,10 @@ INVERSION_KEY = "079864756ddc01bb93b9cf87cd9a9a25fe4db5a48eeeb9c7d5c89ae6be5fef7
 
 @pytest.mark.parametrize("kind", ["contrast", "inversion"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "another entry"])
-def test_a_damaged_entry_is_said_and_made_again(bench: Workbench, image: Path, kind: str, damage: str) -> None:
-    edit(bench, image)
-    entry = next(Path(bench.cache.root).glob(f"{kind}/*/*"))
-    other = next(path for path in Path(bench.cache.root).glob("*/*/*.safetensors") if path != entry)
+def test_a_damaged_entry_is_said_and_made_again(pipeline: EditPipeline, image: Path, kind: str, damage: str) -> None:
+    edit(pipeline, image)
+    entry = next(Path(pipeline.cache.root).glob(f"{kind}/*/*"))
+    other = next(path for path in Path(pipeline.cache.root).glob("*/*/*.safetensors") if path != entry)
     data = entry.read_bytes()
     entry.write_bytes(
         {
@@ -232,20 +238,20 @@ def test_a_damaged_entry_is_said_and_made_again(bench: Workbench, image: Path, k
             "another entry": other.read_bytes(),
         }[damage]
     )
-    account = edit(bench, image)
-    assert [warning for warning in account.warnings if str(entry) in warning and "damaged" in warning]
+    stats = edit(pipeline, image)
+    assert [warning for warning in stats.warnings if str(entry) in warning and "damaged" in warning]
     stage = "mask" if kind == "contrast" else "invert"
-    assert account.evaluations[stage] == 2
+    assert stats.evaluations[stage] == 2
     assert entry.read_bytes() == data
-    assert problems(edit(bench, image).warnings) == []
+    assert problems(edit(pipeline, image).warnings) == []
 
 
-def test_a_cache_that_cannot_be_written_only_warns(bench: Workbench, image: Path) -> None:
-    bench.cache = Cache(image / "cache")
-    account = edit(bench, image)
-    assert "Nothing is kept in the cache" in account.warnings[0]
-    assert str(image) in account.warnings[0]
-    assert account.evaluations["edit"] == 6
+def test_a_cache_that_cannot_be_written_only_warns(pipeline: EditPipeline, image: Path) -> None:
+    pipeline.cache = Cache(image / "cache")
+    stats = edit(pipeline, image)
+    assert "Nothing is kept in the cache" in stats.warnings[0]
+    assert str(image) in stats.warnings[0]
+    assert stats.evaluations["edit"] == 6
 
 
 def test_without_a_cache_nothing_is_read_or_written(image: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
@@ -343,26 +349,26 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
     folder = registry.find(str(overflowing(tiny_epsilon, tmp_path / "loud", 1e5)))
     results = {}
     for dtype in ("float16", "float32"):
-        account = Account()
-        bench = Workbench(folder, None, device="cpu", dtype=dtype)
+        stats = EditStats()
+        pipeline = EditPipeline(folder, None, device="cpu", dtype=dtype)
         params = dataclasses.replace(PARAMS, room=0.0)  # what changes in more room are measured against stays half
-        (results[dtype],) = bench.edit(codecs.load(image), params, account, None, None)
-        assert any("repeated in float32" in warning for warning in account.warnings) == (dtype == "float16")
+        (results[dtype],) = pipeline.edit(codecs.load(image), params, stats, None, None)
+        assert any("repeated in float32" in warning for warning in stats.warnings) == (dtype == "float16")
     assert results["float16"].record["dtype"] == "float16"
     assert (results["float16"].mask.pixels == results["float32"].mask.pixels).all()
     assert results["float16"].image.tobytes() == results["float32"].image.tobytes()
 
 
 def test_half_precision_that_suffices_stays_half(image: Path, tiny_epsilon: Path) -> None:
-    bench = Workbench(registry.find(str(tiny_epsilon)), None, device="cpu", dtype="float16")
-    assert problems(edit(bench, image).warnings) == []
-    assert bench.runtime.model(Account()).dtype_name == "float16"
+    pipeline = EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu", dtype="float16")
+    assert problems(edit(pipeline, image).warnings) == []
+    assert pipeline.runtime.model(EditStats()).dtype_name == "float16"
 
 
 def test_a_model_of_infinities_is_blamed(image: Path, tiny_epsilon: Path, tmp_path: Path) -> None:
     folder = registry.find(str(overflowing(tiny_epsilon, tmp_path / "broken", float("inf"))))
     with pytest.raises(ModelError, match="not finite"):
-        edit(Workbench(folder, None, device="cpu"), image)
+        edit(EditPipeline(folder, None, device="cpu"), image)
 
 
 # the device

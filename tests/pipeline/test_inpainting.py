@@ -19,7 +19,7 @@ from diffedit_cli.images import codecs, masks
 from diffedit_cli.models import registry
 from diffedit_cli.models.devices import choose_device
 from diffedit_cli.pipeline.edit_pipeline import generator
-from diffedit_cli.pipeline.inpainting import Inpainting
+from diffedit_cli.pipeline.inpainting import InpaintingStage
 from diffedit_cli.pipeline.params import Params
 
 BOX = (10, 8, 44, 30)
@@ -88,7 +88,7 @@ def test_every_parameter_reaches_diffusers(here: Path, inpainter: Path, changes:
     """The oracle is the pipeline itself, given what the options say."""
     params = Params(**{"to": "dog", "steps": 5, "guidance": 7.5, "strength": 0.9, **changes})
     picture, mask = codecs.load(here / "cat.png"), masks.load_mask(here / "drawn.png")
-    ours = Inpainting(registry.find(str(inpainter)), choose_device("cpu"), "float32")
+    ours = InpaintingStage(registry.find(str(inpainter)), choose_device("cpu"), "float32")
     steps: list[tuple[int, int]] = []
     painted = ours.paint(
         picture, mask, params, generator(params.seed, picture, "inpaint"), lambda *done: steps.append(done)

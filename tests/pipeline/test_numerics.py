@@ -14,10 +14,10 @@ from command import picture
 from diffedit_cli.errors import ModelError
 from diffedit_cli.images import codecs
 from diffedit_cli.models import devices, registry
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.mask_stage import MaskStage
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.cache import Cache
 
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
@@ -29,9 +29,9 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tiny_epsilon: Path) -> Workbench:
+def pipeline(tmp_path: Path, tiny_epsilon: Path) -> EditPipeline:
     """With an empty cache."""
-    return Workbench(registry.find(str(tiny_epsilon)), Cache(tmp_path / "cache"), device="cpu")
+    return EditPipeline(registry.find(str(tiny_epsilon)), Cache(tmp_path / "cache"), device="cpu")
 
 
 def test_results_do_not_depend_on_the_number_of_threads(image: Path, tiny_epsilon: Path) -> None:
@@ -40,8 +40,8 @@ def test_results_do_not_depend_on_the_number_of_threads(image: Path, tiny_epsilo
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            bench = Workbench(registry.find(str(tiny_epsilon)), None, device="cpu")
-            [found[threads]] = bench.edit(codecs.load(image), PARAMS, Account(), None, None)
+            pipeline = EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu")
+            [found[threads]] = pipeline.edit(codecs.load(image), PARAMS, EditStats(), None, None)
     finally:
         torch.set_num_threads(before)
     one, two = found[1], found[2]
@@ -85,10 +85,10 @@ def test_threads_are_no_more_than_a_container_may_use(
 @pytest.mark.parametrize("stage", ["mask", "invert", "edit"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_noticed_in_every_stage(
-    bench: Workbench, image: Path, monkeypatch: pytest.MonkeyPatch, stage: str, value: float
+    pipeline: EditPipeline, image: Path, monkeypatch: pytest.MonkeyPatch, stage: str, value: float
 ) -> None:
     """And nothing of it is kept, only what was found before."""
-    watched = bench._watched
+    watched = pipeline._watched
 
     def spoilt(name: str, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
         for step in watched(name, steps, total):
@@ -99,10 +99,10 @@ def test_what_is_not_finite_is_noticed_in_every_stage(
     def spoilt_maps(self: MaskStage, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
         return (step.clone().fill_(value) for step in sought(self, steps, total))
 
-    monkeypatch.setattr(bench, "_watched", spoilt)
+    monkeypatch.setattr(pipeline, "_watched", spoilt)
     if stage == "mask":
         monkeypatch.setattr(MaskStage, "_watched", spoilt_maps)
     with pytest.raises(ModelError, match="not finite"):
-        bench.edit(codecs.load(image), PARAMS, Account(), None, None)
+        pipeline.edit(codecs.load(image), PARAMS, EditStats(), None, None)
     kinds = {"mask": (), "invert": ("contrast", "attention"), "edit": ("contrast", "attention", "inversion")}
-    assert {entry.kind for entry in bench.cache.entries()} == {"encoded", "watched", *kinds[stage]}
+    assert {entry.kind for entry in pipeline.cache.entries()} == {"encoded", "watched", *kinds[stage]}

@@ -51,5 +51,5 @@ def test_untouched_pixels_and_metadata_stay(
     else:
         assert (after[~M] == before[~M]).all()
     was, now = read_metadata(given, kind), read_metadata(edited, kind)
-    was["xmp"] = xmp_packets.marked(was["xmp"])  # an edit says that a model made part of it
+    was["xmp"] = xmp_packets.mark_generated(was["xmp"])  # an edit says that a model made part of it
     assert [now[tag] for tag in METADATA] == [was[tag] for tag in METADATA]

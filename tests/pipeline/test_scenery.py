@@ -12,10 +12,10 @@ from PIL import Image
 
 from diffedit_cli.images import codecs
 from diffedit_cli.models import registry
-from diffedit_cli.pipeline.edit_pipeline import Workbench
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.scenery import Scenery
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 
 PLACES = {
     "car-in-desert": "in the desert",
@@ -39,17 +39,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Workbench:
-    return Workbench(registry.find("builtin"), None, device="cpu", dtype="float32")
+def pipeline() -> EditPipeline:
+    return EditPipeline(registry.find("builtin"), None, device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_built_in_model_knows_where_it_is(bench: Workbench, name: str) -> None:
-    scenery = Scenery(bench.runtime, None, bench._about, bench._encoded)
-    picture, account = codecs.load(SAMPLES / f"{name}.png"), Account()
-    places = bench.folder.places
-    assert scenery.place_of(picture, places, Params(), account) == PLACES[name]
-    assert account.evaluations["place"] == len(places) == 12
+def test_the_built_in_model_knows_where_it_is(pipeline: EditPipeline, name: str) -> None:
+    scenery = Scenery(pipeline.runtime, None, pipeline._about, pipeline._encoded)
+    picture, stats = codecs.load(SAMPLES / f"{name}.png"), EditStats()
+    places = pipeline.folder.places
+    assert scenery.place_of(picture, places, Params(), stats) == PLACES[name]
+    assert stats.evaluations["place"] == len(places) == 12
 
 
 @pytest.mark.usefixtures("here")

@@ -16,10 +16,10 @@ from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Box, Picture
 from diffedit_cli.models import registry
 from diffedit_cli.pipeline import zoom
-from diffedit_cli.pipeline.edit_pipeline import Workbench
-from diffedit_cli.pipeline.mask_stage import Found, MaskStage
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+from diffedit_cli.pipeline.mask_stage import MaskProposal, MaskStage
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.stats import Account
+from diffedit_cli.pipeline.stats import EditStats
 
 NATIVE = 64
 PARAMS = Params(from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
@@ -103,58 +103,60 @@ def test_specks_are_not_sought_again() -> None:
 def test_what_is_found_closer_counts_only_near_what_was_found_before() -> None:
     M, box = np.uint8(255) * masked((320, 320), (100, 100, 140, 140)), (60, 60, 220, 220)
     closer = np.uint8(90) * masked((160, 160), (30, 40, 70, 60), (120, 120, 150, 150))
-    result = zoom.sharpened(M, M, {box: (closer, closer)})
+    result = zoom.sharpen(M, M, {box: (closer, closer)})
     assert np.array_equal(result, np.uint8(90) * masked((320, 320), (90, 100, 130, 120)))
     nothing = np.zeros((160, 160), dtype=np.uint8)
-    assert np.array_equal(zoom.sharpened(M, M, {box: (nothing, nothing)}), M)
+    assert np.array_equal(zoom.sharpen(M, M, {box: (nothing, nothing)}), M)
     higher = np.uint8(90) * masked((320, 320), (100, 100, 110, 110))  # what is near is decided at the usual threshold
-    assert np.array_equal(zoom.sharpened(higher, M, {box: (closer, closer)}), result)
-    assert not zoom.sharpened(higher, M, {box: (nothing, closer)}).any()
+    assert np.array_equal(zoom.sharpen(higher, M, {box: (closer, closer)}), result)
+    assert not zoom.sharpen(higher, M, {box: (nothing, closer)}).any()
 
 
 @pytest.fixture
-def bench(tiny_epsilon: Path) -> Workbench:
-    return Workbench(registry.find(str(tiny_epsilon)), None, device="cpu")
+def pipeline(tiny_epsilon: Path) -> EditPipeline:
+    return EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu")
 
 
-def test_each_part_is_inverted_and_painted_alone_and_nothing_else_changes(bench: Workbench) -> None:
+def test_each_part_is_inverted_and_painted_alone_and_nothing_else_changes(pipeline: EditPipeline) -> None:
     given = from_image(picture((400, 300)))
     M = masked((400, 300), (20, 20, 60, 60), (300, 200, 330, 230))
-    account = Account()
-    (edited,) = bench.edit(given, PARAMS, account, Mask(M), None)
+    stats = EditStats()
+    (edited,) = pipeline.edit(given, PARAMS, stats, Mask(M), None)
     assert [part.box for part in edited.painted] == [(8, 8, 72, 72), (283, 183, 347, 247)]
-    assert account.evaluations == {"mask": 0, "invert": 2 * 2, "edit": 2 * 6}
+    assert stats.evaluations == {"mask": 0, "invert": 2 * 2, "edit": 2 * 6}
     before, after = np.asarray(given.image), np.asarray(edited.image)
     assert np.array_equal(after[~M], before[~M])
     assert (after[M] != before[M]).any(axis=1).mean() > 0.9
     assert edited.latents is None
 
 
-def test_a_part_is_painted_as_if_it_were_the_picture(bench: Workbench) -> None:
+def test_a_part_is_painted_as_if_it_were_the_picture(pipeline: EditPipeline) -> None:
     whole = from_image(picture((400, 300)))
     M, box = masked((400, 300), (20, 20, 60, 60)), (8, 8, 72, 72)
-    (edited,) = bench.edit(whole, PARAMS, Account(), Mask(M), None)
-    (alone,) = bench.edit(whole.cropped(box), PARAMS, Account(), Mask(zoom.inside(M, box)), None)
+    (edited,) = pipeline.edit(whole, PARAMS, EditStats(), Mask(M), None)
+    (alone,) = pipeline.edit(whole.cropped(box), PARAMS, EditStats(), Mask(zoom.inside(M, box)), None)
     assert np.array_equal(np.asarray(edited.image.crop(box)), np.asarray(alone.image))
 
 
-def test_the_mask_of_a_large_picture_is_sought_again_closer(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mask_of_a_large_picture_is_sought_again_closer(
+    pipeline: EditPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def found(_: MaskStage, picture: Picture, *__: object) -> Found:
+    def found(_: MaskStage, picture: Picture, *__: object) -> MaskProposal:
         size = picture.size
         sizes.append(size)
         quarter = tuple(side // 8 for side in size)
         middle = tuple(side // 2 for side in size)
         shown = np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1]))
-        return Found(shown, shown, np.zeros((16, 16), dtype=np.float32))
+        return MaskProposal(shown, shown, np.zeros((16, 16), dtype=np.float32))
 
     monkeypatch.setattr(MaskStage, "_found", found)
-    mask = bench.mask(from_image(picture((800, 800))), PARAMS, Account())
+    mask = pipeline.mask(from_image(picture((800, 800))), PARAMS, EditStats())
     assert sizes == [(800, 800), (150, 150), (64, 64)]  # ever closer, down to the pixels that the model sees
     assert mask.share == pytest.approx(8 * 8 / 800**2)
     sizes.clear()
-    bench.mask(from_image(picture((800, 800))), Params(from_="cat", to="dog", zoom=4), Account())
+    pipeline.mask(from_image(picture((800, 800))), Params(from_="cat", to="dog", zoom=4), EditStats())
     assert sizes == [(800, 800), (200, 200)]  # as asked, once
 
 

@@ -30,13 +30,13 @@ def test_metadata_of_any_kind_costs_no_picture(tmp_path: Path, seeds: range) -> 
             assert upright is None or np.array_equal(np.sort(read.pixels, axis=None), np.sort(upright, axis=None)), seed
         for target in (kind, random.Random(seed).choice(sorted(SUFFIX))):
             written = codecs.encode(read, target, RECORD)
-            fitted = codecs.fitted(read, target)
+            fitted = codecs.fit_to_format(read, target)
             again = loaded(tmp_path, written, SUFFIX[target])
             assert again.size == read.size, (seed, target)
             assert target == "BMP" or again.record == RECORD, (seed, target)
             if target in (*LOSSLESS, "BMP"):
                 assert np.array_equal(again.pixels, read.pixels), (seed, target)
             assert all(text.endswith(".") for text in fitted.warnings), (seed, target)
-            lost = [text for text in codecs.fitted(again, target).warnings if text.startswith("Left out")]
+            lost = [text for text in codecs.fit_to_format(again, target).warnings if text.startswith("Left out")]
             assert not lost, (seed, target)  # what was kept can be read again
             codecs.encode(read.stripped(), target, None)

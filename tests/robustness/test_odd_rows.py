@@ -100,28 +100,28 @@ def state(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def opened(rows: Iterator[sources.Row]) -> list[Result | execute.Opened]:
+def opened(rows: Iterator[sources.Row]) -> list[Result | execute.EditInputs]:
     """What becomes of rows, up to where the model would be asked."""
     import inspect
 
     options = {name: one.default for name, one in inspect.signature(run.run).parameters.items()}
-    shared = session.for_rows({**options, "from_": "cat", "to": "dog"})
+    shared = session.row_options({**options, "from_": "cat", "to": "dog"})
     place, found, owner = Place(Path("out")), [], Ownership()
-    with Fetched() as fetched, place, place.ledger(Shard(1, 1), owner) as ledger:
-        claimed = plan.claimed(rows, shared, place, output_names.DEFAULT, ledger, owner, lambda _: True)
-        for job in plan.due(claimed, fetched, place, lambda: {}):
+    with Fetched() as fetched, place, place.results_log(Shard(1, 1), owner) as results_log:
+        claimed = plan.plan_jobs(rows, shared, place, output_names.DEFAULT, results_log, owner, lambda _: True)
+        for job in plan.pending(claimed, fetched, place, lambda: {}):
             made = (
                 job
                 if isinstance(job, Result)
-                else outcomes.attempted(job, lambda job=job: execute.open_edit(job), print)
+                else outcomes.attempt(job, lambda job=job: execute.read_inputs(job), print)
             )
             if isinstance(made, Result):
-                ledger.write(made.json())
+                results_log.write(made.json())
             found.append(made)
     return found
 
 
-def check(found: list[Result | execute.Opened], count: int) -> None:
+def check(found: list[Result | execute.EditInputs], count: int) -> None:
     assert len(found) == count
     for one in found:
         if isinstance(one, Result):
@@ -134,7 +134,7 @@ def rows_are_done_or_refused(rows: list[dict[str, Any]]) -> None:
     with folder():
         text = "".join(json.dumps(row) + "\n" for row in rows)
         Path("jobs.jsonl").write_text(text)
-        read = list(sources.streamed([Path("jobs.jsonl")], null=False))
+        read = list(sources.stream_rows([Path("jobs.jsonl")], null=False))
         check(opened(iter(read)), len(read))
         page.write(Path("out"))
 
@@ -142,10 +142,10 @@ def rows_are_done_or_refused(rows: list[dict[str, Any]]) -> None:
 def a_list_is_done_or_refused(data: bytes) -> None:
     with folder(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-        read = list(sources.streamed([Path("-")], null=False))
+        read = list(sources.stream_rows([Path("-")], null=False))
         check(opened(iter(read)), len(read))
         Path("jobs.csv").write_bytes(b"input,to,steps\n" + data)
-        read = list(sources.streamed([Path("jobs.csv")], null=False))
+        read = list(sources.stream_rows([Path("jobs.csv")], null=False))
         check(opened(iter(read)), len(read))
 
 
@@ -154,13 +154,13 @@ def results_are_read(lines: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         Path("out/results.jsonl").write_text(text + json.dumps({"status": "failed", "input": "a.png"}))
         page.write(Path("out"))
-        check(opened(iter(sources.listed(["none.png"], recursive=False, skip=lambda _: False))), 1)
+        check(opened(iter(sources.list_rows(["none.png"], recursive=False, skip=lambda _: False))), 1)
 
 
 def a_name_is_made_or_refused(template: str, place: str, words: str) -> None:
     try:
         output_names.check(template)
-        made = output_names.named(template, Path(place), ".png", Params(from_="cat", to=words, seed=7))
+        made = output_names.result_path(template, Path(place), ".png", Params(from_="cat", to=words, seed=7))
     except UsageError:
         return
     assert ".." not in made.parts
@@ -200,10 +200,12 @@ def test_an_error_of_ours_fails_one_row(tmp_path: Path, monkeypatch: pytest.Monk
             raise KeyError("a bug")
         raise DiffEditError("not today")
 
-    rows = sources.listed(["a.png", "b.png", "c.png"], recursive=False, skip=lambda _: False)
+    rows = sources.list_rows(["a.png", "b.png", "c.png"], recursive=False, skip=lambda _: False)
     place, owner = Place(tmp_path / "out"), Ownership()
-    with place, place.ledger(Shard(1, 1), owner) as ledger:
-        found = list(plan.claimed(rows, share, place, output_names.DEFAULT, ledger, owner, lambda _: True, said.append))
+    with place, place.results_log(Shard(1, 1), owner) as results_log:
+        found = list(
+            plan.plan_jobs(rows, share, place, output_names.DEFAULT, results_log, owner, lambda _: True, said.append)
+        )
     messages = [one.error["message"] for one in found if isinstance(one, Result) and one.error]
     assert [message[:9] for message in messages] == ["not today", "Something", "not today"]
     assert "KeyError" in said[0]

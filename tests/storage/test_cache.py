@@ -14,7 +14,7 @@ import pytest
 from command import diffedit
 
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.jobs.up_to_date import Made
+from diffedit_cli.jobs.up_to_date import OutputNotes
 from diffedit_cli.storage import cache as caches
 from diffedit_cli.storage import hashing
 from diffedit_cli.storage.cache import Cache
@@ -213,7 +213,7 @@ def test_notes_and_models_count_and_go_like_entries(cache: Cache, tmp_path: Path
     cache.trim(recount=True)
     for number in range(100):
         hashing.of_file(tmp_path / "big", cache.root / "digests")
-        Made(cache.root).note([tmp_path / "cat.png"], f"{number}")
+        OutputNotes(cache.root).note([tmp_path / "cat.png"], f"{number}")
         cache.store("contrast", KEYS[number], bytes(20_000))
         assert size(cache.root) <= MB
     assert not model.exists()

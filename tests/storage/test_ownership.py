@@ -44,7 +44,7 @@ def check(path: Path, *, inputs: list[Path] | None = None, kept: str | None = No
 
 
 def sealed_file(path: Path, text: str = "") -> bytes:
-    data = seals.sealed(text.encode() + seals.told(RECORD).encode())
+    data = seals.seal(text.encode() + seals.text_with_room(RECORD).encode())
     path.write_bytes(data)
     return data
 
@@ -74,12 +74,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "gif", "webp", "safete
 )
 def test_a_file_of_any_format_bears_a_seal_that_any_other_byte_breaks(tmp_path: Path, chosen: str, deep: bool) -> None:
     plain = encoded(chosen, deep)
-    data = seals.sealed(plain)
+    data = seals.seal(plain)
     assert len(data) == len(plain)
     assert seals.is_whole(data)
     path = tmp_path / {"safetensors": "x.safetensors", "mask": "x.png"}.get(chosen, f"x.{chosen.lower()}")
     path.write_bytes(data)
-    assert provenance.read_record(path) == RECORD if chosen != "mask" else provenance.made_by_us(path)
+    assert provenance.read_record(path) == RECORD if chosen != "mask" else provenance.is_ours(path)
     if chosen != "safetensors":
         codecs.load(path)  # which refuses a PNG whose sums are wrong
     start = data.index(seals.PREFIX) + len(seals.PREFIX)
@@ -92,23 +92,23 @@ def test_a_file_of_any_format_bears_a_seal_that_any_other_byte_breaks(tmp_path: 
 
 def test_a_retouched_result_that_keeps_its_record_is_no_longer_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    path.write_bytes(seals.sealed(encoded("PNG")))
+    path.write_bytes(seals.seal(encoded("PNG")))
     with Image.open(path) as image:
         image.load()
         image.putpixel((0, 0), (255, 0, 0))
-        record = metadata.record_in(image, *metadata.seen(image))
+        record = metadata.record_in(image, *metadata.peek(image))
         assert record is not None
         info = PngImagePlugin.PngInfo()
         info.add(*metadata.png_record(record))
         image.save(path, pnginfo=info)
-    assert provenance.made_by_us(path)
+    assert provenance.is_ours(path)
     assert not seals.is_whole(path.read_bytes())
     with pytest.raises(OutputError, match="was changed since diffedit made it"):
         check(path)
 
 
 def test_a_file_without_a_seal_has_none() -> None:
-    assert seals.sealed(b"no room") == b"no room"
+    assert seals.seal(b"no room") == b"no room"
     assert seals.is_whole(b"no room") is None
     assert seals.is_whole(seals.BLANK * 1000) is False
 
@@ -130,7 +130,7 @@ def test_what_bears_no_seal_is_ours_by_a_digest_that_is_kept(tmp_path: Path) -> 
 
 
 def test_a_foreign_file_needs_force(tmp_path: Path) -> None:
-    for name, text in (("old.png", b""), ("older.png", seals.told(RECORD).encode())):
+    for name, text in (("old.png", b""), ("older.png", seals.text_with_room(RECORD).encode())):
         (tmp_path / name).write_bytes(text)
         with pytest.raises(OutputError, match="--force"):
             check(tmp_path / name)
@@ -222,7 +222,7 @@ def test_what_comes_between_the_check_and_the_rename(
     target, source, link = tmp_path / "x.png", tmp_path / "source.png", os.link
     source.write_bytes(b"picture")
     ours = sealed_file(tmp_path / "ours")
-    new = seals.sealed(b"new" + seals.told(RECORD).encode())
+    new = seals.seal(b"new" + seals.text_with_room(RECORD).encode())
 
     def late(old: Path, new_name: Path) -> None:
         if came in ("folder", "link", "input"):
@@ -316,7 +316,7 @@ def test_a_run_that_was_killed_knows_what_it_had_written(
     def ended_before_the_line() -> bytes:
         with monkeypatch.context() as patch:
             patch.setattr(
-                results_log.Ledger, "write", lambda *_: (_ for _ in ()).throw(OutputError("There is no room."))
+                results_log.ResultsLog, "write", lambda *_: (_ for _ in ()).throw(OutputError("There is no room."))
             )
             assert run(*words, "--force").code == OutputError.code
         assert (here / "out" / results_log.NAME).read_bytes() == b""
@@ -339,7 +339,7 @@ def test_a_run_that_was_killed_knows_what_it_had_written(
 
 
 def test_processes_know_what_each_other_writes(tmp_path: Path) -> None:
-    with results_log.Ledger(tmp_path) as one, results_log.Ledger(tmp_path) as other:
+    with results_log.ResultsLog(tmp_path) as one, results_log.ResultsLog(tmp_path) as other:
         assert other.digests_of(tmp_path / "a.bmp") == []
         one.announce({str(tmp_path / "a.bmp"): "0" * 64})
         assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
@@ -355,7 +355,7 @@ def test_processes_know_what_each_other_writes(tmp_path: Path) -> None:
 
 
 def test_announcements_are_written_into_no_file_of_somebodys(tmp_path: Path) -> None:
-    with results_log.Ledger(tmp_path) as told:
+    with results_log.ResultsLog(tmp_path) as told:
         assert told.begun
         told.begun.write_text("mine\n")
         with pytest.raises(OutputError, match="was not made by diffedit"):
@@ -369,7 +369,7 @@ def test_announcements_are_written_into_no_file_of_somebodys(tmp_path: Path) -> 
 
 
 def test_what_follows_announcements_that_were_removed_is_read_from_its_begin(tmp_path: Path) -> None:
-    with results_log.Ledger(tmp_path) as one, results_log.Ledger(tmp_path) as other:
+    with results_log.ResultsLog(tmp_path) as one, results_log.ResultsLog(tmp_path) as other:
         one.announce({str(tmp_path / f"{name}.bmp"): "0" * 64 for name in "abcdef"})
         assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
         assert one.begun

@@ -162,7 +162,7 @@ def state(root: Path) -> State:
 def content(path: Path) -> Any:
     data = path.read_bytes()
     if path.name == "results.jsonl":
-        said = map(results_log.parsed, data.splitlines())  # which passes over what is torn
+        said = map(results_log.parse, data.splitlines())  # which passes over what is torn
         return {(one["input"], one["output"]) for one in said if one and one["status"] == "done"}
     if path.name == "index.html":
         return data.rstrip().endswith(b"</html>")

@@ -206,4 +206,4 @@ def written(folder: Path, data: bytes, suffix: str, to: str = "", record: Any = 
         else:
             assert not picture.is_transparent
             assert (after.pixels == picture.pixels[..., : after.pixels.shape[2]]).all()
-    return result, " ".join(codecs.fitted(picture, chosen).warnings)
+    return result, " ".join(codecs.fit_to_format(picture, chosen).warnings)

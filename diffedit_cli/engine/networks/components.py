@@ -97,7 +97,7 @@ def read(
 
 
 @contextlib.contextmanager
-def fitting(name: str) -> Iterator[None]:
+def fit_errors(name: str) -> Iterator[None]:
     """Around what libraries do by a model's own settings, which a stranger wrote and which may not fit each other.
 
     Raises ModelError in place of what they raise, but for what the device is to blame for.

@@ -58,7 +58,7 @@ class Checkpoint:
         network.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, assign=True)
 
     def _taken(self, prefix: str, place: Place, shape: list[int]) -> Tensor:
-        tensor = taken(self._scaled(prefix + place.name), place)
+        tensor = to_diffusers_layout(self._scaled(prefix + place.name), place)
         if _bare(tensor.shape) != _bare(shape):
             raise ValueError(f"{prefix}{place.name} gives {tuple(tensor.shape)} where {tuple(shape)} is wanted")
         return tensor.reshape(shape)
@@ -79,7 +79,7 @@ class Checkpoint:
         return tensor
 
 
-def taken(tensor: Tensor, place: Place) -> Tensor:
+def to_diffusers_layout(tensor: Tensor, place: Place) -> Tensor:
     """Ours of a tensor of the original layout."""
     tensor = tensor.chunk(place.of)[place.part] if place.of > 1 else tensor
     tensor = torch.cat(tensor.chunk(2)[::-1]) if place.swapped else tensor

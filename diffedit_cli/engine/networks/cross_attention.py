@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffedit_cli.engine.diffedit import resized
+from diffedit_cli.engine.diffedit import resize
 from diffedit_cli.engine.interfaces import Embedding, Watcher
 
 CELLS = 16  # a side: of these layers makes LEDITS++ (arXiv:2311.16711) its masks
@@ -51,11 +51,11 @@ class Watch:
             raise RuntimeError("nothing was predicted for the text that is watched")
         shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
         looks = (self._sum / self._count).reshape(grid[0] // shrink, grid[1] // shrink)
-        return resized(looks, grid)
+        return resize(looks, grid)
 
 
 @contextlib.contextmanager
-def watched(unet: nn.Module, watches: Sequence[Watcher | None]) -> Iterator[None]:
+def watch_attention(unet: nn.Module, watches: Sequence[Watcher | None]) -> Iterator[None]:
     """One call of diffusers' UNet2DConditionModel, whose rows are watched by these, without a change to its output.
 
     Of a call that fails nothing is seen.

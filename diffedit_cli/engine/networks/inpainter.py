@@ -63,7 +63,7 @@ class Inpainter:
                 "complete inpainting model with .safetensors weights."
             ) from error
         pipeline.set_progress_bar_config(disable=True)
-        with components.fitting(name):
+        with components.fit_errors(name):
             return cls(pipeline.to(device), name)
 
     def paint(

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import Embedding, Rows, Watcher
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
 from diffedit_cli.engine.networks import components, prompt_weighting
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
@@ -50,7 +50,7 @@ class LatentDiffusion(ABC):
             )
         self.evaluations = 0
         self._calls = Calls(self._answer)
-        self._ask: Callable[[Rows], Tensor] = self._calls.ask
+        self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
         self._watch: Watcher | None = None
         self._vae_dtype = vae.dtype
         self._embeddings: dict[tuple[str, int], Embedding] = {}
@@ -78,11 +78,11 @@ class LatentDiffusion(ABC):
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
         found = components.read(folder, readers, device, dtype, name, variant, change)
-        with components.fitting(name):
+        with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
-        with components.fitting(self.name):
+        with components.fit_errors(self.name):
             levels = self._levels(steps, cells)
             if not all(
                 isinstance(share, float) and 0 <= share <= 1 for level in levels for share in (level.a, level.b)
@@ -94,7 +94,7 @@ class LatentDiffusion(ABC):
     def _levels(self, steps: int, cells: int | None) -> Sequence[Level]: ...
 
     @abstractmethod
-    def _output(self, rows: Rows) -> Tensor: ...
+    def _output(self, rows: ModelInput) -> Tensor: ...
 
     @abstractmethod
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding: ...
@@ -106,19 +106,19 @@ class LatentDiffusion(ABC):
         count = len(x_t)
         self.evaluations += count
         labels = torch.full((count,), at.timestep, device=x_t.device)
-        output = self._ask(Rows(x_t, labels, text.rows(count), [self._watch] * count))
+        output = self._ask(ModelInput(x_t, labels, text.rows(count), [self._watch] * count))
         return interpret(output.float(), x_t, at, self.prediction_type)
 
-    def _answer(self, rows: Rows) -> Tensor:
-        with components.fitting(self.name):
+    def _answer(self, rows: ModelInput) -> Tensor:
+        with components.fit_errors(self.name):
             return self._output(rows)
 
-    def beside(self, ask: Callable[[Rows], Tensor]) -> Self:
+    def beside(self, ask: Callable[[ModelInput], Tensor]) -> Self:
         view = copy.copy(self)
         view.evaluations, view._ask = 0, ask
         return view
 
-    def ask_together(self, asked: Sequence[Rows]) -> Sequence[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         return self._calls.ask_together(asked)
 
     def offload_to(self, device: str, offload: str) -> None:
@@ -172,12 +172,12 @@ class LatentDiffusion(ABC):
         if key not in self._embeddings:
             if len(self._embeddings) == MOST_EMBEDDINGS:
                 self._embeddings.clear()
-            with components.fitting(self.name):
+            with components.fit_errors(self.name):
                 self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
         return self._embeddings[key]
 
     def prompt_warning(self, prompt: str) -> str | None:
-        with components.fitting(self.name):
+        with components.fit_errors(self.name):
             return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
 
     def watching(
@@ -213,7 +213,7 @@ class LatentDiffusion(ABC):
 
     def _spared(self, compute: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         """The VAE alone goes to float32 when it alone overflows: the network stays as fast as it is."""
-        with components.fitting(self.name):
+        with components.fit_errors(self.name):
             result = compute(given)
         if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
             self.vae.to(torch.float32)

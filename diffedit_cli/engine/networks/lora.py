@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from diffedit_cli.engine.networks import original_layout
-from diffedit_cli.engine.networks.conversion import settings_of, taken
+from diffedit_cli.engine.networks.conversion import settings_of, to_diffusers_layout
 from diffedit_cli.engine.networks.model_formats import adapter_settings
 from diffedit_cli.engine.networks.original_layout import Place
 
@@ -71,7 +71,9 @@ def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
             product = scale * share * (B @ A)
             for part, layer, place in change.targets:
                 weight = parts[part].get_submodule(layer).weight
-                weight.copy_(weight.float() + taken(product, place).reshape(weight.shape).to(weight.device))
+                weight.copy_(
+                    weight.float() + to_diffusers_layout(product, place).reshape(weight.shape).to(weight.device)
+                )
 
 
 def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> list[_Change]:

@@ -43,7 +43,7 @@ def plain(prompt: str) -> str:
     return "".join(text for text, _ in fragments(prompt)) if ")" in prompt else prompt
 
 
-def weighted(prompt: str, tokenizer: Any, write: Callable[[str], str], read: Read, like: Tensor) -> Tensor:
+def apply_weights(prompt: str, tokenizer: Any, write: Callable[[str], str], read: Read, like: Tensor) -> Tensor:
     """Hidden states as `like` (1, L, D), those of each word its weight times as far from the empty prompt's.
 
     Below 1 all move towards those of the prompt without the word. `write` spells words as the tokenizer knows them.

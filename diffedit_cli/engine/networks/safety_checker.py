@@ -36,7 +36,7 @@ class SafetyChecker:
 
     def flags(self, picture: Image.Image) -> bool:
         """Whether the checker takes an RGB picture for unsafe."""
-        with components.fitting(f"{self.name}, its safety checker among them,"):
+        with components.fit_errors(f"{self.name}, its safety checker among them,"):
             seen = self.extractor(picture, return_tensors="pt")["pixel_values"].to(self.network.device)
             _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens what it is given
             return bool(flagged)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from diffedit_cli.engine.interfaces import Embedding, Rows, Watcher
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
 from diffedit_cli.engine.networks import components, cross_attention
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
@@ -56,7 +56,7 @@ class UNetDiffusion(LatentDiffusion):
     @contextmanager
     def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
         """All text encoders split a prompt into the same tokens."""
-        with components.fitting(self.name):
+        with components.fit_errors(self.name):
             places = self.encoders[0].places(prompt, words)
         self._watch = watch = cross_attention.Watch(self.embed(prompt, clip_skip), places)
         try:
@@ -64,8 +64,8 @@ class UNetDiffusion(LatentDiffusion):
         finally:
             self._watch = None
 
-    def _output(self, rows: Rows) -> Tensor:
-        with cross_attention.watched(self.unet, rows.watches):
+    def _output(self, rows: ModelInput) -> Tensor:
+        with cross_attention.watch_attention(self.unet, rows.watches):
             output: Tensor = self.unet(
                 rows.x_t.to(rows.text.tokens.dtype),  # the UNet's own property looks through all of its modules
                 rows.timesteps,

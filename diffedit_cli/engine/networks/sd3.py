@@ -16,7 +16,7 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from diffedit_cli.engine.interfaces import Embedding, Rows
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
@@ -80,7 +80,7 @@ class StableDiffusion3(LatentDiffusion):
         times = reversed(self.scheduler.sigmas.tolist())
         return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
 
-    def _output(self, rows: Rows) -> Tensor:
+    def _output(self, rows: ModelInput) -> Tensor:
         output: Tensor = self.transformer(
             rows.x_t.to(rows.text.tokens.dtype),
             encoder_hidden_states=rows.text.tokens,

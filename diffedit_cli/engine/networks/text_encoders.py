@@ -124,7 +124,7 @@ class Clip(TextEncoder):
         def read(ids: Any, mask: Any) -> Any:
             return choose(self.network(ids, attention_mask=mask, output_hidden_states=True))
 
-        return prompt_weighting.weighted(prompt, self.tokenizer, self._written_out, read, choose(output)), output
+        return prompt_weighting.apply_weights(prompt, self.tokenizer, self._written_out, read, choose(output)), output
 
     def _hidden(self, output: Any, clip_skip: int, usual: int) -> Any:
         """The hidden state `clip_skip` layers before the `usual` one, counted from the end."""

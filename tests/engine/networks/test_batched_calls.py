@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffedit_cli.engine.interfaces import Embedding, Rows
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import families
 from diffedit_cli.engine.networks.batched_calls import PAIR, Calls, is_out_of_memory
 from diffedit_cli.errors import DeviceError
@@ -26,22 +26,22 @@ class Network:
     def __init__(self, most: float = torch.inf, error: Exception = OUT_OF_MEMORY[0]) -> None:
         self.most, self.error = most, error
         self.tried: list[int] = []
-        self.refuses: Callable[[Rows], bool] = lambda _: False
+        self.refuses: Callable[[ModelInput], bool] = lambda _: False
 
-    def __call__(self, rows: Rows) -> Tensor:
+    def __call__(self, rows: ModelInput) -> Tensor:
         self.tried.append(len(rows))
         if len(rows) > self.most or self.refuses(rows):
             raise self.error
         return rows.x_t + (rows.timesteps + rows.text.tokens[:, 0, 0])[:, None, None, None]
 
 
-def rows(count: int, *, label: int = 0, side: int = 2, length: int = 1) -> Rows:
+def rows(count: int, *, label: int = 0, side: int = 2, length: int = 1) -> ModelInput:
     x_t = torch.arange(count * side * side).float().reshape(count, 1, side, side)
     text = Embedding(torch.full((count, length, 1), 0.5), torch.ones(count, 3))
-    return Rows(x_t, torch.full((count,), label), text, [None] * count)
+    return ModelInput(x_t, torch.full((count,), label), text, [None] * count)
 
 
-def expected(asked: Rows) -> Tensor:
+def expected(asked: ModelInput) -> Tensor:
     return Network()(asked)
 
 
@@ -114,10 +114,10 @@ class Asker:
     """Keeps what is asked through a view of a model, which is answered with nothing yet."""
 
     def __init__(self, model: Any) -> None:
-        self.asked: list[Rows] = []
+        self.asked: list[ModelInput] = []
         self.view = model.beside(self)
 
-    def __call__(self, asked: Rows) -> Tensor:
+    def __call__(self, asked: ModelInput) -> Tensor:
         self.asked.append(asked)
         return torch.zeros_like(asked.x_t)
 

@@ -194,7 +194,7 @@ def test_for_another_target_the_source_is_not_predicted_again(tmp_path: Path, me
     kept.mask(CAT, from_="cat", to="dog", **words)
     masks = [editor.mask(CAT, from_="cat", to="a cake", **words) for editor in (kept, alone)]
     assert (masks[0].mask.contrast == masks[1].mask.contrast).all()
-    saved, spent = (mask.account.evaluations["mask"] for mask in masks)
+    saved, spent = (mask.stats.evaluations["mask"] for mask in masks)
     assert 2 * saved == spent > 0
 
 
