@@ -71,7 +71,7 @@ class Ours:
     def __init__(self, folder: ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU) -> None:
         self.pipeline = EditPipeline(folder, None, device=where.device, dtype=where.dtype)
         self.params, self.masked = params, masked
-        model = self.pipeline.runtime.model(EditStats())
+        model = self.pipeline.session.model(EditStats())
         assert isinstance(model, LatentDiffusion)
         networks = (model.network, model.vae.encoder, model.vae.decoder, *(one.network for one in model.encoders))
         for network in networks if where.device == "cpu" else ():  # a GPU would be slowed by waiting for each call

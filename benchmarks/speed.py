@@ -64,11 +64,12 @@ class Again:
         self.ours, self.folder, self.count = ours, folder, 0
 
     def __call__(self, case: Case) -> Outcome:
-        self.ours.pipeline.cache = Cache(self.folder / str(self.count))
+        without = self.ours.pipeline
+        self.ours.pipeline = without.with_cache(Cache(self.folder / str(self.count)))
         self.count += 1
         self.ours(elsewhere(case))
         made = self.ours(case)
-        self.ours.pipeline.cache = None
+        self.ours.pipeline = without
         return made
 
 

@@ -73,12 +73,16 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
 
     pipeline = EditPipeline(folder, None, device=device, dtype=dtype)
     stats = EditStats()
-    model = pipeline.runtime.model(stats)
+    model = pipeline.session.model(stats)
     size = model.native_size
     with torch.inference_mode():
         x_0 = model.encode(torch.zeros(1, 3, size, size))
         model.predict(x_0, model.levels(1)[1], model.embed(""))
-    checked = "with a safety checker" if pipeline.guard.on and pipeline.guard.checker() else "no safety checker"
+    checked = (
+        "with a safety checker"
+        if pipeline.safety_filter.on and pipeline.safety_filter.checker()
+        else "no safety checker"
+    )
     return (
         f"{folder.name}, {size} px, {pipeline.dtype}, loaded in {stats.seconds['load']:.1f} s and evaluated; {checked}"
     )

@@ -65,39 +65,28 @@ class GuidedPredictor:
         return unlike.towards(like, guidance)
 
 
-Recall = Callable[[int, Callable[[], Tensor]], Tensor]
-"""Gives what R predicts for the noises from this number on, (n, C, h, w): known from before, or predicted now."""
-
-
 def contrast_maps(
-    model: Predictor,
-    x_0: Tensor,
-    at: Level,
-    R: Text,
-    Q: Text,
-    noise: Tensor,
-    at_once: int = MAPS_AT_ONCE,
-    recall: Recall = lambda _, predicted: predicted(),
+    model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
 ) -> Iterator[Tensor]:
     """Step 1: |eps(x_t, Q) - eps(x_t, R)|, averaged over channels; one map (h, w) for each noise (n, C, h, w).
 
-    x_0 is (1, C, h, w). With the same negative on both sides guidance only scales the difference,
-    (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the negatives out then.
+    x_0 is (1, C, h, w); `at_once` noises go through the network together. With the same negative on both sides guidance
+    only scales the difference, (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the
+    negatives out then.
     """
-    for x_t, reference in reference_predictions(model, x_0, at, R, noise, at_once, recall):
-        yield from (GuidedPredictor(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
-
-
-def reference_predictions(
-    model: Predictor, x_0: Tensor, at: Level, R: Text, noise: Tensor, at_once: int, recall: Recall
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """x_t and eps(x_t, R), (n, C, h, w) each, for so many noises at once.
-
-    Without Q beside it in the batch, which would change its last bits: so it is the same for every Q.
-    """
-    for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
+    for some in torch.split(noise, at_once):
         x_t = add_noise(x_0, some, at)
-        yield x_t, recall(first, lambda: GuidedPredictor(model, R)(x_t, at).eps)  # noqa: B023
+        yield from contrast(model, x_t, at, reference_prediction(model, x_t, at, R), Q)
+
+
+def reference_prediction(model: Predictor, x_t: Tensor, at: Level, R: Text) -> Tensor:
+    """eps(x_t, R), (n, C, h, w): the same for every Q, which in one batch with it would change its last bits."""
+    return GuidedPredictor(model, R)(x_t, at).eps
+
+
+def contrast(model: Predictor, x_t: Tensor, at: Level, reference: Tensor, Q: Text) -> Tensor:
+    """Contrast maps (n, h, w) of noisy latents x_t and what R predicts for them, (n, C, h, w) each."""
+    return (GuidedPredictor(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
 
 
 def until_stable(maps: Iterator[Tensor]) -> Iterator[Tensor]:

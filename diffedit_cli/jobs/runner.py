@@ -66,7 +66,7 @@ def run_pipelined(
         pipeline = outcomes.attempt(job, open_pipeline, on_bug)
         if isinstance(pipeline, Result):
             return ended(pipeline)
-        most = at_once or pipeline.runtime.at_once
+        most = at_once or pipeline.session.at_once
         if most == 1:
             return ended(_painted(job, opened, lambda: pipeline, on_bug))
         own = pipeline.beside(together.ask, together.wait)
@@ -104,7 +104,7 @@ def run_pipelined(
 
 
 def _together(open_pipeline: OpenPipeline) -> CooperativeBatcher[ModelInput, Tensor]:
-    return CooperativeBatcher(lambda asked: open_pipeline().runtime.ask_together(asked))
+    return CooperativeBatcher(lambda asked: open_pipeline().session.ask_together(asked))
 
 
 def _opened(job: Job, on_bug: Callable[[str], Any]) -> EditInputs | Result:

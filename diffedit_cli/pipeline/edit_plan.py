@@ -88,10 +88,11 @@ class Plan:
         return self.kind in CLAIMS and not self.given.anyway and not self.given.guided_mask
 
 
-def plan_of(params: Params, own: Mapping[str, float], place: str = "") -> Plan:
+def plan_of(params: Params, own: Mapping[str, float], place: str = "", attends: bool = False) -> Plan:
     """The plan of an edit by a model with these defaults of its `own`, by the parameters' names.
 
     `place` is where the picture is known to be, which counts where something is removed and the prompts name no place.
+    `attends` says whether the model's network attends to words, so that its attention can show where they are.
     """
     change = _change(params)
     kind = change.kind if params.region == AUTO else params.region
@@ -111,8 +112,16 @@ def plan_of(params: Params, own: Mapping[str, float], place: str = "") -> Plan:
     placeless = NOWHERE if lacks_place else {}
     full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
-    told = _compared(full, change), _painted(full, change), _there(full, change)
-    return Plan(kind, full, *told, judged=kind in PAINTS_TARGET and not whole, lacks_place=lacks_place)
+    given, there = full.masked_by(attends), _there(full, change)
+    return Plan(
+        kind,
+        given=given,
+        compared=_compared(full, change).masked_by(attends),
+        painted=_painted(given, change),
+        there=there and there.masked_by(attends),
+        judged=kind in PAINTS_TARGET and not whole,
+        lacks_place=lacks_place,
+    )
 
 
 def _change(params: Params) -> Change:

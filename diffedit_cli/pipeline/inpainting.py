@@ -41,6 +41,13 @@ class InpaintingStage:
         self.folder, self.device, self.dtype = folder, device, dtype
         self._inpainter: Inpainter | None = None
 
+    def check(self, params: Params) -> None:
+        """Raises UsageError for what an inpainting model cannot do."""
+        if params.soft:
+            raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
+        if params.best:
+            raise UsageError("What an inpainting model paints is not judged; leave out --best.")
+
     def paint(
         self,
         picture: Picture,

@@ -29,7 +29,6 @@ from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
 from diffedit_cli.pipeline.stats import LOAD, EditStats
 from diffedit_cli.storage.artifacts import Arrays, finite
 
-Remember = Callable[[Picture, EditStats, Callable[[], Arrays]], Arrays]
 AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
 
 
@@ -94,19 +93,19 @@ class ModelSession:
             stats.warn(warning)
         return embedding
 
-    def latents(self, picture: Picture, stats: EditStats, remember: Remember) -> Tensor:
-        """x_0 (1, C, h, w), encoded once for mask and inversion, unless `remember` knows what encoding gave before.
+    def latents_at_hand(self, picture: Picture) -> Tensor | None:
+        """x_0 (1, C, h, w) of the picture that was encoded last, if it is this one."""
+        return self._x_0[1] if self._x_0 is not None and self._x_0[0] == picture.digest else None
 
-        Raises ModelError for a picture that does not fit.
-        """
-        if self._x_0 is None or self._x_0[0] != picture.digest:
-            encoded = remember(picture, stats, lambda: self._encoded(picture, stats))
-            self._check_fitness(picture, float(encoded["misfit"][0]), stats)
-            self._x_0 = picture.digest, torch.from_numpy(encoded["latents"]).to(self.device)
-        return self._x_0[1]
+    def take_latents(self, picture: Picture, encoded: Arrays, stats: EditStats) -> Tensor:
+        """x_0 (1, C, h, w) of what `encode` gave, now or earlier. Raises ModelError for a picture that does not fit."""
+        self._check_fitness(picture, float(encoded["misfit"][0]), stats)
+        x_0 = torch.from_numpy(encoded["latents"]).to(self.device)
+        self._x_0 = picture.digest, x_0
+        return x_0
 
-    def _encoded(self, picture: Picture, stats: EditStats) -> Arrays:
-        """x_0, and of a model of a small world how far a whole picture is from what it knows; 0 else."""
+    def encode(self, picture: Picture, stats: EditStats) -> Arrays:
+        """VAE latents x_0 (1, C, h, w) and the misfit (1,), which is 0 for models of any picture, and for crops."""
         model = self.model(stats)
         size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
         x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
@@ -142,17 +141,11 @@ class ModelSession:
                 f"{shape}; make it again with diffedit invert."
             )
 
-    def check(self, picture: Picture, stats: EditStats, remember: Remember) -> None:
-        """Raises ModelError for a picture that does not fit, also where all that is asked of it is in the cache.
+    def run_stage(self, stage: str, stats: EditStats, compute: Callable[[], Arrays]) -> Arrays:
+        """What a stage computes on the device. Half precision that overflows is repeated in float32, with a warning.
 
-        A part of one is as fit as the whole.
+        Raises ModelError where that overflows too, DeviceError for what the device fails in.
         """
-        if not picture.part and self.folder.fitness is not None and "fitness" not in stats.evaluations:
-            with device_errors(self.device), torch.inference_mode():
-                self.latents(picture, stats, remember)
-
-    def computed(self, stage: str, stats: EditStats, compute: Callable[[], Arrays]) -> Arrays:
-        """Half precision that overflows is repeated in float32, and said. Raises ModelError if that overflows too."""
         model = self.model(stats)
         before = model.evaluations - stats.evaluations.get("fitness", 0)
         with device_errors(self.device), torch.inference_mode():

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from diffedit_cli.engine import evidence
 from diffedit_cli.engine.process import add_noise
 from diffedit_cli.images.pictures import Picture
-from diffedit_cli.pipeline import stage_cache
-from diffedit_cli.pipeline.model_session import ModelSession, Remember, generator
+from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params, levels_up_to
+from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
-from diffedit_cli.storage.cache import Cache
 
 AT = 0.5  # the noise in which places are told apart, as a share of the levels
 
 
-@dataclass(frozen=True)
-class Scenery:
-    """Tells places apart by one network evaluation each, kept in the cache for a picture."""
+def place_of(context: StageContext, picture: Picture, places: Sequence[str], params: Params, stats: EditStats) -> str:
+    """That of the prompts for places ("on the grass") which explains the picture best (engine.evidence).
 
-    runtime: ModelSession
-    cache: Cache | None
-    about: Callable[[Picture], dict[str, Any]]
-    encoded: Remember
+    It costs one network evaluation for each place, and nothing where the cache has the answer for the picture.
+    """
+    session = context.session
+    inputs = context.inputs(picture) | params.text_record()
+    inputs |= {"places": list(places), "at": AT, "steps": params.steps}
 
-    def place_of(self, picture: Picture, places: Sequence[str], params: Params, stats: EditStats) -> str:
-        """That of the prompts for places ("on the grass") which explains the picture best (engine.evidence)."""
-        about = self.about(picture) | params.text_record() | {"places": list(places), "at": AT, "steps": params.steps}
+    def compare() -> Arrays:
+        model = session.model(stats)
+        x_0 = context.latents(picture, stats)
+        at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(AT, params.steps)]
+        noise = torch.randn(x_0.shape, generator=generator(0, picture, "place")).to(x_0.device)
+        x_t = add_noise(x_0, noise, at)
+        prompts = (session.embedding(place, params, stats) for place in places)
+        errors = [evidence.unexplained(model.predict(x_t, at, one).eps, noise).mean() for one in prompts]
+        return {"errors": torch.stack(errors).cpu().numpy()}
 
-        def compared() -> Arrays:
-            model = self.runtime.model(stats)
-            x_0 = self.runtime.latents(picture, stats, self.encoded)
-            at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(AT, params.steps)]
-            noise = torch.randn(x_0.shape, generator=generator(0, picture, "place")).to(x_0.device)
-            x_t = add_noise(x_0, noise, at)
-            told = (self.runtime.embedding(place, params, stats) for place in places)
-            errors = [evidence.unexplained(model.predict(x_t, at, one).eps, noise).mean() for one in told]
-            return {"errors": torch.stack(errors).cpu().numpy()}
-
-        ask = lambda: self.runtime.computed("place", stats, compared)  # noqa: E731
-        errors = stage_cache.aside(self.cache, "place", about, stats, ask)["errors"]
-        return places[int(errors.argmin())]
+    errors = context.cache.get_or_compute_part(
+        "place", inputs, stats, lambda: session.run_stage("place", stats, compare)
+    )["errors"]
+    return places[int(errors.argmin())]

@@ -43,8 +43,7 @@ def loaded(tiny_epsilon: Path) -> EditPipeline:
 @pytest.fixture
 def pipeline(loaded: EditPipeline, tmp_path: Path) -> EditPipeline:
     """With an empty cache."""
-    loaded.cache = Cache(tmp_path / "cache")
-    return loaded
+    return loaded.with_cache(Cache(tmp_path / "cache"))
 
 
 def edit(pipeline: EditPipeline, path: Path, params: Params = PARAMS, **changes: object) -> EditStats:
@@ -247,8 +246,7 @@ def test_a_damaged_entry_is_said_and_made_again(pipeline: EditPipeline, image: P
 
 
 def test_a_cache_that_cannot_be_written_only_warns(pipeline: EditPipeline, image: Path) -> None:
-    pipeline.cache = Cache(image / "cache")
-    stats = edit(pipeline, image)
+    stats = edit(pipeline.with_cache(Cache(image / "cache")), image)
     assert "Nothing is kept in the cache" in stats.warnings[0]
     assert str(image) in stats.warnings[0]
     assert stats.evaluations["edit"] == 6
@@ -362,7 +360,7 @@ def test_half_precision_that_overflows_is_repeated_in_float32(image: Path, tiny_
 def test_half_precision_that_suffices_stays_half(image: Path, tiny_epsilon: Path) -> None:
     pipeline = EditPipeline(registry.find(str(tiny_epsilon)), None, device="cpu", dtype="float16")
     assert problems(edit(pipeline, image).warnings) == []
-    assert pipeline.runtime.model(EditStats()).dtype_name == "float16"
+    assert pipeline.session.model(EditStats()).dtype_name == "float16"
 
 
 def test_a_model_of_infinities_is_blamed(image: Path, tiny_epsilon: Path, tmp_path: Path) -> None:

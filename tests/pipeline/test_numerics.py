@@ -15,8 +15,8 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.images import codecs
 from diffedit_cli.models import devices, registry
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
-from diffedit_cli.pipeline.mask_stage import MaskStage
 from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.cache import Cache
 
@@ -88,20 +88,13 @@ def test_what_is_not_finite_is_noticed_in_every_stage(
     pipeline: EditPipeline, image: Path, monkeypatch: pytest.MonkeyPatch, stage: str, value: float
 ) -> None:
     """And nothing of it is kept, only what was found before."""
-    watched = pipeline._watched
+    watched = StageContext.watched
 
-    def spoilt(name: str, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
-        for step in watched(name, steps, total):
+    def spoilt(context: StageContext, name: str, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
+        for step in watched(context, name, steps, total):
             yield step.clone().fill_(value) if name == stage else step
 
-    sought = MaskStage._watched
-
-    def spoilt_maps(self: MaskStage, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
-        return (step.clone().fill_(value) for step in sought(self, steps, total))
-
-    monkeypatch.setattr(pipeline, "_watched", spoilt)
-    if stage == "mask":
-        monkeypatch.setattr(MaskStage, "_watched", spoilt_maps)
+    monkeypatch.setattr(StageContext, "watched", spoilt)
     with pytest.raises(ModelError, match="not finite"):
         pipeline.edit(codecs.load(image), PARAMS, EditStats(), None, None)
     kinds = {"mask": (), "invert": ("contrast", "attention"), "edit": ("contrast", "attention", "inversion")}

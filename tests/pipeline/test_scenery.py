@@ -12,9 +12,9 @@ from PIL import Image
 
 from diffedit_cli.images import codecs
 from diffedit_cli.models import registry
+from diffedit_cli.pipeline import scenery
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.scenery import Scenery
 from diffedit_cli.pipeline.stats import EditStats
 
 PLACES = {
@@ -45,10 +45,9 @@ def pipeline() -> EditPipeline:
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_built_in_model_knows_where_it_is(pipeline: EditPipeline, name: str) -> None:
-    scenery = Scenery(pipeline.runtime, None, pipeline._about, pipeline._encoded)
     picture, stats = codecs.load(SAMPLES / f"{name}.png"), EditStats()
     places = pipeline.folder.places
-    assert scenery.place_of(picture, places, Params(), stats) == PLACES[name]
+    assert scenery.place_of(pipeline.context, picture, places, Params(), stats) == PLACES[name]
     assert stats.evaluations["place"] == len(places) == 12
 
 

@@ -151,7 +151,7 @@ def test_the_mask_of_a_large_picture_is_sought_again_closer(
         shown = np.uint8(255) * masked(size, (*middle, middle[0] + quarter[0], middle[1] + quarter[1]))
         return MaskProposal(shown, shown, np.zeros((16, 16), dtype=np.float32))
 
-    monkeypatch.setattr(MaskStage, "_found", found)
+    monkeypatch.setattr(MaskStage, "_seek_at_once", found)
     mask = pipeline.mask(from_image(picture((800, 800))), PARAMS, EditStats())
     assert sizes == [(800, 800), (150, 150), (64, 64)]  # ever closer, down to the pixels that the model sees
     assert mask.share == pytest.approx(8 * 8 / 800**2)

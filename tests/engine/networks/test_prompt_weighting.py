@@ -106,9 +106,9 @@ def test_prompts_without_weights_do_not_import_it(tmp_path: Path) -> None:
     words += ["--model", "builtin", "--anyway"]
     code = f"""
 import sys
-from diffedit_cli import cli
+from diffedit_cli.cli import commands
 sys.argv = ["diffedit", *{words}]
-code = cli.main()
+code = commands.main()
 print(code, "compel" in sys.modules, "torch" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,125 @@
+"""The maps of step 1: contrast, attention and evidence, computed with as few network evaluations as they need."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from diffedit_cli.engine import diffedit, evidence
+from diffedit_cli.engine.interfaces import Model
+from diffedit_cli.engine.process import Level, add_noise
+from diffedit_cli.images.pictures import Picture
+from diffedit_cli.pipeline.model_session import generator
+from diffedit_cli.pipeline.params import AUTO, MASK_METHODS, Params, levels_up_to
+from diffedit_cli.pipeline.stage_context import StageContext
+from diffedit_cli.pipeline.stats import EditStats
+from diffedit_cli.storage.artifacts import Arrays
+
+
+@dataclass
+class MapComputation:
+    """The maps (h, w) of one picture, the attention in the very evaluations that give the contrast."""
+
+    context: StageContext
+    picture: Picture
+    params: Params
+    stats: EditStats
+    attention: list[Tensor] = field(default_factory=list)
+    references: list[Tensor] = field(default_factory=list)
+
+    def compute(self, names: Collection[str]) -> Arrays:
+        """Of `contrast`, `attention` and `evidence` (2, h, w) those of these names."""
+        model, params = self.context.session.model(self.stats), self.params
+        self.attention, self.references = [], []
+        source, target = self._texts()
+        x_0 = self.context.latents(self.picture, self.stats)
+        at = model.levels(params.steps, x_0.shape[-2:].numel())[_level(params)]
+        shape = (params.most_maps, *x_0.shape[1:])
+        noise = torch.randn(shape, generator=generator(params.seed, self.picture, "mask")).to(x_0.device)
+        only_evidence = set(names) == {"evidence"}
+        is_compared = not only_evidence and ("contrast" in names or params.maps == AUTO)
+        some = noise[: noises_at_once(params)] if only_evidence else noise
+        maps = self._maps(model, x_0, at, source, target if is_compared else None, some)
+        maps = diffedit.until_stable(maps) if params.maps == AUTO and not only_evidence else maps
+        contrast = torch.stack(list(self.context.watched("mask", maps, len(noise)))).mean(dim=0)
+        found = {"contrast": contrast}
+        if self.attention:
+            found["attention"] = torch.stack(self.attention).mean(dim=0)
+        if "evidence" in names:
+            found["evidence"] = self._evidence(model, x_0, at, noise)
+        return {name: found[name].cpu().numpy() for name in names}
+
+    def _texts(self) -> tuple[diffedit.Text, diffedit.Text]:
+        """R and Q."""
+        told = {
+            name: self.context.session.embedding(prompt, self.params, self.stats)
+            for name, prompt in self.params.prompts_of(["mask"]).items()
+        }
+        source, target = (
+            diffedit.Text(told[name], told.get(f"{name}-negative"), self.params.guidance or 1.0)
+            for name in ("from", "to")
+        )
+        return source, target
+
+    def _maps(
+        self, model: Model, x_0: Tensor, at: Level, R: diffedit.Text, Q: diffedit.Text | None, noise: Tensor
+    ) -> Iterator[Tensor]:
+        """A contrast map (h, w) for each noise (n, C, h, w); without Q what R predicts in place of it, (C, h, w)."""
+        at_once = noises_at_once(self.params)
+        for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
+            x_t = add_noise(x_0, some, at)
+            reference = self._reference(model, x_t, at, R, first)
+            yield from reference if Q is None else diffedit.contrast(model, x_t, at, reference, Q)
+
+    def _reference(self, model: Model, x_t: Tensor, at: Level, R: diffedit.Text, first: int) -> Tensor:
+        """eps(x_t, R) for the noises from this number on, and where the network looks for the words of R meanwhile.
+
+        Cached for itself: it is the same for many a --to.
+        """
+        params, watches = self.params, "attention" in MASK_METHODS[self.params.mask_method]
+
+        def compute() -> Arrays:
+            if not watches:
+                return {"eps": diffedit.reference_prediction(model, x_t, at, R).cpu().numpy()}
+            with model.watching(str(params.from_), params.telling_words, params.clip_skip) as seen:
+                eps = diffedit.reference_prediction(model, x_t, at, R)
+            return {"eps": eps.cpu().numpy(), "attention": seen.map((eps.shape[-2], eps.shape[-1])).cpu().numpy()}
+
+        inputs = self.context.inputs(self.picture) | params.reference_record() | {"dtype": model.dtype_name}
+        inputs |= {"noises": [first, noises_at_once(params), params.most_maps]}
+        inputs |= {"words": params.telling_words} if watches else {}
+        kind = "watched" if watches else "reference"
+        arrays = self.context.cache.get_or_compute_part(kind, inputs, self.stats, compute)
+        if watches:
+            self.attention += [torch.from_numpy(arrays["attention"])] * len(arrays["eps"])
+        eps = torch.from_numpy(arrays["eps"]).to(x_t.device)
+        self.references.append(eps)
+        return eps
+
+    def _evidence(self, model: Model, x_0: Tensor, at: Level, noise: Tensor) -> Tensor:
+        """What is left unexplained of the first noises, (2, h, w): without a prompt, and with --from."""
+        reference = self.references[0]
+        some = noise[: len(reference)]
+
+        def compute() -> Arrays:
+            return {"eps": model.predict(add_noise(x_0, some, at), at, model.embed("")).eps.cpu().numpy()}
+
+        inputs = self.context.inputs(self.picture) | self.params.bare_record()
+        inputs |= {"dtype": model.dtype_name, "noises": len(some)}
+        arrays = self.context.cache.get_or_compute_part("without", inputs, self.stats, compute)
+        without = torch.from_numpy(arrays["eps"]).to(x_0.device)
+        return torch.stack([evidence.unexplained(eps, some) for eps in (without, reference)])
+
+
+def _level(params: Params) -> int:
+    assert params.mask_strength is not None
+    return levels_up_to(params.mask_strength, params.steps)
+
+
+def noises_at_once(params: Params) -> int:
+    """Noises whose predictions are asked for together."""
+    rows = 2 if params.guided_mask else 1  # of the batch, for each noise
+    return 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE // rows

@@ -1,0 +1,121 @@
+"""Step 3 of the paper: what the mask covers is repainted, by the model itself or by an inpainting model."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffedit_cli.engine import diffedit, evidence
+from diffedit_cli.engine.process import add_noise
+from diffedit_cli.engine.solvers import SOLVERS
+from diffedit_cli.models.devices import device_errors
+from diffedit_cli.pipeline import rooms
+from diffedit_cli.pipeline.composition import Repainting
+from diffedit_cli.pipeline.edit_plan import Plan
+from diffedit_cli.pipeline.inpainting import InpaintingStage
+from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.pipeline.model_session import generator
+from diffedit_cli.pipeline.params import levels_up_to
+from diffedit_cli.pipeline.stage_context import StageContext
+from diffedit_cli.pipeline.stats import EditStats
+from diffedit_cli.pipeline.zoom import Part
+from diffedit_cli.storage import artifacts
+from diffedit_cli.storage.artifacts import Arrays
+
+JUDGED_AT = 0.75  # the noise in which a result is judged, as a share of the levels
+
+
+@dataclass(frozen=True)
+class RepaintStage:
+    """Repaints masked parts of pictures. `safety_record` is what each result says of its safety checker."""
+
+    context: StageContext
+    inpainting: InpaintingStage | None
+    safety_record: dict[str, Any]
+
+    def repaint(self, part: Part, latents: Latents | None, plan: Plan, stats: EditStats) -> Repainting:
+        """What the model paints of a part; without latents it is the inpainting model that paints."""
+        if latents is None:
+            return self._inpainted(part, plan, stats)
+        context, (h, w) = self.context, latents.trajectory.shape[-2:]
+        # a cell is repainted when any pixel of it is: what the mask shows is then never half old
+        M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
+        arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
+        inputs = context.inputs(part.picture) | plan.painted.repainting_record() | {"start": plan.start}
+        inputs |= {"given": artifacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
+        decoded = context.cache.get_or_compute(
+            "edit",
+            {"edited": inputs},
+            stats,
+            lambda _: {
+                "edited": context.session.run_stage("edit", stats, lambda: self._edited(part, M, plan, latents, stats))
+            },
+        )["edited"]
+        record = plan.given.edit_record() | plan.record() | self.safety_record
+        before = self._round_trip(part, latents, stats) if plan.tightens else None
+        error = float(decoded["unexplained"][0]) if "unexplained" in decoded else None
+        return Repainting(decoded["picture"], max(h, w), part.box, record, latents.made, before, error)
+
+    def _edited(self, part: Part, M: Tensor, plan: Plan, latents: Latents, stats: EditStats) -> Arrays:
+        """The part decoded, (h, w, 3) in [-1, 1], and where that is judged what of it --to does not explain, (1,)."""
+        session, params = self.context.session, plan.painted
+        model = session.model(stats)
+        every = model.levels(params.steps, M.numel())
+        levels = [level for level in every if level.timestep in latents.timesteps]
+        trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(session.device), levels)
+        negative = session.embedding(params.negative or "", params, stats)
+        query = diffedit.Text(session.embedding(params.to, params, stats), negative, params.guidance or 1.0)
+        steps = diffedit.edit(
+            model,
+            trajectory,
+            M.to(session.device),
+            query,
+            SOLVERS[params.scheduler](params.edit_eta, generator(params.seed, part.picture, "edit")),
+            levels_up_to(1 - params.guidance_end, len(levels) - 1),
+            params.guidance_every,
+            rooms.starting_latents(part, plan, model, trajectory.latents[:1], self.context.folder.factor),
+        )
+        *_, y_0 = self.context.watched("edit", steps, len(levels) - 1)
+        made = {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
+        if plan.judged:
+            at = every[levels_up_to(JUDGED_AT, params.steps)]
+            noise = torch.randn(y_0.shape, generator=generator(0, part.picture, "judge")).to(y_0.device)
+            eps = model.predict(add_noise(y_0, noise, at), at, query.prompt).eps
+            error = evidence.unexplained(eps, noise)
+            made["unexplained"] = (error * M.to(error)).sum().div(M.sum()).reshape(1).cpu().numpy()
+        return made
+
+    def _round_trip(self, part: Part, latents: Latents, stats: EditStats) -> NDArray[np.float32]:
+        """What the VAE shows of a picture that nothing is done to, (h, w, 3) in [-1, 1]."""
+        session = self.context.session
+
+        def decode() -> Arrays:
+            with device_errors(session.device), torch.inference_mode():
+                x_0 = torch.from_numpy(latents.trajectory[:1]).to(session.device)
+                return {"picture": session.model(stats).decode(x_0)[0].permute(1, 2, 0).cpu().numpy()}
+
+        x_0 = artifacts.checksum({"x_0": latents.trajectory[:1]}, {})
+        inputs = self.context.inputs(part.picture) | {"x_0": x_0}
+        return self.context.cache.get_or_compute_part("decoded", inputs, stats, decode)["picture"]
+
+    def _inpainted(self, part: Part, plan: Plan, stats: EditStats) -> Repainting:
+        assert self.inpainting is not None
+        stats.cache["edit"] = "miss"
+        noise = generator(plan.given.seed, part.picture, "inpaint")
+        progress = functools.partial(self.context.progress, "edit")
+        made = self.inpainting.paint(part.picture, part.mask, plan.painted, noise, progress)
+        stats.spent("edit", made.evaluations)
+        if made.overflowed:
+            stats.warn(
+                f"The inpainting model overflowed in {self.context.session.dtype}; the stage was repeated in float32."
+            )
+        record = self.inpainting.record(plan.given) | plan.record() | self.safety_record
+        before = part.picture.fitted(made.picture.shape[1::-1]).transpose(1, 2, 0) if plan.tightens else None
+        return Repainting(made.picture, max(made.grid), part.box, record, before=before)
