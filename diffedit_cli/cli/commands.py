@@ -64,7 +64,7 @@ def main() -> int:
     lost = streams.lost()
     if lost is None or code in (INTERRUPTED, OutputError.code):
         return code
-    _complain(f"Standard output cannot be written: {streams.reason(lost)}; make room, or send it elsewhere.")
+    _complain(f"Standard output cannot be written: {streams.reason(lost)}; {streams.remedy(lost)}.")
     return OutputError.code
 
 

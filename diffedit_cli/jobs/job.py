@@ -47,6 +47,7 @@ class Job:
     chosen_by: str = "-o"  # the option that chooses another output
     identity: str | None = None  # all that the result depends on, if it is to be skipped when that is the same
     before: str | None = None  # the identity of what an earlier run wrote, if all of it is there
+    where: str = ""  # the line of a job file that says it, for messages
     label: str | None = None  # what previews and frames are called by, for the input's stem
     ownership: Ownership = field(default_factory=Ownership, compare=False)  # of all that the command writes
 

@@ -82,7 +82,7 @@ def done_result(
 
 
 def failed_result(job: Job, code: int, message: str) -> Result:
-    said = {"code": code, "message": message}
+    said = {"code": code, "message": f"{job.where}: {message}" if job.where else message}
     return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
 
 

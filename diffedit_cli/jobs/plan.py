@@ -48,7 +48,9 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
         )
     label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
     mask = out / f"{label}.mask.png"
-    return Job(input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", **shared)
+    return Job(
+        input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", where=row.where, **shared
+    )
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:

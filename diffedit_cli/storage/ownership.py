@@ -188,7 +188,7 @@ def _foreign(target: Target, book: Book | None) -> str | None:
     if _sha256(data) in told:
         return None
     if whole is None and not told:
-        return "exists and was not made by diffedit"
+        return "exists, and nothing shows that diffedit made it"
     return "was changed since diffedit made it"
 
 

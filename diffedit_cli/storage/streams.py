@@ -73,7 +73,12 @@ def lost() -> OSError | None:
 
 def reason(error: OSError) -> str:
     """For a sentence about a standard stream."""
-    return "it is closed" if error.errno == errno.EBADF else str(error.strerror)
+    return {errno.EBADF: "it is closed", errno.EPIPE: "its reader has gone"}.get(error.errno or 0, str(error.strerror))
+
+
+def remedy(error: OSError) -> str:
+    """What to do about it."""
+    return "make room, or send it elsewhere" if error.errno == errno.ENOSPC else "send it elsewhere to have all of it"
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:

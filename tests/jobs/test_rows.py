@@ -267,3 +267,15 @@ def test_settings_with_a_mark_are_read_and_changed(
     assert diffedit("models", "use", tiny_v).code == 0
     assert config_file.read() == {"steps": 3, "model": str(tiny_v)}
     assert diffedit("models", "list").code == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_whatever_fails_names_the_line_that_asked_for_it() -> None:
+    Path("broken.png").write_bytes(b"no picture")
+    Path("jobs.csv").write_text("input,from,to\nbroken.png,cat,dog\nnone.png,cat,dog\ncat.png,cat,dog\n")
+    ran = run("jobs.csv")
+    first, second, last = (json.loads(line) for line in ran.out.splitlines())
+    assert first["error"]["message"].startswith("jobs.csv line 2: ")
+    assert second["error"]["message"].startswith("jobs.csv line 3: ")
+    assert last["error"] is None
+    assert "jobs.csv line 2: " in ran.err

@@ -164,7 +164,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} -o empty", 6, "empty is a folder"),
     (f"edit good.png {PROMPTS} -o good.png", 6, "good.png is also an input"),
     (f"edit good.png {PROMPTS} -o good.png --force", 6, "good.png is also an input"),
-    (f"edit good.png {PROMPTS} -o other.png", 6, "other.png exists and was not made by diffedit"),
+    (f"edit good.png {PROMPTS} -o other.png", 6, "other.png exists, and nothing shows that diffedit made it"),
     (f"mask good.png {PROMPTS} -o /dev/full --force", 6, "/dev/full"),
     (f"edit good.png {PROMPTS} {MASK} -o good.mask.png", 6, "good.mask.png is also an input"),
     ("invert good.png -o other.png", 2, "diffedit invert writes no .png file"),
@@ -351,7 +351,9 @@ def test_all_pictures_are_done_though_nobody_reads_what_is_told(words: tuple[str
         ended = subprocess.run(line, stdout=broken, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 6, ended.stderr
     said = [line for line in ended.stderr.splitlines() if line.startswith("diffedit: ")]
-    assert said == ["diffedit: Standard output cannot be written: Broken pipe; make room, or send it elsewhere."]
+    assert said == [
+        "diffedit: Standard output cannot be written: its reader has gone; send it elsewhere to have all of it."
+    ]
     made = "made/{}.png" if words[0] == "run" else "in/{}.edited.png"
     assert [name for name in "abc" if Path(made.format(name)).is_file()] == ["a", "b", "c"]
 
