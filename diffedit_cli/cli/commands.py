@@ -253,7 +253,12 @@ def _depfile(outputs: Iterable[Path], job: Job, opened: session.Session) -> byte
     from diffedit_cli.jobs.depfile import rule
     from diffedit_cli.storage import seals
 
-    return rule(outputs, [*job.inputs, *opened.model_files]) + b"# " + seals.BLANK + b"\n"
+    return (
+        rule(outputs, [*job.inputs, *(path for path in opened.files if paths.is_file(path))])
+        + b"# "
+        + seals.BLANK
+        + b"\n"
+    )
 
 
 def _planned(

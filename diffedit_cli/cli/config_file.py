@@ -28,6 +28,11 @@ def users_file() -> Path:
     return paths.of_user("config") / FILE_NAME
 
 
+def read_from() -> tuple[Path, Path]:
+    """The files that settings come from, whether they are there or not, those that count more later."""
+    return users_file(), Path(FILE_NAME)
+
+
 @dataclass(frozen=True)
 class Layer:
     """A place that settings come from, whether it is there, and what it sets, by long names without dashes."""
@@ -39,7 +44,7 @@ class Layer:
 
 def layers() -> list[Layer]:
     """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
-    named = zip((users_file(), Path(FILE_NAME)), _of_files(), strict=True)
+    named = zip(read_from(), _of_files(), strict=True)
     files_ = [Layer(paths.shown_path(path), paths.is_file(path), values) for path, values in named]
     told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
     return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]

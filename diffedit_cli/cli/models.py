@@ -196,8 +196,10 @@ def _check_folder(folder: Path, force: bool) -> None:
     """
     _check_one(folder, force)
     between = folder.with_name(folder.name + files.REPLACED)
-    if not _is_empty(between) and not paths.is_file(between / "model_index.json"):
-        raise OutputError(f"{between} is in the way and was not made by diffedit; move it away, or name a new folder.")
+    if not (_is_empty(between) or (force and _is_saved(between))):
+        raise OutputError(
+            f"{between} is in the way, perhaps what {folder} was when a command was killed; move it away."
+        )
 
 
 def _check_one(folder: Path, force: bool) -> None:
@@ -205,10 +207,17 @@ def _check_one(folder: Path, force: bool) -> None:
         raise OutputError(f"{folder} is a file or a link; name a new folder.")
     if _is_empty(folder):
         return
-    if not paths.is_file(folder / "model_index.json"):
-        raise OutputError(f"{folder} holds something other than a model; name a new folder.")
-    if not force:
+    if not force and paths.is_file(folder / "model_index.json"):
         raise OutputError(f"{folder} exists; name a new folder, or add --force.")
+    if not _is_saved(folder):
+        raise OutputError(f"{folder} holds something other than a saved model; name a new folder.")
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether a folder holds what `models save` writes, and nothing else."""
+    from diffedit_cli.models.folder import not_of_a_model
+
+    return paths.is_file(folder / "model_index.json") and not not_of_a_model(folder)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli.cli import job_columns, model_options
+from diffedit_cli.cli import config_file, job_columns, model_options
 from diffedit_cli.cli import options as o
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.jobs import output_names
 from diffedit_cli.pipeline import prompts, vocabulary
 from diffedit_cli.pipeline.params import AUTO, PROMPTS, Params
-from diffedit_cli.storage import paths
+from diffedit_cli.storage import files, paths
 
 if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
+PARTS_OF_MODELS = (".json", ".txt", ".safetensors", ".model", ".yaml")  # endings of the files that are read of a folder
 PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
     "frames", "save_embeds", *o.SHOWN,
@@ -142,12 +143,30 @@ class Session:
 
     @property
     def files(self) -> list[Path]:
-        """All that is read for the models: also what was added to them, and what they were converted from."""
+        """All that is read beside the pictures: settings, models, adapters, and what lies beside them and is heeded.
+
+        Of a converted checkpoint that is the checkpoint itself, not its copy in the cache.
+        """
+        from diffedit_cli.engine.networks.model_formats import adapter_settings
+        from diffedit_cli.models import predictions
+        from diffedit_cli.storage.cache import MODELS
+
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
         options = ("model", "inpainter", "model_config", "caption_model", "expand_model")
         named = [Path(name) for name in map(self._given.get, options) if name]
-        inside = [file for folder in named if paths.is_folder(folder) for file in folder.glob("*")]
-        return [*self.model_files, *added, *named, *inside]
+        inside = [
+            file
+            for folder in named
+            if paths.is_folder(folder)
+            for file in (*folder.glob("*"), *folder.glob("*/*"))
+            if file.suffix in PARTS_OF_MODELS
+        ]
+        beside = [adapter_settings(file) for file in added]
+        beside += [yaml for file in named if paths.is_file(yaml := predictions.yaml_of(file))]
+        settings = [path for path in config_file.read_from() if paths.is_file(path)]
+        found = [*self.model_files, *added, *named, *inside, *filter(None, beside), *settings]
+        converted = files.resolved(self._root) / MODELS
+        return [path for path in dict.fromkeys(found) if converted not in files.resolved(path).parents]
 
     def check_words(self, params: Params, stages: Iterable[str]) -> None:
         """Raises ModelError for words that the model does not know, before anything is loaded."""

@@ -26,6 +26,8 @@ OWN = {"guidance": 100.0, "invert_from": 1.0, "last_level": 1.0, "paste_above": 
 """The parameters that a model may have defaults of its own for, with the most that they can be."""
 WORLD = "world.json"
 """What a model of a small world knows."""
+AT_TOP = ("model_index.json", FITNESS, WORLD)
+"""The files of a model that lie beside its parts."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class ModelFolder:
         for part in FAMILIES[self.family].all_parts:
             if paths.is_folder(self.path / part):
                 for path in sorted((self.path / part).iterdir()):
-                    own = weights.is_weights(path.name) and weights.variant_of(path.name) == self.variant
-                    if own or path.suffix in (".json", ".txt"):
+                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
+                    if _is_of_a_part(path) and not other:
                         yield path
 
     @property
@@ -201,7 +203,7 @@ class ModelFolder:
         `finish` may change the copy before it takes its place, and `check` raise for what has come there by then.
         """
         with new_folder(folder, replace=True, check=check) as fresh:
-            at_top = [path for name in ("model_index.json", FITNESS, WORLD) if paths.is_file(path := self.path / name)]
+            at_top = [path for name in AT_TOP if paths.is_file(path := self.path / name)]
             for path in (*at_top, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)
@@ -210,6 +212,22 @@ class ModelFolder:
 
     def _settings(self, part: str, name: str) -> dict[str, Any]:
         return configs.read(self.name, self.path / part / name)
+
+
+def not_of_a_model(folder: Path) -> list[Path]:
+    """The files below a folder that `ModelFolder.save` cannot have written there."""
+    parts = {part for family in FAMILIES.values() for part in family.all_parts}
+
+    def is_saved(path: Path) -> bool:
+        if path.parent == folder:
+            return path.name in AT_TOP
+        return path.parent.parent == folder and path.parent.name in parts and _is_of_a_part(path)
+
+    return [path for path in sorted(folder.rglob("*")) if not paths.is_folder(path) and not is_saved(path)]
+
+
+def _is_of_a_part(path: Path) -> bool:
+    return weights.is_weights(path.name) or path.suffix in (".json", ".txt")
 
 
 def unreadable(name: str, error: OSError) -> ModelError:

@@ -55,19 +55,20 @@ def digest_of_beside(file: Path) -> str:
 def _sayings(file: Path) -> Iterator[tuple[str, str]]:
     text = _beside(file)
     if text is not None and (said := _said_in_yaml(text, file)):
-        yield str(_yaml_of(file)), said
+        yield str(yaml_of(file)), said
     if "v_pred" in weights.header(file):
         yield "its tensor v_pred", "v"
     header = weights.metadata(file)
     yield from (("its header", header[name]) for name in HEADER if header.get(name))
 
 
-def _yaml_of(file: Path) -> Path:
+def yaml_of(file: Path) -> Path:
+    """The settings that some tools write beside a checkpoint, whether they are there or not."""
     return file.with_suffix(".yaml")
 
 
 def _beside(file: Path) -> bytes | None:
-    path = _yaml_of(file)
+    path = yaml_of(file)
     if path == file or not paths.is_file(path):
         return None
     try:
@@ -87,7 +88,7 @@ def _said_in_yaml(text: bytes, file: Path) -> str | None:
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _unreadable(_yaml_of(file), file, " ".join(str(error).split())[:120]) from error
+        raise _unreadable(yaml_of(file), file, " ".join(str(error).split())[:120]) from error
     model = _at(content, "model")
     if parameterization := _at(model, "params", "parameterization"):
         return str(parameterization)

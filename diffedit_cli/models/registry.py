@@ -11,7 +11,7 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import checkpoints, configs, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
-from diffedit_cli.storage import hashing, paths
+from diffedit_cli.storage import hashing, model_locks, paths
 from diffedit_cli.storage.cache import Cache, default_root
 
 BUILTIN = "builtin"
@@ -89,12 +89,13 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder)[:16]}"
     target = (cache := Cache(kept)).model(key)
-    if not paths.is_folder(target):
+    if not model_locks.hold(target):
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
         cache.reserve(file.stat().st_size)
         checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
-        cache.trim(recount=True, spared=target)
+        model_locks.hold(target)
+        cache.trim(recount=True)
     return target
 
 

@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.storage import atomic, files, paths
+from diffedit_cli.storage import atomic, files, model_locks, paths
 
 SUFFIX = ".safetensors"
 MODELS = "models"  # folders, converted from checkpoints
 LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each, which is never removed
 MADE = "made"  # notes of what single commands wrote
 DIGESTS = "digests"  # notes of what big files hold
-NOTE, UNFINISHED = "note", "unfinished"
+MODEL, NOTE, UNFINISHED = "model", "note", "unfinished"
 MARK, USAGE = ".diffedit-cache", ".diffedit-usage"
 MARKED = b"diffedit keeps what it may need again in this folder, and removes it by: diffedit cache clear\n"
 _HEX = "[0-9a-f]"
 OURS = {  # what we put into the folder, and nothing else, by the kind of entry
     "entry": re.compile(rf"[a-z]+/({_HEX}{{2}})/\1{_HEX}{{62}}\{SUFFIX}"),
-    "model": re.compile(rf"{MODELS}/{_HEX}{{64}}(-[0-9]+)?(-{_HEX}{{16}}){{0,2}}"),
+    MODEL: re.compile(rf"{MODELS}/{_HEX}{{64}}(-[0-9]+)?(-{_HEX}{{16}}){{0,2}}"),
     NOTE: re.compile(rf"{MADE}/{_HEX}{{64}}\.json|{DIGESTS}/{_HEX}{{64}}"),
     UNFINISHED: re.compile(rf"[a-z]+/({_HEX}{{2}}/)?{atomic.OURS.pattern}"),
     "lock": re.compile(rf"{LOCKS}/{_HEX}{{{LOCK_DIGITS}}}\.lock"),
@@ -136,32 +136,33 @@ class Cache:
             _limits[self.root] = min(MOST, (shutil.disk_usage(self.root).free + used) // SHARE)
         return _limits[self.root]
 
-    def trim(self, *, recount: bool = False, spared: Path | None = None) -> None:
-        """Down to its limit, which may be new; `recount` after something was removed, or written of unknown size.
-
-        `spared` is a model that is about to be read: it stays, also where it is larger than was reserved for it.
-        """
+    def trim(self, *, recount: bool = False) -> None:
+        """Down to its limit, which may be new; `recount` after something was removed, or written of unknown size."""
         with contextlib.suppress(OSError):
             if self.is_marked:
                 with _counted(self.root / USAGE) as usage:
                     if usage.bytes is None or recount:
                         usage.bytes = sum(map(_weight, self._scan()))
                     if usage.bytes > (limit := self._limit(usage.bytes)):
-                        usage.bytes = self._make_room(0, limit, spared)
+                        usage.bytes = self._make_room(0, limit)
 
-    def _make_room(self, size: int, limit: int, spared: Path | None = None) -> int:
-        """Removes entries until a part of the limit is free beside `size`; how many bytes are left. Raises OSError."""
+    def _make_room(self, size: int, limit: int) -> int:
+        """Removes entries until a part of the limit is free beside `size`; how many bytes are left. Raises OSError.
+
+        Models that a process holds stay, however long ago it took them.
+        """
         entries = sorted(self._scan(), key=lambda entry: entry.used)
         total, most = sum(map(_weight, entries)), limit - limit // ROOM - size
         for entry in entries if total + size > limit else ():
             if total <= most:
                 break
-            if entry.path == spared:
+            if entry.kind == UNFINISHED and not atomic.is_left(entry.path):
                 continue
-            if entry.kind != UNFINISHED or atomic.is_left(entry.path):
-                with contextlib.suppress(FileNotFoundError):
-                    _remove(entry.path)
-                total -= _weight(entry)
+            with model_locks.unless_held(entry.path) if entry.kind == MODEL else contextlib.nullcontext(True) as free:
+                if free:
+                    with contextlib.suppress(FileNotFoundError):
+                        _remove(entry.path)
+                    total -= _weight(entry)
         return total
 
     @contextlib.contextmanager
@@ -193,7 +194,10 @@ class Cache:
             lock.release()
 
     def model(self, key: str) -> Path:
-        """The place of a converted model. Marks it as used; what killed processes left beside it goes."""
+        """The place of a converted model. Marks it as used; what killed processes left beside it goes.
+
+        Whoever reads it holds it first, or it may go while it is read.
+        """
         path = self.root / MODELS / key
         atomic.sweep(path.parent)
         with contextlib.suppress(OSError):
@@ -263,7 +267,7 @@ class Cache:
         name = path.relative_to(self.root).as_posix()
         found = (kind for kind, pattern in OURS.items() if pattern.fullmatch(name))
         kind = next(found, None)
-        right = {"model": paths.is_folder, UNFINISHED: os.path.lexists}.get(kind or "", paths.is_file)
+        right = {MODEL: paths.is_folder, UNFINISHED: os.path.lexists}.get(kind or "", paths.is_file)
         return kind if right(path) and not paths.is_link(path) else None
 
 

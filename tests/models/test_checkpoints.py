@@ -220,3 +220,19 @@ def test_converted_models_are_listed_and_cleared_with_the_cache(
     assert "model" in diffedit("cache", "list", "--cache-dir", tmp_path).out.decode()
     assert "removed 1 entries" in diffedit("cache", "clear", "--cache-dir", tmp_path).out.decode()
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_run_keeps_the_model_that_it_uses_though_the_cache_is_full(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each picture leaves in the cache had pushed the converted checkpoint out: 32 of 40 pictures failed."""
+    monkeypatch.chdir(tmp_path)
+    file, folder = files["sd15"]
+    limit = file.stat().st_size + 400_000
+    Path("in").mkdir()
+    for number in range(6):
+        picture(tmp_path / "in" / f"{number}.png", (60 + number, 40))
+    words = ("--model", file, "--model-config", folder, "--cache-dir", "cache", "--cache-limit", f"{limit}B")
+    ran = diffedit("run", "in", *WORDS, *FAST, "--out", "out", *words)
+    assert ran.code == 0, ran.err
+    assert len(list(Path("out").glob("?.png"))) == 6

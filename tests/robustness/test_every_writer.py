@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from command import FAST, WORDS, Ran, declared, diffedit, picture
+from ldm import write_checkpoint
 from PIL import Image
 
 from diffedit_cli.engine.networks.batched_calls import Calls
@@ -277,6 +279,51 @@ def test_the_name_that_a_replaced_folder_has_for_a_moment_is_not_taken(here: Pat
         assert f"saved{REPLACED} is in the way" in ran.err
     assert (between / "notes.txt").read_text() == "mine"
     assert not (here / "saved").exists()
+
+
+def test_a_saved_model_takes_nothing_of_anyones_with_it(here: Path, tiny_epsilon: Path) -> None:
+    """Neither what lies in the folder that it replaces, nor the folder that a killed command left beside it."""
+    words = ("models", "save", "saved", "--model", tiny_epsilon)
+    assert diffedit(*words).code == 0
+    for name in ("notes.txt", "unet/notes.md", "photos/a.png"):
+        mine = here / "saved" / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        assert "saved holds something other than a saved model" in diffedit(*words, "--force").err
+        assert mine.read_text() == "mine"
+        mine.unlink()
+    (here / "saved").rename(here / f"saved{REPLACED}")
+    assert f"saved{REPLACED} is in the way" in diffedit(*words).err
+    assert (here / f"saved{REPLACED}" / "model_index.json").is_file()
+    assert diffedit(*words, "--force").code == 0
+
+
+def settings_and_parts(here: Path, model: Path) -> dict[str, Path]:
+    """Files that are read though no option names them."""
+    shutil.copytree(model, here / "m")
+    (here / "diffedit.toml").write_text("steps = 5\n")
+    checkpoint = write_checkpoint(model, here / "sd.safetensors", "sd15")
+    checkpoint.with_suffix(".yaml").write_text("model: {}\n")
+    return {
+        "settings": here / "diffedit.toml",
+        "part of a model": here / "m" / "tokenizer" / "tokenizer_config.json",
+        "checkpoint": checkpoint,
+        "beside a checkpoint": checkpoint.with_suffix(".yaml"),
+    }
+
+
+@pytest.mark.parametrize("what", ["settings", "part of a model", "checkpoint", "beside a checkpoint"])
+def test_what_is_read_though_no_option_names_it_is_an_input(here: Path, tiny_epsilon: Path, what: str) -> None:
+    read = settings_and_parts(here, tiny_epsilon)
+    before = read[what].read_bytes()
+    words = ("edit", "cat.png", "--model", "sd.safetensors", "--model-config", "m", *WORDS, "-o", "out.png")
+    ran = diffedit(*words, "--depfile", read[what], "--force")
+    assert ran.code == 6, ran.err
+    assert "is also an input" in ran.err
+    assert read[what].read_bytes() == before
+    assert diffedit(*words, "--depfile", "out.d").code == 0
+    rule = (here / "out.d").read_text().splitlines()[0]
+    assert all(path.name in rule for path in read.values())
 
 
 @pytest.mark.parametrize("option", ["mask", "within", "exclude"])

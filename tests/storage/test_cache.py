@@ -16,7 +16,7 @@ from command import diffedit
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.jobs.up_to_date import OutputNotes
 from diffedit_cli.storage import cache as caches
-from diffedit_cli.storage import hashing
+from diffedit_cli.storage import hashing, model_locks
 from diffedit_cli.storage.cache import Cache
 
 KEYS = [f"{number:02x}" * 32 for number in range(100)]
@@ -219,18 +219,36 @@ def test_notes_and_models_count_and_go_like_entries(cache: Cache, tmp_path: Path
     assert not model.exists()
 
 
-def test_a_model_that_was_just_made_stays_also_where_it_is_larger_than_was_thought(cache: Cache) -> None:
+READ = """
+import sys
+from pathlib import Path
+from diffedit_cli.storage import model_locks
+print(model_locks.hold(Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_model_that_is_read_stays_also_where_it_is_larger_than_was_thought(cache: Cache) -> None:
+    """Whoever reads it, and for as long; when it was last taken does not count."""
     caches.keep_to(cache.root, MB)
     cache.store("contrast", KEYS[0], bytes(100_000))
     model = cache.model(KEYS[99])
     cache.reserve(900_000)
     model.mkdir(parents=True)
     (model / "weights").write_bytes(bytes(2 * MB))
-    cache.trim(recount=True, spared=model)
-    assert model.exists()
-    assert not cache.find("contrast", KEYS[0])
+    os.utime(model, (1, 1))
+    with subprocess.Popen([sys.executable, "-c", READ, str(model)], stdin=-1, stdout=-1, text=True) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == "True\n"
+        cache.trim(recount=True)
+        assert model.exists()
+        assert not cache.find("contrast", KEYS[0])
+        with pytest.raises(OutputError, match="--cache-limit"):
+            cache.store("contrast", KEYS[1], bytes(100_000))
+        reader.communicate()
     cache.trim(recount=True)
     assert not model.exists()
+    assert not model_locks.hold(model)
 
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
