@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli._version import __version__
+from diffedit_cli._version import __version__ as __version__
 from diffedit_cli.errors import (
     DeviceError,
     DiffEditError,
@@ -39,7 +39,6 @@ __all__ = [
     "Params",
     "UsageError",
     "Withheld",
-    "__version__",
 ]
 
 

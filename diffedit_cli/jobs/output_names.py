@@ -9,7 +9,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from diffedit_cli.errors import UsageError
-from diffedit_cli.images import codecs
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage import files, paths
 
@@ -94,6 +93,8 @@ def variant_paths(output: Path, params: Params) -> list[Path]:
 
 
 def written_extension(path: Path) -> str:
+    from diffedit_cli.images import codecs  # not with the option that names results: --help is to be quick
+
     return path.suffix if path.suffix.lower() in codecs.EXTENSIONS else ".png"
 
 

@@ -264,10 +264,10 @@ def test_the_clock_goes_back(settle: Settle) -> None:
 
 PLACES = (
     *(
-        "images.codecs.opened",
+        "images.codecs.open_picture",
         "engine.networks.families.load",
         "engine.networks.latent_diffusion.LatentDiffusion.embed",
-        "pipeline.composition.finished",
+        "pipeline.composition.compose_variant",
     ),
     *(
         "engine.networks.latent_diffusion.LatentDiffusion.encode",
