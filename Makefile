@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 CACHE ?= demo/cache
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test test-slow oldest audit chromium check lint types format clean
+.PHONY: demo test test-thorough test-all test-slow oldest audit chromium check lint types format clean
 
 demo: $(VENV)/.installed  ## install, take the elephant of a sample picture to the beach, say where to look
 	mkdir -p demo
@@ -16,8 +16,13 @@ demo: $(VENV)/.installed  ## install, take the elephant of a sample picture to t
 	@echo "Before: sample_images/elephant-in-desert.png"
 	@echo "After:  demo/beach.png"
 
-test: $(VENV)/.installed-dev  ## install what the tests need, and pass them
-	$(BIN)/python -m pytest -n auto
+test: $(VENV)/.installed-dev  ## install what the tests need, and pass those that are quick
+	$(BIN)/python -m pytest -n auto -m 'not slow and not thorough'
+
+test-thorough: $(VENV)/.installed-dev  ## those that take some seconds each
+	$(BIN)/python -m pytest -n auto -m thorough
+
+test-all: test test-thorough  ## both
 
 test-slow: $(VENV)/.installed-dev  ## the heavy suites
 	$(BIN)/python -m pytest -m slow

@@ -77,6 +77,7 @@ def half(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return left
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_true_results_pass_and_pictures_as_they_were_do_not(kind: str) -> None:
     for number in CASES:

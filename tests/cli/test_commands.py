@@ -44,6 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path) -> tuple
     return folder, [finished(process) for process in running]
 
 
+@pytest.mark.thorough
 def test_json_holds_the_contracts_keys_and_nothing_else_is_on_standard_output(alone: tuple[Path, list[Ran]]) -> None:
     folder, (ran, other) = alone
     found = ran.json
@@ -109,6 +110,7 @@ def test_ctrl_c_before_the_program_has_been_read_is_no_traceback() -> None:
     assert ended.stderr == "diffedit: Interrupted; what was finished is kept.\n"
 
 
+@pytest.mark.thorough
 def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_torn(here: Path) -> None:
     for name in ("a.png", "b.png"):
         picture(here / name)

@@ -95,6 +95,7 @@ def test_a_folder_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(he
     assert statuses(run(".", "-r")) == ["skipped"] * 5
 
 
+@pytest.mark.thorough
 def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG001
     line = "find . -name '*.png' -print0 | diffedit run -0 - --from cat --to dog --out edited/"
     path = {**os.environ, "PATH": os.pathsep.join([str(Path(INSTALLED).parent), os.environ["PATH"]])}
@@ -127,6 +128,7 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
     assert (here / "out" / "album" / "a.png").read_bytes() == (here / "alone.png").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -177,6 +179,7 @@ def test_a_source_that_is_none_is_said(here: Path, name: str, text: str | bytes 
     assert says in ran.err
 
 
+@pytest.mark.thorough
 def test_a_million_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     path = tmp_path / "jobs.jsonl"
     with path.open("w") as file:
@@ -353,6 +356,7 @@ def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.Monk
 # Ended
 
 
+@pytest.mark.thorough
 def test_ctrl_c_finishes_the_picture_in_hand(here: Path, album: Path) -> None:
     for number in range(12):
         picture(album / f"{number:02}.png")

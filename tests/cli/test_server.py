@@ -143,6 +143,7 @@ LINES: tuple[tuple[str, ...], ...] = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("server")
 def test_files_words_and_codes_are_those_without_it(
     tmp_path: Path, tiny_epsilon: Path, told: Path, monkeypatch: pytest.MonkeyPatch
@@ -304,6 +305,7 @@ def test_its_socket_is_its_users_alone(server: subprocess.Popen[bytes], runtime:
         assert not {f"socket:[{line.split()[9]}]" for line in lines} & opened
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_a_server_that_dies_at_work_is_told_of(own: Servers) -> None:
     server = own.start()
@@ -318,6 +320,7 @@ def test_a_server_that_dies_at_work_is_told_of(own: Servers) -> None:
     own.start()  # what the killed one has left is no hindrance
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_a_server_that_hangs_holds_nobody_up(own: Servers, told: Path) -> None:
     own.start().send_signal(signal.SIGSTOP)
@@ -325,6 +328,7 @@ def test_a_server_that_hangs_holds_nobody_up(own: Servers, told: Path) -> None:
     assert "numpy" in told.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_a_folder_that_others_can_enter_is_not_used(own: Servers, told: Path) -> None:
     own.start()
@@ -336,6 +340,7 @@ def test_a_folder_that_others_can_enter_is_not_used(own: Servers, told: Path) ->
     assert "not a folder of this user alone" in ran.err
 
 
+@pytest.mark.thorough
 def test_it_ends_when_nobody_asks_or_when_told_to(own: Servers) -> None:
     server = own.start("--idle", "0.2")
     assert server.wait(60) == 0

@@ -197,6 +197,7 @@ def fuzzed(examples: int) -> Callable[[], None]:
     return told
 
 
+@pytest.mark.thorough
 def test_anything_may_be_said() -> None:
     fuzzed(100)()
 

@@ -130,6 +130,7 @@ def edited(*more: object) -> Ran:
     return diffedit("edit", "cat.png", *WORDS, *more)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extra", [(), ("--no-metadata", "-o", "new.png")], ids=["", "no metadata"])
 def test_its_own_files_are_replaced_and_others_are_not(here: Path, extra: tuple[str, ...]) -> None:
     assert edited(*FILES, *extra).code == 0
@@ -191,6 +192,7 @@ def test_a_withheld_or_failed_edit_shows_nothing(here: Path) -> None:
     assert sorted(path.name for path in here.iterdir()) == ["black.png", "cat.png"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["p.png", "c.gif", "c.webp", "s.png", "o.png"])
 def test_info_tells_the_command_that_makes_it_again(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     option = {"p": "--preview", "c": "--compare", "s": "--sheet", "o": "--overlay"}[name[0]]

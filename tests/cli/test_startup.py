@@ -42,6 +42,7 @@ def python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_an_edit_imports_only_what_it_needs() -> None:
     imported = set(python(EDIT_AND_TELL, "edit", "cat.png", *WORDS, *FAST, "--no-cache").stderr.split())
@@ -60,6 +61,7 @@ def test_an_edit_imports_only_what_it_needs() -> None:
     }
 
 
+@pytest.mark.thorough
 def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
     assert python(ASK_FOR_MORE).stdout.strip() == "diffusers.models.autoencoders.autoencoder_tiny"
 
@@ -90,10 +92,12 @@ assert {"scipy.optimize._optimize", "scipy.stats._stats_py"} <= set(sys.modules)
 """
 
 
+@pytest.mark.thorough
 def test_the_compiler_is_there_when_it_is_asked_for() -> None:
     assert python(COMPILE).stdout.strip() == "2.0"
 
 
+@pytest.mark.thorough
 def test_scipy_is_there_when_it_is_asked_for() -> None:
     assert python(COUNT).stdout.strip() == "[1, 0] 0.5 0.0"
 

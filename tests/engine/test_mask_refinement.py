@@ -196,6 +196,7 @@ def test_without_a_picture_nothing_is_reached() -> None:
 THRESHOLDS = [rung / 20 for rung in range(10, 20)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "told",
     [

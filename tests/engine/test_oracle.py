@@ -161,6 +161,7 @@ def test_the_inversion_is_theirs_at_every_level(pair: Pair, guidance: float) -> 
     assert sum(rows) == (R if guidance == 1.0 else 2 * R)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changed",
     [{}, {"lambda_kl": 5.0}, {"lambda_kl": 0.0}, {"lambda_auto_corr": 5.0}, {"lambda_auto_corr": 0.0}, {"rolls": 2}],

@@ -152,6 +152,7 @@ def test_a_parameter_of_the_inversion(sides: Sides, change: dict[str, Any]) -> N
     torch.testing.assert_close(ours[1:].flip(0)[None], sides.their_inversion(params), rtol=0, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", EDIT, ids=str)
 def test_a_parameter_of_the_edit(sides: Sides, change: dict[str, Any]) -> None:
     params = replace(BASE, **change)

@@ -136,6 +136,7 @@ def psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {"subsampling": 0}), ("JPEG", {}), ("AVIF", {}), ("HEIF", {})])
 def test_a_photograph_is_not_visibly_coded_again(tmp_path: Path, name: str, kind: str, options: dict[str, int]) -> None:

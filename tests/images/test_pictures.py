@@ -291,6 +291,7 @@ def record_of(path: Path) -> dict[str, object] | None:
     return provenance.read_record(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_no_metadata_leaves_no_words(tmp_path: Path, tiny_epsilon: Path, suffix: str) -> None:
     """Neither its own nor those of the earlier edit that it began from."""

@@ -110,6 +110,7 @@ def test_the_same_batch_gives_the_same_bytes(here: Path, album: Path) -> None:
         assert (here / "one" / path.name).read_bytes() == (here / "two" / path.name).read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [("--zoom", 2), ("--soft",), ("--variants", 2), ("--mask-method", "noise")], ids=str)
 def test_options_are_each_pictures_own(here: Path, album: Path, words: tuple[object, ...]) -> None:
     rows = [{"input": str(path), "seed": seed, "steps": 4 + seed % 2} for seed, path in enumerate(album.iterdir())]
@@ -182,6 +183,7 @@ def failing(here: Path, album: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here / "jobs.jsonl"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 2, 4, 16])
 def test_who_fails_fails_alone(here: Path, album: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ran = run(failing(here, album, monkeypatch), "--batch", count)
@@ -206,6 +208,7 @@ def test_failures_can_end_it(
     assert [one["error"]["code"] if one["error"] else 0 for one in results(again)] == [0, 3, 0, 5, 2, 0, 1, 2, 0, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("most", [3, 1, 0])
 def test_what_is_too_much_for_the_memory_is_halved(
     here: Path, album: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch, most: int
@@ -252,6 +255,7 @@ def test_a_single_edit_is_halved_too(here: Path, calls: list[int], monkeypatch: 
     assert near(here / "whole.png", here / "halved.png")
 
 
+@pytest.mark.thorough
 def test_one_that_overflows_is_repeated_in_float32_beside_others(
     here: Path, album: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +357,7 @@ def until(stream: IO[bytes] | None, said: bytes) -> bool:
     return any(said in line for line in stream)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_finishes_what_is_in_hand(here: Path, album: Path) -> None:
     running = interruptible(here, album, "--steps", 30, "--maps", 8)
     assert until(running.stdout, b'"done"')
@@ -367,6 +372,7 @@ def test_ctrl_c_finishes_what_is_in_hand(here: Path, album: Path) -> None:
     assert not list(here.rglob("*.part"))
 
 
+@pytest.mark.thorough
 def test_a_second_ctrl_c_stops_at_once(here: Path, album: Path) -> None:
     running = interruptible(here, album, "--steps", 900, "--maps", 100)
     assert until(running.stderr, b"finding the mask")

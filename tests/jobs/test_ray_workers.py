@@ -45,6 +45,7 @@ def working(running: subprocess.Popen[bytes]) -> psutil.Process:
     raise AssertionError(finished(running).err)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_loses_nothing(album: list[str]) -> None:
     words = ("run", "album", *OPTIONS, *SLOW)
     running = started(*words, "--out", "out", "--ray", 2, "--json")
@@ -66,6 +67,7 @@ def test_a_worker_that_is_killed_loses_nothing(album: list[str]) -> None:
             assert Path("out", one).read_bytes() == Path("alone", one).read_bytes()
 
 
+@pytest.mark.thorough
 def test_with_urls_and_started_again(here: Path, album: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf.installed(here, monkeypatch)
     (store / "in").mkdir(parents=True)

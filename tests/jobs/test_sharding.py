@@ -43,6 +43,7 @@ def lines(folder: str) -> list[dict[str, Any]]:
     return list(results_log.lines(Path(folder) / results_log.NAME))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_two_processes_of_accelerate_do_each_picture_once_and_as_one_process_does() -> None:
     jobs(40)
@@ -60,6 +61,7 @@ def test_two_processes_of_accelerate_do_each_picture_once_and_as_one_process_doe
     assert shown.rstrip().endswith("</html>")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_a_picture_that_fails_in_one_process_does_not_end_the_other() -> None:
     jobs(1)

@@ -216,6 +216,7 @@ def test_where_no_lock_can_be_work_goes_on(tmp_path: Path) -> None:
         assert Cache(tmp_path).find("kind", "abc") is None
 
 
+@pytest.mark.thorough
 def test_the_makefile_of_the_examples_does_each_picture_once(here: Path) -> None:
     shutil.copy(EXAMPLES / "Makefile", here)
     (here / "photos").mkdir()
@@ -239,6 +240,7 @@ def test_the_makefile_of_the_examples_does_each_picture_once(here: Path) -> None
     assert {path: path.read_bytes() for path in (here / "edited").glob("*.png")} == edited
 
 
+@pytest.mark.thorough
 def test_the_pipeline_of_the_examples_uses_one_inversion_for_several_edits(here: Path) -> None:
     done = subprocess.run(
         [EXAMPLES / "pipeline.sh", "cat.png", "cat", "dog", "a cow"],

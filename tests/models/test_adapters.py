@@ -78,6 +78,7 @@ def lora(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, An
 # LoRA
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scale", [1.0, -0.5])
 def test_fused_weights_are_the_sum(lora: Any, scale: float) -> None:
     folder, path, model, products = lora
@@ -198,6 +199,7 @@ def test_a_closed_vocabulary_learns_the_word_and_no_other(tmp_path: Path) -> Non
 # By the command line
 
 
+@pytest.mark.thorough
 def test_every_stage_is_another_with_them(tiny_epsilon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is computed anew, says what was added, and is repeated by what `info` says; stages of both do not mix."""
     settled(tmp_path, tiny_epsilon, monkeypatch)
@@ -252,6 +254,7 @@ def test_settings_and_environment_take_one_or_several(
     assert "setting steps in diffedit.toml must be a single value" in ran.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_model_saved_with_them_is_the_same_as_with_them(

@@ -97,6 +97,7 @@ def test_the_lists_are_those_of_the_published_files(file: str, counts: tuple[int
     assert (len(found), sum(torch.Size(shape).numel() for shape in network)) == counts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", listings.FILES)
 def test_every_tensor_is_taken_or_known_to_be_unneeded(tmp_path: Path, file: str) -> None:
     listing, kind = listings.FILES[file](TINY), KINDS.get(file, file)

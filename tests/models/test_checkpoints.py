@@ -146,6 +146,7 @@ def test_doctor_looks_at_a_checkpoint_where_edits_keep_it(files: dict[str, tuple
     assert diffedit(*words, "--model-config", tmp_path / "nowhere").code == 4
 
 
+@pytest.mark.thorough
 def test_many_may_convert_at_once(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     file, folder = files["sd15"]
     words = ("models", "show", file, "--model-config", folder, "--cache-dir", tmp_path, "--json")

@@ -115,6 +115,7 @@ UNBOUNDED = ("limit", "evidence", "evidence-of-looks", "unexplained")
 """Any number may stand there: nothing is built from it."""
 
 
+@pytest.mark.thorough
 def test_wrong_types_and_absurd_numbers_are_named_at_once(shelf: dict[str, Path]) -> None:
     tried = 0
     for path, keys, value in [*all_settings(shelf)]:

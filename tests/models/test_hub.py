@@ -186,6 +186,7 @@ def test_a_half_finished_file_goes_on_where_it_was(hub: Hub, weights: Path) -> N
     assert (path / "unet" / weights.name).read_bytes() == weights.read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.slow)], ids=["some", "many"])
 @pytest.mark.usefixtures("hub")
 def test_ended_at_any_moment(repository: Path, rounds: int) -> None:

@@ -32,6 +32,7 @@ def results(model: LatentDiffusion) -> list[Tensor]:
     return [text.tokens, x_0, model.predict(x_0, model.levels(10)[5], text).eps, model.decode(x_0)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("offload", OFFLOADS)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

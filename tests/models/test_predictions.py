@@ -29,6 +29,7 @@ def header(word: str, key: str = "prediction_type") -> dict[str, str]:
     return {"modelspec.architecture": "stable-diffusion-v1", f"modelspec.{key}": word}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("configuration", ["tiny_epsilon", "tiny_v"])
 @pytest.mark.parametrize(
     ("metadata", "marks", "beside", "expected"),

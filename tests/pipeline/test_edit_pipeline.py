@@ -300,6 +300,7 @@ def test_masks_and_latents_are_the_same_bytes_each_time(image: Path, tiny_epsilo
         assert len(results) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extra", [[], ["--no-cache"]], ids=["cache", "no cache"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_stages_chained_by_files_give_the_bytes_of_one_edit(

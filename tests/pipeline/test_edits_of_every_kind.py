@@ -33,6 +33,7 @@ def album(here: Path) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_every_format_all_that_is_not_masked_stays(here: Path, album: dict[str, Path], kind: str) -> None:
     ran = done("run", "jobs.jsonl", *told(kind), "--threshold", 0.6, "--out", "out", "--json")
@@ -44,6 +45,7 @@ def test_of_every_format_all_that_is_not_masked_stays(here: Path, album: dict[st
             assert (pixels(here / "out" / name)[..., -1] == pixels(album[name])[..., -1]).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("here")
 def test_with_zoom_all_that_is_not_masked_stays(kind: str) -> None:
@@ -52,6 +54,7 @@ def test_with_zoom_all_that_is_not_masked_stays(kind: str) -> None:
     assert found["region"] == kind
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", [("--soft",), ("--variants", 3), ("--feather", 0), ("--room", 1)], ids=str)
 @pytest.mark.usefixtures("here")
@@ -59,6 +62,7 @@ def test_with_other_options_all_that_is_not_masked_stays(kind: str, words: tuple
     run("cat.png", *told(kind), *words, "--threshold", 0.6, count=3 if "--variants" in words else 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("words", "open_to"),
@@ -101,6 +105,7 @@ def test_what_is_added_is_where_somebody_points_and_nothing_is_asked_for_that() 
     assert not ((pixels("cat.png") != pixels("cat.edited.png")).any(axis=2) & ~white("found.png")).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", [(), ("--room", 2), ("--zoom", 2), ("--soft",)], ids=str)
 def test_a_drawn_mask_is_never_left(here: Path, kind: str, words: tuple[object, ...]) -> None:
@@ -139,6 +144,7 @@ def test_a_result_again_in_its_own_mask_gets_no_more_room() -> None:
         check("cat.png", "out/cat.mask.png", "cat.edited.png")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("words", [(), ("--soft",), ("--no-cache",)], ids=str)
 def test_a_mask_and_an_edit_in_it_give_the_bytes_of_one_edit(here: Path, kind: str, words: tuple[str, ...]) -> None:
@@ -213,6 +219,7 @@ def test_an_inpainting_model_paints_every_kind(inpainter: Path, kind: str) -> No
 # what repeats it
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("given", ["found", "drawn", "changed", "inpainted", "room"])
 def test_info_repeats_every_kind(

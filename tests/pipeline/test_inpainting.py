@@ -40,6 +40,7 @@ def pixels(path: Path | str) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "evaluations"), [("made for it", 10), ("plain", 8)])
 def test_it_repaints_the_mask_and_nothing_else(
     here: Path, inpainter: Path, tiny_v: Path, kind: str, evaluations: int

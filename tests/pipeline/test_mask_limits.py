@@ -212,6 +212,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", DRAWN)
 def test_any_drawn_mask_means_what_it_shows(here: Path, name: str) -> None:
     DRAWN[name].save(here / name)

@@ -34,6 +34,7 @@ def pipeline(tmp_path: Path, tiny_epsilon: Path) -> EditPipeline:
     return EditPipeline(registry.find(str(tiny_epsilon)), Cache(tmp_path / "cache"), device="cpu")
 
 
+@pytest.mark.thorough
 def test_results_do_not_depend_on_the_number_of_threads(image: Path, tiny_epsilon: Path) -> None:
     found = {}
     before = torch.get_num_threads()

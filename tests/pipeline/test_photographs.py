@@ -20,6 +20,7 @@ BOX = ("--box", "60,60,220,160")  # an untrained model would repaint everything
 PHOTOGRAPHS = [("PNG", "png", "chelsea"), ("TIFF", "tif", "coffee"), ("JPEG", "jpg", "rocket")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("zoom", ["off", "2"])
 @pytest.mark.parametrize(("kind", "suffix", "name"), PHOTOGRAPHS, ids=[name for *_, name in PHOTOGRAPHS])
 @pytest.mark.parametrize("family", MODELS)

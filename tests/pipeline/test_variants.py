@@ -66,6 +66,7 @@ def test_an_explicit_eta_is_that_of_every_variant(here: Path) -> None:
         assert Image.open(here / name).tobytes() != Image.open(here / other).tobytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extra", [[], ["--reg-steps", "1"]], ids=["", "regularised"])
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_info_repeats_each(here: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: list[str]) -> None:

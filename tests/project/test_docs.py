@@ -40,6 +40,7 @@ def here(tmp_path: Path, builtin: StableDiffusion, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_every_line_works(here: Path) -> None:
     """Without files of one's own those that name none of them, then the others."""
     for name in OWN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from readme_lines import PROJECT, commands, complaint, run
 
 
@@ -16,6 +17,7 @@ def test_the_two_commands_that_open_readme_are_what_ci_runs() -> None:
     assert ci[made + 1].split("  #")[0] == ".venv/bin/python tests/support/readme_lines.py"
 
 
+@pytest.mark.thorough
 def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 0, complaint(tmp_path, done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from checkout import PROJECT
 from PIL import Image
 
@@ -27,6 +28,7 @@ def test_every_sample_has_its_edit_and_its_true_mask() -> None:
             assert 0.02 < (np.asarray(mask) > 127).mean() < 0.5
 
 
+@pytest.mark.thorough
 def test_the_masks_of_the_samples_are_where_the_objects_are() -> None:
     edit = DiffEdit()
     overlaps = []

@@ -45,6 +45,7 @@ def test_all_are_found() -> None:
     assert {command for command, _ in OPTIONS} >= {"edit", "mask", "invert", "run", "serve", "cache prune"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("command", "flag"), OPTIONS)
 def test_it_is_refused_or_used(command: str, flag: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffedit_cli.cli import server

@@ -141,6 +141,7 @@ SPOILT: dict[str, Callable[[Arrays, dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [*SPOILT, *FILES])
 def test_a_spoilt_entry_of_the_cache_is_made_again(how: str) -> None:
     words = ("edit", "cat.png", *WORDS, *FAST, "--zoom", "off", "--cache-dir", "kept", "--json", "--force")

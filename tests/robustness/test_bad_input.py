@@ -253,6 +253,7 @@ def listing(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("line", "code", "says"), TABLE, ids=[line for line, _, _ in TABLE])
 def test_one_sentence_and_the_code(here: Path, line: str, code: int, says: str) -> None:
     before = listing(here)
@@ -326,6 +327,7 @@ def test_standard_output_that_is_full_is_said() -> None:
     assert "OutputError: Standard output cannot be written: No space left" in ended.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("words", [("mask", "good.png", *WORDS, *FAST, "--json"), ("models", "list")])
@@ -338,6 +340,7 @@ def test_what_is_told_on_a_full_standard_output_fails_in_one_sentence(words: tup
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("words", [("run", "in", "--out", "made"), ("edit", "in/a.png", "in/b.png", "in/c.png")])
 def test_all_pictures_are_done_though_nobody_reads_what_is_told(words: tuple[str, ...]) -> None:

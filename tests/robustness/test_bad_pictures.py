@@ -40,6 +40,7 @@ def check(became: dict[str, dict[str, Any]]) -> None:
         assert row["seconds"] < LONGEST, row
 
 
+@pytest.mark.thorough
 def test_everything_bad_is_used_or_refused(tmp_path: Path) -> None:
     names = []
     for name, data in bad_pictures.corpus():

@@ -127,6 +127,7 @@ def test_an_input_of_any_row_stays_even_with_force(here: Path, line: str, file: 
         path.unlink()
 
 
+@pytest.mark.thorough
 @ALL
 @pytest.mark.parametrize("what", ["file", "link", "dangling link", "folder", "pipe"])
 @pytest.mark.usefixtures("other")
@@ -160,6 +161,7 @@ def during(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     monkeypatch.setattr(Calls, "ask", asked)
 
 
+@pytest.mark.thorough
 @ALL
 @pytest.mark.usefixtures("other")
 def test_what_comes_while_it_works_stays_and_what_is_its_own_is_replaced(
@@ -183,6 +185,7 @@ def test_what_comes_while_it_works_stays_and_what_is_its_own_is_replaced(
     assert path.read_bytes() == changed
 
 
+@pytest.mark.thorough
 @ALL
 @pytest.mark.usefixtures("other")
 def test_a_full_disk_leaves_nothing_of_it(here: Path, monkeypatch: pytest.MonkeyPatch, line: str, file: str) -> None:

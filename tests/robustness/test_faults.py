@@ -48,6 +48,7 @@ def ends(number: int) -> set[int]:
     return {0, INTERRUPTED if number == signal.SIGINT else -number}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=slow)], ids=["some", "many"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_ended_at_any_moment(settle: Settle, tmp_path: Path, name: str, rounds: int) -> None:
@@ -66,6 +67,7 @@ def test_ended_at_any_moment(settle: Settle, tmp_path: Path, name: str, rounds: 
     assert seen != {0}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=slow)], ids=["some", "many"])
 def test_ended_at_any_moment_from_its_very_start(settle: Settle, rounds: int) -> None:
     """Libraries are imported meanwhile."""
@@ -86,6 +88,7 @@ def test_ended_at_any_moment_from_its_very_start(settle: Settle, rounds: int) ->
 # Calls that fail
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", ["some", *(pytest.param(turn, marks=slow) for turn in range(len(ERRORS)))])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_call_that_writes_may_fail(settle: Settle, name: str, turn: int | str) -> None:
@@ -106,6 +109,7 @@ def test_every_call_that_writes_may_fail(settle: Settle, name: str, turn: int | 
     assert OutputError.code in codes or name == "cache clear"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_file_can_be_longer(settle: Settle, name: str) -> None:
     """The system's own limit, which also those writers meet that no test can reach."""
@@ -141,6 +145,7 @@ def disk(folder: Path) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=slow)], ids=["some", "every"])
 @pytest.mark.parametrize("name", ["mask", "invert", "edit", "run", "convert", "models save"])
 def test_a_disk_that_is_full(
@@ -167,6 +172,7 @@ def test_a_disk_that_is_full(
         assert codes[-1] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_disk_that_may_only_be_read(
     tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -185,6 +191,7 @@ def test_a_disk_that_may_only_be_read(
 # Two at once, and what changes under a command
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mask", "invert", "edit", "run", "convert", "models save", "cache clear"])
 def test_two_at_once(settle: Settle, tmp_path: Path, name: str) -> None:
     """Of the same words, at the same moment, with one cache and one place for what they write."""
@@ -199,6 +206,7 @@ def test_two_at_once(settle: Settle, tmp_path: Path, name: str) -> None:
         home.check_next()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mask", "invert", "edit", "run"])
 def test_the_cache_is_removed_before_any_call(settle: Settle, name: str) -> None:
     home = settle(name)
@@ -303,6 +311,7 @@ def short(place: str, error: Exception, calls: int) -> Iterator[list[str]]:
         yield reached
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", PLACES)
 def test_too_little_memory(settle: Settle, place: str) -> None:
     """It is said, and fails the pictures that have too little; the others are done."""

@@ -180,6 +180,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("check_one", "drawn"), CHECKS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_few_of_any_text(check_one: Any, drawn: tuple[Any, ...]) -> None:
     A_FEW(given(*drawn)(check_one))()

@@ -38,6 +38,7 @@ def edit(*words: object, command: str = "edit") -> Ran:
     return diffedit(command, *words, "--from", TOLD[0], "--to", TOLD[1], "--no-cache", *FAST)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "bits"), KINDS)
 def test_strip_metadata_leaves_how_the_picture_looks(kind: str, bits: int) -> None:
     path = Path(f"given{bad_pictures.suffix(kind)}")

@@ -99,6 +99,7 @@ STREAMS = [{0: "closed"}, {2: "closed"}, {2: "full"}]
 OUTPUTS = [{1: "closed"}, {1: "full"}, {1: "broken"}, {0: "closed", 1: "closed", 2: "closed"}]
 
 
+@pytest.mark.thorough
 def test_every_command_ends_as_ever_where_a_stream_is_odd(folder: Path, usual: list[Outcome]) -> None:
     cases = [(i, Case(words, streams=state)) for state in (*STREAMS, *OUTPUTS) for i, words in enumerate(COMMANDS)]
     for (i, case), found in zip(cases, outcomes([case for _, case in cases], folder), strict=True):
@@ -285,6 +286,7 @@ def test_settings_of_a_folder_name_no_file_of_nobody(homeless: Path) -> None:
     ))  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("variable", "value", "code", "says"), [
     ("COLUMNS", "0", 0, "cat.edited.png"),
     ("TORCH_LOGS", "garbage", 2, "torch cannot be imported (Invalid log settings: garbage"),

@@ -121,6 +121,7 @@ def test_urls_stand_wherever_paths_do(
     assert sorted(name for name in pictures(memory) if not name.endswith(".mask.png")) == made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["file", "FILE", "local"])
 def test_a_file_url_is_a_path(scheme: str, here: Path, memory: MemoryFileSystem) -> None:  # noqa: ARG001
     words = ("run", f"{scheme}://{here}/in", *WORDS, *FAST, "--out", f"{scheme}://{here}/with%20space")
@@ -175,6 +176,7 @@ def test_what_counts_is_what_was_done_last_in_whatever_parts(memory: MemoryFileS
     assert statuses(run("memory://in", "-r", "--no-metadata")) == ["done"] * 3
 
 
+@pytest.mark.thorough
 def test_killed_and_started_again_it_is_as_if_nothing_had_been(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf.installed(here, monkeypatch)
     (store / "in").mkdir(parents=True)

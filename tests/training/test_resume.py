@@ -42,6 +42,7 @@ def decay(trainer: UnetTrainer, result: Path) -> None:
     trainer.decay(10, result, save_seconds=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("run", "result"), [(main_run, "checkpoint.pt"), (decay, "decayed.pt")])
 def test_an_interrupted_run_ends_as_if_nothing_had_been(
     run: Run, result: str, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ PIPELINES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("clip_skip", [0, 1])
 @pytest.mark.parametrize("format", PIPELINES)
 def test_embeddings_are_those_of_diffusers(request: pytest.FixtureRequest, format: str, clip_skip: int) -> None:
@@ -48,6 +49,7 @@ def test_more_layers_than_there_are(request: pytest.FixtureRequest, format: str,
         model.embed("a cat", most + 1)
 
 
+@pytest.mark.thorough
 def test_every_stage_is_another_with_it(tiny_epsilon: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is computed anew, the default's being in the cache, and says so; stages of both kinds do not mix."""
     settled(tmp_path, tiny_epsilon, monkeypatch)

@@ -160,6 +160,7 @@ def found(*words: object) -> tuple[bytes, int]:
     return Path("cat.mask.png").read_bytes(), ran.json["evaluations"]["mask"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("sample_here")
 def test_each_map_is_made_once_and_both_in_the_same_evaluations() -> None:
     masks: dict[str, bytes] = {}
@@ -185,6 +186,7 @@ def test_alone_or_together_each_map_is_the_same(tmp_path: Path) -> None:
         assert (masks[0] == masks[1]).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["both", "noise"])
 @pytest.mark.parametrize("maps", [3, "auto"])
 def test_for_another_target_the_source_is_not_predicted_again(tmp_path: Path, method: str, maps: int | str) -> None:

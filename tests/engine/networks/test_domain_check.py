@@ -154,6 +154,7 @@ def test_a_saved_model_stays_choosy(choosy: Path, tmp_path: Path) -> None:
     assert registry.find(str(tmp_path / "copy")).fitness == (0.25, 0.0)
 
 
+@pytest.mark.thorough
 def test_the_built_in_model_takes_its_world_and_no_photograph(tmp_path: Path) -> None:
     """What it learnt; `python -m training.fitness` has the whole table."""
     for sample in sorted(SAMPLES.glob("*.png")):

@@ -144,6 +144,7 @@ def written(
     return tensors, products
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", SUBSETS, ids=" ".join)
 @pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: naming.__name__)
 def test_each_layer_gets_its_share(
@@ -297,6 +298,7 @@ def test_what_cannot_be_applied_is_refused_whole(
 # The oracle
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["tiny_epsilon", "tiny_sdxl"])
 @pytest.mark.parametrize("naming", [kohya, kohya_otherwise, peft], ids=lambda naming: naming.__name__)
 def test_what_diffusers_adds_is_the_same(
