@@ -24,7 +24,7 @@ from diffedit_cli.engine import mask_refinement
 from diffedit_cli.engine.diffedit import Text, contrast_maps
 from diffedit_cli.engine.networks import families
 from diffedit_cli.models import registry
-from diffedit_cli.pipeline.edit_pipeline import generator
+from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import MASK_METHODS, Params, levels_up_to
 from diffedit_cli.pipeline.prompts import telling_words
 

@@ -69,12 +69,23 @@ class EditInputs:
     targets: Targets
 
 
+@dataclass(frozen=True)
+class PaintedEdit:
+    """What the model made of an edit, not written yet."""
+
+    pipeline: EditPipeline
+    stats: EditStats
+    variants: Sequence[EditVariant]
+
+
 def edit(job: Job, open_pipeline: OpenPipeline) -> Result:
     """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
 
     Of an edit that is withheld nothing is written, not even its mask.
     """
-    return paint(job, read_inputs(job), open_pipeline)()
+    inputs = read_inputs(job)
+    painted = paint(job, inputs, open_pipeline)
+    return write(job, inputs, painted)
 
 
 def read_inputs(job: Job) -> EditInputs:
@@ -100,37 +111,38 @@ def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Ed
     return EditInputs(codecs.fit_to_format(picture, chosen), given_mask, given_latents, allowed, chosen, targets)
 
 
-def paint(job: Job, opened: EditInputs, open_pipeline: OpenPipeline) -> Callable[[], Result]:
-    """All of an edit that the model does; what is returned writes the results. Both raise DiffEditError."""
-    pipeline, picture = open_pipeline(), opened.picture
+def paint(job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> PaintedEdit:
+    """All of an edit that the model does, and the files that only the model can make. Raises DiffEditError."""
+    pipeline, picture = open_pipeline(), inputs.picture
     stats = pipeline.open_stats()
-    variants = pipeline.edit(picture, job.params, stats, opened.mask, opened.latents, opened.allowed)
-    first, changed = variants[0], masks.union([one.mask for one in variants])
-    targets = opened.targets
-    _save_embeds(targets, job, picture, pipeline, stats)
-    if first.latents is not None:
-        _save_frames(targets, job, first.latents, pipeline, stats)
+    variants = pipeline.edit(picture, job.params, stats, inputs.mask, inputs.latents, inputs.allowed)
+    _save_embeds(inputs.targets, job, picture, pipeline, stats)
+    if (latents := variants[0].latents) is not None:
+        _save_frames(inputs.targets, job, latents, pipeline, stats)
+    return PaintedEdit(pipeline, stats, variants)
 
-    def save() -> Result:
-        data = [codecs.encode(one.picture, opened.format, one.record if job.metadata else None) for one in variants]
-        mask = {targets.mask: masks.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
-        results = dict(zip(targets.results, data, strict=True))
-        digests = job.ownership.publish(mask | results | _shown(targets, job, picture, first.mask, variants))
-        mask_file = job.mask or job.mask_output
-        return done_result(
-            job,
-            picture,
-            pipeline,
-            stats,
-            output=targets.results[0].path,
-            outputs=tuple(str(one.path) for one in targets.results),
-            digests={str(one.path): digests[str(one.path)] for one in (*mask, *results)},
-            mask=str(mask_file) if mask_file else None,
-            mask_area=changed.share,
-            **({"seed": first.seed} if job.params.best and first.seed is not None else {}),
-        )
 
-    return save
+def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
+    """Writes the results of an edit, its mask and what shows it, all or nothing. Raises DiffEditError."""
+    targets, variants, first = inputs.targets, painted.variants, painted.variants[0]
+    changed = masks.union([one.mask for one in variants])
+    data = [codecs.encode(one.picture, inputs.format, one.record if job.metadata else None) for one in variants]
+    mask = {targets.mask: masks.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
+    results = dict(zip(targets.results, data, strict=True))
+    digests = job.ownership.publish(mask | results | _shown(targets, job, inputs.picture, first.mask, variants))
+    mask_file = job.mask or job.mask_output
+    return done_result(
+        job,
+        inputs.picture,
+        painted.pipeline,
+        painted.stats,
+        output=targets.results[0].path,
+        outputs=tuple(str(one.path) for one in targets.results),
+        digests={str(one.path): digests[str(one.path)] for one in (*mask, *results)},
+        mask=str(mask_file) if mask_file else None,
+        mask_area=changed.share,
+        **({"seed": first.seed} if job.params.best and first.seed is not None else {}),
+    )
 
 
 def _picture(job: Job) -> Picture:

@@ -37,6 +37,61 @@ def publish_result(result: Result, fetched: Fetched, place: Place) -> Result:
     return replace(taken, input=source)
 
 
+class _Run:
+    """Edits at work: read ahead by `readers`, painted in this thread, written behind by `writer`."""
+
+    def __init__(
+        self,
+        open_pipeline: OpenPipeline,
+        on_bug: Callable[[str], Any],
+        record: Callable[[Result], Result],
+        at_once: int | None,
+    ) -> None:
+        self._open_pipeline, self._on_bug, self._record = open_pipeline, on_bug, record
+        self._at_once, self.most = at_once, at_once or 1
+        self.readers = ThreadPoolExecutor(AHEAD, "reading")
+        self.writer = ThreadPoolExecutor(1, "writing")  # one: results are recorded in the order in which they end
+        self.batcher: CooperativeBatcher[ModelInput, Tensor] = CooperativeBatcher(
+            lambda asked: open_pipeline().session.ask_together(asked)
+        )
+
+    def read(self, job: Job | Result) -> Callable[[], Future[Future[Result]]]:
+        """Begins to read a job's files; what is returned paints it. What has ended already is only recorded."""
+        if isinstance(job, Result):
+            return functools.partial(self._end, job)
+        inputs = self.readers.submit(lambda: outcomes.attempt(job, lambda: execute.read_inputs(job), self._on_bug))
+        return functools.partial(self._paint, job, inputs)
+
+    def _paint(self, job: Job, reading: Future[EditInputs | Result]) -> Future[Future[Result]]:
+        """Painted, then written."""
+        inputs = reading.result()
+        if isinstance(inputs, Result):
+            return self._end(inputs)
+        pipeline = outcomes.attempt(job, self._open_pipeline, self._on_bug)
+        if isinstance(pipeline, Result):
+            return self._end(pipeline)
+        self.most = self._at_once or pipeline.session.at_once
+        if self.most == 1:
+            return self._end(self._painted(job, inputs, lambda: pipeline))
+        own = pipeline.beside(self.batcher.ask, self.batcher.wait)
+        return self.batcher.begin(lambda: self.writer.submit(self._settle, self._painted(job, inputs, lambda: own)))
+
+    def _painted(self, job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> Callable[[], Result] | Result:
+        """What writes the result, or the failed result."""
+        painted = outcomes.attempt(job, lambda: execute.paint(job, inputs, open_pipeline), self._on_bug)
+        if isinstance(painted, Result):
+            return painted
+        return lambda: outcomes.attempt(job, lambda: execute.write(job, inputs, painted), self._on_bug)
+
+    def _end(self, made: Callable[[], Result] | Result) -> Future[Future[Result]]:
+        done: Future[Future[Result]] = Future()
+        done.set_result(self.writer.submit(self._settle, made))
+        return done
+
+    def _settle(self, made: Callable[[], Result] | Result) -> Result:
+        return self._record(made if isinstance(made, Result) else made())
+
+
 def run_pipelined(
     planned: Iterable[Job | Result],
     open_pipeline: OpenPipeline,
@@ -48,71 +103,25 @@ def run_pipelined(
 ) -> Generator[Result, None, None]:
     """As `outcomes.each` of edits, in order, but pictures are read and written while others are edited.
 
-    So many are edited at once, their calls of the network joined; None: as many as is best where they are edited.
-    `record` is told of each result as soon as it is written, whatever is done meanwhile, and returns it as it is to be
-    told. After `stopping` says so no other picture is begun. Whoever closes it, or is interrupted, leaves those undone
-    that are not painted yet.
+    `at_once` are edited together, their calls of the network joined; None: as many as is best on the device. `record`
+    gets each result as soon as it is written and returns it as it is shown. Once `stopping` returns True no other
+    picture is begun. When the generator is closed or interrupted, edits that are not painted yet are discarded.
     """
-    most = at_once or 1
-
-    def settled(made: Callable[[], Result] | Result) -> Result:
-        return record(made if isinstance(made, Result) else made())
-
-    def begun(job: Job, opening: Future[EditInputs | Result]) -> Future[Future[Result]]:
-        nonlocal most
-        opened = opening.result()
-        if isinstance(opened, Result):
-            return ended(opened)
-        pipeline = outcomes.attempt(job, open_pipeline, on_bug)
-        if isinstance(pipeline, Result):
-            return ended(pipeline)
-        most = at_once or pipeline.session.at_once
-        if most == 1:
-            return ended(_painted(job, opened, lambda: pipeline, on_bug))
-        own = pipeline.beside(together.ask, together.wait)
-        return together.begin(lambda: writer.submit(settled, _painted(job, opened, lambda: own, on_bug)))
-
-    def ended(made: Callable[[], Result] | Result) -> Future[Future[Result]]:
-        done: Future[Future[Result]] = Future()
-        done.set_result(writer.submit(settled, made))
-        return done
-
-    with (
-        ThreadPoolExecutor(AHEAD, "reading") as readers,
-        ThreadPoolExecutor(1, "writing") as writer,  # one, so that they are recorded in the order in which they end
-        _together(open_pipeline) as together,
-    ):
+    run = _Run(open_pipeline, on_bug, record, at_once)
+    with run.readers, run.writer, run.batcher:
         remaining = iter(planned)
         waiting: deque[Callable[[], Future[Future[Result]]]] = deque()
-        unsaid: deque[Future[Future[Result]]] = deque()  # painted, then written
+        begun: deque[Future[Future[Result]]] = deque()
         while True:
-            while not stopping() and len(waiting) < max(AHEAD, most) and (job := next(remaining, None)) is not None:
-                if isinstance(job, Result):
-                    waiting.append(functools.partial(ended, job))
-                else:
-                    waiting.append(functools.partial(begun, job, readers.submit(_opened, job, on_bug)))
-            if waiting and together.count < most and len(unsaid) < 2 * most and not stopping():
-                unsaid.append(waiting.popleft()())
-            elif together.count:
-                together.round()
-            elif unsaid:
-                wait([unsaid[0].result()])
+            while not stopping() and len(waiting) < max(AHEAD, run.most) and (job := next(remaining, None)) is not None:
+                waiting.append(run.read(job))
+            if waiting and run.batcher.count < run.most and len(begun) < 2 * run.most and not stopping():
+                begun.append(waiting.popleft()())
+            elif run.batcher.count:
+                run.batcher.round()
+            elif begun:
+                wait([begun[0].result()])
             else:
                 break
-            while unsaid and unsaid[0].done() and unsaid[0].result().done():
-                yield unsaid.popleft().result().result()
-
-
-def _together(open_pipeline: OpenPipeline) -> CooperativeBatcher[ModelInput, Tensor]:
-    return CooperativeBatcher(lambda asked: open_pipeline().session.ask_together(asked))
-
-
-def _opened(job: Job, on_bug: Callable[[str], Any]) -> EditInputs | Result:
-    return outcomes.attempt(job, lambda: execute.read_inputs(job), on_bug)
-
-
-def _painted(
-    job: Job, opened: EditInputs, open_pipeline: OpenPipeline, on_bug: Callable[[str], Any]
-) -> Callable[[], Result] | Result:
-    save = outcomes.attempt(job, lambda: execute.paint(job, opened, open_pipeline), on_bug)
-    return save if isinstance(save, Result) else lambda: outcomes.attempt(job, save, on_bug)
+            while begun and begun[0].done() and begun[0].result().done():
+                yield begun.popleft().result().result()

@@ -179,7 +179,7 @@ def failing(here: Path, album: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise KeyError("a bug")
         return generator(seed, picture, purpose)
 
-    monkeypatch.setattr("diffedit_cli.pipeline.edit_pipeline.generator", spoilt)
+    monkeypatch.setattr("diffedit_cli.pipeline.repaint_stage.generator", spoilt)
     return here / "jobs.jsonl"
 
 

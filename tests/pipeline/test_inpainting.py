@@ -18,8 +18,8 @@ from tiny import write_safety
 from diffedit_cli.images import codecs, masks
 from diffedit_cli.models import registry
 from diffedit_cli.models.devices import choose_device
-from diffedit_cli.pipeline.edit_pipeline import generator
 from diffedit_cli.pipeline.inpainting import InpaintingStage
+from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params
 
 BOX = (10, 8, 44, 30)
