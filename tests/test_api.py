@@ -178,7 +178,7 @@ def test_what_a_callback_raises_stops_the_stage(image: Path, tiny_epsilon: Path)
     ("changes", "kind", "says"),
     [
         ({"stepps": 3}, UsageError, "no parameter stepps"),
-        ({"steps": 0}, UsageError, "--steps must be at least 1"),
+        ({"steps": 0}, UsageError, "--steps must be between 1 and 100000"),
         ({"to": ""}, UsageError, "to is empty"),
         ({"from_": " "}, UsageError, "from_ is empty"),
         ({"to": "cat"}, NothingToEdit, "the model sees no difference"),

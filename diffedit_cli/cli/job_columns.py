@@ -10,21 +10,21 @@ from typing import Any
 
 from diffedit_cli.cli.options import Group
 from diffedit_cli.errors import UsageError
-from diffedit_cli.pipeline.params import option
+from diffedit_cli.pipeline.parameter import flag
 
 LONGEST = 80  # letters of a value in a sentence
 EXACT, MOST_DIGITS = 2**53, 30  # whole numbers beyond are not what was written, or none that any option takes
 
 
-def convert_column(groups: Iterable[Group], flag: str, value: Any) -> tuple[str, Any]:
+def convert_column(groups: Iterable[Group], column: str, value: Any) -> tuple[str, Any]:
     """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
 
     Raises UsageError for an option that none has, or a value that is not of its kind.
     """
-    known = {option(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
-    if flag not in known:
-        raise UsageError(f"{flag} is no option that a picture of its own can have.")
-    name, annotation, _ = known[flag]
+    known = {flag(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
+    if column not in known:
+        raise UsageError(f"{column} is no option that a picture of its own can have.")
+    name, annotation, _ = known[column]
     kind, declared = typing.get_args(annotation)
     try:
         if declared.parser:
@@ -32,7 +32,7 @@ def convert_column(groups: Iterable[Group], flag: str, value: Any) -> tuple[str,
             return name, words[value] if isinstance(value, str) and value in words else _as(number, value)
         return name, _as(next(one for one in (*typing.get_args(kind), kind) if one is not type(None)), value)
     except (ValueError, ArithmeticError):
-        raise UsageError(f"{flag} cannot be {_told(value)}; see diffedit edit --help.") from None
+        raise UsageError(f"{column} cannot be {_told(value)}; see diffedit edit --help.") from None
 
 
 def _told(value: Any) -> str:

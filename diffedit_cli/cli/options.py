@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from diffedit_cli.jobs.output_names import DEFAULT as NAME
-from diffedit_cli.pipeline.params import AUTO, OFF, Params, option
+from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.presets import BALANCED, preset
 from diffedit_cli.storage import files
 
@@ -22,9 +23,6 @@ DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
 DECLARED: set[str] = set()
 """The long names of all options, without dashes in front."""
-_WORDS: dict[str, dict[str, float | str]] = {  # in place of numbers
-    "maps": {AUTO: AUTO}, "threshold": {AUTO: AUTO}, "zoom": {AUTO: AUTO, OFF: 1.0},
-}  # fmt: skip
 _SWITCHES = {
     "recursive": "-r",
     "null": "-0",
@@ -36,6 +34,12 @@ _SWITCHES = {
 }
 
 
+KINDS: dict[str, Any] = {  # of the fields of Params, as options have them
+    "str": str, "Prompt": str, "Prompt | None": str | None, "int": int, "int | None": int | None, "float": float,
+    "float | None": float | None, "float | str": float | str, "int | str": int | str, "bool": bool,
+}  # fmt: skip
+
+
 def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
     """Options of one help panel from (type, default, help); each also reads DIFFEDIT_NAME."""
     return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
@@ -43,13 +47,13 @@ def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
 
 def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more: Any) -> Any:
     """`more` is for Typer."""
-    flags = [option(name)]
+    flags = [flag(name)]
     DECLARED.add(flags[0].removeprefix("--"))
     if kind is bool and default:
         flags = [f"{flags[0]}/--no-{name}"]
     if name in _SWITCHES:
         flags.append(_SWITCHES[name])
-    words = _WORDS.get(name)
+    words = more.pop("words", None)
     declaration: Any = typer.Option(
         *flags,
         parser=functools.partial(_number_or, words, int if int in typing.get_args(kind) else float) if words else None,
@@ -74,25 +78,30 @@ def _number_or(words: dict[str, float | str], kind: type[int] | type[float], tex
         raise typer.BadParameter(f"{text!r} is neither a {number} nor {' nor '.join(words)}.") from None
 
 
-def _params(panel: str, **texts: str) -> Group:
-    """Options for fields of Params, with their defaults there."""
-    fields = Params.__dataclass_fields__
-    kinds = {
-        "str": str,
-        "Prompt": str,
-        "int": int,
-        "int | None": int | None,
-        "float": float,
-        "float | None": float | None,
-        "float | str": float | str,
-        "int | str": int | str,
-        "bool": bool,
-        "Prompt | None": str | None,
+PANELS = {  # of help, by the group of parameters
+    "prompt": "What to change", "expand": "What to change", "expand-model": "What to change", "text": "What to change",
+    "mask": "Mask", "zoom": "Mask", "seed": "Mask", "steps": "Noise levels", "scheduler": "Noise levels",
+    "caption": "Inversion", "caption-model": "Inversion", "inversion": "Inversion", "guidance": "Edit", "edit": "Edit",
+}  # fmt: skip
+
+
+def _params(group: str, **texts: str) -> Group:
+    """Options for the fields of Params in a group, as these say; `texts` stand in place of their help."""
+    return {
+        name: (
+            _annotated(
+                PANELS[group],
+                name,
+                KINDS[str(Params.__dataclass_fields__[name].type)],
+                default := getattr(DEFAULTS, name),
+                texts.get(name, said.help),
+                words=dict(said.words) or None,
+            ),
+            default,
+        )
+        for name, said in parameters(Params).items()
+        if said.group == group
     }
-    return _group(
-        panel,
-        **{name: (kinds[str(fields[name].type)], getattr(DEFAULTS, name), text) for name, text in texts.items()},
-    )
 
 
 def argument(name: str, kind: Any, text: str, default: Any = REQUIRED) -> Group:
@@ -121,37 +130,10 @@ def _embeds(panel: str, *names: str) -> Group:
     )
 
 
-_EXPAND_MODEL = _params("What to change", expand_model="A Flan-T5 model: a hub id or a folder.")
-PROMPTS = (
-    _params("What to change", from_="What is in the picture now.", to="What it should become.")
-    | _embeds("What to change", "from", "to")
-    | _params(
-        "What to change",
-        expand="So many sentences about each of --from and --to, written by --expand-model, are averaged.",
-    )
-    | _EXPAND_MODEL
-)
-PROMPTS_FOR_EDIT = PROMPTS | _params("What to change", from_="What is in the picture now (not needed with --mask).")
-TEXT = _params("What to change", clip_skip="Leave out the last layers of CLIP's text encoder, in every prompt.")
-MASK = _params(
-    "Mask",
-    from_negative="What --from is not, while looking for the mask.",
-    to_negative="What --to is not, while looking for the mask.",
-    region="What kind of edit it is: object, attribute, background, everything, add or remove; auto reads the prompts.",
-    anyway="Edit, too, where what --from names is not seen.",
-    mask_method="Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
-    maps="Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
-    mask_strength="How much noise the prompts are compared in, 0 to 1 (default: 0.5, to add something 0.75).",
-    clamp="Cut differences at this multiple of their mean.",
-    threshold="How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
-    smooth="Blur the differences by so many latent cells before.",
-    edges="Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
-    fill_holes="Fill the mask's holes, and gaps that are open by a latent cell at most.",
-    islands="Leave out regions smaller than this share of the largest.",
-    reach_down="Take in thin parts (a tail, a string) of the mask's colours, this share below --threshold; 0: none.",
-    grow="Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
-    soft="Grade the mask: grey is repainted less; also the grey of a given --mask.",
-)
+_EXPAND_MODEL = _params("expand-model")
+PROMPTS = _params("prompt") | _embeds("What to change", "from", "to") | _params("expand") | _EXPAND_MODEL
+PROMPTS_FOR_EDIT = PROMPTS | _params("prompt", from_="What is in the picture now (not needed with --mask).")
+TEXT = _params("text")
 LIMITS = _group(
     "Mask",
     within=(Path | None, None, "Repaint only where this picture is white."),
@@ -159,12 +141,8 @@ LIMITS = _group(
     box=(str | None, None, "Repaint only in this box: X,Y,WIDTH,HEIGHT in pixels."),
     point=(str | None, None, "Repaint only the region of the mask at this pixel: X,Y."),
 )
-MASK |= _embeds("Mask", "from_negative", "to_negative") | LIMITS
-ZOOM = _params(
-    "Mask", zoom="Look closer at what is masked, so many times; auto: where the picture is larger than the model's."
-)
-SEED = _params("Mask", seed="Another seed, another mask, and with --eta another result.")
-STEPS = _params("Noise levels", steps="How many noise levels; fewer are faster.")
+MASK = _params("mask") | _embeds("Mask", "from_negative", "to_negative") | LIMITS
+ZOOM, SEED, STEPS = _params("zoom"), _params("seed"), _params("steps")
 
 
 def _apply(context: typer.Context, name: str) -> str:
@@ -180,38 +158,12 @@ PRESET: Group = {
         BALANCED,
     )
 }
-SCHEDULER = _params("Noise levels", scheduler="dpm++, or ddim that needs more steps.")
-_CAPTION_MODEL = _params("Inversion", caption_model="A BLIP model: a hub id or a folder.")
-INVERSION = (
-    SCHEDULER
-    | _params(
-        "Inversion",
-        caption="What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
-    )
-    | _CAPTION_MODEL
-    | _params(
-        "Inversion",
-        invert_guidance="How strongly the inversion follows the caption.",
-        strength="How far into noise the picture goes, 0 to 1 (default: 0.9; attribute 0.6; background and add 1; "
-        "remove 0.7, or 0.4 where no place is named).",
-        invert_every="Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
-        invert_from="Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
-        last_level="Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
-        fixed_point="How often each step is repeated with the noise of its own result; 0 never.",
-        reg_steps="How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
-        lambda_auto_corr="How strongly against noise that resembles itself when shifted.",
-        lambda_kl="How strongly towards mean 0 and variance 1.",
-        auto_corr_rolls="How many shifts are tried each time.",
-    )
-    | _embeds("Inversion", "caption")
-)
+SCHEDULER, _CAPTION_MODEL = _params("scheduler"), _params("caption-model")
+INVERSION = SCHEDULER | _params("caption") | _CAPTION_MODEL | _params("inversion") | _embeds("Inversion", "caption")
 FRAMES = _group(
     "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
 )
-GUIDANCE = _params(
-    "Edit",
-    guidance="How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
-)
+GUIDANCE = _params("guidance")
 PAINTER = _group(
     "Edit",
     inpainter=(
@@ -221,23 +173,7 @@ PAINTER = _group(
     ),
     safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
 )
-EDIT = (
-    GUIDANCE
-    | _params(
-        "Edit",
-        guidance_end="The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
-        guidance_every="Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
-        negative="What the edit steers away from (default: the things that both prompts name, if there are several).",
-        room="Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
-        paste_above="How much a colour must differ to count as changed, 0 to 255 (default: 50).",
-        feather="Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
-        eta="How much fresh noise each step takes, 0 to 1 (default: 0; for --variants but the first 0.6).",
-        variants="How many results; each has the next --seed.",
-        best="Keep only the one of --variants that --to explains best.",
-    )
-    | _embeds("Edit", "negative")
-    | PAINTER
-)
+EDIT = GUIDANCE | _params("edit") | _embeds("Edit", "negative") | PAINTER
 STAGES = _group(
     "Edit",
     mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
@@ -250,7 +186,7 @@ STAGES_OF_EACH = _group(
 )
 _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
 _CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
-EDITING = frozenset(option(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
+EDITING = frozenset(flag(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
 """What says how a picture is edited, and nothing else: a stranger's folder may set it."""
 CONFIG = _group(
     "Model and device",

@@ -9,7 +9,9 @@ from typing import Any
 from diffedit_cli.images import masks
 from diffedit_cli.pipeline import prompts
 from diffedit_cli.pipeline.edit_plan import plan_of
-from diffedit_cli.pipeline.params import AUTO, SCHEDULERS, Params, option
+from diffedit_cli.pipeline.param_fields import SCHEDULERS
+from diffedit_cli.pipeline.parameter import AUTO, flag
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Prompt
 
 
@@ -38,7 +40,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words += [f"--{name}", str(found[name])] if name in found else []
     usual = {"negative": _usual_negative(found), "invert_every": SCHEDULERS.get(str(found.get("scheduler")))}
     for field in dataclasses.fields(Params):
-        name = option(field.name).removeprefix("--")
+        name = flag(field.name).removeprefix("--")
         value, file = found.get(name), found.get(prompts.counterpart(name))
         if field.name == "caption" and _said(found, name) == _said(found, "from"):
             continue

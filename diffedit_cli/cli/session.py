@@ -14,7 +14,8 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.jobs import output_names
 from diffedit_cli.pipeline import prompts, vocabulary
-from diffedit_cli.pipeline.params import AUTO, PROMPTS, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import PROMPTS, Params
 from diffedit_cli.storage import files, paths
 
 if TYPE_CHECKING:

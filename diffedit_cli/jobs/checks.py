@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffedit_cli.errors import UsageError
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.outputs import targets
-from diffedit_cli.pipeline.params import AUTO
+from diffedit_cli.pipeline.parameter import AUTO
 
 APART = "do them one by one, with -o or --out"
 

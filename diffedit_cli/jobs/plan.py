@@ -13,6 +13,7 @@ from diffedit_cli.errors import DiffEditError, InputError, UsageError
 from diffedit_cli.jobs import checks, execute, outcomes, output_names
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.rows import Row
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage import files, hashing, paths
@@ -61,7 +62,7 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     rest |= {"strip-metadata": True} if job.strip_metadata else {}
-    return hashing.of_record({**job.params.record(), **read, **rest, **about})
+    return hashing.of_record({**cache_keys.everything(job.params), **read, **rest, **about})
 
 
 def plan_jobs(

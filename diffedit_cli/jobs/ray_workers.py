@@ -15,7 +15,7 @@ from diffedit_cli.errors import DeviceError, DiffEditError, UsageError
 from diffedit_cli.jobs import destinations, outcomes, plan, runner
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.rows import Row
-from diffedit_cli.pipeline.params import AUTO
+from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage.ownership import Ownership

@@ -18,6 +18,7 @@ from diffedit_cli.models.devices import device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import (
+    cache_keys,
     composition,
     embedding_files,
     input_checks,
@@ -168,7 +169,7 @@ class EditPipeline:
         prompt = params.prompts_of()[name]
         with device_errors(self.device), torch.inference_mode():
             embedding = self.session.embedding(prompt, params, stats)
-        about = prompts.record("prompt", prompt) | params.text_record() if telling else {}
+        about = prompts.record("prompt", prompt) | cache_keys.text(params) if telling else {}
         return embedding_files.pack(embedding, about, self.folder)
 
     def _plan(self, params: Params, place: str = "") -> Plan:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffedit_cli.pipeline import edit_kind, prompts
+from diffedit_cli.pipeline import cache_keys, edit_kind, prompts
 from diffedit_cli.pipeline import params as parameters
 from diffedit_cli.pipeline.edit_kind import Change
-from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Prompt, Sentences
 
 PICTURE, NOISE, FILL = "picture", "noise", "fill"
@@ -76,7 +77,7 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """What is painted depends on, beside what the parameters say that the painter is told."""
         told = {} if self.painted.to == self.given.to else prompts.record("from", self.given.from_)
-        return self.given.region_record() | told
+        return cache_keys.region(self.given) | told
 
     def variant(self, number: int) -> Plan:
         """What makes one of the variants alone, from 0."""

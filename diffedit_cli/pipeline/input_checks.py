@@ -13,7 +13,8 @@ from diffedit_cli.pipeline import mask_limits, prompts
 from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.latents_files import Latents
-from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params
 
 
 def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.images import pictures
 from diffedit_cli.images.pictures import Picture
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params
@@ -31,7 +32,7 @@ class InversionStage:
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:
         """The whole trajectory, x_0 first; `params` have all of their values."""
         context = self.context
-        inputs = context.inputs(picture) | params.inversion_record()
+        inputs = context.inputs(picture) | cache_keys.inversion(params)
         arrays = context.cache.get_or_compute(
             "invert",
             {"inversion": inputs},
@@ -42,7 +43,7 @@ class InversionStage:
                 )
             },
         )["inversion"]
-        made = inputs | params.zeros(context.folder.defaults)
+        made = inputs | cache_keys.zeros(params, context.folder.defaults)
         return Latents(arrays["trajectory"], arrays["timesteps"], made)
 
     def frames(self, latents: Latents, stats: EditStats) -> list[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ import functools
 import typing
 from typing import Any, TypedDict
 
+from diffedit_cli.pipeline import params
 from diffedit_cli.pipeline.prompts import Prompt
 
 
@@ -71,4 +72,4 @@ def fits(name: str, value: Any) -> bool:
 
 @functools.cache
 def _kinds() -> dict[str, tuple[type, ...]]:
-    return {name: typing.get_args(kind) or (kind,) for name, kind in typing.get_type_hints(GivenParams).items()}
+    return {name: typing.get_args(kind) or (kind,) for name, kind in typing.get_type_hints(params.Params).items()}

@@ -12,8 +12,11 @@ from diffedit_cli.engine import diffedit, evidence
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.process import Level, add_noise
 from diffedit_cli.images.pictures import Picture
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.model_session import generator
-from diffedit_cli.pipeline.params import AUTO, MASK_METHODS, Params, levels_up_to
+from diffedit_cli.pipeline.param_fields import MASK_METHODS
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
@@ -88,7 +91,7 @@ class MapComputation:
                 eps = diffedit.reference_prediction(model, x_t, at, R)
             return {"eps": eps.cpu().numpy(), "attention": seen.map((eps.shape[-2], eps.shape[-1])).cpu().numpy()}
 
-        inputs = self.context.inputs(self.picture) | params.reference_record() | {"dtype": model.dtype_name}
+        inputs = self.context.inputs(self.picture) | cache_keys.reference(params) | {"dtype": model.dtype_name}
         inputs |= {"noises": [first, noises_at_once(params), params.most_maps]}
         inputs |= {"words": params.telling_words} if watches else {}
         kind = "watched" if watches else "reference"
@@ -107,7 +110,7 @@ class MapComputation:
         def compute() -> Arrays:
             return {"eps": model.predict(add_noise(x_0, some, at), at, model.embed("")).eps.cpu().numpy()}
 
-        inputs = self.context.inputs(self.picture) | self.params.bare_record()
+        inputs = self.context.inputs(self.picture) | cache_keys.bare(self.params)
         inputs |= {"dtype": model.dtype_name, "noises": len(some)}
         arrays = self.context.cache.get_or_compute_part("without", inputs, self.stats, compute)
         without = torch.from_numpy(arrays["eps"]).to(x_0.device)

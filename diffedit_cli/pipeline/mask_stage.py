@@ -18,11 +18,12 @@ from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.images.previews import LEAST, MOST
-from diffedit_cli.pipeline import input_checks, zoom
+from diffedit_cli.pipeline import cache_keys, input_checks, zoom
 from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.mask_maps import MapComputation, noises_at_once
-from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
@@ -88,7 +89,7 @@ class MaskStage:
                 f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
                 f'"{params.to}" there; choose other words, or lower --threshold.'
             )
-        made = Mask.soft(shown, self.context.inputs(picture) | params.mask_record())
+        made = Mask.soft(shown, self.context.inputs(picture) | cache_keys.mask(params))
         mask = allowed.applied(replace(made, contrast=contrast), picture)
         if plan.kind not in ("background", "everything") and (advice := hint(mask, picture, params)):
             stats.warn(advice)
@@ -151,9 +152,11 @@ class MaskStage:
 
     def _maps(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> dict[str, Tensor]:
         """The maps (h, w) that the mask is made from, each cached for itself; those missing are made in one go."""
-        records = params.maps_records()
+        records = cache_keys.maps(params)
         if explain:
-            records["evidence"] = params.reference_record() | {"noises": min(noises_at_once(params), params.most_maps)}
+            records["evidence"] = cache_keys.reference(params) | {
+                "noises": min(noises_at_once(params), params.most_maps)
+            }
         inputs = {name: self.context.inputs(picture) | record for name, record in records.items()}
 
         def compute(missing: Collection[str]) -> Mapping[str, Arrays]:

@@ -17,7 +17,8 @@ import numpy as np
 from diffedit_cli.errors import DiffEditError, ModelError
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import configs, registry, weights
-from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Sentences
 from diffedit_cli.storage import artifacts, hashing, records
 from diffedit_cli.storage.cache import Cache

@@ -16,7 +16,7 @@ from diffedit_cli.engine import diffedit, evidence
 from diffedit_cli.engine.process import add_noise
 from diffedit_cli.engine.solvers import SOLVERS
 from diffedit_cli.models.devices import device_errors
-from diffedit_cli.pipeline import rooms
+from diffedit_cli.pipeline import cache_keys, rooms
 from diffedit_cli.pipeline.composition import Repainting
 from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.inpainting import InpaintingStage
@@ -48,7 +48,7 @@ class RepaintStage:
         # a cell is repainted when any pixel of it is: what the mask shows is then never half old
         M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
         arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
-        inputs = context.inputs(part.picture) | plan.painted.repainting_record() | {"start": plan.start}
+        inputs = context.inputs(part.picture) | cache_keys.repainting(plan.painted) | {"start": plan.start}
         inputs |= {"given": artifacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
         decoded = context.cache.get_or_compute(
             "edit",
@@ -58,7 +58,7 @@ class RepaintStage:
                 "edited": context.session.run_stage("edit", stats, lambda: self._edited(part, M, plan, latents, stats))
             },
         )["edited"]
-        record = plan.given.edit_record() | plan.record() | self.safety_record
+        record = cache_keys.edit(plan.given) | plan.record() | self.safety_record
         before = self._round_trip(part, latents, stats) if plan.tightens else None
         error = float(decoded["unexplained"][0]) if "unexplained" in decoded else None
         return Repainting(decoded["picture"], max(h, w), part.box, record, latents.made, before, error)

@@ -9,6 +9,7 @@ import torch
 from diffedit_cli.engine import evidence
 from diffedit_cli.engine.process import add_noise
 from diffedit_cli.images.pictures import Picture
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.stage_context import StageContext
@@ -24,7 +25,7 @@ def place_of(context: StageContext, picture: Picture, places: Sequence[str], par
     It costs one network evaluation for each place, and nothing where the cache has the answer for the picture.
     """
     session = context.session
-    inputs = context.inputs(picture) | params.text_record()
+    inputs = context.inputs(picture) | cache_keys.text(params)
     inputs |= {"places": list(places), "at": AT, "steps": params.steps}
 
     def compare() -> Arrays:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.pipeline.params import AUTO, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import Params
 
 _WORD = re.compile(r"[^\W\d_]+")
 SHORTEST, ALIKE = 3, 0.7  # letters of a word that may be meant, and how like it must be (0 to 1)

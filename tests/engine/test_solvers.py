@@ -15,7 +15,7 @@ from diffedit_cli.engine.diffedit import Text, Trajectory, edit, invert
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.process import Level, Prediction, add_noise, interpret, step
 from diffedit_cli.engine.solvers import DDIM, SOLVERS, DPMSolver, renew
-from diffedit_cli.pipeline.params import SCHEDULERS
+from diffedit_cli.pipeline.param_fields import SCHEDULERS
 
 SHAPE = (2, 4, 6, 5)
 SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

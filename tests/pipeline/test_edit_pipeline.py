@@ -18,6 +18,7 @@ from diffedit_cli.images import codecs
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.models import registry
 from diffedit_cli.models.devices import choose_device
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params
@@ -210,8 +211,8 @@ def test_cache_keys_are_what_they_were() -> None:
     """A key that changes by accident makes everyone's cache worthless; on purpose, raise kept.SCHEMA."""
     about = {"picture": "p", "size": [60, 40], "model": "m", "model-name": "anything", "dtype": "float32"}
     params = Params(from_="cat", to="dog", maps=10, steps=20)
-    assert cache_key("contrast", about | params.contrast_record()) == CONTRAST_KEY
-    assert cache_key("inversion", about | params.inversion_record()) == INVERSION_KEY
+    assert cache_key("contrast", about | cache_keys.contrast(params)) == CONTRAST_KEY
+    assert cache_key("inversion", about | cache_keys.inversion(params)) == INVERSION_KEY
 
 
 CONTRAST_KEY = "24a9c98c3e87b0ec3328d8419ab4283ced60195ff262d99405ad9811c6423fae"

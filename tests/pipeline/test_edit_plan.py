@@ -12,9 +12,11 @@ from edits_of_each_kind import GRASS, PROMPTS
 
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models import registry
+from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import DEFAULTS, FILL, NOISE, NOWHERE, PICTURE, Plan, plan_of
-from diffedit_cli.pipeline.params import AUTO, VARIANTS_ETA, Params
+from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.params import VARIANTS_ETA, Params
 from diffedit_cli.pipeline.prompts import Embeds, Sentences
 
 PAPER = {
@@ -152,11 +154,11 @@ def test_values_out_of_range_are_said(name: str, value: Any, says: str) -> None:
 def test_records_say_what_was_not_given_as_usual_and_all_of_a_plan() -> None:
     params = Params(from_="cat", to="dog")
     filled = params.filled({"mask_strength": 0.5, "strength": 0.9, "guidance": 7.5})
-    assert params.contrast_record() == filled.contrast_record()
-    assert params.inversion_record() == filled.inversion_record()
-    assert params.repainting_record() == filled.repainting_record()
-    assert params.record() != filled.record()
-    said = of_kind("object", OWN).given.edit_record()
+    assert cache_keys.contrast(params) == cache_keys.contrast(filled)
+    assert cache_keys.inversion(params) == cache_keys.inversion(filled)
+    assert cache_keys.repainting(params) == cache_keys.repainting(filled)
+    assert cache_keys.everything(params) != cache_keys.everything(filled)
+    said = cache_keys.edit(of_kind("object", OWN).given)
     assert {name: said[name] for name in ("region", "room", "paste-above", "guidance", "negative")} == {
         "region": "object", "room": 0.4, "paste-above": 30.0, "guidance": 4.0, "negative": "",
     }  # fmt: skip

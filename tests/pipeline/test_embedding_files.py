@@ -19,7 +19,7 @@ from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks import families
 from diffedit_cli.errors import InputError, UsageError
 from diffedit_cli.models import registry
-from diffedit_cli.pipeline import embedding_files
+from diffedit_cli.pipeline import cache_keys, embedding_files
 from diffedit_cli.pipeline.edit_plan import plan_of
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Embeds
@@ -149,26 +149,25 @@ def test_info_tells_what_embeddings_were_made_of(tiny_epsilon: Path) -> None:
 
 def test_the_command_names_what_is_in_place_of_what() -> None:
     file = Embeds("d", Path("x.safetensors"))
-    invert = options_of(Params(caption=file, steps=5).inversion_record())
+    invert = options_of(cache_keys.inversion(Params(caption=file, steps=5)))
     strength = ["--strength", "0.9"]
-    assert invert == ["--caption-embeds", "CAPTION.safetensors", *strength, "--steps", "5"]
-    assert options_of(Params(from_=file).inversion_record()) == ["--caption-embeds", "CAPTION.safetensors", *strength]
-    mask, edit = (plan_of(Params(from_=file, to=to, negative="grass"), {}).given for to in ("dog", file))
-    edited = {"mask": mask.mask_record(), "edit": edit.edit_record()}
-    words = ["--mask", "MASK.png", "--from-embeds", "FROM.safetensors", "--to-embeds", "TO.safetensors"]
-    own = [
-        "--region",
-        "object",
-        "--room",
-        "0.4",
-        "--paste-above",
-        "50.0",
-        "--mask-strength",
-        "0.5",
-        "--guidance",
-        "7.5",
+    assert invert == ["--steps", "5", "--caption-embeds", "CAPTION.safetensors", *strength]
+    assert options_of(cache_keys.inversion(Params(from_=file))) == [
+        "--caption-embeds",
+        "CAPTION.safetensors",
+        *strength,
     ]
-    assert options_of(edited) == [*words, *own, "--negative", "grass"]
+    mask, edit = (plan_of(Params(from_=file, to=to, negative="grass"), {}).given for to in ("dog", file))
+    edited = {"mask": cache_keys.mask(mask), "edit": cache_keys.edit(edit)}
+    words = ["--mask", "MASK.png", "--from-embeds", "FROM.safetensors", "--to-embeds", "TO.safetensors"]
+    own = {
+        "--region": "object", "--mask-method": "noise", "--room": "0.4", "--paste-above": "50.0",
+        "--mask-strength": "0.5", "--guidance": "7.5", "--negative": "grass",
+    }  # fmt: skip
+    told = options_of(edited)
+    assert told[: len(words)] == words
+    rest = told[len(words) :]
+    assert dict(zip(rest[::2], rest[1::2], strict=True)) == own
 
 
 @pytest.mark.usefixtures("here")
@@ -315,7 +314,7 @@ def test_the_files_metadata_is_for_others_to_read(here: Path, tiny_epsilon: Path
 def test_words_and_files_are_not_mixed_up(tmp_path: Path) -> None:
     file = made(tmp_path / "e.safetensors", tokens=TOKENS)
     assert Params(from_=file).inversion_caption == file
-    assert Params(from_=file, to="dog").contrast_record() | {"from": "x"} != Params(from_="x").contrast_record()
+    assert cache_keys.contrast(Params(from_=file, to="dog")) | {"from": "x"} != cache_keys.contrast(Params(from_="x"))
     assert Params(from_negative=file, to_negative=file).guided_mask is False
     with pytest.raises(UsageError):
         Params(from_=file, steps=0)

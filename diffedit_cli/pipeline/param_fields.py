@@ -1,0 +1,280 @@
+"""Every parameter of the method: type, default, and what is said of it. `Params` has them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffedit_cli.pipeline.edit_kind import KINDS
+from diffedit_cli.pipeline.parameter import AUTO, OFF, Range, parameter
+from diffedit_cli.pipeline.prompts import Prompt
+
+EXPAND_LIMIT = 64  # sentences at once
+MOST_ROOM = 2.0  # times the box of what is masked
+MOST_CELLS = 16  # that a mask may be blurred or grown by
+MOST_VARIANTS = 1000
+MOST_GUIDANCE = 1000  # beyond, numbers overflow that a network takes
+SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
+MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
+MOST = 10**5  # of whatever is counted
+SHARE, CELLS, SCALE = Range(0, 1, open_least=True), Range(0, MOST_CELLS), Range(0, MOST_GUIDANCE)
+# The groups that commands take.
+PROMPT, EXPAND, EXPAND_MODEL, TEXT, MASK, ZOOM, SEED, STEPS = (
+    "prompt", "expand", "expand-model", "text", "mask", "zoom", "seed", "steps",
+)  # fmt: skip
+SCHEDULER, CAPTION, CAPTION_MODEL, INVERSION, GUIDING, EDIT = (
+    "scheduler", "caption", "caption-model", "inversion", "guidance", "edit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptParams:
+    """What the model is told."""
+
+    from_: Prompt = parameter("", PROMPT, "What is in the picture now.", keys=("contrast", "reference"))
+    to: Prompt = parameter("", PROMPT, "What it should become.", keys=("contrast", "repainting"))
+    expand: int = parameter(
+        0,
+        EXPAND,
+        "So many sentences about each of --from and --to, written by --expand-model, are averaged.",
+        Range(0, EXPAND_LIMIT),
+    )
+    expand_model: str = parameter("google/flan-t5-large", EXPAND_MODEL, "A Flan-T5 model: a hub id or a folder.")
+    clip_skip: int = parameter(
+        0, TEXT, "Leave out the last layers of CLIP's text encoder, in every prompt.", Range(0), changed_in=("text",)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskParams:
+    """What finds the mask, and the noise levels."""
+
+    from_negative: Prompt = parameter("", MASK, "What --from is not, while looking for the mask.")
+    to_negative: Prompt = parameter("", MASK, "What --to is not, while looking for the mask.")
+    region: str = parameter(
+        AUTO,
+        MASK,
+        "What kind of edit it is: object, attribute, background, everything, add or remove; auto reads the prompts.",
+        choices=(AUTO, *KINDS),
+        changed_in=("mask", "region"),
+    )
+    anyway: bool = parameter(False, MASK, "Edit, too, where what --from names is not seen.", changed_in=("mask",))
+    mask_method: str = parameter(
+        AUTO,
+        MASK,
+        "Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
+        choices=(AUTO, *MASK_METHODS),
+        changed_in=("mask",),
+    )
+    maps: int | str = parameter(
+        AUTO,
+        MASK,
+        "Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
+        Range(1, MOST),
+        words={AUTO: AUTO},
+        keys=("contrast", "bare"),
+    )
+    mask_strength: float | None = parameter(
+        None,
+        MASK,
+        "How much noise the prompts are compared in, 0 to 1 (default: 0.5, to add something 0.75).",
+        SHARE,
+        keys=("contrast", "reference", "bare"),
+    )
+    clamp: float = parameter(
+        3.0, MASK, "Cut differences at this multiple of their mean.", Range(0, open_least=True), keys=("mask",)
+    )
+    threshold: float | str = parameter(
+        0.5,
+        MASK,
+        "How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
+        Range(0, 1, open_most=True),
+        words={AUTO: AUTO},
+        keys=("mask",),
+    )
+    smooth: float = parameter(
+        0.0, MASK, "Blur the differences by so many latent cells before.", CELLS, changed_in=("mask",)
+    )
+    edges: float = parameter(
+        4.0,
+        MASK,
+        "Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
+        CELLS,
+        changed_in=("mask",),
+    )
+    fill_holes: bool = parameter(
+        False, MASK, "Fill the mask's holes, and gaps that are open by a latent cell at most.", changed_in=("mask",)
+    )
+    islands: float = parameter(
+        0.0, MASK, "Leave out regions smaller than this share of the largest.", Range(0, 1), changed_in=("mask",)
+    )
+    reach_down: float = parameter(
+        0.7,
+        MASK,
+        "Take in thin parts (a tail, a string) of the mask's colours, this share below --threshold; 0: none.",
+        Range(0, 1),
+        changed_in=("mask",),
+    )
+    grow: float | None = parameter(
+        None,
+        MASK,
+        "Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
+        CELLS,
+        changed_in=("mask",),
+    )
+    soft: bool = parameter(
+        False, MASK, "Grade the mask: grey is repainted less; also the grey of a given --mask.", changed_in=("mask",)
+    )
+    zoom: float | str = parameter(
+        AUTO,
+        ZOOM,
+        "Look closer at what is masked, so many times; auto: where the picture is larger than the model's.",
+        Range(1),
+        words={AUTO: AUTO, OFF: 1.0},
+        changed_in=("mask", "edit"),
+    )
+    seed: int = parameter(
+        0, SEED, "Another seed, another mask, and with --eta another result.", keys=("contrast", "reference", "bare")
+    )
+    steps: int = parameter(
+        16,
+        STEPS,
+        "How many noise levels; fewer are faster.",
+        Range(1, MOST),
+        keys=("contrast", "reference", "bare", "inversion"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionParams:
+    """The way into noise."""
+
+    scheduler: str = parameter(
+        "dpm++",
+        SCHEDULER,
+        "dpm++, or ddim that needs more steps.",
+        choices=tuple(SCHEDULERS),
+        keys=("inversion", "repainting"),
+    )
+    caption: Prompt | None = parameter(
+        None,
+        CAPTION,
+        "What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
+    )
+    caption_model: str = parameter(
+        "Salesforce/blip-image-captioning-large", CAPTION_MODEL, "A BLIP model: a hub id or a folder."
+    )
+    invert_guidance: float = parameter(
+        1.0, INVERSION, "How strongly the inversion follows the caption.", SCALE, keys=("inversion",)
+    )
+    strength: float | None = parameter(
+        None,
+        INVERSION,
+        "How far into noise the picture goes, 0 to 1 (default: 0.9; attribute 0.6; background and add 1; "
+        "remove 0.7, or 0.4 where no place is named).",
+        SHARE,
+        keys=("inversion",),
+    )
+    invert_every: int | None = parameter(
+        None,
+        INVERSION,
+        "Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
+        Range(1, MOST),
+    )
+    invert_from: float | None = parameter(
+        None,
+        INVERSION,
+        "Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
+        Range(0, 1),
+    )
+    last_level: float | None = parameter(
+        None,
+        INVERSION,
+        "Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
+        Range(0, 1),
+    )
+    fixed_point: int = parameter(
+        0,
+        INVERSION,
+        "How often each step is repeated with the noise of its own result; 0 never.",
+        Range(0, MOST),
+        changed_in=("inversion",),
+    )
+    reg_steps: int = parameter(
+        0,
+        INVERSION,
+        "How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
+        Range(0, MOST),
+        changed_in=("inversion",),
+    )
+    lambda_auto_corr: float = parameter(
+        20.0,
+        INVERSION,
+        "How strongly against noise that resembles itself when shifted.",
+        Range(0),
+        changed_in=("regularisation",),
+    )
+    lambda_kl: float = parameter(
+        20.0, INVERSION, "How strongly towards mean 0 and variance 1.", Range(0), changed_in=("regularisation",)
+    )
+    auto_corr_rolls: int = parameter(
+        5, INVERSION, "How many shifts are tried each time.", Range(1, MOST), changed_in=("regularisation",)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditParams:
+    """The way back, and what is kept of it."""
+
+    guidance: float | None = parameter(
+        None,
+        GUIDING,
+        "How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
+        SCALE,
+        keys=("repainting",),
+    )
+    guidance_end: float = parameter(
+        0.6,
+        EDIT,
+        "The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
+        Range(0, 1),
+        keys=("repainting",),
+    )
+    guidance_every: int = parameter(
+        2,
+        EDIT,
+        "Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
+        Range(1, MOST),
+        keys=("repainting",),
+    )
+    negative: Prompt | None = parameter(
+        None, EDIT, "What the edit steers away from (default: the things that both prompts name, if there are several)."
+    )
+    room: float | None = parameter(
+        None,
+        EDIT,
+        "Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
+        Range(0, MOST_ROOM),
+        changed_in=("region",),
+    )
+    paste_above: float | None = parameter(
+        None,
+        EDIT,
+        "How much a colour must differ to count as changed, 0 to 255 (default: 50).",
+        Range(0, 255),
+        changed_in=("region",),
+    )
+    feather: float = parameter(
+        0.25,
+        EDIT,
+        "Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
+        CELLS,
+        changed_in=("edit",),
+    )
+    eta: float | None = parameter(
+        None,
+        EDIT,
+        "How much fresh noise each step takes, 0 to 1 (default: 0; for --variants but the first 0.6).",
+        Range(0, 1),
+    )
+    variants: int = parameter(1, EDIT, "How many results; each has the next --seed.", Range(1, MOST_VARIANTS))
+    best: bool = parameter(False, EDIT, "Keep only the one of --variants that --to explains best.")
