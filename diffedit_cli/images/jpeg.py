@@ -21,7 +21,7 @@ PASSING = (b"JFXX\0", b"Ducky", b"JFIF")
 
 def read(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file with the segments of its pixels alone, and what the others say."""
-    stored, kept, profile = RawMetadata(), [data[:2]], list[bytes]()
+    stored, kept, profile, exif = RawMetadata(), [data[:2]], list[bytes](), list[bytes]()
     at = 2
     for marker, start, end in _segments(data):
         body = data[start + 4 : end]
@@ -31,11 +31,11 @@ def read(data: bytes) -> tuple[bytes, RawMetadata]:
                 _note(stored, "how wide its pixels are for their height")
             kept.append(data[start:end])  # says what the colours are, too
         elif (0xE0 <= marker <= 0xEF and marker != ADOBE) or marker == COMMENT:
-            _sort(stored, marker, body, profile)
+            _sort(stored, marker, body, profile, exif)
         else:
             kept.append(data[start:end])
         at = end
-    stored.icc_profile = _joined(profile, stored)
+    stored.icc_profile, stored.exif = _joined(profile, stored), b"".join(exif)
     kept.append(data[at:])
     _look_behind(stored, data, _end(data, at))
     return b"".join(kept), stored
@@ -64,11 +64,11 @@ def _end(data: bytes, at: int) -> int:
     return len(data)
 
 
-def _sort(stored: RawMetadata, marker: int, body: bytes, profile: list[bytes]) -> None:
+def _sort(stored: RawMetadata, marker: int, body: bytes, profile: list[bytes], exif: list[bytes]) -> None:
     if marker == COMMENT:
         stored.comments.append(body)
     elif marker == 0xE1 and body.startswith(EXIF):
-        stored.exif += body[len(EXIF) :]
+        exif.append(body[len(EXIF) :])
     elif marker == 0xE1 and body.startswith(PACKET):
         stored.xmp = body[len(PACKET) :]
     elif marker == 0xE1 and body.startswith(EXTENSION):

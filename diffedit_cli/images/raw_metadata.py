@@ -19,7 +19,7 @@ class RawMetadata:
     texts: list[tuple[bytes, bytes]] = field(default_factory=list)  # kinds and contents of a PNG's other chunks
     colours: list[tuple[bytes, bytes]] = field(default_factory=list)  # those of its chunks that say what colours are
     cicp: tuple[int, int] | None = None  # primaries and transfer characteristics, by ITU-T H.273
-    resources: bytes = b""  # Photoshop's, one after the other
+    resources: bytearray = field(default_factory=bytearray)  # Photoshop's, one after the other
     comments: list[bytes] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # what an edited picture does not have, in words
     several: bool = False  # whether there are more pictures in the file
