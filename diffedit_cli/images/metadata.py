@@ -239,6 +239,12 @@ def read(
         directory.inner.pop(tag, None)
     left_out += exif.upright(directory, size, turned != 1)
     xmp, more = _packet(xmp.encode() if isinstance(xmp, str) else bytes(xmp), size, turned != 1)
+    icc_profile = stored.icc_profile or bytes(info.get("icc_profile") or b"")
+    there = {"EXIF": directory, "XMP": xmp, "colour profile": icc_profile}
+    elsewhere = [name for name, block in there.items() if block]
+    resources, lost_resources = photoshop.clean(
+        bytes(stored.resources) or beside[RESOURCES_TAG], turned != 1, elsewhere
+    )
     comment = info.get("comment", b"")
     comments = stored.comments or [comment.encode() if isinstance(comment, str) else bytes(comment or b"")]
     coding: dict[str, Any] = {"chroma": info["chroma"]} if "chroma" in info else {}
@@ -247,16 +253,16 @@ def read(
     return Metadata(
         exif_block(directory),
         xmp,
-        stored.icc_profile or bytes(info.get("icc_profile") or b""),
+        icc_profile,
         dpi,
         coding,
         tuple(chunk for chunk in stored.texts if not _is_record(chunk)),
-        photoshop.clean(bytes(stored.resources) or beside[RESOURCES_TAG], turned != 1),
+        resources,
         beside[IPTC_TAG],
         tuple(text for text in comments if text and not _parsed(text)),
         tuple(stored.colours),
         stored.cicp,
-        left_out=tuple(dict.fromkeys([*stored.left_out, *left_out, *more])),
+        left_out=tuple(dict.fromkeys([*stored.left_out, *left_out, *more, *lost_resources])),
     )
 
 
