@@ -376,5 +376,5 @@ def test_the_packages_hold_the_templates(kind: str, tmp_path: Path) -> None:
         shutil.copy(PROJECT / name, project / name)
     (built,) = builder(str(project)).build(directory=str(tmp_path), versions=["standard"])
     shutil.unpack_archive(built, tmp_path / "unpacked", "zip" if kind == "wheel" else "gztar")
-    names = {path.name for path in (tmp_path / "unpacked").rglob("diffedit_cli/templates/*")}
+    names = {path.name for path in (tmp_path / "unpacked").rglob("diffedit_cli/results/templates/*")}
     assert names == {"page.html.jinja", "page.css", "page.js"}
