@@ -8,21 +8,51 @@ from PIL import Image
 
 from diffedit_cli.images.raw_metadata import RawMetadata
 
+FIRST, SHORT, LONG = 12, 40, (52, 56, 64, 108, 124)  # how long headers are: of OS/2, of Windows, of later ones
 HEADER, EMBEDDED, SRGB, IMAGES = 124, b"DEBM", b"BGRs", 4
 FILE_HEADER, SPACE_AT, PROFILE_AT = 14, 70, 126
-RAW, BITFIELDS = 0, 3
+RAW, BITFIELDS, WIDER_BITFIELDS = 0, 3, 6
 MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 INCHES_A_METRE = 1 / 0.0254
 
 
+def is_bare(data: bytes) -> bool:
+    """Whether a file begins with the header of the picture, as a DIB does."""
+    return len(data) > FIRST and struct.unpack_from("<I", data)[0] in (FIRST, SHORT, *LONG)
+
+
 def read(data: bytes) -> RawMetadata:
-    """The colour profile, if there is one."""
-    if len(data) < FILE_HEADER + HEADER or data[SPACE_AT : SPACE_AT + 4] != EMBEDDED:
-        return RawMetadata()
-    if struct.unpack_from("<I", data, FILE_HEADER)[0] != HEADER:
-        return RawMetadata()
-    start, length = struct.unpack_from("<II", data, PROFILE_AT)
-    return RawMetadata(icc_profile=data[FILE_HEADER + start :][:length])
+    """The colour profile, if there is one, and what lies behind the picture."""
+    stored, base = RawMetadata(), 0 if is_bare(data) else FILE_HEADER
+    try:
+        end = _end(data, base)
+        if struct.unpack_from("<I", data, base)[0] == HEADER:
+            start, length = struct.unpack_from("<II", data, base + PROFILE_AT - FILE_HEADER)
+            end = max(end, base + start + length if length else 0)
+            if base and data[SPACE_AT : SPACE_AT + 4] == EMBEDDED:
+                stored.icc_profile = data[base + start :][:length]
+        stored.note_rest(data[end:])
+    except struct.error:  # it is cut
+        pass
+    return stored
+
+
+def _end(data: bytes, base: int) -> int:
+    """Where the pixels of a file end whose picture's header is at `base`."""
+    (header,) = struct.unpack_from("<I", data, base)
+    if header == FIRST:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, base + 4)
+        packing, size, colours = RAW, 0, 0
+    else:
+        width, height, _, bits, packing, size, _, _, colours = struct.unpack_from("<iiHHIIiiI", data, base + 4)
+    table = (3 if header == FIRST else 4) * (colours or 1 << bits) if bits <= 8 else 0
+    masks = 12 if packing == BITFIELDS and header == SHORT else 0
+    start = struct.unpack_from("<I", data, 10)[0] if base else header + masks + table
+    if base and start == base + header:  # written by programs that forget the table
+        start += table
+    if packing in (RAW, BITFIELDS, WIDER_BITFIELDS):
+        size = (width * bits + 31) // 32 * 4 * abs(height)
+    return start + size if size else len(data)
 
 
 def encode(image: Image.Image, profile: bytes, dpi: tuple[float, float] | None) -> bytes:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
+from diffedit_cli.images import jpeg2000
 from diffedit_cli.images.raw_metadata import RawMetadata
 
 DEEPEST = 4
 CONTAINERS = (b"meta", b"iprp", b"ipco", b"iinf", b"jp2h")
 SIGNATURES = (b"ftyp", b"jP  ")  # from the fourth byte on
-RESTRICTED, ANY = 2, 3  # methods by which a JPEG 2000 has a profile
+RESTRICTED, ANY = b"\2", b"\3"  # methods by which a JPEG 2000 has a profile
 EXIF, XMP = b"JpgTiffExif->JP2", bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 CREDENTIALS = b"\xd8\xfe\xc3\xd6\x1b\x0e\x48\x3c\x92\x97\x58\x28\x87\x7e\xc4\x81"
+IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
+KINDS = (b"ftyp", b"free", b"skip", b"uuid", b"xml ")
+OF_JPEG_2000 = (b"jP  ", b"jp2h", b"jp2c", b"rreq")
+OF_HEIF = (b"styp", b"meta", b"mdat", b"idat", b"moov", b"moof", b"mfra", b"sidx", b"pdin", b"wide", b"mpvd")
 GAIN_MAPS, DEPTHS = (b"hdrgainmap", b"tmap"), (b":auxid:2", b"auxiliary:depth")
 COLOURS = b"colrnclx"
 EXIF_ITEM = re.compile(rb"(infe[\2\3].{7,9})Exif", re.DOTALL)
@@ -20,39 +26,56 @@ EXIF_ITEM = re.compile(rb"(infe[\2\3].{7,9})Exif", re.DOTALL)
 
 def read(data: bytes) -> RawMetadata:
     """Colours by number, of a JPEG 2000 all that lies beside the pixels, and what an edited picture leaves out."""
-    stored, found = RawMetadata(), dict[bytes, tuple[int, int]]()
-    for kind, start, end in _boxes(data, 0, len(data), 0):
+    stored, found, items, behind = RawMetadata(), dict[bytes, tuple[int, int]](), Counter[bytes](), 0
+    is_jpeg_2000 = data[4:8] == b"jP  "
+    for kind, start, end, depth in _boxes(data, 0, len(data), 0):
+        if not depth:
+            behind = end
+            if kind not in (*KINDS, *(OF_JPEG_2000 if is_jpeg_2000 else OF_HEIF)):
+                stored.note(f"the box {kind.decode('latin-1')}")
         if kind == b"colr" and data[start : start + 4] == b"nclx" and end - start >= 10 and stored.cicp is None:
             stored.cicp = _pair(data, start + 4)
         found.setdefault(kind, (start, end))
-        if kind == b"uuid" and data[start : start + 16] == CREDENTIALS:
-            stored.left_out.append("its content credentials")
         if kind == b"xml ":
-            stored.left_out.append("its XML")
-        if data[4:8] == b"jP  ":
-            _sort(stored, kind, data[start:end])
+            stored.note("its XML")
+        elif kind == b"uuid":
+            _sort(stored, data[start:end], is_jpeg_2000)
+        elif kind == b"infe":
+            at = start + (10 if data[start : start + 1] == b"\3" else 8)
+            items[data[at : at + 4]] += 1
+        elif kind == b"jp2c":
+            jpeg2000.read(stored, data[start:end])
+        elif kind == b"colr" and is_jpeg_2000 and data[start : start + 1] in (RESTRICTED, ANY):
+            stored.put("icc_profile", data[start + 3 : end])
+    stored.note_rest(data[behind:])
+    stored.several = not is_jpeg_2000 and b"moov" in found
     meta = data[slice(*found.get(b"meta", (0, 0)))]
     if any(mark in meta for mark in GAIN_MAPS):
-        stored.left_out.append("its gain map")
+        stored.note("its gain map")
     if any(mark in meta for mark in DEPTHS):
-        stored.left_out.append("its depth map")
+        stored.note("its depth map")
+    if items[b"Exif"] > 1:
+        stored.note("another EXIF block")
+    if items[b"mime"] > 1 and not stored.left_out:  # else that is of a gain map, or of a depth map
+        stored.note("another XMP packet")
     if b"mpvd" in found:
-        stored.left_out.append("its video")
+        stored.note("its video")
     return stored
 
 
-def _sort(stored: RawMetadata, kind: bytes, body: bytes) -> None:
-    """A box of a JPEG 2000, of which Pillow tells nothing."""
-    if kind == b"colr" and body[:1] in (bytes([RESTRICTED]), bytes([ANY])):
-        stored.icc_profile = body[3:]
-    elif kind == b"uuid" and body.startswith(XMP):
-        stored.xmp = body[len(XMP) :]
-    elif kind == b"uuid" and body.startswith(EXIF):
-        stored.exif = body[len(EXIF) :]
+def _sort(stored: RawMetadata, body: bytes, is_jpeg_2000: bool) -> None:
+    """A box that says by 16 bytes what it is."""
+    if is_jpeg_2000 and body.startswith(XMP):
+        stored.put("xmp", body[len(XMP) :])
+    elif is_jpeg_2000 and body.startswith(EXIF):
+        stored.put("exif", body[len(EXIF) :])
+    else:
+        words = {CREDENTIALS: "its content credentials", IPTC: "its IPTC"}
+        stored.note(words.get(body[:16], f"the box {body[:16].hex()}"))
 
 
-def _boxes(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of what each box holds, those within others among them."""
+def _boxes(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Kind, start and end of what each box holds, and how deep it lies: those within others are among them."""
     while at + 8 <= end:
         length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
         if length == 1:
@@ -60,9 +83,10 @@ def _boxes(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, 
         length = length or end - at
         if length < head or at + length > end:
             return
-        yield kind, at + head, at + length
+        yield kind, at + head, at + length, depth
         if kind in CONTAINERS and depth < DEEPEST:
-            inside = at + head + (4 if kind == b"meta" else 0)
+            counted = (6 if data[at + head : at + head + 1] == b"\0" else 8) if kind == b"iinf" else 0
+            inside = at + head + (4 if kind == b"meta" else counted)
             yield from _boxes(data, inside, at + length, depth + 1)
         at += length
 

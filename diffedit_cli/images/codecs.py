@@ -241,7 +241,7 @@ def _notes(image: Image.Image, name: str, stored: RawMetadata) -> tuple[str, ...
 def _depth_note(image: Image.Image, name: str) -> tuple[str, ...]:
     """For a picture that Pillow reduced to 8 bits."""
     stated = getattr(image, "tag_v2", {}).get(sixteen_bit.BITS, (image.info.get("bit_depth", 8),))
-    tiles = [tile for tile in getattr(image, "tile", ()) if tile.codec_name.startswith("ppm")]
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.codec_name.startswith("ppm") and image.mode != "1"]
     bits = max([*stated, *(tile.args[1].bit_length() for tile in tiles)])
     if bits <= 8 or image.mode.startswith("I;16"):
         return ()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from PIL import Image
 
-from diffedit_cli.images import bmp, boxes, exif, jpeg, png
+from diffedit_cli.images import bmp, boxes, exif, gif, jpeg, jpeg2000, netpbm, png, tiff_layout
 from diffedit_cli.images.raw_metadata import RawMetadata
 
 WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")
-GIF_MARKS = {
-    b"!\xff\x0bICCRGBG1012": "its colour profile, which a GIF's reader does not heed",
-    b"!\xff\x0bXMP DataXMP": "its XMP",
-}
+ONCE = {b"EXIF": "another EXIF block", b"XMP ": "another XMP packet", b"ICCP": "another colour profile"}
 
 
 def take_apart(data: bytes) -> tuple[bytes, RawMetadata]:
@@ -22,28 +19,42 @@ def take_apart(data: bytes) -> tuple[bytes, RawMetadata]:
         return jpeg.read(data)
     if data[4:8] in boxes.SIGNATURES:
         return data, boxes.read(data)
-    if data.startswith(exif.BIG):
-        return exif.encode(exif.read(data)[0], data[8:]), RawMetadata()
-    if data.startswith(b"BM"):
-        return data, bmp.read(data)
+    if data.startswith(tiff_layout.SIGNATURES):
+        pixels = exif.encode(exif.read(data)[0], data[8:]) if data.startswith(exif.BIG) else data
+        return pixels, tiff_layout.read(data)
+    return data, _beside(data)
+
+
+def _beside(data: bytes) -> RawMetadata:
+    """What lies beside the pixels of a file that Pillow reads as it is."""
+    stored = RawMetadata()
+    if data.startswith(b"BM") or bmp.is_bare(data):
+        return bmp.read(data)
+    if data.startswith(gif.SIGNATURE):
+        return gif.read(data)
+    if netpbm.SIGNATURE.match(data):
+        return netpbm.read(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return data, RawMetadata(left_out=_beside_webp(data))
-    if data.startswith(b"GIF8"):
-        return data, RawMetadata(left_out=[words for mark, words in GIF_MARKS.items() if mark in data])
-    return data, RawMetadata()
+        _read_webp(stored, data)
+    elif data.startswith(jpeg2000.SIGNATURE):
+        jpeg2000.read(stored, data)
+    return stored
 
 
-def _beside_webp(data: bytes) -> list[str]:
-    """What chunks hold that Pillow does not tell of, in words."""
-    found, at = [], 12
-    while at + 8 <= len(data):
+def _read_webp(stored: RawMetadata, data: bytes) -> None:
+    """What chunks hold that Pillow does not tell of."""
+    at, end, seen = 12, 8 + int.from_bytes(data[4:8], "little"), set[bytes]()
+    while at + 8 <= min(end, len(data)):
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         if kind == b"C2PA":
-            found.append("its content credentials")
+            stored.note("its content credentials")
         elif kind not in WEBP_CHUNKS:
-            found.append(f"its {kind.decode('ascii', 'replace').strip()} data")
+            stored.note(f"its {kind.decode('latin-1').strip()} data")
+        elif kind in ONCE and kind in seen:
+            stored.note(ONCE[kind])
+        seen.add(kind)
         at += 8 + length + length % 2
-    return found
+    stored.note_rest(data[max(at, end) :])
 
 
 def file_of(image: Image.Image) -> bytes | None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from PIL import ExifTags
 
 BIG = b"MM\0+"  # how a BigTIFF begins that Pillow does not know
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8, SIGNED_LONG8, DIRECTORY8 = 1, 2, 3, 4, 5, 7, 16, 17, 18
-SHORTER = {LONG8: (LONG, "Q", "I"), SIGNED_LONG8: (9, "q", "i"), DIRECTORY8: (13, "Q", "I")}  # than BigTIFF's
+SHORTER = {LONG8: (LONG, "u"), SIGNED_LONG8: (9, "i"), DIRECTORY8: (13, "u")}  # than BigTIFF's
 EXPOSURE, PLACE, RELATED = ExifTags.IFD.Exif.value, ExifTags.IFD.GPSInfo.value, ExifTags.IFD.Interop.value
 FRACTIONS = (RATIONAL, 10)
 INNER = (EXPOSURE, PLACE, RELATED)
-MAKER_NOTE = ExifTags.Base.MakerNote.value
+DEEPEST = 4  # directories within each other
 SIDES = {(EXPOSURE, 0xA002): 0, (EXPOSURE, 0xA003): 1, (RELATED, 0x1001): 0, (RELATED, 0x1002): 1}
 SUBJECTS = (0x9214, 0xA214)
+HEAD, ENTRY, SHORTEST = 6, 12, 4  # bytes of a directory, of an entry in it, and of a value that lies within its entry
+FEW = 16  # numbers of a value: more than any that is asked for has
 NAMES = {EXPOSURE: ExifTags.TAGS, 0: ExifTags.TAGS, PLACE: ExifTags.GPSTAGS, RELATED: ExifTags.TAGS}
 
 
@@ -43,12 +46,13 @@ class Directory:
         return self.values[tag].data.rstrip(b"\0").decode("latin-1") if tag in self.values else ""
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """Of a tag that may be missing: whole ones, or fractions of such."""
+        """The first few of a tag that may be missing: whole ones, or fractions of such."""
         value = self.values.get(tag)
         if value is None or value.type not in (SHORT, LONG, LONG8, RATIONAL):
             return ()
         code = {SHORT: "H", LONG8: "Q"}.get(value.type, "I")
-        found = struct.unpack(f"{self.order}{len(value.data) // struct.calcsize(code)}{code}", value.data)
+        count = min(FEW, len(value.data) // struct.calcsize(code))
+        found = struct.unpack_from(f"{self.order}{count}{code}", value.data)
         if value.type != RATIONAL:
             return found
         return tuple(top / below if below else 0.0 for top, below in zip(found[::2], found[1::2], strict=False))
@@ -82,33 +86,42 @@ def read(data: bytes) -> tuple[Directory, list[str]]:
         raise ValueError("it is no EXIF block")
     first = struct.unpack(f"{order}{'Q' if big else 'I'}", data[8:16] if big else data[4:8])[0]
     reader = _Reader(data, order, big)
-    return reader.directory(first, 0), reader.lost
+    return reader.directory(first, 0, DEEPEST), reader.lost
 
 
 class _Reader:
     def __init__(self, data: bytes, order: str, big: bool) -> None:
         self.data, self.order, self.lost = data, order, list[str]()
         self.count, self.entry, self.field = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
-        self.left = 2 * len(data)  # bytes of values: more would be the same ones again and again
+        self.step = struct.calcsize(order + self.entry)
+        # Bytes of values, and entries: more would be the same ones again and again.
+        self.left, self.entries = 2 * len(data), len(data) // self.step
         self.seen: set[int] = set()
 
-    def directory(self, at: int, table: int) -> Directory:
-        found = Directory(self.order)
-        head, step = struct.calcsize(self.order + self.count), struct.calcsize(self.order + self.entry)
-        if at in self.seen or at + head > len(self.data):
-            self.lost.append(name(table) if table else "the first directory")
+    def directory(self, at: int, table: int, depth: int) -> Directory:
+        found, head = Directory(self.order), struct.calcsize(self.order + self.count)
+        called = name(table) if table else "the first directory"
+        if at in self.seen or at + head > len(self.data) or not depth:
+            self.lost.append(called)
             return found
         self.seen.add(at)
         (count,) = struct.unpack_from(self.order + self.count, self.data, at)
-        for start in range(at + head, min(at + head + count * step, len(self.data) - step + 1), step):
+        there = min(count, self.entries, (len(self.data) - at - head) // self.step)
+        self.entries -= there
+        for start in range(at + head, at + head + there * self.step, self.step):
             tag, type_, length, field_ = struct.unpack_from(self.order + self.entry, self.data, start)
             value = self._value(type_, length, field_)
             if value is None or (tag in INNER and len(value.data) != 4):
                 self.lost.append(name(tag, table))
+            elif tag in found.inner or found.values.get(tag, value) != value:
+                self.lost.append(f"a second {name(tag, table)}")
             elif tag in INNER:
-                found.inner[tag] = self.directory(struct.unpack(f"{self.order}I", value.data)[0], tag)
+                place = struct.unpack(f"{self.order}I", value.data)[0]
+                found.inner[tag] = self.directory(place, tag, depth - 1)
             else:
                 found.values[tag] = value
+        if there < count:
+            self.lost.append(f"the rest of {called}")
         return found
 
     def _value(self, type_: int, count: int, field_: bytes) -> Value | None:
@@ -125,12 +138,11 @@ class _Reader:
     def _shorter(self, value: Value) -> Value | None:
         if value.type not in SHORTER:
             return value
-        type_, long, short = SHORTER[value.type]
-        numbers = struct.unpack(f"{self.order}{value.count}{long}", value.data)
-        try:
-            return Value(type_, value.count, struct.pack(f"{self.order}{value.count}{short}", *numbers))
-        except struct.error:  # larger than a file that is no BigTIFF can say
-            return None
+        type_, kind = SHORTER[value.type]
+        numbers = np.frombuffer(value.data, f"{self.order}{kind}8")
+        shorter = numbers.astype(f"{self.order}{kind}4")
+        # else larger than a file that is no BigTIFF can say
+        return Value(type_, value.count, shorter.tobytes()) if (shorter == numbers).all() else None
 
 
 def encode(directory: Directory, between: bytes = b"") -> bytes:
@@ -145,24 +157,31 @@ def _encode(directory: Directory, at: int) -> bytes:
     """A directory that lies at `at`, and its values and directories within behind it."""
     pointers = {tag: Value(LONG, 1, b"") for tag, inner in directory.inner.items() if inner}
     values = sorted({**directory.values, **pointers}.items())
-    entries, behind = struct.pack(f"{directory.order}H", len(values)), b""
-    behind_at = at + 2 + 12 * len(values) + 4
+    entries, behind = [struct.pack(f"{directory.order}H", len(values))], list[bytes]()
+    place = at + HEAD + ENTRY * len(values)
     for tag, value in values:
-        entries += struct.pack(f"{directory.order}HHI", tag, value.type, value.count)
         data = value.data
-        if tag in pointers or len(data) > 4:
-            place = behind_at + len(behind)
+        if tag in pointers or len(data) > SHORTEST:
             data = _encode(directory.inner[tag], place) if tag in pointers else data
-            behind += data + b"\0" * (len(data) & 1)
-            data = struct.pack(f"{directory.order}I", place)
-        entries += data.ljust(4, b"\0")
-    return entries + bytes(4) + behind
+            behind += [data, b"\0" * (len(data) & 1)]
+            data, place = struct.pack(f"{directory.order}I", place), place + _even(len(data))
+        entries += [struct.pack(f"{directory.order}HHI", tag, value.type, value.count), data.ljust(SHORTEST, b"\0")]
+    return b"".join([*entries, bytes(4), *behind])
+
+
+def _even(length: int) -> int:
+    return length + (length & 1)
+
+
+def _size(value: Value) -> int:
+    """Of a value and its entry, in bytes."""
+    return ENTRY + (_even(len(value.data)) if len(value.data) > SHORTEST else 0)
 
 
 def upright(directory: Directory, size: tuple[int, int], turned: bool) -> list[str]:
     """Makes sides those of the picture, and leaves out places within it if it was turned; returns what, in words."""
     left_out = []
-    for table, inner in _all(directory).items():
+    for table, inner in _all(directory):
         for tag in set(inner.values) & {tag for where, tag in SIDES if where == table}:
             inner.put(tag, LONG, size[SIDES[table, tag]])
         if turned and table == EXPOSURE and any(inner.values.pop(tag, None) for tag in SUBJECTS):
@@ -170,21 +189,21 @@ def upright(directory: Directory, size: tuple[int, int], turned: bool) -> list[s
     return left_out
 
 
-def _all(directory: Directory) -> Mapping[int, Directory]:
-    found = {0: directory, **directory.inner}
-    return {**found, **found[EXPOSURE].inner} if EXPOSURE in found else found
+def _all(directory: Directory, table: int = 0) -> Iterator[tuple[int, Directory]]:
+    """The directory and those within, each with the tag that points to it."""
+    yield table, directory
+    for tag, inner in directory.inner.items():
+        yield from _all(inner, tag)
 
 
 def shorten(directory: Directory, most: int) -> list[str]:
     """Leaves out the largest values until the block has `most` bytes; returns their names."""
-    left_out = []
-    while len(encode(directory)) > most:
-        tables = _all(directory)
-        table, tag = max(
-            ((table, tag) for table, inner in tables.items() for tag in inner.values),
-            key=lambda place: len(tables[place[0]].values[place[1]].data),
-        )
-        del tables[table].values[tag]
+    size, left_out = len(encode(directory)), list[str]()
+    places = [(table, inner, tag) for table, inner in _all(directory) for tag in inner.values]
+    for table, inner, tag in sorted(places, key=lambda place: -len(place[1].values[place[2]].data)):
+        if size <= most:
+            break
+        size -= _size(inner.values.pop(tag)) + (0 if inner or inner is directory else HEAD + ENTRY)
         left_out.append(name(tag, table))
     return left_out
 
@@ -206,4 +225,4 @@ def reorder(directory: Directory, order: str) -> Directory:
 
 def _swapped(value: Value) -> bytes:
     length = 4 if value.type in FRACTIONS else SIZES[value.type]
-    return b"".join(value.data[at : at + length][::-1] for at in range(0, len(value.data), length))
+    return np.frombuffer(value.data, f"u{length}").byteswap().tobytes()

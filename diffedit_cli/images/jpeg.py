@@ -9,6 +9,7 @@ from diffedit_cli.images.raw_metadata import RawMetadata
 
 SIGNATURE = b"\xff\xd8\xff"
 EXIF, PACKET, EXTENSION = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+TIFF_HEADERS = (b"II*\0", b"MM\0*")
 PROFILE, PHOTOSHOP, SEVERAL = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0"
 GAIN_MAPS = (b"hdrgm:", b"urn:iso:std:iso:ts:21496", b"HDRGainMap")
 START_OF_SCAN, END, COMMENT, ADOBE = 0xDA, 0xD9, 0xFE, 0xEE
@@ -21,23 +22,30 @@ PASSING = (b"JFXX\0", b"Ducky", b"JFIF")
 
 def read(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file with the segments of its pixels alone, and what the others say."""
-    stored, kept, profile = RawMetadata(), [data[:2]], list[bytes]()
+    stored, kept, profile, blocks = RawMetadata(), [data[:2]], list[bytes](), list[list[bytes]]()
     at = 2
     for marker, start, end in _segments(data):
         body = data[start + 4 : end]
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
             stored.dpi = _density(body)
             if body[7] == 0 and body[8:10] != body[10:12]:
-                _note(stored, "how wide its pixels are for their height")
+                stored.note("how wide its pixels are for their height")
             kept.append(data[start:end])  # says what the colours are, too
-        elif (0xE0 <= marker <= 0xEF and marker != ADOBE) or marker == COMMENT:
+        elif marker == 0xE1 and body.startswith(EXIF):
+            block = body[len(EXIF) :]
+            if block.startswith(TIFF_HEADERS) or not blocks:
+                blocks.append([])
+            blocks[-1].append(block)  # a long one goes on in the next segment
+        elif marker == COMMENT or (0xE0 <= marker <= 0xEF and not (marker == ADOBE and body.startswith(b"Adobe"))):
             _sort(stored, marker, body, profile)
         else:
             kept.append(data[start:end])
         at = end
     stored.icc_profile = _joined(profile, stored)
+    for block in map(b"".join, blocks):
+        stored.put("exif", block)
     kept.append(data[at:])
-    _look_behind(stored, data, _end(data, at))
+    _look_behind(stored, data[_end(stored, data, at) :])
     return b"".join(kept), stored
 
 
@@ -53,43 +61,41 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def _end(data: bytes, at: int) -> int:
-    """Where the picture whose last segments begin at `at` ends."""
+def _end(stored: RawMetadata, data: bytes, at: int) -> int:
+    """Where the picture whose last segments begin at `at` ends; comments may lie among those, too."""
     while found := MARKER.search(data, at):
         marker, at = found[1][0], found.end()
         if marker == END:
             return at
-        if marker != 0x01:
-            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        if marker == 0x01:
+            continue
+        start, at = at + 2, at + max(2, int.from_bytes(data[at : at + 2], "big"))
+        if marker == COMMENT:
+            stored.comments.append(data[start:at])
+        elif 0xE0 <= marker <= 0xEF:
+            stored.note(f"the block APP{marker & 15} behind its pixels")
     return len(data)
 
 
 def _sort(stored: RawMetadata, marker: int, body: bytes, profile: list[bytes]) -> None:
     if marker == COMMENT:
         stored.comments.append(body)
-    elif marker == 0xE1 and body.startswith(EXIF):
-        stored.exif += body[len(EXIF) :]
     elif marker == 0xE1 and body.startswith(PACKET):
-        stored.xmp = body[len(PACKET) :]
+        stored.put("xmp", body[len(PACKET) :])
     elif marker == 0xE1 and body.startswith(EXTENSION):
-        _note(stored, "the further XMP")
+        stored.note("the further XMP")
     elif marker == 0xE2 and body.startswith(PROFILE):
         profile.append(body[len(PROFILE) :])
     elif marker == 0xE2 and body.startswith(SEVERAL):
         stored.several = True
     elif marker == 0xE2 and body.startswith(GAIN_MAPS[1]):
-        _note(stored, "its gain map")
+        stored.note("its gain map")
     elif marker == 0xED and body.startswith(PHOTOSHOP):
         stored.resources += body[len(PHOTOSHOP) :]
     elif marker == 0xEB:
-        _note(stored, "its content credentials (APP11)")
+        stored.note("its content credentials (APP11)")
     elif not body.startswith(PASSING):
-        _note(stored, f"the block APP{marker & 15}")
-
-
-def _note(stored: RawMetadata, words: str) -> None:
-    if words not in stored.left_out:
-        stored.left_out.append(words)
+        stored.note(f"the block APP{marker & 15}")
 
 
 def _density(jfif: bytes) -> tuple[float, float] | None:
@@ -102,24 +108,23 @@ def _joined(parts: list[bytes], stored: RawMetadata) -> bytes:
     """A colour profile from its numbered parts."""
     parts.sort(key=lambda part: part[:1])
     if not all(len(part) > 2 for part in parts) or (parts and parts[0][1] != len(parts)):
-        _note(stored, "a colour profile that cannot be read, as parts of it are missing")
+        stored.note("a colour profile that cannot be read, as parts of it are missing")
         return b""
     return b"".join(part[2:] for part in parts)
 
 
-def _look_behind(stored: RawMetadata, data: bytes, end: int) -> None:
+def _look_behind(stored: RawMetadata, rest: bytes) -> None:
     """What else the file holds, behind the picture."""
-    rest = data[end:]
     about = stored.xmp + rest[: 2**18] if rest else b""
     gain = any(mark in about for mark in GAIN_MAPS)
     if gain:
-        _note(stored, "its gain map")
+        stored.note("its gain map")
     if b"ftyp" in rest and (b"moov" in rest or b"mdat" in rest):
-        _note(stored, "its video")
+        stored.note("its video")
     elif not gain and rest.startswith(SIGNATURE):
         stored.several = True
-    elif not gain and rest.strip(b"\0\xff\r\n "):
-        _note(stored, f"{len(rest)} bytes behind the picture")
+    elif not gain:
+        stored.note_rest(rest)
     stored.several = stored.several and not gain
 
 

@@ -35,6 +35,7 @@ LAYOUT_TAGS = (
 )
 SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 SAID = {LAYERS_TAG: "Photoshop's layers", CREDENTIALS_TAG: "its content credentials", RECORD_TAG: "its ImageHistory"}
+NAMED = 30  # of what is left out for one reason
 EXIF_MARK = b"Exif\0\0"
 # What formats hold; those that are not named hold EXIF, XMP and a colour profile.
 HOLD_OF_BMP = ("dpi", "icc_profile")
@@ -96,14 +97,14 @@ class Metadata:
         """With EXIF that a segment of a JPEG holds."""
         directory = self.directory()
         names = exif.shorten(directory, jpeg.LONGEST - len(EXIF_MARK))
-        words = f"of its EXIF {', '.join(names)}, for which JPEG has no room"
+        words = f"of its EXIF {listed(names)}, for which JPEG has no room"
         return replace(self, exif=exif_block(directory), left_out=(*self.left_out, words))
 
     def parts(self) -> dict[str, str]:
         """Those that are there, in words."""
         keys = [png.key(body) for kind, body in self.texts if kind in png.TEXTS]
         others = [f"the chunk {png.name(kind)}" for kind, _ in self.texts if kind not in png.TEXTS]
-        texts = ", ".join([f"the text {', '.join(dict.fromkeys(keys))}"] * bool(keys) + others)
+        texts = ", ".join([f"the text {listed(keys)}"] * bool(keys) + ([listed(others)] if others else []))
         words = {"icc_profile": "its colour profile", "dpi": "its resolution", "exif": "its EXIF", "xmp": "its XMP"}
         words |= {"texts": texts, "resources": "its IPTC and other Photoshop resources", "iptc": "its IPTC"}
         return {part: words for part, words in {**words, "comments": "its comment"}.items() if getattr(self, part)}
@@ -178,6 +179,13 @@ class Metadata:
         return options
 
 
+def listed(names: Iterable[str]) -> str:
+    """The first of them, each once, and how many more there are: a stranger's file may have any number."""
+    once = list(dict.fromkeys(names))
+    more = [f"and {len(once) - NAMED} more"] if len(once) > NAMED else []
+    return ", ".join([*once[:NAMED], *more])
+
+
 def exif_block(directory: Directory) -> bytes:
     """As it stands in files that are no TIFF."""
     return EXIF_MARK + exif.encode(directory) if directory else b""
@@ -216,7 +224,7 @@ def read(
 ) -> Metadata:
     """Of a picture of `size` once it is upright; `directory` and `lost` are what `directory_of` returned."""
     info, turned = image.info, orientation(directory)
-    left_out = [f"of its EXIF {', '.join(lost[:9])}, which cannot be read"] if lost else []
+    left_out = [f"of its EXIF {listed(lost)}, which cannot be read"] if lost else []
     beside = {tag: directory.values.get(tag, exif.Value(0, 0, b"")).data for tag in (XMP_TAG, IPTC_TAG, RESOURCES_TAG)}
     xmp = stored.xmp or beside[XMP_TAG] or info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     if _parsed(directory.text(RECORD_TAG)):  # of an earlier edit: it does not tell how this one is made
@@ -231,6 +239,12 @@ def read(
         directory.inner.pop(tag, None)
     left_out += exif.upright(directory, size, turned != 1)
     xmp, more = _packet(xmp.encode() if isinstance(xmp, str) else bytes(xmp), size, turned != 1)
+    icc_profile = stored.icc_profile or bytes(info.get("icc_profile") or b"")
+    there = {"EXIF": directory, "XMP": xmp, "colour profile": icc_profile}
+    elsewhere = [name for name, block in there.items() if block]
+    resources, lost_resources = photoshop.clean(
+        bytes(stored.resources) or beside[RESOURCES_TAG], turned != 1, elsewhere
+    )
     comment = info.get("comment", b"")
     comments = stored.comments or [comment.encode() if isinstance(comment, str) else bytes(comment or b"")]
     coding: dict[str, Any] = {"chroma": info["chroma"]} if "chroma" in info else {}
@@ -239,16 +253,16 @@ def read(
     return Metadata(
         exif_block(directory),
         xmp,
-        stored.icc_profile or bytes(info.get("icc_profile") or b""),
+        icc_profile,
         dpi,
         coding,
         tuple(chunk for chunk in stored.texts if not _is_record(chunk)),
-        photoshop.clean(stored.resources or beside[RESOURCES_TAG], turned != 1),
+        resources,
         beside[IPTC_TAG],
         tuple(text for text in comments if text and not _parsed(text)),
         tuple(stored.colours),
         stored.cicp,
-        left_out=tuple(dict.fromkeys([*stored.left_out, *left_out, *more])),
+        left_out=tuple(dict.fromkeys([*stored.left_out, *left_out, *more, *lost_resources])),
     )
 
 

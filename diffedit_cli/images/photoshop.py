@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 IPTC = 0x0404
 THUMBNAILS = (0x0409, 0x040C)
-COPIES = (0x040F, 0x0422, 0x0423, 0x0424)  # of profile, EXIF and XMP, which stand elsewhere in the file
-SHAPES = (0x0408, 0x041A, *range(0x07D0, 0x0BB8))  # guides, slices and paths
+COPIES = {
+    0x040F: "colour profile",
+    0x0422: "EXIF",
+    0x0423: "EXIF",
+    0x0424: "XMP",
+}  # of what stands elsewhere in the file
+SHAPES = frozenset({0x0408, 0x041A, *range(0x07D0, 0x0BB8)})  # guides, slices and paths
 
 
 def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -24,10 +29,20 @@ def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def clean(data: bytes, turned: bool) -> bytes:
-    """Without thumbnails and copies, and, of a picture that is turned, without shapes."""
-    outdated = (*THUMBNAILS, *COPIES, *(SHAPES if turned else ()))
-    return b"".join(block + b"\0" * (len(block) & 1) for number, block in blocks(data) if number not in outdated)
+def clean(data: bytes, turned: bool, elsewhere: Collection[str]) -> tuple[bytes, list[str]]:
+    """Without thumbnails and copies, and, of a picture that is turned, without shapes; and what of it is lost."""
+    kept, lost, whole = list[bytes](), dict[str, None](), 0
+    for number, block in blocks(data):
+        whole += len(block)
+        if number in SHAPES and turned:
+            lost["Photoshop's guides, slices and paths, as it was turned"] = None
+        elif number in COPIES and COPIES[number] not in elsewhere:
+            lost[f"the {COPIES[number]} that stands among Photoshop's resources"] = None
+        elif number not in (*THUMBNAILS, *COPIES):
+            kept.append(block + b"\0" * (len(block) & 1))
+    if data[whole:].strip(b"\0"):
+        lost["resources of Photoshop's that cannot be read"] = None
+    return b"".join(kept), list(lost)
 
 
 def block(number: int, content: bytes) -> bytes:

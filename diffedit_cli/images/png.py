@@ -25,65 +25,66 @@ Chunk = tuple[bytes, bytes]
 
 def read(data: bytes) -> tuple[bytes, RawMetadata]:
     """A file with the chunks of its pixels alone, and what the others say."""
-    stored, kept, at = RawMetadata(), [data[:8]], 8
+    stored, kept, raw, at = RawMetadata(), [data[:8]], list[tuple[str, bytes]](), 8
     while at < len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
-        if kind in PIXELS or end > len(data):
+        if kind in PIXELS:
             kept.append(data[at:end])
         elif zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            stored.left_out.append(f"a damaged {name(kind)} chunk")
+            stored.note(f"a damaged {name(kind)} chunk")
         else:
-            _sort(stored, kind, data[at + 8 : end - 4])
+            _sort(stored, kind, data[at + 8 : end - 4], raw)
         at = end
         if kind == b"IEND":
             break
-    if data[at:].strip(b"\0"):
-        stored.left_out.append(f"{len(data) - at} bytes behind the picture")
+    for part, block in raw:  # behind those that PNG has a chunk for
+        stored.put(part, block)
+    stored.note_rest(data[at:])
     return b"".join(kept), stored
 
 
-def _sort(stored: RawMetadata, kind: bytes, body: bytes) -> None:
+def _sort(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, bytes]]) -> None:
     try:
         if kind == b"eXIf":
-            stored.exif = body
+            stored.put("exif", body)
         elif kind == b"iCCP":
-            stored.icc_profile = stored.unpacked(body[body.index(b"\0") + 2 :])
+            stored.put("icc_profile", stored.unpacked(body[body.index(b"\0") + 2 :]))
         elif kind == b"pHYs":
             if len(body) == 9 and body[8] == 1:
                 stored.dpi = tuple(int.from_bytes(body[at : at + 4], "big") * INCH for at in (0, 4))  # type: ignore[assignment]
             elif body[:4] != body[4:8]:
-                stored.left_out.append("how wide its pixels are for their height")
+                stored.note("how wide its pixels are for their height")
         elif kind in COLOURS:
             if kind == b"cICP":
                 stored.cicp = body[0], body[1]
             stored.colours.append((kind, body))
         elif kind in TEXTS:
-            _sort_text(stored, kind, body)
+            _sort_text(stored, kind, body, raw)
         elif kind[3:4].islower():  # PNG's own word for what may stay beside other pixels
             stored.texts.append((kind, body))
         elif kind not in PASSING:
-            stored.left_out.append(f"the chunk {name(kind)}")
+            stored.note(f"the chunk {name(kind)}")
     except (ValueError, IndexError) as error:
-        stored.left_out.append(f"a {name(kind)} chunk that cannot be read ({error})")
+        stored.note(f"a {name(kind)} chunk that cannot be read ({error})")
 
 
-def _sort_text(stored: RawMetadata, kind: bytes, body: bytes) -> None:
+def _sort_text(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, bytes]]) -> None:
     """Texts stay as they are, but for those that hold EXIF or XMP. Raises ValueError."""
     key = body.split(b"\0", 1)[0]
     if kind == b"iTXt" and key == PACKET:
         packed, _, rest = body[len(key) + 1], body[len(key) + 2], body[len(key) + 3 :]
         text = rest.split(b"\0", 2)[2]
-        stored.xmp = stored.unpacked(text) if packed else text
+        stored.put("xmp", stored.unpacked(text) if packed else text)
         return
     if key.startswith(RAW) and kind != b"iTXt":
         block = _raw(stored.unpacked(body[len(key) + 2 :]) if kind == b"zTXt" else body[len(key) + 1 :])
         about = key[len(RAW) :].lower()
         if block.startswith(b"Exif\0\0"):
-            stored.exif = stored.exif or block[6:]
+            raw.append(("exif", block[6:]))
             return
         if about == b"xmp" or block.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-            stored.xmp = stored.xmp or block.removeprefix(b"http://ns.adobe.com/xap/1.0/\0")
+            raw.append(("xmp", block.removeprefix(b"http://ns.adobe.com/xap/1.0/\0")))
             return
         if b"8BIM" in block[:16]:  # IPTC, as ImageMagick keeps it
             stored.resources += block[block.index(b"8BIM") :]

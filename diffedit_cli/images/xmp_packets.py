@@ -44,6 +44,8 @@ PLACES_CALLED = "the places it marks, as it was turned"
 TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
 
+MOST = 2**17  # elements and attributes: more cost a stranger's reader seconds, and hundreds of MB
+
 Name = tuple[str, str]  # namespace and local name
 Span = tuple[int, int]
 
@@ -57,34 +59,54 @@ class _Walk:
     values: dict[Name, bytes]
     changes: list[tuple[Span, bytes]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    open: list[tuple[Name, Span, dict[str, str]]] = field(default_factory=list)  # name, tag, namespaces
+    open: list[tuple[Name, Span, list[str]]] = field(default_factory=list)  # name, tag, prefixes declared in it
+    spaces: dict[str, list[str]] = field(default_factory=dict)  # by prefix, the innermost last
+    about: bytes | None = None  # of the first description
+    named: int = 0
 
-    def start(self, name: str, _: object) -> None:
+    def start(self, name: str, attributes: list[str]) -> None:
+        self.named += 1 + len(attributes) // 2
+        if self.named > MOST:
+            raise ValueError(f"it has more than {MOST} elements and attributes")
         tag = TAG.match(self.data, self.parser.CurrentByteIndex)
         if tag is None:
             raise ValueError("a tag of it cannot be found")
-        spaces = self.open[-1][2] if self.open else USUAL
-        attributes = [(found[1].decode(), found) for found in ATTRIBUTE.finditer(tag[0])]
-        declared = {key[6:]: found[2][1:-1].decode() for key, found in attributes if key.startswith("xmlns:")}
-        spaces = {**spaces, **declared} if declared else spaces
-        self.open.append((_named(name, spaces), tag.span(), spaces))
-        for key, found in attributes:
-            if key.startswith("xmlns:"):
-                if declared[key[6:]] in OUTDATED:
-                    self._change(tag.start(), found.span(), b"")
-            elif (called := self.outdated(_named(key, spaces))) is not None:
-                self._change(tag.start(), found.span(), b"", called)
-            elif (value := self.values.get(_named(key, spaces))) is not None:
-                self._change(tag.start() + 1, (found.start(2), found.end(2) - 2), value)
+        declared = list[str]()
+        for found in ATTRIBUTE.finditer(tag[0]) if b"xmlns:" in tag[0] else ():
+            if found[1].startswith(b"xmlns:"):
+                declared.append(found[1][6:].decode())
+                self.spaces.setdefault(declared[-1], []).append(found[2][1:-1].decode())
+        self.open.append((self._named(name), tag.span(), declared))
+        for found in ATTRIBUTE.finditer(tag[0]):
+            self._attribute(tag.start(), found[1].decode(), found)
+
+    def _attribute(self, tag: int, key: str, found: re.Match[bytes]) -> None:
+        name = self._named(key)
+        if key.startswith("xmlns:"):
+            if self.spaces[key[6:]][-1] in OUTDATED:
+                self._change(tag, found.span(), b"")
+        elif (called := self.outdated(name)) is not None:
+            self._change(tag, found.span(), b"", called)
+        elif (value := self.values.get(name)) is not None:
+            self._change(tag + 1, (found.start(2), found.end(2) - 2), value)
+        elif name == (RDF, "about") and self.about is None:
+            self.about = found[2][1:-1].replace(b'"', b"&quot;")
+
+    def _named(self, name: str) -> Name:
+        prefix, _, local = name.rpartition(":")
+        declared = self.spaces.get(prefix)
+        return declared[-1] if declared else USUAL.get(prefix, prefix), local
 
     def end(self, _: str) -> None:
-        name, (start, tag_end), _spaces = self.open.pop()
+        name, (start, tag_end), declared = self.open.pop()
+        for prefix in declared:
+            self.spaces[prefix].pop()
         empty = self.data[tag_end - 2 : tag_end] == b"/>"
         inside_end = self.parser.CurrentByteIndex
         end = tag_end if empty else self.data.index(b">", inside_end) + 1
         if (called := self.outdated(name)) is not None:
             self._change(0, (start, end), b"", called)
-        elif not empty and name in self.values and b"<" not in self.data[tag_end:inside_end]:
+        elif not empty and name in self.values and self.data.find(b"<", tag_end, inside_end) < 0:
             self._change(0, (tag_end, inside_end), self.values[name])
 
     def _change(self, offset: int, span: Span, put_in: bytes, called: str = "") -> None:
@@ -94,6 +116,7 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.parser = expat.ParserCreate("UTF-8")
+        self.parser.ordered_attributes = True
         self.parser.StartElementHandler, self.parser.EndElementHandler = self.start, self.end
         self.parser.StartDoctypeDeclHandler = _refuse
 
@@ -113,11 +136,6 @@ class _Walk:
 
 def _refuse(*_: object) -> None:
     raise ValueError("it declares a document type, as no XMP does")
-
-
-def _named(name: str, spaces: dict[str, str]) -> Name:
-    prefix, _, local = name.rpartition(":")
-    return spaces.get(prefix, prefix), local
 
 
 def _bytes(packet: bytes) -> bytes:
@@ -157,9 +175,9 @@ def mark_generated(packet: bytes) -> bytes:
     if not packet:
         head = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         return (head + _rdf(said % "") + '</x:xmpmeta><?xpacket end="w"?>').encode()
-    packet = _Walk(_bytes(packet), lambda name: "" if name == (IPTC, SOURCE_TYPE) else None, {}).changed()
-    subject = re.search(rb"""<rdf:Description[^>]*?\srdf:about\s*=\s*["']([^"'<>]*)["']""", packet)
-    element = said % (subject[1].decode() if subject else "")
+    walk = _Walk(_bytes(packet), lambda name: "" if name == (IPTC, SOURCE_TYPE) else None, {})
+    packet = walk.changed()
+    element = said % (walk.about or b"").decode()
     if (end := packet.rfind(b"</rdf:RDF>")) < 0:
         element, end = _rdf(element), packet.rfind(b"</")
     if end < 0:

@@ -76,14 +76,14 @@ def done_result(
         region=stats.region,
         evidence=None if stats.gain is None else round(stats.gain, 3),
         identity=job.identity,
-        **_prompts(job),
+        **prompts(job),
         **more,
     )
 
 
 def failed_result(job: Job, code: int, message: str) -> Result:
     said = {"code": code, "message": f"{job.where}: {message}" if job.where else message}
-    return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **_prompts(job))
+    return Result(status="failed", input=str(job.input), seed=job.params.seed, error=said, **prompts(job))
 
 
 def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
@@ -98,9 +98,9 @@ def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
         mask=mask,
         seed=job.params.seed,
         identity=job.identity,
-        **_prompts(job),
+        **prompts(job),
     )
 
 
-def _prompts(job: Job) -> dict[str, Any]:
+def prompts(job: Job) -> dict[str, Any]:
     return {"from_": str(job.params.from_), "to": str(job.params.to)}

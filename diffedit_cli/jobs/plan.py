@@ -117,7 +117,7 @@ def pending(
             place.prepare(job, row.url)
             yield job
         except Exception as error:
-            yield refusal(row, _explained(error, on_bug))
+            yield refusal(row, _explained(error, on_bug), job)
 
 
 def forecast(
@@ -145,7 +145,7 @@ def forecast(
             result = outcomes.undone_result(job, "skipped" if done else "planned")
             yield replace(result, input=row.name)
         except Exception as error:
-            yield refusal(row, _explained(error, on_bug))
+            yield refusal(row, _explained(error, on_bug), job)
 
 
 def _is_done(job: Job) -> bool:
@@ -172,6 +172,10 @@ def _content(path: Path | None, what: str) -> str | None:
         raise files.unread(path, what, error) from error
 
 
-def refusal(row: Row, error: DiffEditError) -> Result:
-    said = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
-    return Result(status="failed", input=row.name, error=said)
+def refusal(row: Row, error: DiffEditError, job: Job | None = None) -> Result:
+    """That a row failed, with the prompts of its job, or as far as it comes to none, with its own."""
+    told = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
+    if job is not None:
+        return Result(status="failed", input=row.name, error=told, seed=job.params.seed, **outcomes.prompts(job))
+    source, target = (said if isinstance(said := row.given.get(name), str) else None for name in ("from", "to"))
+    return Result(status="failed", input=row.name, error=told, from_=source, to=target)

@@ -76,6 +76,7 @@ class Worker:
 
     def edit(self, row: Row, before: str | None) -> Result:
         """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
+        job = None
         try:
             place = self._place
             job = plan.job_of(row, self._session.share, place.path, self._given["name"])
@@ -87,7 +88,7 @@ class Worker:
                 told = functools.partial(runner.publish_result, fetched=fetched, place=place)
                 return next(runner.run_pipelined(jobs, self._session.open, on_bug=self._session.trace, record=told))
         except DiffEditError as error:
-            return plan.refusal(row, error)
+            return plan.refusal(row, error, job)
 
 
 def edit_on_workers(
@@ -111,19 +112,19 @@ def edit_on_workers(
                 continue
             row, job = one
             worker = idle.pop()
-            busy[worker.edit.remote(row, job.before)] = worker, row
+            busy[worker.edit.remote(row, job.before)] = worker, row, job
         if not busy:
             return
         [ended], _ = ray.wait(list(busy), num_returns=1)
-        worker, row = busy.pop(ended)
+        worker, row, job = busy.pop(ended)
         idle.append(worker)
         try:
             result = ray.get(ended)
         except ray.exceptions.RayActorError as error:
             lost = f"The worker of this picture was lost {TRIES + 1} times ({type(error).__name__}); is memory short?"
-            result = plan.refusal(row, DeviceError(lost))
+            result = plan.refusal(row, DeviceError(lost), job)
         except ray.exceptions.RayError as error:
-            result = plan.refusal(row, DiffEditError(outcomes.bug_message(error)))
+            result = plan.refusal(row, DiffEditError(outcomes.bug_message(error)), job)
         yield record(result)
 
 

@@ -279,3 +279,17 @@ def test_whatever_fails_names_the_line_that_asked_for_it() -> None:
     assert second["error"]["message"].startswith("jobs.csv line 3: ")
     assert last["error"] is None
     assert "jobs.csv line 2: " in ran.err
+
+
+@pytest.mark.usefixtures("here")
+def test_whatever_fails_tells_its_prompts() -> None:
+    """By which the report page knows the edit, also once it has succeeded; a missing picture's card had none."""
+    rows = [
+        '"none.png", "from": "cat", "to": "fox"',
+        '"cat.png", "from": "a", "to": "b", "steps": "many"',
+        '"none2.png"',
+    ]
+    Path("jobs.jsonl").write_text("".join(f'{{"input": {row}}}\n' for row in rows))
+    results = [json.loads(line) for line in run("jobs.jsonl").out.splitlines()]
+    assert [result["status"] for result in results] == ["failed"] * 3
+    assert [(result["from"], result["to"]) for result in results] == [("cat", "fox"), ("a", "b"), ("cat", "dog")]

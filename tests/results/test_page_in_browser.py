@@ -99,6 +99,18 @@ def test_a_failure_shows_its_sentence(show: Show) -> None:
     assert not all_of(window, ".card input")
 
 
+def test_a_picture_that_cannot_be_shown_leaves_its_place_empty(show: Show, tmp_path: Path) -> None:
+    """Not a browser's sign for a broken one, with the word before."""
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "none.png").mkdir()
+    window = show(failed("broken.png"), failed("none.png"), failed("cat.png"))
+    shown = "[...document.querySelectorAll('.card img')].map((image) => image.checkVisibility())"
+    assert until(window, f"document.querySelectorAll('.card .why').length == 3 && {shown}") == [False, False, True]
+    one(window, ".name").click()
+    assert until(window, "document.querySelector('.under > .none').textContent.endsWith('cannot show it.')")
+    assert not window.execute_script("return document.querySelector('.stage img').checkVisibility()")
+
+
 def test_dragging_moves_the_slider_and_opens_nothing(show: Show) -> None:
     window = show(line("cat.png"))
     pair = one(window, ".card .pair")

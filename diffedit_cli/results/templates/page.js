@@ -30,13 +30,15 @@
     image.draggable = false;
     image.decoding = "async";
     const fit = () => pair.style.setProperty("--aspect", image.naturalWidth / image.naturalHeight);
-    image.addEventListener("load", fit);
+    image.addEventListener("load", () => { fit(); image.hidden = false; });
     image.addEventListener("error", () => image.remove());
+    image.hidden = !picture.small; // else its name would stand there, and a broken picture
     if (picture.small) image.src = picture.small;
     if (large && picture.full && (kind !== "mask" || !picture.small)) {
       const whole = new Image();
       whole.addEventListener("load", () => { image.src = whole.src; });
-      whole.addEventListener("error", () => say("The file is not there any more, or this browser cannot show it; what you see is a small copy."));
+      const copy = picture.small ? "; what you see is a small copy" : "";
+      whole.addEventListener("error", () => say(`The file is not there any more, or this browser cannot show it${copy}.`));
       whole.src = picture.full;
     }
     return image;

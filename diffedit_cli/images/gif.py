@@ -1,0 +1,68 @@
+"""GIF files: what lies beside the frames."""
+
+from __future__ import annotations
+
+from diffedit_cli.images.raw_metadata import RawMetadata
+
+SIGNATURE = b"GIF8"
+HEADER, FRAME, EXTENSION, END = 13, 0x2C, 0x21, 0x3B
+CONTROL, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
+RESOURCES = b"MGK8BIM0000"  # of ImageMagick
+APPLICATIONS = {
+    b"NETSCAPE2.0": "",  # how often it repeats
+    b"ANIMEXTS1.0": "",
+    b"ICCRGBG1012": "its colour profile, which a GIF's reader does not heed",
+    b"XMP DataXMP": "its XMP",
+    b"MGKIPTC0000": "its IPTC",
+}
+
+
+def read(data: bytes) -> RawMetadata:
+    """Comments and Photoshop's resources, also those behind the first frame, and what else is no frame."""
+    stored = RawMetadata()
+    try:
+        at = HEADER + _colours(data[10])
+        while data[at] != END:
+            if data[at] == FRAME:
+                at = _blocks(data, at + 11 + _colours(data[at + 9]))[0]
+            elif data[at] == EXTENSION:
+                at = _extension(stored, data, at + 1)
+            elif data[at]:
+                break
+            else:
+                at += 1
+        stored.note_rest(data[at + (data[at] == END) :])
+    except IndexError:  # it is cut
+        pass
+    return stored
+
+
+def _colours(flags: int) -> int:
+    """How many bytes a table of colours has."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _extension(stored: RawMetadata, data: bytes, at: int) -> int:
+    """Sorts one whose label is at `at`, and returns where it ends."""
+    label = data[at]
+    end, blocks = _blocks(data, at + 1)
+    if label == COMMENT:
+        stored.comments.append(b"".join(blocks))
+    elif label == APPLICATION:
+        name = blocks[0] if blocks else b""
+        if name == RESOURCES:
+            stored.resources += b"".join(blocks[1:])
+        elif words := APPLICATIONS.get(name, f"the block {name.decode('latin-1')}"):
+            stored.note(words)
+    elif label != CONTROL:
+        stored.note("its text" if label == TEXT else f"the block {label}")
+    return end
+
+
+def _blocks(data: bytes, at: int) -> tuple[int, list[bytes]]:
+    """Where the blocks that begin at `at` end, and what each holds."""
+    found = []
+    while length := data[at]:
+        found.append(data[at + 1 : at + 1 + length])
+        at += 1 + length
+    return at + 1, found
