@@ -145,6 +145,7 @@ _BY_KIND: dict[Kind, str] = {
     _SIZE: "crop_size size",
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
+    Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would read instead
     _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
 }
 _PLACES = Kind(

@@ -114,6 +114,7 @@ def find(name: str, architecture: str) -> Path:
     if not isinstance(said, list) or architecture not in said:
         raise ModelError(f"{name} is no {architecture}: {folder / CONFIG} names none; name another model.")
     configs.check_folder(name, folder)
+    registry.check_shards(name, folder, None, "get it again")
     found = [path for path in folder.iterdir() if weights.is_weights(path.name)]
     for path in found:
         weights.refuse_pickle(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from command import FAST, WORDS, diffedit, picture
 from safetensors.torch import load_file, save_file
-from tiny import write_json
+from tiny import write_json, write_safety
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
@@ -98,6 +99,38 @@ def test_a_missing_shard_is_noticed(copy: Path) -> None:
     assert registry.find(str(copy)).variant is None
     index.write_text("[]")
     assert "index.json is unreadable" in says(copy)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "safety_checker"])
+@pytest.mark.parametrize("named", ["w.bin", "../vae/{weights}", "{stem}.fp16.safetensors", 3, None])
+def test_an_index_names_only_the_parts_own_weights(copy: Path, part: str, named: str | int | None) -> None:
+    """Libraries read whatever it names, pickled or from elsewhere, and the digest would not follow it."""
+    write_safety(copy, 1.0)
+    (path,) = (copy / part).glob("*.safetensors")
+    for other in ("w.bin", f"{path.stem}.fp16.safetensors"):
+        shutil.copy(path, copy / part / other)
+    path.rename(copy / part / f"{path.stem}-00001-of-00001.safetensors")
+    index = copy / part / f"{path.name}.index.json"
+    write_json(index, {"weight_map": {"a": f"{path.stem}-00001-of-00001.safetensors"}})
+    assert registry.find(str(copy)).variant is None
+    value = named.format(weights=UNET.name, stem=path.stem) if isinstance(named, str) else named
+    write_json(index, {"weight_map": {"a": value}})
+    assert str(index) in says(copy)
+
+
+def test_a_shard_is_no_pickle(copy: Path) -> None:
+    write_safety(copy, 1.0)
+    shard = copy / "safety_checker" / "model-00001-of-00001.safetensors"
+    (copy / "safety_checker" / "model.safetensors").unlink()
+    pickled(shard, zipped=True)
+    write_json(copy / "safety_checker" / "model.safetensors.index.json", {"weight_map": {"a": shard.name}})
+    assert f"{shard} is a pickled file" in says(copy)
+
+
+def test_settings_name_no_other_weights(copy: Path) -> None:
+    path = copy / "text_encoder" / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"transformers_weights": "adapter_model.bin"})
+    assert "transformers_weights is 'adapter_model.bin', and must be left out" in says(copy)
 
 
 def test_the_digest_follows_names_and_contents(copy: Path, tiny_epsilon: Path) -> None:
