@@ -87,7 +87,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
     folder, key = None, f"{hashing.of_file(file, kept / 'digests')}-{checkpoints.edition(file)}"
     if config is not None:
         folder = _configuration(config, kind, file)
-        key += f"-{checkpoints.configuration_digest(folder)[:16]}"
+        key += f"-{checkpoints.configuration_digest(folder, FAMILIES[NAMES[kind].family])[:16]}"
     target = (cache := Cache(kept)).model(key)
     if not paths.is_folder(target):
         folder = folder or _configuration(kind, kind, file)
@@ -112,7 +112,8 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
             f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit; name another with "
             "--model-config, or make a folder of one file with: diffedit models save."
         )
-    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: len(weights.header(file)))
+    held = len(weights.header(file)), file.stat().st_size
+    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: held)
     return folder
 
 
@@ -186,7 +187,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
     variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
     for part in FAMILIES[family].all_parts:
         check_shards(name, folder / part, variant, again)
-    configs.check(name, folder, FAMILIES[family], lambda part: weights.tensors(folder / part, variant))
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.held(folder / part, variant))
     return ModelFolder(name, folder, family, variant, memo)
 
 

@@ -18,7 +18,8 @@ _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
-MOST_SETTINGS = 32_000_000  # bytes of a JSON file
+MOST_SETTINGS = 16_000_000  # bytes of a JSON file
+MOST_LISTS = 2**20  # and objects, of a JSON file: a vocabulary has one for each token
 _UNREAD = 4000  # tensors
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
@@ -52,9 +53,16 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MOST_SETTINGS:
         raise ValueError(f"it has more than {MOST_SETTINGS} bytes")
     try:
-        return json.loads(paths.read(path).decode("utf-8-sig"))
+        return _parsed(paths.read(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON says. Raises ValueError for too many lists and objects, which take far more memory than bytes."""
+    if content.count(b"[") + content.count(b"{") > MOST_LISTS:
+        raise ValueError(f"it holds more than {MOST_LISTS} lists and objects")
+    return json.loads(content.decode("utf-8-sig"))
 
 
 def refuse_pickle(path: Path) -> None:
@@ -107,10 +115,12 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
     return dict(said)
 
 
-def tensors(folder: Path, variant: str | None) -> int:
-    """How many the weights of this variant in a folder hold; of damaged ones, as loading tells, a few thousand."""
+def held(folder: Path, variant: str | None) -> tuple[int, int]:
+    """Tensors and bytes of the weights of this variant in a folder; of damaged ones, as loading tells, a few thousand
+    tensors."""
     own = [path for path in folder.iterdir() if is_weights(path.name) and variant_of(path.name) == variant]
+    size = sum(path.stat().st_size for path in own)
     try:
-        return sum(len(header(path)) for path in own)
+        return sum(len(header(path)) for path in own), size
     except ModelError:
-        return _UNREAD
+        return _UNREAD, size
