@@ -17,9 +17,10 @@ from diffedit_cli.storage import paths
 _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_LONGEST_HEADER = 16_000_000  # bytes; of real ones some hundred thousand, most of it what a trainer noted
 MOST_SETTINGS = 16_000_000  # bytes of a JSON file
 MOST_LISTS = 2**20  # and objects, of a JSON file: a vocabulary has one for each token
+MOST_TENSORS = 2**14  # of a file: checkpoints have some thousand
 _UNREAD = 4000  # tensors
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
@@ -90,10 +91,12 @@ def header(
     return tensors
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """What the writer of a checkpoint says of it. Raises ModelError for any other file."""
-    said = _first_part(path, "checkpoint", "a diffusers folder or a .safetensors file").get("__metadata__")
-    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+def metadata(
+    path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
+) -> dict[str, str]:
+    """What the writer of a file says of it. Raises ModelError for any other file."""
+    said = _first_part(path, what, instead).get("__metadata__") or {}
+    return {str(key): str(value) for key, value in said.items()}
 
 
 def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
@@ -106,11 +109,17 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
                 raise wrong
-            said = json.loads(file.read(length))
+            said = _parsed(file.read(length))
+        notes = said.get("__metadata__")
+        if notes is not None and (not isinstance(notes, dict) or len(notes) > MOST_TENSORS):
+            raise wrong
         ends = [tensor["data_offsets"][1] for name, tensor in said.items() if name != "__metadata__"]
+        end = 8 + length + max(ends, default=0)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise wrong from None
-    if 8 + length + max(ends, default=0) != size:
+    if len(ends) > MOST_TENSORS:
+        raise ModelError(f"{path} holds more than {MOST_TENSORS} tensors, as no {what} does; name {instead}.")
+    if end != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")
     return dict(said)
 
