@@ -5,6 +5,7 @@ A working folder may be a stranger's download: its file says how a picture is ed
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ else:
 
 FILE_NAME = "diffedit.toml"
 LARGEST = 2**20  # bytes of a file
+_COUNTS = ("maps", "variants", "reg-steps", "auto-corr-rolls", "fixed-point", "expand")
+MOST = {"steps": 1000, **dict.fromkeys(_COUNTS, 100)}
+"""What a folder's file may say of what multiplies work: more than anyone uses, and less than takes all memory."""
 
 
 def users_file() -> Path:
@@ -65,12 +69,34 @@ def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
     """What the user's file says, and the working folder's. Raises UsageError."""
     users, here = users_file(), Path(FILE_NAME)
     own, found = _read(users), _read(here)
-    if found and (beyond := sorted(found.keys() - options.EDITING)) and not (own and here.samefile(users)):
+    if found and not (own and here.samefile(users)):
+        _check_strangers(found, f"set that in your own, {paths.shown_path(users)}, or on the command line.")
+    return own, found
+
+
+def _check_strangers(found: dict[str, Any], advice: str) -> None:
+    """Raises UsageError for what the file of a folder may not say."""
+    if beyond := sorted(found.keys() - options.EDITING):
         raise UsageError(
             f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
-            f"edited, so set that in your own, {paths.shown_path(users)}, or on the command line."
+            f"edited, so {advice}"
         )
-    return own, found
+    for name in sorted(found.keys() & MOST.keys()):
+        if _number(found[name]) > MOST[name]:
+            raise UsageError(
+                f"{FILE_NAME} in this folder sets {name} to {str(found[name])[:80]}; the file of a folder may say "
+                f"{MOST[name]} at most, so {advice}"
+            )
+
+
+def _number(value: Any) -> float:
+    """What a setting counts; 0 for a word, or what no number is, as its option says."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return 0
 
 
 def _read(path: Path) -> dict[str, Any]:

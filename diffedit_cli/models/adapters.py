@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffedit_cli.engine.networks.model_formats import adapter_settings
+from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import hashing, paths
@@ -72,6 +72,8 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
             )
         if (beside := adapter_settings(file)) and beside.stat().st_size > LARGEST:
             raise ModelError(f"{beside} is too large for the settings of a LoRA; fetch {file.name} anew, with its own.")
+        if len(weights.metadata(file, "LoRA", _FILE).get(SETTINGS_KEY, "")) > LARGEST:
+            raise ModelError(f"{SETTINGS_KEY} in {file} is too large for the settings of a LoRA; fetch it anew.")
         digest = hashing.of_file(file, memo) + (f" {hashing.of_content(beside)}" if beside else "")
         found.append(Lora(file, 1.0 if scale is None else scale, digest))
     return tuple(found)

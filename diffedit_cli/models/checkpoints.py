@@ -71,13 +71,18 @@ def kind_of(file: Path) -> str:
     )
 
 
-def configuration_digest(folder: Path) -> str:
+def configuration_digest(folder: Path, family: Family) -> str:
     """Sha256 (hex) over the files that `convert` takes from a configuration."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".txt"):
-            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + paths.read(path) + b"\0")
+    taken = [path for part in (*family.parts, *family.optional) for path in _settings(folder / part)]
+    for path in (folder / "model_index.json", *sorted(taken)):
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + paths.read(path) + b"\0")
     return total.hexdigest()
+
+
+def _settings(part: Path) -> list[Path]:
+    """The files of a part that say what its weights are of; none where the part is missing."""
+    return [path for path in part.glob("*") if path.suffix in (".json", ".txt") and ".safetensors" not in path.name]
 
 
 def edition(file: Path) -> str:
@@ -123,9 +128,8 @@ def _copy_settings(source: Path, target: Path, part: str) -> None:
     if not paths.is_folder(source):
         raise ModelError(f"The configuration {source.parent} is incomplete: {part} is missing; get it again.")
     target.mkdir()
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt") and ".safetensors" not in path.name:
-            shutil.copyfile(path, target / path.name)
+    for path in _settings(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def _write_index(configuration: Path, folder: Path, parts: set[str]) -> None:
@@ -150,6 +154,7 @@ def _settle_scheduler(file: Path, folder: Path, predicted: str | None) -> None:
 
 
 def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
+    from diffedit_cli.engine.networks import building
     from diffedit_cli.engine.networks.conversion import Checkpoint
 
     with Checkpoint.opened(file) as checkpoint:
@@ -164,7 +169,8 @@ def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
         networks |= {"text_encoder_3": (T5, original_layout.t5)} if with_t5 else {}
         layers = 0
         for part, (prefix, layout) in networks.items():
-            network = _empty(folder / part, kind, part, checkpoint)
+            with building.no_larger_than([file]):
+                network = _empty(folder / part, kind, part, checkpoint)
             checkpoint.fill(network, prefix, layout, _absent(network, kind, part))
             if part == "text_encoder_3":
                 network.tie_weights()  # its words have two names
@@ -207,4 +213,4 @@ def _absent(network: Any, kind: str, part: str) -> dict[str, Any]:
     import torch
 
     name = "text_projection.weight"
-    return {name: torch.eye(network.config.projection_dim)} if (kind, part) == ("sd3", "text_encoder") else {}
+    return {name: torch.eye(*network.text_projection.weight.shape)} if (kind, part) == ("sd3", "text_encoder") else {}

@@ -14,11 +14,14 @@ from typing import Any
 from diffedit_cli.engine.networks.model_formats import Family
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import weights
+from diffedit_cli.storage import paths
 
 WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # the most of each that a setting may say
 BLOCKS = 8  # of a network, and of most lists
 PLACES = 100  # that a model may know: each costs a network evaluation
 LEAST_TENSORS = 4  # of a layer of any kind
+SPARE = 2**20  # numbers that need not be stored
+SMALL = (".json", ".txt", ".model")  # what the files of settings and vocabularies end in
 SIDE = 4096  # pixels that a model may be made for
 UNLIMITED = int(1e30)  # by which transformers means that a tokenizer has no limit
 
@@ -145,6 +148,7 @@ _BY_KIND: dict[Kind, str] = {
     _SIZE: "crop_size size",
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
+    Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would read instead
     _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
 }
 _PLACES = Kind(
@@ -162,22 +166,27 @@ _PART = Kind(
 )
 
 
-def check(name: str, folder: Path, family: Family, tensors: Callable[[str], int]) -> None:
+def check(name: str, folder: Path, family: Family, held: Callable[[str], tuple[int, int]]) -> None:
     """Raises ModelError for a model of this name whose files say what no model can be.
 
-    `tensors` says how many of them the weights of a part hold: there is no layer without.
+    `held` says how many tensors and bytes the weights of a part hold: there is no layer without.
     """
+    _check_sizes(name, folder, (".json",))
     for path in folder.glob("*.json"):
         _check_top(name, path, family)
     for part in family.all_parts:
         check_folder(name, folder / part)
     said = {part: read(name, folder / part / "config.json") for part in family.networks}
     for part in family.networks:
-        layers = _layers(said[part])
-        if layers * LEAST_TENSORS > (held := tensors(part)):
+        layers, positions = _layers(said[part]), _positions(said[part]) if part == "transformer" else 0
+        tensors, size = held(part)
+        if layers * LEAST_TENSORS > tensors:
             raise _damaged(
-                name, folder / part / "config.json", f"it has {layers} layers, and the weights {held} tensors"
+                name, folder / part / "config.json", f"it has {layers} layers, and the weights {tensors} tensors"
             )
+        if positions > size + SPARE:
+            difference = f"pos_embed_max_size takes {positions} numbers, and the weights {size} bytes"
+            raise _damaged(name, folder / part / "config.json", difference)
     cells = (said.get("unet", {}) | said.get("transformer", {})).get("sample_size")
     factor = 2 ** (len(said["vae"].get("block_out_channels", [0])) - 1)
     if type(cells) is not int or not 1 <= cells * factor <= SIDE:
@@ -186,12 +195,28 @@ def check(name: str, folder: Path, family: Family, tensors: Callable[[str], int]
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Raises ModelError for a value in the JSON files of a folder that no setting can have."""
+    """Raises ModelError for a value in the JSON files of a folder that no setting can have, and for too large files."""
+    _check_sizes(name, folder, SMALL)
+    if paths.is_there(adapter := folder / "adapter_config.json"):
+        raise ModelError(f"The model {name} has an adapter in {adapter}; remove it, and add the adapter with --lora.")
     for path in sorted(folder.glob("*.json")):
         if path.name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
             _check_ids(name, path, read(name, path))
         elif ".index." not in path.name:  # which names files of weights
             _check_settings(name, path, read(name, path), _KINDS)
+
+
+def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:
+    """Raises ModelError for files of these kinds that are none, or too large together."""
+    total = 0
+    for path in (path for path in sorted(folder.glob("*")) if path.suffix in endings):
+        if not paths.is_file(path):
+            raise ModelError(f"The model {name} is damaged: {path} is no file; get it again.")
+        if (total := total + path.stat().st_size) > weights.MOST_SETTINGS:
+            raise ModelError(
+                f"The model {name} is damaged: its settings and vocabularies up to {path} have more than "
+                f"{weights.MOST_SETTINGS} bytes; get it again."
+            )
 
 
 def read(name: str, path: Path) -> dict[str, Any]:
@@ -251,6 +276,13 @@ def _layers(said: Mapping[str, Any]) -> int:
     inner = _spread(said.get("transformer_layers_per_block"), blocks)
     own = [said.get(key) or 0 for key in ("num_layers", "num_hidden_layers")]
     return int(sum(a * max(1, b) for a, b in zip(depth, inner, strict=True)) + max(own))
+
+
+def _positions(said: Mapping[str, Any]) -> int:
+    """How many numbers tell a transformer of Stable Diffusion 3 where it looks; they are computed as it is built."""
+    usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' own
+    side, heads, width = (_largest(said.get(key, usual[key])) for key in usual)
+    return side**2 * heads * width
 
 
 def _spread(value: Any, blocks: int) -> list[int]:

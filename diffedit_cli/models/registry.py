@@ -87,7 +87,7 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
     folder, key = None, f"{hashing.of_file(file, kept / 'digests')}-{checkpoints.edition(file)}"
     if config is not None:
         folder = _configuration(config, kind, file)
-        key += f"-{checkpoints.configuration_digest(folder)[:16]}"
+        key += f"-{checkpoints.configuration_digest(folder, FAMILIES[NAMES[kind].family])[:16]}"
     target = (cache := Cache(kept)).model(key)
     if not model_locks.hold(target):
         folder = folder or _configuration(kind, kind, file)
@@ -113,7 +113,8 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
             f"{file} is a checkpoint like {kind}, which the configuration of {name} does not fit; name another with "
             "--model-config, or make a folder of one file with: diffedit models save."
         )
-    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: len(weights.header(file)))
+    held = len(weights.header(file)), file.stat().st_size
+    configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: held)
     return folder
 
 
@@ -185,19 +186,30 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
     if not common:
         raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
     variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
-    _check_shards(name, folder, family, variant, again)
-    configs.check(name, folder, FAMILIES[family], lambda part: weights.tensors(folder / part, variant))
+    for part in FAMILIES[family].all_parts:
+        check_shards(name, folder / part, variant, again)
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.held(folder / part, variant))
     return ModelFolder(name, folder, family, variant, memo)
 
 
-def _check_shards(name: str, folder: Path, family: str, variant: str | None, again: str) -> None:
-    """Weights in several files have an index that names them all. Raises ModelError when one is missing."""
+def check_shards(name: str, folder: Path, variant: str | None, again: str) -> None:
+    """An index of weights names such files alone, and all are there. Raises ModelError: libraries read what it names.
+
+    What it names counts in the model's digest, so it lies in that folder and is of that variant.
+    """
     pattern = f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"
-    for part in (*FAMILIES[family].networks, *FAMILIES[family].optional):
-        for index in (folder / part).glob(pattern):
-            try:
-                needed = set(weights.read_json(index)["weight_map"].values())
-            except (OSError, ValueError, KeyError, AttributeError, TypeError):
-                raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
-            if missing := sorted(file for file in needed if not paths.is_file(folder / part / file)):
-                raise ModelError(f"The model {name} is incomplete: {folder / part / missing[0]} is missing; {again}.")
+    for index in folder.glob(pattern):
+        try:
+            needed = set(weights.read_json(index)["weight_map"].values())
+            others = [file for file in needed if not weights.is_weights(file) or weights.variant_of(file) != variant]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError(f"The model {name} is damaged: {index} is unreadable; {again}.") from None
+        if others:
+            raise ModelError(
+                f"The model {name} is damaged: {index} names {min(others)!r:.80}, and may name only its own "
+                f".safetensors weights; {again}."
+            )
+        if missing := sorted(file for file in needed if not paths.is_file(folder / file)):
+            raise ModelError(f"The model {name} is incomplete: {folder / missing[0]} is missing; {again}.")
+        for file in needed:
+            weights.refuse_pickle(folder / file)

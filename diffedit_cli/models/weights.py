@@ -17,8 +17,10 @@ from diffedit_cli.storage import paths
 _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
-MOST_SETTINGS = 32_000_000  # bytes of a JSON file
+_LONGEST_HEADER = 16_000_000  # bytes; of real ones some hundred thousand, most of it what a trainer noted
+MOST_SETTINGS = 16_000_000  # bytes of a JSON file
+MOST_LISTS = 2**20  # and objects, of a JSON file: a vocabulary has one for each token
+MOST_TENSORS = 2**14  # of a file: checkpoints have some thousand
 _UNREAD = 4000  # tensors
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
@@ -52,9 +54,16 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MOST_SETTINGS:
         raise ValueError(f"it has more than {MOST_SETTINGS} bytes")
     try:
-        return json.loads(paths.read(path).decode("utf-8-sig"))
+        return _parsed(paths.read(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON says. Raises ValueError for too many lists and objects, which take far more memory than bytes."""
+    if content.count(b"[") + content.count(b"{") > MOST_LISTS:
+        raise ValueError(f"it holds more than {MOST_LISTS} lists and objects")
+    return json.loads(content.decode("utf-8-sig"))
 
 
 def refuse_pickle(path: Path) -> None:
@@ -82,10 +91,12 @@ def header(
     return tensors
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """What the writer of a checkpoint says of it. Raises ModelError for any other file."""
-    said = _first_part(path, "checkpoint", "a diffusers folder or a .safetensors file").get("__metadata__")
-    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+def metadata(
+    path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
+) -> dict[str, str]:
+    """What the writer of a file says of it. Raises ModelError for any other file."""
+    said = _first_part(path, what, instead).get("__metadata__") or {}
+    return {str(key): str(value) for key, value in said.items()}
 
 
 def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
@@ -98,19 +109,27 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
                 raise wrong
-            said = json.loads(file.read(length))
+            said = _parsed(file.read(length))
+        notes = said.get("__metadata__")
+        if notes is not None and (not isinstance(notes, dict) or len(notes) > MOST_TENSORS):
+            raise wrong
         ends = [tensor["data_offsets"][1] for name, tensor in said.items() if name != "__metadata__"]
+        end = 8 + length + max(ends, default=0)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise wrong from None
-    if 8 + length + max(ends, default=0) != size:
+    if len(ends) > MOST_TENSORS:
+        raise ModelError(f"{path} holds more than {MOST_TENSORS} tensors, as no {what} does; name {instead}.")
+    if end != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")
     return dict(said)
 
 
-def tensors(folder: Path, variant: str | None) -> int:
-    """How many the weights of this variant in a folder hold; of damaged ones, as loading tells, a few thousand."""
+def held(folder: Path, variant: str | None) -> tuple[int, int]:
+    """Tensors and bytes of the weights of this variant in a folder; of damaged ones, as loading tells, a few thousand
+    tensors."""
     own = [path for path in folder.iterdir() if is_weights(path.name) and variant_of(path.name) == variant]
+    size = sum(path.stat().st_size for path in own)
     try:
-        return sum(len(header(path)) for path in own)
+        return sum(len(header(path)) for path in own), size
     except ModelError:
-        return _UNREAD
+        return _UNREAD, size

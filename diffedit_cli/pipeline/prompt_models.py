@@ -30,6 +30,7 @@ TEMPLATE = (
 )
 SAMPLING: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 10, "max_new_tokens": 128}
 CAPTION_TOKENS = 40
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 CONFIG = "config.json"
 
 
@@ -70,10 +71,10 @@ class PromptModels:
 
     def _digest(self, folder: Path) -> str:
         """Of the files that say what a model writes. Raises ModelError."""
-        total = hashlib.sha256()
+        total, own = hashlib.sha256(), _weights(folder)
         try:
             for path in sorted(folder.iterdir()):
-                if path.suffix in (".json", ".txt", ".model", ".safetensors"):
+                if path in own or path.suffix in configs.SMALL:
                     total.update(f"{path.name} {hashing.of_file(path, self.memo)}\n".encode())
         except OSError as error:
             raise ModelError(f"{error.filename} cannot be read: {error.strerror}; get the model again.") from error
@@ -115,12 +116,17 @@ def find(name: str, architecture: str) -> Path:
     if not isinstance(said, list) or architecture not in said:
         raise ModelError(f"{name} is no {architecture}: {folder / CONFIG} names none; name another model.")
     configs.check_folder(name, folder)
-    found = [path for path in folder.iterdir() if weights.is_weights(path.name)]
-    for path in found:
+    registry.check_shards(name, folder, None, "get it again")
+    for path in (found := _weights(folder)):
         weights.refuse_pickle(path)
     if not found:
         raise ModelError(f"The model {name} has no .safetensors weights in {folder}, and others are never read.")
     return folder
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of weights that are read: those of no variant."""
+    return [path for path in folder.iterdir() if weights.is_weights(path.name) and not weights.variant_of(path.name)]
 
 
 def _caption(folder: Path, picture: Picture, name: str) -> str:
@@ -146,13 +152,25 @@ def _sentences(folder: Path, concept: str, count: int, seed: str, name: str) -> 
 
 def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, Any]:
     """Tokenizer or processor, and network. Raises ModelError."""
+    from diffedit_cli.engine.networks import building
+
     try:
-        return reader.from_pretrained(folder, local_files_only=True), network.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        ).eval()
+        with building.no_larger_than(_weights(folder)):
+            loaded = network.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        _settle_generation(loaded)
+        return reader.from_pretrained(folder, local_files_only=True), loaded
     except MemoryError:
         raise
     except Exception as error:  # transformers raises all kinds
         raise ModelError(
             f"The model {name} cannot be loaded ({artifacts.reason(error)[:300].rstrip('.')}); get it again."
         ) from error
+
+
+def _settle_generation(network: Any) -> None:
+    """Of how a model says that it writes only its tokens count: a hundred thousand beams would take all memory."""
+    from transformers import GenerationConfig
+
+    for part in network.modules():
+        if (said := getattr(part, "generation_config", None)) is not None:
+            part.generation_config = GenerationConfig(**{name: getattr(said, name) for name in TOKENS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,33 @@ def test_a_float8_text_encoder_is_kept_in_bfloat16(files: dict[str, tuple[Path, 
     assert {tensor.dtype for tensor in t5.values()} == {torch.bfloat16}
     name = "shared.weight"
     assert torch.equal(t5[name], tensors[checkpoints.T5 + name].bfloat16())
+
+
+def test_a_configuration_is_read_no_further_than_it_is_taken(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """Nor copied: what lies beside the parts may be of any size, and in them only what is small."""
+    file, source = files["sd15"]
+    folder = Path(shutil.copytree(source, tmp_path / "configuration", ignore=shutil.ignore_patterns("*.safetensors")))
+    first = registry.find(str(file), kept=tmp_path, config=str(folder))
+    (folder / "notes").mkdir()
+    for beside in ("README.txt", "notes/README.txt"):
+        with (folder / beside).open("wb") as sparse:
+            sparse.truncate(2**40)
+    assert registry.find(str(file), kept=tmp_path, config=str(folder)) == first
+    with (folder / "tokenizer" / "README.txt").open("wb") as sparse:
+        sparse.truncate(2**31)
+    assert "settings and vocabularies up to" in says(file, kept=tmp_path, config=str(folder))
+
+
+def test_a_configuration_describes_no_larger_network_than_the_checkpoint(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    file, source = files["sd3"]
+    folder = Path(shutil.copytree(source, tmp_path / "configuration", ignore=shutil.ignore_patterns("*.safetensors")))
+    path = folder / "text_encoder_3" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 16, "d_ff": 2**16}))
+    assert "far larger network than its weights fill" in says(file, kept=tmp_path, config=str(folder))
 
 
 def test_info_says_where_a_checkpoint_got_its_configuration(

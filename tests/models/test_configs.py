@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from tiny import BUILTIN, write_json, write_model, write_safety, write_sd3, writ
 
 from diffedit_cli.engine.networks import families
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import configs, registry
+from diffedit_cli.models import configs, registry, weights
 
 AT_ONCE = 1.0  # seconds of the processor
 HANGS = 10.0
@@ -159,6 +160,45 @@ def test_more_layers_than_weights_are_named_at_once(shelf: dict[str, Path]) -> N
         with pytest.raises(ModelError, match="layers"):
             registry.find(str(shelf["sd"]))
         path.write_text(before)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "unet", "scheduler"])
+def test_small_files_are_small_files(copy: Path, part: str) -> None:
+    """Libraries read them whole, and a digest all of them."""
+    path = copy / part / "README.txt"
+    with path.open("wb") as sparse:
+        sparse.truncate(weights.MOST_SETTINGS)
+    assert f"settings and vocabularies up to {copy / part}" in refused(copy)
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path} is no file" in refused(copy)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])
+def test_an_adapter_in_a_part_is_refused(copy: Path, part: str) -> None:
+    """Libraries would apply it unasked, of any rank, and it would not count in the digest."""
+    write_safety(copy, 1.0)
+    write_json(copy / part / "adapter_config.json", {"peft_type": "LORA", "r": 300_000})
+    assert f"has an adapter in {copy / part}" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "said", [{"pos_embed_max_size": 512, "attention_head_dim": 512}, {"num_attention_heads": 4096}]
+)
+def test_places_that_are_computed_are_in_the_weights(tiny_sd3: Path, tmp_path: Path, said: dict[str, int]) -> None:
+    folder = Path(shutil.copytree(tiny_sd3, tmp_path / "sd3"))
+    path = folder / "transformer" / "config.json"
+    settings = json.loads(path.read_text())
+    if "pos_embed_max_size" not in said:
+        del settings["pos_embed_max_size"]  # 96
+    write_json(path, settings | said)
+    assert "pos_embed_max_size takes" in refused(folder)
+
+
+def test_settings_of_a_million_lists_are_not_read(copy: Path) -> None:
+    path = copy / "tokenizer" / "added_tokens.json"
+    path.write_text('{"a": [' + "[]," * weights.MOST_LISTS + "[]]}")
+    assert f"has no readable {path}" in refused(copy)
 
 
 def test_a_tokenizer_that_states_no_limit_has_the_encoders(copy: Path) -> None:

@@ -93,6 +93,27 @@ def test_settings_that_no_adapter_has_are_not_read(tmp_path: Path) -> None:
         adapters.loras([str(file)], tmp_path / "memo")
 
 
+def test_settings_in_the_header_are_as_small_as_those_beside(tmp_path: Path) -> None:
+    file, said = tmp_path / "style.safetensors", {"lora_adapter_metadata": "x" * adapters.LARGEST}
+    save_file(dict(FACTORS), file, said)
+    assert adapters.loras([str(file)], tmp_path / "memo")
+    save_file(dict(FACTORS), file, {"lora_adapter_metadata": said["lora_adapter_metadata"] + "x"})
+    with pytest.raises(ModelError, match=r"lora_adapter_metadata in .* is too large for the settings of a LoRA"):
+        adapters.loras([str(file)], tmp_path / "memo")
+
+
+def test_patterns_are_looked_up_and_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all layers, whatever their number."""
+    looked: list[str] = []
+    match = re.fullmatch
+    monkeypatch.setattr(re, "fullmatch", lambda rule, text: looked.append(text) or match(rule, text))
+    settings = lora._Settings({"alpha_pattern": {f"x{i}": i for i in range(50)} | {"b.c": 7, "c": 8, "a.b.c": 9}})
+    assert [lora._share_said(settings, f"{i}.b.c", 1) for i in range(100)] == [8] * 100
+    assert lora._share_said(settings, "a.b.c", 1) == 9
+    assert lora._share_said(settings, "b.cc", 4) == 1
+    assert len(looked) == 53
+
+
 @pytest.mark.parametrize(
     ("settings", "scale", "says"),
     [

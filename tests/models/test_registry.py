@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from command import FAST, WORDS, diffedit, picture
 from safetensors.torch import load_file, save_file
-from tiny import write_json
+from tiny import write_json, write_safety
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
@@ -100,6 +102,38 @@ def test_a_missing_shard_is_noticed(copy: Path) -> None:
     assert "index.json is unreadable" in says(copy)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "safety_checker"])
+@pytest.mark.parametrize("named", ["w.bin", "../vae/{weights}", "{stem}.fp16.safetensors", 3, None])
+def test_an_index_names_only_the_parts_own_weights(copy: Path, part: str, named: str | int | None) -> None:
+    """Libraries read whatever it names, pickled or from elsewhere, and the digest would not follow it."""
+    write_safety(copy, 1.0)
+    (path,) = (copy / part).glob("*.safetensors")
+    for other in ("w.bin", f"{path.stem}.fp16.safetensors"):
+        shutil.copy(path, copy / part / other)
+    path.rename(copy / part / f"{path.stem}-00001-of-00001.safetensors")
+    index = copy / part / f"{path.name}.index.json"
+    write_json(index, {"weight_map": {"a": f"{path.stem}-00001-of-00001.safetensors"}})
+    assert registry.find(str(copy)).variant is None
+    value = named.format(weights=UNET.name, stem=path.stem) if isinstance(named, str) else named
+    write_json(index, {"weight_map": {"a": value}})
+    assert str(index) in says(copy)
+
+
+def test_a_shard_is_no_pickle(copy: Path) -> None:
+    write_safety(copy, 1.0)
+    shard = copy / "safety_checker" / "model-00001-of-00001.safetensors"
+    (copy / "safety_checker" / "model.safetensors").unlink()
+    pickled(shard, zipped=True)
+    write_json(copy / "safety_checker" / "model.safetensors.index.json", {"weight_map": {"a": shard.name}})
+    assert f"{shard} is a pickled file" in says(copy)
+
+
+def test_settings_name_no_other_weights(copy: Path) -> None:
+    path = copy / "text_encoder" / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"transformers_weights": "adapter_model.bin"})
+    assert "transformers_weights is 'adapter_model.bin', and must be left out" in says(copy)
+
+
 def test_the_digest_follows_names_and_contents(copy: Path, tiny_epsilon: Path) -> None:
     digest = registry.find(str(copy)).digest
     assert digest == registry.find(str(tiny_epsilon)).digest
@@ -163,23 +197,28 @@ def big(tmp_path: Path) -> Path:
     return path
 
 
+ZEROS = "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8"
+"""Of the big file, as sha256sum says."""
+
+
 def test_a_big_file_is_read_once(big: Path, tmp_path: Path, reads: list[Path]) -> None:
-    first = hashing.of_file(big, tmp_path / "memo")
-    assert hashing.of_file(big, tmp_path / "memo") == first
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
     assert reads == [big]
 
 
 def test_a_changed_file_is_read_again(big: Path, tmp_path: Path, reads: list[Path]) -> None:
     """Also one of the same size and time under the same name."""
-    first, status = hashing.of_file(big, tmp_path / "memo"), big.stat()
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
+    status = big.stat()
     other = tmp_path / "other"
     other.write_bytes(b"\1" * hashing.BIG)
     other.replace(big)
     os.utime(big, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert hashing.of_file(big, tmp_path / "memo") != first
+    assert hashing.of_file(big, tmp_path / "memo") == hashlib.sha256(b"\1" * hashing.BIG).hexdigest()
     with big.open("r+b") as file:
         file.write(bytes(hashing.BIG))
-    assert hashing.of_file(big, tmp_path / "memo") == first
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
     assert len(reads) == 3
 
 
@@ -188,21 +227,21 @@ def test_a_changed_file_is_read_again(big: Path, tmp_path: Path, reads: list[Pat
     [lambda note: note[:0], lambda note: note[:-1], lambda note: note.replace(b"3", b"4"), lambda note: b"\xff" + note],
 )
 def test_a_damaged_note_only_costs_reading(big: Path, tmp_path: Path, reads: list[Path], damage: object) -> None:
-    first = hashing.of_file(big, tmp_path / "memo")
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
     (note,) = (tmp_path / "memo").iterdir()
     note.write_bytes(damage(note.read_bytes()))
-    assert hashing.of_file(big, tmp_path / "memo") == first
-    assert hashing.of_file(big, tmp_path / "memo") == first
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
+    assert hashing.of_file(big, tmp_path / "memo") == ZEROS
     assert len(reads) == 2
 
 
 def test_notes_that_cannot_be_kept_only_cost_reading(big: Path, reads: list[Path]) -> None:
-    assert hashing.of_file(big, Path("/proc/memo")) == hashing.of_file(big, Path("/proc/memo"))
+    assert [hashing.of_file(big, Path("/proc/memo")) for _ in range(2)] == [ZEROS] * 2
     assert len(reads) == 2
 
 
 def test_many_may_note_at_once(big: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: hashing.of_file(big, tmp_path / "memo"), range(32)))
-    assert len(found) == 1
+    assert found == {ZEROS}
     assert len(list((tmp_path / "memo").iterdir())) == 1

@@ -224,3 +224,37 @@ def test_a_model_without_a_known_architecture_is_refused(tmp_path: Path, here: P
     write_json(here / "odd" / "config.json", {"architectures": "BlipForConditionalGeneration"})
     ran = diffedit("invert", "cat.png", "--caption", "auto", "--caption-model", tmp_path / "odd")
     assert ran.code == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "says"),
+    [
+        ("config.json", {"num_layers": 16, "d_ff": 2**16}, "far larger network than its weights fill"),
+        ("config.json", {"transformers_weights": "adapter_model.bin"}, "transformers_weights is"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "w.bin"}}, "names 'w.bin'"),
+        ("adapter_config.json", {"peft_type": "LORA", "r": 300_000}, "has an adapter in"),
+    ],
+)
+def test_a_strangers_writer_takes_no_more_than_its_weights(
+    here: Path, file: str, said: dict[str, object], says: str
+) -> None:
+    path = here / "t5" / file
+    write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | said)
+    ran = diffedit("edit", "cat.png", *WORDS, *EXPAND)
+    assert ran.code == 4
+    assert says in ran.lines[-1]
+
+
+def test_how_a_model_writes_is_not_its_own_to_say(here: Path) -> None:
+    """A hundred thousand beams would take all memory."""
+    expected = prompt_models._sentences(here / "t5", "cat", 2, "a", "t5")
+    said = {"num_beams": 4, "num_beam_groups": 2, "repetition_penalty": 9.0, "min_new_tokens": 100}
+    for folder in ("t5", "blip"):
+        path = here / folder / "generation_config.json"
+        write_json(path, json.loads(path.read_text()) | said)
+    path = here / "blip" / "config.json"
+    settings = json.loads(path.read_text())
+    write_json(path, settings | {"text_config": settings["text_config"] | said})
+    assert prompt_models._sentences(here / "t5", "cat", 2, "a", "t5") == expected
+    _, blip = prompt_models._loaded(here / "blip", "blip", BlipProcessor, BlipForConditionalGeneration)
+    assert {part.generation_config.num_beams for part in blip.modules() if hasattr(part, "generation_config")} == {None}

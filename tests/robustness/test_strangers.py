@@ -17,6 +17,7 @@ from tiny import write_json
 
 from diffedit_cli.cli import commands, config_file, options
 from diffedit_cli.errors import UsageError
+from diffedit_cli.pipeline.params import Params, option
 from diffedit_cli.storage.cache import Cache
 
 EDITING = """
@@ -62,6 +63,48 @@ def test_a_folder_sets_how_a_picture_is_edited_and_nothing_else(name: str, value
     else:
         with pytest.raises(UsageError, match=rf"sets {name};.*{config_file.users_file()}"):
             config_file.read()
+
+
+COUNTED = {"auto-corr-rolls", "expand", "fixed-point", "maps", "reg-steps", "steps", "variants"}
+SPARING = {"clip-skip", "guidance-every", "invert-every", "seed"}
+"""Whole numbers that make no more work, the larger they are."""
+
+
+def test_all_that_multiplies_work_is_limited() -> None:
+    counts = {option(name).removeprefix("--") for name, field in Params.__dataclass_fields__.items()
+              if "int" in str(field.type)}  # fmt: skip
+    assert counts - SPARING == COUNTED == set(config_file.MOST)
+    assert options.EDITING >= COUNTED
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", sorted(COUNTED))
+def test_a_folder_asks_for_no_more_work_than_anyone_does(name: str) -> None:
+    most = 1000 if name == "steps" else 100
+    for value in (most, f"'{most}'"):
+        Path("diffedit.toml").write_text(f"{name} = {value}\n")
+        assert list(config_file.read()) == [name]
+    for value in (most + 1, f"'{most + 1}'", f"' 1_000_00{most} '", "1e5", "inf", "1" + "0" * 400):
+        Path("diffedit.toml").write_text(f"{name} = {value}\n")
+        with pytest.raises(UsageError, match=rf"this folder sets {name} to .* may say {most} at most"):
+            config_file.read()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("command", ["edit", "config"])
+def test_a_folder_that_asks_for_more_is_said(command: str) -> None:
+    Path("diffedit.toml").write_text("maps = 100000\n")
+    ran = diffedit(*((command, "cat.png", *WORDS) if command == "edit" else (command,)))
+    assert ran.code == 2
+    assert "sets maps to 100000; the file of a folder may say 100 at most" in ran.lines[-1]
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED))
+def test_the_users_own_file_asks_for_any_work(here: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_file, "users_file", lambda: here / "config" / "diffedit.toml")
+    (here / "config").mkdir()
+    (here / "config" / "diffedit.toml").write_text(f"{name} = 2000\n")
+    assert config_file.read() == {name: 2000}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

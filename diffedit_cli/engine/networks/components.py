@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffedit_cli.engine.networks import precision
+from diffedit_cli.engine.networks import building, precision
 from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory
 
 Parts = dict[str, Any]
@@ -23,11 +23,19 @@ _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "
 
 
 def diffusers_network(kind: Any) -> Reader:
-    return lambda at, dtype, variant: _whole(kind.from_pretrained(at, torch_dtype=dtype, variant=variant, **_OPTIONS))
+    return _network(kind, "torch_dtype")
 
 
 def transformers_network(kind: Any) -> Reader:
-    return lambda at, dtype, variant: _whole(kind.from_pretrained(at, dtype=dtype, variant=variant, **_OPTIONS))
+    return _network(kind, "dtype")
+
+
+def _network(kind: Any, dtype_option: str) -> Reader:
+    def read(at: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
+        with building.no_larger_than(_weights(at, variant)):
+            return _whole(kind.from_pretrained(at, variant=variant, **{dtype_option: dtype}, **_OPTIONS))
+
+    return read
 
 
 def tokenizer(kind: Any) -> Reader:
@@ -122,9 +130,13 @@ def reason(error: Exception) -> str:
 def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:
     """The number format of a network's weights in its folder."""
     with contextlib.ExitStack() as stack:
-        names = sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
-        opened = [stack.enter_context(safe_open(name, framework="pt")) for name in names]
+        opened = [stack.enter_context(safe_open(path, framework="pt")) for path in _weights(folder, variant)]
         return precision.common(file.get_slice(name) for file in opened for name in file.keys())  # noqa: SIM118
+
+
+def _weights(folder: Path, variant: str | None) -> list[Path]:
+    """The files of a network's weights."""
+    return sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
 
 
 def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:

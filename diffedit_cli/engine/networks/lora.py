@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from diffedit_cli.engine.networks import original_layout
 from diffedit_cli.engine.networks.conversion import settings_of, to_diffusers_layout
-from diffedit_cli.engine.networks.model_formats import adapter_settings
+from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
 from diffedit_cli.engine.networks.original_layout import Place
 
 # layer.lora_down.weight of kohya, layer.lora_A.weight of PEFT (with an adapter's name or without), and of diffusers
@@ -51,6 +52,29 @@ class _Change:
     targets: list[Target]
     factors: dict[str, Tensor] = field(default_factory=dict)
     alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What PEFT says of how a part was trained; nothing where it says nothing."""
+
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _alphas(self) -> dict[str, tuple[int, Any]]:
+        """By the ends of layers' names: what is said last counts."""
+        own = self.said.get("alpha_pattern") or {}
+        for pattern in own:
+            if not re.fullmatch(r"[\w.]+", pattern):
+                raise ValueError(f"its alpha_pattern is of a kind that diffedit does not read ({pattern[:80]})")
+        return {pattern: (place, alpha) for place, (pattern, alpha) in enumerate(own.items())}
+
+    def alpha(self, layer: str, usual: float) -> float:
+        """Looked up by each end of the name: a stranger's file may have any number of patterns. Raises ValueError."""
+        words = layer.split(".")
+        ends = (".".join(words[start:]) for start in range(len(words)))
+        found = [self._alphas[end] for end in ends if end in self._alphas]
+        return float(max(found, key=lambda one: one[0])[1] if found else self.said.get("lora_alpha", usual))
 
 
 def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
@@ -139,7 +163,7 @@ def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]
         yield place.name.removesuffix(".weight"), place
 
 
-def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> float:
+def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settings]) -> float:
     """alpha / r. Raises ValueError unless both factors are there, as high and as wide as what they change."""
     if set(change.factors) != {"A", "B"}:
         raise ValueError(f"of {change.name} it has no pair of factors")
@@ -155,7 +179,9 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, Mapping
         raise ValueError(f"the factors of its {change.name} are of rank {len(A)} and {B.shape[1]}")
     if not (A.isfinite().all() and B.isfinite().all() and math.isfinite(change.alpha or 0)):
         raise ValueError(f"its {change.name} holds values that are not finite")
-    return _share_said(said.get(part, {}), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
+    return (
+        _share_said(said.get(part, _Settings()), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
+    )
 
 
 def _check_size(change: _Change, factor: float) -> None:
@@ -165,28 +191,23 @@ def _check_size(change: _Change, factor: float) -> None:
         raise ValueError(f"its {change.name} changes weights by more than numbers hold, at a scale of {factor:g}")
 
 
-def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, _Settings]:
     """PEFT's settings by part: those in the header, which diffusers writes, or those beside, which PEFT does."""
     if beside := adapter_settings(file):
         settings = json.loads(beside.read_text(encoding="utf-8"))
-        return dict.fromkeys(parts, settings)
+        return dict.fromkeys(parts, _Settings(settings))
     said: dict[str, dict[str, Any]] = {}
-    for key, value in json.loads(metadata.get("lora_adapter_metadata") or "{}").items():
+    for key, value in json.loads(metadata.get(SETTINGS_KEY) or "{}").items():
         part, _, name = key.partition(".")
         said.setdefault(part, {})[name] = value
-    return said
+    return {part: _Settings(own) for part, own in said.items()}
 
 
-def _share_said(said: Mapping[str, Any], layer: str, rank: int) -> float:
+def _share_said(settings: _Settings, layer: str, rank: int) -> float:
     """alpha / r by PEFT's settings, 1 where there are none. Raises ValueError for another kind of adapter."""
+    said = settings.said
     if (kind := said.get("peft_type") or "LORA") != "LORA":
         raise ValueError(f"it is no LoRA but {str(kind)[:40]}, as its settings say")
     if (start := said.get("init_lora_weights", True)) not in STARTS:
         raise ValueError(f"it was trained on other weights than the model's (init_lora_weights is {str(start)[:40]})")
-    alpha = said.get("lora_alpha", rank)
-    for pattern, own in (said.get("alpha_pattern") or {}).items():
-        if not re.fullmatch(r"[\w.]+", pattern):
-            raise ValueError(f"its alpha_pattern is of a kind that diffedit does not read ({pattern})")
-        if f".{layer}".endswith(f".{pattern}"):
-            alpha = own
-    return float(alpha) / (rank**0.5 if said.get("use_rslora") else rank)
+    return settings.alpha(layer, rank) / (rank**0.5 if said.get("use_rslora") else rank)

@@ -62,6 +62,10 @@ def family_with(pipeline: object, name: str) -> str:
     )
 
 
+SETTINGS_KEY = "lora_adapter_metadata"
+"""Where the header of a LoRA that diffusers wrote has PEFT's settings."""
+
+
 def adapter_settings(lora: Path) -> Path | None:
     """The file with the alpha of a LoRA that PEFT wrote by itself; None for any other LoRA."""
     path = lora.with_name("adapter_config.json")
