@@ -45,7 +45,7 @@ class Place:
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in here."""
-        return self._resolved in files.resolved(row.input).parents
+        return not row.url and self._resolved in files.resolved(row.input).parents
 
     def holds(self, path: Path) -> bool:
         return paths.is_file(path)

@@ -49,8 +49,9 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
     mask = out / f"{label}.mask.png"
     return Job(
-        input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", where=row.where, **shared
-    )
+        input=row.input, url=row.url, output=out / place, mask_output=mask, label=label, chosen_by="--out",
+        where=row.where, **shared,
+    )  # fmt: skip
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:

@@ -60,11 +60,12 @@ class _Picker:
     skip: Callable[[Path], bool]
     passed: SkippedFiles
 
-    def takes(self, path: Path) -> bool:
+    def takes(self, path: Path, *, url: str = "") -> bool:
+        """At a URL nobody sees what diffedit made; its path is no file of this machine."""
         if path.suffix.lower() not in EXTENSIONS:
             self.passed.others[path.suffix.lower() or "no ending"] += 1
             return False
-        made = self.skip(path)
+        made = not url and self.skip(path)
         self.passed.made += made
         return not made
 
@@ -135,7 +136,7 @@ def is_stream(source: Path) -> bool:
 
 def _at_url(url: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
     for one, place in remote.list_folder(url, recursive=recursive):
-        if one == url or picker.takes(Path(place)):
+        if one == url or picker.takes(Path(place), url=one):
             yield Row(input=Path(place), place=Path(place), url=one)
 
 

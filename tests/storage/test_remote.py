@@ -155,6 +155,13 @@ def test_results_in_the_source_are_no_sources() -> None:
     assert statuses(run("memory://in", "-r", out="memory://in/edited")) == ["skipped"] * 3
 
 
+@pytest.mark.parametrize("source", ["memory://in/a.png", "memory://in/*.png", "-"])
+def test_a_url_is_no_file_of_the_working_folder(memory: MemoryFileSystem, source: str) -> None:  # noqa: ARG001
+    given = b"memory://in/a.png\n"
+    assert statuses(run(source, out=".", given=given)) == ["done"]
+    assert statuses(run(source, out=".", given=given)) == ["skipped"]
+
+
 def test_an_input_is_never_replaced(memory: MemoryFileSystem) -> None:
     before = pictures(memory, "/in")
     ran = run("memory:///in/sub/a.png", "--force", out="memory://in/sub")
