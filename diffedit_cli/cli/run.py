@@ -68,9 +68,7 @@ def run(**given: Any) -> None:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         opened = _opened(given, reporter, listed, known=not streams)
         owner = Ownership(force=given["force"], inputs=[*opened.files, *streams])
-        reads = session.files_read_by(given)
-        owner.reads(path for row in chain(listed, sources.peek_rows(streams)) for path in reads(row))
-        place.protect(listed)
+        _note_inputs(given, listed, streams, fetched, place, owner)
         with (
             _workers(given) as workers,
             place,
@@ -97,6 +95,20 @@ def run(**given: Any) -> None:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
+
+
+def _note_inputs(
+    given: dict[str, Any], listed: list[Row], streams: list[Path], fetched: Fetched, place: Place, owner: Ownership
+) -> None:
+    """Of every row that can be known before any work, what is read for it: none of that is replaced."""
+    from diffedit_cli.jobs import sources
+
+    reads = session.files_read_by(given)
+    for row in chain(listed, sources.peek_rows(streams)):
+        owner.reads(reads(row))
+        place.protect(row.url, owner)
+    for path in streams:
+        place.protect(fetched.url(str(path)), owner)
 
 
 @contextlib.contextmanager
@@ -150,7 +162,7 @@ def _results(
 
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
-        return ray_workers.edit_on_workers(mine, workers, record=record, stopping=stopping)
+        return ray_workers.edit_on_workers(mine, workers, place.spared, record=record, stopping=stopping)
     return runner.run_pipelined(
         plan.pending(claimed, fetched, place, lambda: opened.about, on_bug),
         opened.open,

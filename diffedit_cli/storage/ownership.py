@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Protocol
 
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.storage import files, paths, seals
+from diffedit_cli.storage import files, paths, remote, seals
 from diffedit_cli.storage.files import STANDARD_STREAM
 
 LARGEST = 2**31  # bytes: what has more is none of ours
@@ -62,6 +62,12 @@ class Ownership:
                 with self._lock:
                     self._known.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", [(one,) for one in _same(path)])
 
+    def reads_url(self, url: str) -> None:
+        """Notes what is read from elsewhere."""
+        if (one := remote.identity(url)) is not None:
+            with self._lock:
+                self._known.execute("INSERT OR IGNORE INTO inputs VALUES (?)", (paths.as_text(one),))
+
     def claim(self, target: Target, claimant: str, remedy: str, *, shared: bool = False) -> None:
         """Marks a target as what `claimant` writes. Raises UsageError if it is claimed, but to those who share it.
 
@@ -96,10 +102,18 @@ class Ownership:
 
     def check_input(self, path: Path, remedy: str) -> None:
         """Raises OutputError for what the command reads."""
+        if self._is_read(_same(path)):
+            raise OutputError(f"The output {path} {INPUT}: {remedy}.")
+
+    def check_url(self, url: str, remedy: str) -> None:
+        """As `check_input`, for what is written elsewhere."""
+        if self._is_read({paths.as_text(remote.identity(url) or "")}):
+            raise OutputError(f"The output {url} {INPUT}: {remedy}.")
+
+    def _is_read(self, names: Iterable[str]) -> bool:
+        asked = "SELECT 1 FROM inputs WHERE file = ?"
         with self._lock:
-            for one in _same(path):
-                if self._known.execute("SELECT 1 FROM inputs WHERE file = ?", (one,)).fetchone():
-                    raise OutputError(f"The output {path} {INPUT}: {remedy}.")
+            return any(self._known.execute(asked, (one,)).fetchone() for one in names)
 
     def publish(self, written: Mapping[Target, bytes]) -> dict[str, str]:
         """Writes files, each whole and sealed, unless any of them may not be; their digests by path.
