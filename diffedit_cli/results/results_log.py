@@ -271,7 +271,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def texts(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not empty, in parts where they are too long. Raises OSError."""
+    """The lines of a file that are not empty, cut where they are too long. Raises OSError."""
     with paths.open_to_read(path) as file:
         yield from (line for line in paths.lines(file) if line.strip())
 
