@@ -113,13 +113,15 @@ def _too_long() -> str:
 
 def _csv(path: Path) -> Iterator[Row]:
     with io.TextIOWrapper(paths.open_to_read(path), encoding=MARK, errors="surrogateescape", newline="") as file:
-        records = _records(_Lines(paths.lines(file)))
+        lines = _Lines(paths.lines(file))
+        records = _records(lines, lines.delimiter())
         _, columns, wrong = next((one for one in records if one[1] or one[2]), (0, [], ""))
         if wrong:
             raise UsageError(f"The job file {path} has a first line that {wrong}.")
         if "input" not in map(_option, columns):
             raise UsageError(
-                f"The job file {path} has no column input; its first line names the columns, with commas between."
+                f"The job file {path} has no column input; its first line names the columns, with commas or "
+                "semicolons between."
             )
         for number, cells, wrong in records:
             where = f"{path} line {number}"
@@ -155,6 +157,15 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
+    def delimiter(self) -> str:
+        """What stands between the columns: Excel writes semicolons where numbers have commas. Asked first."""
+        while (line := next(self._file, None)) is not None and not line.strip():
+            self.number += 1
+        if line is None:
+            return ","
+        self._again.append(line)
+        return ";" if ";" in line and "," not in line else ","
+
     def begin(self) -> int:
         """A record begins; the number of its first line."""
         self._record = []
@@ -172,12 +183,12 @@ class _Lines(Iterator[str]):
         self._record = self._record[:1]
 
 
-def _records(lines: _Lines) -> Iterator[tuple[int, list[str], str]]:
+def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
     """Of each record the number of its first line, its cells, and what is wrong with it, if anything is."""
     while True:
         number = lines.begin()
         try:
-            cells = next(csv.reader(lines, strict=True))
+            cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
             "".join(cells).encode()
             wrong = ""
         except StopIteration:

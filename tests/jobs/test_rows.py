@@ -114,6 +114,9 @@ TABLES: dict[str, tuple[str, list[str]]] = {
     "spaces around columns": ("input , to\na.png,dog\nb.png,\n", ["a.png", "b.png"]),
     "fewer cells": ("to,input,steps\ndog,a.png\n,b.png,4\n", ["a.png", "b.png"]),
     "a column twice": ("input,input\na.png,a.png\nb.png,b.png\n", ["a.png", "b.png"]),
+    "semicolons": ("input;to;guidance\na.png;a dog, a cat;7,5\nb.png;;\n", ["a.png", "b.png"]),
+    "semicolons and quotes": ('\n"input";"to"\n"a.png";"a;b"\n"b.png";""\n', ["a.png", "b.png"]),
+    "semicolons in words": ("input,to\na.png,a;b;c\nb.png,\n", ["a.png", "b.png"]),
     "words on two lines": ('input,to\na.png,"a\ndog"\nb.png,\n', ["a.png", "b.png"]),
 }
 
@@ -122,6 +125,11 @@ TABLES: dict[str, tuple[str, list[str]]] = {
 def test_a_table_is_read_as_it_was_saved(name: str) -> None:
     text, found = TABLES[name]
     assert names(rows("jobs.csv", text.encode())) == found
+
+
+def test_cells_between_semicolons_may_have_commas() -> None:
+    (row,) = rows("jobs.csv", MARK + b"input;to;guidance\r\na.png;a dog, a cat;7,5\r\n")
+    assert (row.given, row.where) == ({"to": "a dog, a cat", "guidance": "7,5"}, "jobs.csv line 2")
 
 
 BAD_LINES = {
