@@ -38,7 +38,10 @@ class Place:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()
+
+    def close(self) -> None:
+        """Also of one that was never entered."""
 
     def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # all parts share one
         """Of a part of the run; without one, of who works for one. Raises OutputError."""
@@ -94,7 +97,7 @@ class RemotePlace(Place):
         self._names = remote.names(self.url)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._left.close()
 
     def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:
@@ -110,8 +113,9 @@ class RemotePlace(Place):
     def protect(self, url: str, owner: Ownership) -> None:
         if remote.is_url(url):
             owner.reads_url(url)
-            if url.rpartition("/")[0].endswith(f"/{thumbnails.FOLDER}"):
-                self.spared.add(remote.name(url))
+            folder, _, name = url.rpartition("/")
+            if folder.endswith(f"/{thumbnails.FOLDER}"):
+                self.spared.add(name)
 
     def check_inputs(self, job: Job) -> None:
         self.protect(job.url, job.ownership)

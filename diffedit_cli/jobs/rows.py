@@ -55,7 +55,7 @@ def row_of_name(name: str, **more: Any) -> Row:
             place = Path(remote.name(name))
             return Row(input=place, place=place, url=name, **more)
     except UsageError as error:
-        return Row(input=Path(name), place=Path(name), problem=error, **more)
+        return Row(input=Path(name), place=Path(name), url=name, problem=error, **more)
     return Row(input=Path(name), place=_mirrored(Path(name)), **more)
 
 
