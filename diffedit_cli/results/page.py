@@ -20,12 +20,11 @@ from diffedit_cli import __version__
 from diffedit_cli.errors import InputError, OutputError
 from diffedit_cli.images import previews
 from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.results.results_log import FINISHED, STATUSES
 from diffedit_cli.storage import paths, seals
 from diffedit_cli.storage.ownership import Ownership, Target
 
 PAGE = "index.html"
-FINISHED = ("done", "skipped")
-STATUSES = (*FINISHED, "failed", "withheld")
 MOST = 2**53  # of a number that a browser tells from its neighbours
 CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,8 +84,8 @@ def _read(folder: Path) -> tuple[list[Line], int]:
 
 
 def _parsed(text: bytes) -> Line | None:
-    line = results_log.parse(text) or {}
-    return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
+    line = results_log.parse(text)
+    return line if line is not None and results_log.is_result(line) else None
 
 
 def _latest(lines: Iterable[Line]) -> list[Line]:

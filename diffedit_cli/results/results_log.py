@@ -18,9 +18,11 @@ from diffedit_cli.errors import OutputError
 from diffedit_cli.storage import paths
 
 NAME = "results.jsonl"
+FINISHED = ("done", "skipped")
+STATUSES = (*FINISHED, "failed", "withheld")  # of a line about a picture
 BEGUN = "begun"  # status of a line about files that are written next, and that nothing else would tell to be ours
 BEGUN_PART = re.compile(r"\.results(-\d+-of-\d+)?\.jsonl\.begun")
-BEGIN = b'{"status": "'  # of each of its lines
+BEGINS = [f'{{"status": "{one}", "error": '.encode() for one in STATUSES] + [b'{"status": "begun", "digests": {']
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
     SET identity = excluded.identity, digest = excluded.digest, ended = excluded.ended
@@ -154,7 +156,7 @@ class ResultsLog:
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
         digests, identity = output_digests(said), paths.as_text(_known(said, "identity", str))
         here = {output: self._key(self._local(output)) for output in digests}
-        if said.get("status") == BEGUN:
+        if _tells_begun(said):
             begun = [(here[output], digest) for output, digest in digests.items()]
             self._known.executemany("INSERT OR IGNORE INTO begun VALUES (?, ?)", begun)
         elif said.get("status") == "done" and identity:
@@ -226,7 +228,7 @@ def _check(path: Path) -> None:
         if paths.is_link(path) or (paths.is_there(path) and not paths.is_file(path)):
             raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
         told = paths.is_there(path) and path.stat().st_size
-        if told and not (_begun(path) or any("status" in one for one in lines(path))):
+        if told and not (_is_torn(path) or any(is_result(one) or _tells_begun(one) for one in lines(path))):
             raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error
@@ -239,11 +241,11 @@ def _append(file: int, line: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _begun(path: Path) -> bool:
+def _is_torn(path: Path) -> bool:
     """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
     with paths.open_to_read(path) as file:
-        line = file.readline(len(BEGIN))
-    return BEGIN.startswith(line) and not line.endswith(b"\n")
+        line = file.readline(max(map(len, BEGINS)))
+    return any(begin.startswith(line) or line.startswith(begin) for begin in BEGINS) and not line.endswith(b"\n")
 
 
 def part_name(number: int, count: int) -> str:
@@ -283,6 +285,15 @@ def parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
+
+
+def is_result(said: dict[str, Any]) -> bool:
+    """Whether it is what we say of a picture: other programs have files of this name, and lines with a status, too."""
+    return said.get("status") in STATUSES and isinstance(said.get("input"), str)
+
+
+def _tells_begun(said: dict[str, Any]) -> bool:
+    return said.get("status") == BEGUN and isinstance(said.get("digests"), dict)
 
 
 T = TypeVar("T", str, list[Any], dict[str, Any])

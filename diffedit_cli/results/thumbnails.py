@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +20,8 @@ from diffedit_cli.storage import atomic, paths, records
 from diffedit_cli.storage.ownership import Ownership, Target
 
 FOLDER = "thumbnails"
+DIGITS = 20  # of a digest, for a name
+NAMED = re.compile(rf"[0-9a-f]{{{DIGITS}}}\.webp")
 SIDE = 320  # the longer side, at most
 FAINTEST, STRONGEST = 70, 150  # of 255: how much the tint covers what is hardly masked, and what is wholly masked
 AT_ONCE = 4  # more would hold too many large pictures in memory
@@ -32,12 +35,13 @@ def place(recorded: str, make: Make) -> str:
     The name is a digest, as one made of the picture's own could be too long, or another picture's.
     """
     digest = hashlib.sha256(f"{make.__name__} {recorded}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{FOLDER}/{digest[:20]}.webp"
+    return f"{FOLDER}/{digest[:DIGITS]}.webp"
 
 
 def is_one(path: Path) -> bool:
     """Whether a file is a small picture of a run's page."""
-    return path.parent.name == FOLDER and paths.is_file(path.parent.parent / results_log.NAME)
+    named = path.parent.name == FOLDER and NAMED.fullmatch(path.name)
+    return bool(named) and paths.is_file(path.parent.parent / results_log.NAME)
 
 
 def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:

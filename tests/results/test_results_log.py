@@ -1,0 +1,53 @@
+"""results.jsonl: no other program's is written to, and a line that is torn takes no other with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffedit_cli.errors import OutputError
+from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.results.result import Result
+
+FOREIGN = [
+    {"model": "gpt", "status": "ok"},
+    {"input": "a.png", "status": "ok"},
+    {"status": "done"},
+    {"status": "failed", "input": ["a.png"]},
+    {"status": "begun"},
+    {"status": ["done"], "input": "a.png"},
+    {"status": "done, all of it"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", [results_log.NAME, f".{results_log.NAME}.begun"])
+@pytest.mark.parametrize("said", FOREIGN, ids=json.dumps)
+def test_what_another_program_says_is_not_added_to(tmp_path: Path, name: str, said: dict[str, object]) -> None:
+    path = tmp_path / name
+    path.write_text(json.dumps(said))
+    with pytest.raises(OutputError, match="was not made by diffedit"):
+        results_log.ResultsLog(tmp_path)
+    assert path.read_text() == json.dumps(said)
+
+
+@pytest.mark.parametrize("status", results_log.STATUSES)
+@pytest.mark.parametrize("left", [1, 15, 40, -1, None])
+def test_ours_is_also_where_its_writer_was_ended_in_it(status: str, left: int | None) -> None:
+    text = (Result(status="done", input="a.png").json(status=status) + "\n")[:left]
+    Path(results_log.NAME).write_text(text)
+    with results_log.ResultsLog(Path()) as told:
+        told.write("{}")
+    assert Path(results_log.NAME).read_text() == text.removesuffix("\n") + "\n{}\n"
+
+
+def test_only_what_is_named_as_a_small_picture_is_one(tmp_path: Path) -> None:
+    (tmp_path / results_log.NAME).touch()
+    assert thumbnails.is_one(tmp_path / thumbnails.place("a.png", thumbnails.of_picture))
+    assert not thumbnails.is_one(tmp_path / thumbnails.FOLDER / "a.webp")
