@@ -51,7 +51,7 @@ def write(
     owner.check(target)
     place = _Place(folder, holds)
     entries = [_entry(line, place) for line in lines]
-    place.make_thumbnails(progress)
+    place.make_thumbnails(owner, progress)
     entries = [_without(entry, place.missing) for entry in entries]
     entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
     owner.publish({target: _rendered(folder, entries, unreadable).encode("utf-8", "replace")})
@@ -134,10 +134,10 @@ class _Place:
             self.missing.add(small)
         return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
 
-    def make_thumbnails(self, progress: Callable[[int, int], None]) -> None:
+    def make_thumbnails(self, owner: Ownership, progress: Callable[[int, int], None]) -> None:
         if self._wanted:
             _make_folder(self.folder / thumbnails.FOLDER)
-        missing = thumbnails.renew(self._wanted, progress)
+        missing = thumbnails.renew(self._wanted, owner, progress)
         self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
 
     def output(self, recorded: str) -> Path | None:

@@ -44,10 +44,12 @@ def is_one(path: Path) -> bool:
     return bool(named) and paths.is_file(path.parent.parent / results_log.NAME)
 
 
-def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:
+def renew(
+    wanted: Mapping[Path, tuple[Path, Make]], owner: Ownership, progress: Callable[[int, int], None]
+) -> set[Path]:
     """Makes those of the small pictures (target -> source, and how) that are missing or older than their source.
 
-    Returns those that cannot be made. Raises OutputError.
+    Returns those that cannot be made, as what `owner` knows to be read. Raises OutputError.
     """
     for folder in {target.parent for target in wanted}:
         atomic.sweep(folder)  # also where none is written: what was left beside whole ones
@@ -55,7 +57,7 @@ def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int
     missing = set()
     with warnings.catch_warnings(), ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # for all threads: one that did this alone would undo it for the others
-        tasks = {pool.submit(_write, target, *how): target for target, how in stale.items()}
+        tasks = {pool.submit(_write, target, *how, owner): target for target, how in stale.items()}
         try:
             for done, task in enumerate(as_completed(tasks), 1):
                 if not task.result():
@@ -74,11 +76,12 @@ def _is_stale(target: Path, source: Path) -> bool:
         return True
 
 
-def _write(target: Path, source: Path, make: Make) -> bool:
-    """Whether the source could be read, and the target is no stranger's."""
+def _write(target: Path, source: Path, make: Make, reads: Ownership) -> bool:
+    """Whether the source could be read, and the target is no stranger's, which no force replaces, and no input."""
     owner, wanted = Ownership(), Target(target, remedy="move it away")
     exif = metadata.exif_block(metadata.Metadata().directory(records.record("thumbnail", {})))
     try:
+        reads.check_input(target, wanted.remedy)
         owner.check(wanted)
         image = make(source)
         buffer = io.BytesIO()
