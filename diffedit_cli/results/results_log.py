@@ -58,7 +58,6 @@ class ResultsLog:
         try:
             self._learn()
             self._file = os.open(self.path if writes else os.devnull, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            self._end_torn_line()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -95,7 +94,7 @@ class ResultsLog:
         _check(self.begun)
         told = {self._told(path): digest for path, digest in digests.items()}
         try:
-            file = os.open(self.begun, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(self.begun, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 _append(file, json.dumps({"status": BEGUN, "digests": told}))
             finally:
@@ -179,11 +178,6 @@ class ResultsLog:
         inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
         return next(filter(os.path.lexists, inside), path)
 
-    def _end_torn_line(self) -> None:
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
-
     def _key(self, output: Path) -> str:
         """The same from wherever the run is started."""
         return paths.as_text(os.path.relpath(output, self.folder))
@@ -235,8 +229,10 @@ def _check(path: Path) -> None:
 
 
 def _append(file: int, line: str) -> None:
-    """Writes a line in one go. Raises OSError."""
-    data = line.encode() + b"\n"
+    """Writes a line in one go; one that anybody left torn, as on a full disk, ends before it. Raises OSError."""
+    size = os.fstat(file).st_size
+    torn = size and os.pread(file, 1, size - 1) != b"\n"
+    data = b"\n" * torn + line.encode() + b"\n"
     if os.write(file, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

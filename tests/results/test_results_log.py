@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_ours_is_also_where_its_writer_was_ended_in_it(status: str, left: int | 
     with results_log.ResultsLog(Path()) as told:
         told.write("{}")
     assert Path(results_log.NAME).read_text() == text.removesuffix("\n") + "\n{}\n"
+
+
+def test_what_is_written_after_a_full_disk_does_not_join_the_torn_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, whole = os.write, [Result(status="done", input=name).json() for name in "abcd"]
+    with results_log.ResultsLog(Path()) as told, results_log.ResultsLog(Path()) as other:
+        told.write(whole[0])
+        told.announce({"a.png": "0" * 64})
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda file, data: write(file, data[:30]))
+            for tell in (lambda: told.write(whole[1]), lambda: told.announce({"b.png": "1" * 64})):
+                with pytest.raises(OutputError, match="No space left"):
+                    tell()
+        other.write(whole[2])
+        told.write(whole[3])
+        told.announce({"c.png": "2" * 64})
+        assert [said["input"] for said in results_log.lines(told.path)] == ["a", "c", "d"]
+        assert other.digests_of(Path("c.png")) == ["2" * 64]
+        assert b"\n\n" not in told.path.read_bytes()
 
 
 def test_only_what_is_named_as_a_small_picture_is_one(tmp_path: Path) -> None:
