@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from diffedit_cli.errors import OutputError
-from diffedit_cli.storage import paths
+from diffedit_cli.storage import hashing, paths
 
 NAME = "results.jsonl"
 FINISHED = ("done", "skipped")
@@ -147,19 +146,19 @@ class ResultsLog:
                 file.seek(read)
                 for line in paths.lines(file):
                     if (said := parse(line)) is not None:
-                        ended = max(ended, paths.as_text(_known(said, "ended", str)))  # whatever the clock did
+                        ended = max(ended, paths.as_text(field(said, "ended", str)))  # whatever the clock did
                         self._learn_from(said, ended)
                     if line.endswith(b"\n"):  # else it is being written, or torn
                         self._read[this] = file.tell(), ended
 
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
-        digests, identity = output_digests(said), paths.as_text(_known(said, "identity", str))
+        digests, identity = output_digests(said), paths.as_text(field(said, "identity", str))
         here = {output: self._key(self._local(output)) for output in digests}
         if _tells_begun(said):
             begun = [(here[output], digest) for output, digest in digests.items()]
             self._known.executemany("INSERT OR IGNORE INTO begun VALUES (?, ?)", begun)
         elif said.get("status") == "done" and identity:
-            outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
+            outputs = [one for one in field(said, "outputs", list) if isinstance(one, str)]
             here |= {output: self._key(self._local(output)) for output in outputs}
             done = [(key, identity, digests.get(output), ended) for output, key in here.items()]
             self._known.executemany(LATER, done)
@@ -169,14 +168,10 @@ class ResultsLog:
         return f"{self._url}/{Path(path).relative_to(self.folder).as_posix()}" if inside else path
 
     def _local(self, output: str) -> Path:
-        """Where an output is now: in this folder, also if that was named otherwise or has moved, else as recorded."""
+        """Where an output is now."""
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
-        path, folder = Path(output), os.path.abspath(self.folder)  # noqa: PTH100
-        if os.path.lexists(path) and os.path.abspath(path).startswith(folder + os.sep):  # noqa: PTH100
-            return path
-        inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
-        return next(filter(os.path.lexists, inside), path)
+        return place_now(self.folder, output)
 
     def _key(self, output: Path) -> str:
         """The same from wherever the run is started."""
@@ -200,7 +195,7 @@ class Results:
         if not found:
             return False
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest() in found
+            return hashing.of_content(path) in found
         except OSError:
             return False
 
@@ -292,15 +287,27 @@ def _tells_begun(said: dict[str, Any]) -> bool:
     return said.get("status") == BEGUN and isinstance(said.get("digests"), dict)
 
 
+def place_now(folder: Path, recorded: str, holds: Callable[[Path], bool] = os.path.lexists) -> Path:
+    """Where an output is now: in its folder, also if that was named otherwise or has moved, else as recorded.
+
+    `holds` says which files there are.
+    """
+    path, inside = Path(recorded), os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+    if os.path.abspath(path).startswith(inside) and holds(path):  # noqa: PTH100
+        return path
+    steps = [part for part in path.parts if part not in (path.anchor, "..")]
+    return next(filter(holds, (folder.joinpath(*steps[start:]) for start in range(len(steps)))), path)
+
+
 T = TypeVar("T", str, list[Any], dict[str, Any])
 
 
-def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
-    """What a line says, if it is of this kind; else nothing."""
+def field(said: dict[str, Any], name: str, kind: type[T]) -> T:
+    """What a line, or a part of it, says, if it is of this kind; else nothing: it may say anything."""
     value = said.get(name)
     return value if isinstance(value, kind) else kind()
 
 
 def output_digests(said: dict[str, Any]) -> dict[str, str]:
     """Those of the files that a line tells of, by path."""
-    return {path: paths.as_text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}
+    return {path: paths.as_text(one) for path, one in field(said, "digests", dict).items() if isinstance(one, str)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import sqlite3
 import stat
@@ -16,7 +15,7 @@ from threading import Lock
 from typing import Protocol
 
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.storage import files, paths, remote, seals
+from diffedit_cli.storage import files, hashing, paths, remote, seals
 from diffedit_cli.storage.files import STANDARD_STREAM
 
 LARGEST = 2**31  # bytes: what has more is none of ours
@@ -123,13 +122,15 @@ class Ownership:
         for target in written:
             self.check(target)
         whole = {target: seals.seal(data) for target, data in written.items()}
-        bare = {str(target.path): _sha256(data) for target, data in whole.items() if seals.is_whole(data) is None}
+        bare = {
+            str(target.path): hashing.of_bytes(data) for target, data in whole.items() if seals.is_whole(data) is None
+        }
         if self.book and bare:
             self.book.announce(bare)
         return {str(target.path): self._put(target, data) for target, data in whole.items()}
 
     def _put(self, target: Target, data: bytes) -> str:
-        digest, key = _sha256(data), _key(target.path)
+        digest, key = hashing.of_bytes(data), _key(target.path)
         if target.path == STANDARD_STREAM:
             files.publish(target.path, data)
             return digest
@@ -155,7 +156,7 @@ class Ownership:
             if not os.path.lexists(path):
                 whole.rename(path)
                 return
-        if not paths.is_link(path) and _digest_of(path) == digest:  # another process may have written the very same
+        if _holds(path, digest):  # another process may have written the very same
             os.utime(path)
             return
         self.check(target)
@@ -199,22 +200,21 @@ def _foreign(target: Target, book: Book | None) -> str | None:
     if whole := seals.is_whole(data):
         return None
     told = book.digests_of(target.path) if book else ()
-    if _sha256(data) in told:
+    if hashing.of_bytes(data) in told:
         return None
     if whole is None and not told:
         return "exists, and nothing shows that diffedit made it"
     return "was changed since diffedit made it"
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _digest_of(path: Path) -> str | None:
+def _holds(path: Path, digest: str) -> bool:
+    """Whether it is a file, and no link, whose content has this digest."""
     try:
-        return _sha256(path.read_bytes()) if path.lstat().st_size < LARGEST else None
+        status = path.lstat()
+        small = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST
+        return small and hashing.of_content(path) == digest
     except OSError:
-        return None
+        return False
 
 
 def _same(path: Path) -> set[str]:

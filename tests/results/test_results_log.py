@@ -6,10 +6,11 @@ import json
 import os
 from pathlib import Path
 
+import page_folder
 import pytest
 
 from diffedit_cli.errors import OutputError
-from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.results import page, results_log, thumbnails
 from diffedit_cli.results.result import Result
 
 FOREIGN = [
@@ -64,6 +65,24 @@ def test_what_is_written_after_a_full_disk_does_not_join_the_torn_line(monkeypat
         assert [said["input"] for said in results_log.lines(told.path)] == ["a", "c", "d"]
         assert other.digests_of(Path("c.png")) == ["2" * 64]
         assert b"\n\n" not in told.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "recorded", ["cat.png", "out/cat.png", "../../old/cat.png", "/old/out/cat.png", "{now}/cat.png"]
+)
+def test_both_readers_find_an_output_where_it_is_now(tmp_path: Path, recorded: str) -> None:
+    here = tmp_path / "a" / "here"
+    here.mkdir(parents=True)
+    (tmp_path / "a" / "old").mkdir()  # which `..` would lead to
+    recorded = recorded.format(now=here)
+    said = page_folder.line("in.png", output=recorded, outputs=[recorded], identity="known", mask=None)
+    (here / results_log.NAME).write_text(json.dumps(said))
+    for path in (here / "cat.png", tmp_path / "a" / "old" / "cat.png"):
+        page_folder.paint(path, "teal")
+    with results_log.ResultsLog(here) as told:
+        assert told.identity_of(here / "cat.png") == "known"
+    (entry,) = page_folder.entries(page.write(here))
+    assert entry["after"][0]["full"] == "cat.png"
 
 
 def test_only_what_is_named_as_a_small_picture_is_one(tmp_path: Path) -> None:
