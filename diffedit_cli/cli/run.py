@@ -24,7 +24,9 @@ from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageErr
 from diffedit_cli.jobs import interrupts, output_names, sharding
 from diffedit_cli.storage import files
 
-APART = "tell them apart with --name"
+APART = (
+    "tell them apart with --name '{stem}{suffix}{ext}' where only their endings differ, else give each its own --out"
+)
 
 if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter

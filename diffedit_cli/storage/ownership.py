@@ -81,7 +81,10 @@ class Ownership:
             if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, claimant)).rowcount:
                 return
             (other,) = self._known.execute("SELECT claimant FROM claimed WHERE path = ?", (key,)).fetchone()
-        if not (shared and other == claimant):
+        if other == claimant and not shared:
+            remedy = "name it once, or give each result a name of its own"
+            raise UsageError(f"{other} is named twice, and would write {path} both times; {remedy}.")
+        if other != claimant:
             raise UsageError(f"{other} and {claimant} would both write {path}; {remedy}.")
 
     def check(self, target: Target) -> None:

@@ -149,7 +149,7 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
         ('{"to": "dog"}', "line 2 names no picture"),
         ("[1, 2]", "line 2 is no table"),
         ("{", "line 2 is no JSON object"),
-        ('{"input": "album/b.jpg"}', "would both write"),
+        ('{"input": "album/b.jpg"}', "is named twice"),
         ('{"input": "album/none.png"}', "There is no picture album/none.png"),
     ],
 )
