@@ -27,9 +27,9 @@ def parameters_page() -> str:
     lines = [
         "# Parameters",
         "",
-        "The parameters of an edit; `diffedit COMMAND --help-all` shows what each command takes besides. In",
-        "Python they are keyword arguments with `_` for `-`, and `from_` for `from`; in a job file columns, in `diffedit.toml`",
-        "settings, in the environment `DIFFEDIT_NAME`. Changing one computes again only the stages that it concerns.",
+        "The parameters of an edit; `diffedit COMMAND --help-all` shows what each command takes besides. In Python",
+        "they are keyword arguments with `_` for `-` and `from_` for `from`; in a job file columns; in `diffedit.toml`",
+        "settings; in the environment `DIFFEDIT_NAME`. Changing one computes again only the stages that it concerns.",
         "This page is made by `python -m diffedit_cli.cli.reference parameters`.",
     ]
     panel = ""

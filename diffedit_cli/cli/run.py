@@ -20,9 +20,13 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli import session
 from diffedit_cli.cli.console import answer
 from diffedit_cli.cli.options import takes
-from diffedit_cli.errors import INTERRUPTED, DiffEditError, UsageError, exit_code
+from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageError, exit_code
 from diffedit_cli.jobs import interrupts, output_names, sharding
 from diffedit_cli.storage import files
+
+APART = (
+    "tell them apart with --name '{stem}{suffix}{ext}' where only their endings differ, else give each its own --out"
+)
 
 if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter
@@ -55,8 +59,8 @@ def run(**given: Any) -> None:
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
     session.parse_count("--batch", given["batch"], "pictures")  # before anything is read
-    place = destinations.place(given["out"], dry=given["dry_run"])
     with (
+        contextlib.closing(destinations.place(given["out"], dry=given["dry_run"])) as place,
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
         Fetched() as fetched,
     ):
@@ -68,9 +72,7 @@ def run(**given: Any) -> None:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         opened = _opened(given, reporter, listed, known=not streams)
         owner = Ownership(force=given["force"], inputs=[*opened.files, *streams])
-        reads = session.files_read_by(given)
-        owner.reads(path for row in chain(listed, sources.peek_rows(streams)) for path in reads(row))
-        place.protect(listed)
+        _note_inputs(given, listed, streams, fetched, place, owner)
         with (
             _workers(given) as workers,
             place,
@@ -97,6 +99,20 @@ def run(**given: Any) -> None:
         shard.wait_for_the_others()
     if code := INTERRUPTED if stopped else exit_code(codes):
         raise typer.Exit(code)
+
+
+def _note_inputs(
+    given: dict[str, Any], listed: list[Row], streams: list[Path], fetched: Fetched, place: Place, owner: Ownership
+) -> None:
+    """Of every row that can be known before any work, what is read for it: none of that is replaced."""
+    from diffedit_cli.jobs import sources
+
+    reads = session.files_read_by(given)
+    for row in chain(listed, sources.peek_rows(streams)):
+        owner.reads(reads(row))
+        place.protect(row.url, owner)
+    for path in streams:
+        place.protect(fetched.url(str(path)), owner)
 
 
 @contextlib.contextmanager
@@ -150,7 +166,7 @@ def _results(
 
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
-        return ray_workers.edit_on_workers(mine, workers, record=record, stopping=stopping)
+        return ray_workers.edit_on_workers(mine, workers, place.spared, record=record, stopping=stopping)
     return runner.run_pipelined(
         plan.pending(claimed, fetched, place, lambda: opened.about, on_bug),
         opened.open,
@@ -180,14 +196,12 @@ def _opened(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, kno
 
     try:
         if known:
-            if not any(row.url or row.problem or os.path.lexists(row.input) for row in listed):
-                files.check_readable(listed[0].input, "picture")
             _check(listed, given)
         return session.Session(given, reporter)
     except DiffEditError as error:
         if given["json"]:
             for row in listed:
-                answer(plan.refusal(row, error).json())
+                answer(plan.refusal(row, row.problem or error).json())
         raise
 
 
@@ -213,7 +227,7 @@ def _sources(
     """The pictures whose names are known before any work, and the files that are read as they come.
 
     Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
-    Raises InputError for a source without any picture, UsageError for a URL of no known file system.
+    Raises UsageError and InputError for a list or a job file at a URL that cannot be fetched.
     """
     from diffedit_cli.images import provenance
     from diffedit_cli.jobs import sources
@@ -225,7 +239,13 @@ def _sources(
     def made(path: Path) -> bool:
         return thumbnails.is_one(path) or provenance.is_ours(path) or results.tell_of(path)
 
-    named = [remote.local(source) for source in given["sources"]]
+    def local(source: str) -> str:
+        try:
+            return remote.local(source)
+        except UsageError:  # which fails where it is looked into
+            return source
+
+    named = list(map(local, given["sources"]))
     known = [source for source in named if not sources.is_stream(Path(source))]
     streams = [
         fetched.get(source) if remote.is_url(source) else Path(source) for source in named if source not in known
@@ -237,16 +257,31 @@ def _sources(
 
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
-    """Raises for options that do not go together, and for two pictures of one name, before any work."""
+    """Raises for options that do not go together, for two pictures of one name, and where no row can be done.
+
+    A row that cannot be done beside others that can fails alone, later.
+    """
     from diffedit_cli.jobs import checks, plan
     from diffedit_cli.storage import remote
     from diffedit_cli.storage.ownership import Ownership
 
+    if not rows:
+        raise InputError("There are only pictures that lie in --out, as results do; name others, or another --out.")
     share, out, owner = session.row_options(given), Path(remote.local(given["out"])), Ownership()
-    usable = [row for row in rows if row.problem is None]
-    planned = [replace(plan.job_of(row, share, out, given["name"]), ownership=owner) for row in usable]
-    checks.check_options(planned)
-    checks.claim_all(planned, "edit", [row.name for row in usable], "tell them apart with --name")
+    planned: list[tuple[Row, Job]] = []
+    refused: list[DiffEditError] = []
+    for row in rows:
+        try:
+            planned.append((row, replace(plan.job_of(row, share, out, given["name"]), ownership=owner)))
+        except DiffEditError as error:
+            refused.append(error)
+    jobs = [job for _, job in planned]
+    checks.check_options(jobs)
+    refused += checks.claim_others(jobs, "edit", [row.name for row, _ in planned], APART)
+    if len(refused) == len(rows):
+        raise refused[0]
+    if not any(row.url or os.path.lexists(row.input) for row, _ in planned):
+        files.check_readable(planned[0][0].input, "picture")
 
 
 @contextlib.contextmanager

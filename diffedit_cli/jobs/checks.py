@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffedit_cli.errors import UsageError
+from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.outputs import targets
 from diffedit_cli.pipeline.parameter import AUTO
@@ -14,10 +14,21 @@ APART = "do them one by one, with -o or --out"
 
 def claim_all(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> None:
     """As `claim` for each, once what all of them read is known."""
+    for error in claim_others(jobs, command, names, remedy):
+        raise error
+
+
+def claim_others(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> list[OutputError]:
+    """As `claim_all`, but of jobs whose outputs any of them reads it only says why; the others are claimed."""
+    refused = []
     for job in jobs:
         job.ownership.reads(job.inputs)
     for job, name in zip(jobs, names, strict=True):
-        claim(job, command, name, remedy)
+        try:
+            claim(job, command, name, remedy)
+        except OutputError as error:
+            refused.append(error)
+    return refused
 
 
 def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:

@@ -17,8 +17,9 @@ from diffedit_cli.results import page, results_log, thumbnails
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage import atomic, files, paths, remote
-from diffedit_cli.storage.ownership import INPUT, Ownership
+from diffedit_cli.storage.ownership import Ownership
 
+ANOTHER = "choose another folder with --out"
 REST, PACE = 2.0, 20.0  # results.jsonl is sent after so many seconds, and so many times what it took last
 PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
 
@@ -28,6 +29,7 @@ class Place:
 
     def __init__(self, path: Path, *, dry: bool = False) -> None:
         self.path, self._resolved, self._dry = path, files.resolved(path), dry
+        self.spared: set[str] = set()  # small pictures elsewhere that the run reads, by name
 
     def __enter__(self) -> Place:
         """Makes the folder. Raises OutputError."""
@@ -36,25 +38,31 @@ class Place:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()
+
+    def close(self) -> None:
+        """Also of one that was never entered."""
 
     def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # all parts share one
         """Of a part of the run; without one, of who works for one. Raises OutputError."""
-        owner.check_input(self.path / results_log.NAME, "choose another folder with --out")
+        owner.check_input(self.path / results_log.NAME, ANOTHER)
         return ResultsLog(self.path, writes=not self._dry)
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in here."""
-        return self._resolved in files.resolved(row.input).parents
+        return not row.url and self._resolved in files.resolved(row.input).parents
 
     def holds(self, path: Path) -> bool:
         return paths.is_file(path)
 
-    def protect(self, rows: Iterable[Row]) -> None:
-        """Told of pictures that the run reads, before any is written."""
+    def protect(self, url: str, owner: Ownership) -> None:
+        """Told of what the run reads from elsewhere, if it is a URL, before anything is written there."""
 
-    def prepare(self, job: Job, source: str) -> None:  # noqa: ARG002  # an input is known when an output is checked
-        """Makes the folder of a job's outputs; `source` is its picture's URL, if it has one. Raises OutputError."""
+    def check_inputs(self, job: Job) -> None:
+        """Once its outputs are claimed. Raises OutputError if one of them, where it goes, is what the run reads."""
+
+    def prepare(self, job: Job) -> None:
+        """Makes the folder of a job's outputs. Raises OutputError."""
         files.make_folder(job.written[0].parent, "--out")
 
     def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
@@ -81,7 +89,6 @@ class RemotePlace(Place):
         self._left = contextlib.ExitStack()
         self._names: set[str] = set()  # what was there when it was last looked at
         self._next = 0.0
-        self._sources: set[tuple[str, str]] = set()  # all that is known to be read
         super().__init__(self._left.enter_context(atomic.elsewhere()) / "out")
 
     def __enter__(self) -> RemotePlace:
@@ -90,19 +97,30 @@ class RemotePlace(Place):
         self._names = remote.names(self.url)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._left.close()
 
-    def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # it is made here
+    def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:
         self._fetch_results(but=None)
         if shard is None:
             return ResultsLog(self.path, url=self.url, writes=False)
-        found = ResultsLog(self.path, results_log.part_name(shard.number, shard.count), self.url)
+        name = results_log.part_name(shard.number, shard.count)
+        owner.check_url(f"{self.url}/{name}", ANOTHER)
+        found = ResultsLog(self.path, name, self.url)
         found.announced = lambda: self._send([found.begun] if found.begun else [])
         return found
 
-    def protect(self, rows: Iterable[Row]) -> None:
-        self._sources |= {remote.identity(row.url) for row in rows if row.url}
+    def protect(self, url: str, owner: Ownership) -> None:
+        if remote.is_url(url):
+            owner.reads_url(url)
+            folder, _, name = url.rpartition("/")
+            if folder.endswith(f"/{thumbnails.FOLDER}"):
+                self.spared.add(name)
+
+    def check_inputs(self, job: Job) -> None:
+        self.protect(job.url, job.ownership)
+        for path in job.written:
+            job.ownership.check_url(self._url(path), "choose another with --out")
 
     def contains(self, row: Row) -> bool:
         return row.url.startswith(self.url + "/")
@@ -112,12 +130,9 @@ class RemotePlace(Place):
             return paths.is_file(path)
         return path.relative_to(self.path).as_posix() in self._names
 
-    def prepare(self, job: Job, source: str) -> None:
+    def prepare(self, job: Job) -> None:
         """And what lies there is fetched, to see whose it is."""
-        super().prepare(job, source)
-        for path in job.written:
-            if remote.identity(self._url(path)) in self._sources | {remote.identity(source)}:
-                raise OutputError(f"The output {path} {INPUT}: choose another.")
+        super().prepare(job)
         if not job.force:
             for path in job.written:
                 self._fetch(path)
@@ -137,9 +152,10 @@ class RemotePlace(Place):
         shown = [(result.input, source, PICTURE)]
         shown += [(path, self._named(path), PICTURE) for path in result.outputs]
         shown += [(result.mask, self._named(result.mask), MASK)] if result.mask else []
-        small = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
+        made = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
+        small = {path: how for path, how in made.items() if path.name not in self.spared}
         try:
-            thumbnails.renew(small, lambda *_: None)
+            thumbnails.renew(small, Ownership(), lambda *_: None)
             self._send([*(path for path in small if paths.is_file(path)), *written])
         except OutputError as error:
             said = {"code": error.code, "message": str(error)}

@@ -25,6 +25,7 @@ class Job:
     """One picture's way through a command. Paths may be `-`, and `output` None for the command's default name."""
 
     input: Path
+    url: str = ""  # where the input is fetched from: until then it is only a name, then a copy
     output: Path | None = None
     params: Params
     force: bool = False
@@ -53,7 +54,8 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        given = (self.input, self.mask, self.latents, self.within, self.exclude)
+        """The files of this machine that are read and have to stay as they are."""
+        given = (None if self.url else self.input, self.mask, self.latents, self.within, self.exclude)
         embeds = [prompt.path for prompt in vars(self.params).values() if isinstance(prompt, Embeds)]
         return [path for path in given if path is not None] + embeds
 

@@ -50,8 +50,9 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
     mask = out / f"{label}.mask.png"
     return Job(
-        input=row.input, output=out / place, mask_output=mask, label=label, chosen_by="--out", where=row.where, **shared
-    )
+        input=row.input, url=row.url, output=out / place, mask_output=mask, label=label, chosen_by="--out",
+        where=row.where, **shared,
+    )  # fmt: skip
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:
@@ -83,6 +84,7 @@ def plan_jobs(
         try:
             job = replace(job_of(row, share, place.path, template), ownership=owner)
             checks.claim_all([job], "edit", [row.name], "give each a name of its own")
+            place.check_inputs(job)
             if mine(position):
                 before = results_log.identity_of(job.written[0])
                 whole = before is not None and all(map(place.holds, job.written))
@@ -114,7 +116,7 @@ def pending(
             if _is_done(job):
                 yield outcomes.undone_result(job, "skipped")
                 continue
-            place.prepare(job, row.url)
+            place.prepare(job)
             yield job
         except Exception as error:
             yield refusal(row, _explained(error, on_bug), job)

@@ -74,11 +74,15 @@ class Worker:
     def _results_log(self) -> ResultsLog:
         return self._place.results_log(None, Ownership())
 
-    def edit(self, row: Row, before: str | None) -> Result:
-        """The result, its files where they belong; skipped if what is there is of the same identity, `before`."""
+    def edit(self, row: Row, before: str | None, spared: set[str]) -> Result:
+        """The result, its files where they belong; skipped if what is there is of the same identity, `before`.
+
+        Whether they replace an input is known where all rows are, which is asked before; `spared` is as in `Place`.
+        """
         job = None
         try:
             place = self._place
+            place.spared = spared
             job = plan.job_of(row, self._session.share, place.path, self._given["name"])
             owner = Ownership(force=job.force)
             owner.book = self._results_log
@@ -94,6 +98,7 @@ class Worker:
 def edit_on_workers(
     claimed: Iterator[tuple[Row, Job] | Result],
     workers: list[Any],
+    spared: set[str],
     *,
     record: Callable[[Result], Result],
     stopping: Callable[[], bool],
@@ -112,7 +117,7 @@ def edit_on_workers(
                 continue
             row, job = one
             worker = idle.pop()
-            busy[worker.edit.remote(row, job.before)] = worker, row, job
+            busy[worker.edit.remote(row, job.before, spared)] = worker, row, job
         if not busy:
             return
         [ended], _ = ray.wait(list(busy), num_returns=1)

@@ -55,7 +55,7 @@ def row_of_name(name: str, **more: Any) -> Row:
             place = Path(remote.name(name))
             return Row(input=place, place=place, url=name, **more)
     except UsageError as error:
-        return Row(input=Path(name), place=Path(name), problem=error, **more)
+        return Row(input=Path(name), place=Path(name), url=name, problem=error, **more)
     return Row(input=Path(name), place=_mirrored(Path(name)), **more)
 
 
@@ -95,9 +95,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
     with paths.open_to_read(path) as file:
         for number, line in enumerate(paths.lines(file), start=1):
             where = f"{path} line {number}"
-            if len(line) == paths.LONGEST:
-                yield unusable(where, f"{where} has more than {paths.LONGEST} characters; what follows it is left out.")
-                return
+            if len(line) > paths.LONGEST:
+                yield unusable(where, f"{where} {_too_long()}.")
+                continue
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not text.strip():
                 continue
@@ -107,20 +107,26 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 yield unusable(where, f"{where} is no JSON object ({error}).")
 
 
+def _too_long() -> str:
+    return f"has more than {paths.LONGEST} characters; make it shorter"
+
+
 def _csv(path: Path) -> Iterator[Row]:
     with io.TextIOWrapper(paths.open_to_read(path), encoding=MARK, errors="surrogateescape", newline="") as file:
-        records = _records(_Lines(paths.lines(file)))
+        lines = _Lines(paths.lines(file))
+        records = _records(lines, lines.delimiter())
         _, columns, wrong = next((one for one in records if one[1] or one[2]), (0, [], ""))
         if wrong:
-            raise UsageError(f"The job file {path} is no CSV table: {wrong}; save it again as UTF-8.")
+            raise UsageError(f"The job file {path} has a first line that {wrong}.")
         if "input" not in map(_option, columns):
             raise UsageError(
-                f"The job file {path} has no column input; its first line names the columns, with commas between."
+                f"The job file {path} has no column input; its first line names the columns, with commas or "
+                "semicolons between."
             )
         for number, cells, wrong in records:
             where = f"{path} line {number}"
             if wrong:
-                yield unusable(where, f"{where} fits no CSV table: {wrong}; save the file again as UTF-8.")
+                yield unusable(where, f"{where} {wrong}.")
             elif any(cell.strip() for cell in cells[len(columns) :]):
                 yield unusable(where, f"{where} has more cells than columns.")
             elif twice := _contradiction(columns, cells):
@@ -151,33 +157,51 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
+    def delimiter(self) -> str:
+        """What stands between the columns: Excel writes semicolons where numbers have commas. Asked first."""
+        while (line := next(self._file, None)) is not None and not line.strip():
+            self.number += 1
+        if line is None:
+            return ","
+        self._again.append(line)
+        return ";" if ";" in line and "," not in line else ","
+
     def begin(self) -> int:
         """A record begins; the number of its first line."""
         self._record = []
         return self.number + 1
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a line of the record is too long, so that its end is missing."""
+        return any(len(line) > paths.LONGEST for line in self._record)
+
     def give_up(self) -> None:
         """Of the record only its first line is lost."""
         self._again.extendleft(reversed(self._record[1:]))
         self.number -= len(self._record[1:])
+        self._record = self._record[:1]
 
 
-def _records(lines: _Lines) -> Iterator[tuple[int, list[str], str]]:
+def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
     """Of each record the number of its first line, its cells, and what is wrong with it, if anything is."""
     while True:
         number = lines.begin()
         try:
-            cells = next(csv.reader(lines, strict=True))
+            cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
             "".join(cells).encode()
+            wrong = ""
         except StopIteration:
             return
         except csv.Error as error:
             lines.give_up()
-            yield number, [], str(error)
+            cells, wrong = [], f"fits no CSV table: {error}; save the file again as UTF-8"
         except UnicodeEncodeError:
-            yield number, [], "it holds bytes that are no text"
-        else:
-            yield number, cells, ""
+            cells, wrong = [], "fits no CSV table: it holds bytes that are no text; save the file again as UTF-8"
+        if lines.is_cut:
+            lines.give_up()
+            cells, wrong = [], _too_long()
+        yield number, cells, wrong
 
 
 def _toml(path: Path) -> Iterator[Row]:

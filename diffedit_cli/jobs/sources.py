@@ -60,11 +60,12 @@ class _Picker:
     skip: Callable[[Path], bool]
     passed: SkippedFiles
 
-    def takes(self, path: Path) -> bool:
+    def takes(self, path: Path, *, url: str = "") -> bool:
+        """At a URL nobody sees what diffedit made; its path is no file of this machine."""
         if path.suffix.lower() not in EXTENSIONS:
             self.passed.others[path.suffix.lower() or "no ending"] += 1
             return False
-        made = self.skip(path)
+        made = not url and self.skip(path)
         self.passed.made += made
         return not made
 
@@ -85,22 +86,29 @@ def list_rows(
 ) -> Iterator[Row]:
     """The pictures of folders, patterns and names, in order; `skip` leaves out some that a folder or pattern holds.
 
-    A folder that may not be looked into is a row that fails. Raises InputError for a folder or a pattern without any,
-    UsageError for a URL of no known file system.
+    What has none, a folder that may not be looked into, and a URL that nothing can reach are rows that fail.
     """
     picker = _Picker(skip, passed or SkippedFiles())
     for said in sources:
-        source = Path(said)
-        if not said:  # else the working folder
-            raise UsageError("A picture's name is empty; name a picture, a folder, a pattern or a list.")
-        if remote.is_url(said):
-            yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
-        elif paths.is_folder(source):
-            yield from _some(_in_folder(source, recursive, picker), f"The folder {source} holds no pictures", recursive)
-        elif _fixed(source)[1]:
-            yield from _some(_matching(source, picker), f"No picture is called {source}")
-        else:
-            yield Row(input=source, place=Path(source.name))
+        try:
+            yield from _of_source(said, recursive, picker)
+        except DiffEditError as error:
+            yield Row(input=Path(said), place=Path(said), url=said if remote.is_url(said) else "", problem=error)
+
+
+def _of_source(said: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
+    """Raises InputError for a folder or a pattern without any, UsageError for a URL of no known file system."""
+    source = Path(said)
+    if not said:  # else the working folder
+        raise UsageError("A picture's name is empty; name a picture, a folder, a pattern or a list.")
+    if remote.is_url(said):
+        yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
+    elif paths.is_folder(source):
+        yield from _some(_in_folder(source, recursive, picker), f"The folder {source} holds no pictures", recursive)
+    elif _fixed(source)[1]:
+        yield from _some(_matching(source, picker), f"No picture is called {source}")
+    else:
+        yield Row(input=source, place=Path(source.name))
 
 
 def stream_rows(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
@@ -135,7 +143,7 @@ def is_stream(source: Path) -> bool:
 
 def _at_url(url: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
     for one, place in remote.list_folder(url, recursive=recursive):
-        if one == url or picker.takes(Path(place)):
+        if one == url or picker.takes(Path(place), url=one):
             yield Row(input=Path(place), place=Path(place), url=one)
 
 

@@ -20,12 +20,11 @@ from diffedit_cli import __version__
 from diffedit_cli.errors import InputError, OutputError
 from diffedit_cli.images import previews
 from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.results.results_log import FINISHED, STATUSES, field
 from diffedit_cli.storage import paths, seals
 from diffedit_cli.storage.ownership import Ownership, Target
 
 PAGE = "index.html"
-FINISHED = ("done", "skipped")
-STATUSES = (*FINISHED, "failed", "withheld")
 MOST = 2**53  # of a number that a browser tells from its neighbours
 CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
@@ -52,7 +51,7 @@ def write(
     owner.check(target)
     place = _Place(folder, holds)
     entries = [_entry(line, place) for line in lines]
-    place.make_thumbnails(progress)
+    place.make_thumbnails(owner, progress)
     entries = [_without(entry, place.missing) for entry in entries]
     entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
     owner.publish({target: _rendered(folder, entries, unreadable).encode("utf-8", "replace")})
@@ -80,13 +79,13 @@ def _read(folder: Path) -> tuple[list[Line], int]:
     if count and not lines:
         raise InputError(f"{folder / results_log.NAME} holds no results of diffedit run; {remedy}.")
     if len(parts) > 1:
-        lines.sort(key=lambda line: _text(line.get("ended")) or "")
+        lines.sort(key=lambda line: field(line, "ended", str))
     return _latest(lines), count - len(lines)
 
 
 def _parsed(text: bytes) -> Line | None:
-    line = results_log.parse(text) or {}
-    return line if line.get("status") in STATUSES and isinstance(line.get("input"), str) else None
+    line = results_log.parse(text)
+    return line if line is not None and results_log.is_result(line) else None
 
 
 def _latest(lines: Iterable[Line]) -> list[Line]:
@@ -98,9 +97,9 @@ def _latest(lines: Iterable[Line]) -> list[Line]:
     kept: dict[tuple[Any, ...], Line] = {}
     made: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # edit -> key of its output
     for line in lines:
-        edit = tuple(map(_text, (line["input"], line.get("from"), line.get("to"))))
+        edit = tuple(field(line, name, str) for name in ("input", "from", "to"))
         seeded = (*edit, repr(line.get("seed")))
-        output = _text(line.get("output"))
+        output = field(line, "output", str)
         key = (output,) if output else edit if line["status"] != "skipped" else made.get(seeded, edit)
         before = kept.pop(key, {})
         if output:
@@ -135,20 +134,16 @@ class _Place:
             self.missing.add(small)
         return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
 
-    def make_thumbnails(self, progress: Callable[[int, int], None]) -> None:
+    def make_thumbnails(self, owner: Ownership, progress: Callable[[int, int], None]) -> None:
         if self._wanted:
             _make_folder(self.folder / thumbnails.FOLDER)
-        missing = thumbnails.renew(self._wanted, progress)
+        missing = thumbnails.renew(self._wanted, owner, progress)
         self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
 
     def output(self, recorded: str) -> Path | None:
-        """Where an output is now: in this folder, which may have been moved, else as recorded."""
-        path = Path(recorded)
-        if Path(os.path.abspath(path)).is_relative_to(self._absolute) and self._holds(path):  # noqa: PTH100
-            return path
-        steps = [part for part in path.parts if part not in (path.anchor, "..")]
-        inside = (self.folder.joinpath(*steps[start:]) for start in range(len(steps)))
-        return next((candidate for candidate in (*inside, path) if self._holds(candidate)), None)
+        """Where an output is now, if anywhere."""
+        path = results_log.place_now(self.folder, recorded, self._holds)
+        return path if self._holds(path) else None
 
     def input(self, recorded: str) -> Path | None:
         """Where an input is now: as recorded, from the working folder or from one that this folder is in."""
@@ -168,17 +163,17 @@ class _Place:
 
 def _entry(line: Line, place: _Place) -> Line:
     """What the page knows of one picture. Nothing in a line is taken for what it should be."""
-    outputs = [output for output in _list(line.get("outputs")) if isinstance(output, str)]
-    first, mask, error = _text(line.get("output")), _text(line.get("mask")), line.get("error")
+    outputs = [output for output in field(line, "outputs", list) if isinstance(output, str)]
+    first, mask = field(line, "output", str), field(line, "mask", str)
     finished = line["status"] in FINISHED
-    seconds = {str(stage): value for stage, value in _dict(line.get("seconds")).items() if _is_number(value)}
+    seconds = {str(stage): value for stage, value in field(line, "seconds", dict).items() if _is_number(value)}
     area = line.get("mask_area") if _is_number(line.get("mask_area")) else None
     return _known(
         name=Path(line["input"]).name or line["input"],
         path=line["input"],
         status=line["status"],
-        error=_text(_dict(error).get("message")) if error else None,
-        to=_text(line.get("to")),
+        error=field(field(line, "error", dict), "message", str),
+        to=field(line, "to", str),
         before=place.shown(line["input"], thumbnails.of_picture, place.input),
         after=[
             place.shown(output, thumbnails.of_picture, place.output)
@@ -189,13 +184,13 @@ def _entry(line: Line, place: _Place) -> Line:
         area=area,
         small=True if area is not None and area < previews.LEAST else None,
         seconds=seconds,
-        evaluations=sum(value for value in _dict(line.get("evaluations")).values() if _is_number(value)) or None,
-        cached=[str(stage) for stage, state in _dict(line.get("cache")).items() if state == "hit"],
-        model=_text(line.get("model")),
-        device=_text(line.get("device")),
+        evaluations=sum(value for value in field(line, "evaluations", dict).values() if _is_number(value)) or None,
+        cached=[str(stage) for stage, state in field(line, "cache", dict).items() if state == "hit"],
+        model=field(line, "model", str),
+        device=field(line, "device", str),
         seed=line.get("seed") if _is_number(line.get("seed")) else None,
-        warnings=[warning for warning in _list(line.get("warnings")) if isinstance(warning, str)],
-        **{"from": _text(line.get("from"))},
+        warnings=[warning for warning in field(line, "warnings", list) if isinstance(warning, str)],
+        **{"from": field(line, "from", str)},
     )
 
 
@@ -240,18 +235,6 @@ def _cut(entry: Line, folder: Path) -> float | None:
 def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
     with paths.open_to_read(path) as file, Image.open(file) as image:
         return np.asarray(image.convert(mode))
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -15,12 +14,14 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from diffedit_cli.errors import OutputError
-from diffedit_cli.storage import paths
+from diffedit_cli.storage import hashing, paths
 
 NAME = "results.jsonl"
+FINISHED = ("done", "skipped")
+STATUSES = (*FINISHED, "failed", "withheld")  # of a line about a picture
 BEGUN = "begun"  # status of a line about files that are written next, and that nothing else would tell to be ours
 BEGUN_PART = re.compile(r"\.results(-\d+-of-\d+)?\.jsonl\.begun")
-BEGIN = b'{"status": "'  # of each of its lines
+BEGINS = [f'{{"status": "{one}", "error": '.encode() for one in STATUSES] + [b'{"status": "begun", "digests": {']
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
     SET identity = excluded.identity, digest = excluded.digest, ended = excluded.ended
@@ -56,7 +57,6 @@ class ResultsLog:
         try:
             self._learn()
             self._file = os.open(self.path if writes else os.devnull, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            self._end_torn_line()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -93,7 +93,7 @@ class ResultsLog:
         _check(self.begun)
         told = {self._told(path): digest for path, digest in digests.items()}
         try:
-            file = os.open(self.begun, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(self.begun, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 _append(file, json.dumps({"status": BEGUN, "digests": told}))
             finally:
@@ -146,19 +146,19 @@ class ResultsLog:
                 file.seek(read)
                 for line in paths.lines(file):
                     if (said := parse(line)) is not None:
-                        ended = max(ended, paths.as_text(_known(said, "ended", str)))  # whatever the clock did
+                        ended = max(ended, paths.as_text(field(said, "ended", str)))  # whatever the clock did
                         self._learn_from(said, ended)
                     if line.endswith(b"\n"):  # else it is being written, or torn
                         self._read[this] = file.tell(), ended
 
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
-        digests, identity = output_digests(said), paths.as_text(_known(said, "identity", str))
+        digests, identity = output_digests(said), paths.as_text(field(said, "identity", str))
         here = {output: self._key(self._local(output)) for output in digests}
-        if said.get("status") == BEGUN:
+        if _tells_begun(said):
             begun = [(here[output], digest) for output, digest in digests.items()]
             self._known.executemany("INSERT OR IGNORE INTO begun VALUES (?, ?)", begun)
         elif said.get("status") == "done" and identity:
-            outputs = [one for one in _known(said, "outputs", list) if isinstance(one, str)]
+            outputs = [one for one in field(said, "outputs", list) if isinstance(one, str)]
             here |= {output: self._key(self._local(output)) for output in outputs}
             done = [(key, identity, digests.get(output), ended) for output, key in here.items()]
             self._known.executemany(LATER, done)
@@ -168,19 +168,10 @@ class ResultsLog:
         return f"{self._url}/{Path(path).relative_to(self.folder).as_posix()}" if inside else path
 
     def _local(self, output: str) -> Path:
-        """Where an output is now: in this folder, also if that was named otherwise or has moved, else as recorded."""
+        """Where an output is now."""
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
-        path, folder = Path(output), os.path.abspath(self.folder)  # noqa: PTH100
-        if os.path.lexists(path) and os.path.abspath(path).startswith(folder + os.sep):  # noqa: PTH100
-            return path
-        inside = (self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
-        return next(filter(os.path.lexists, inside), path)
-
-    def _end_torn_line(self) -> None:
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
+        return place_now(self.folder, output)
 
     def _key(self, output: Path) -> str:
         """The same from wherever the run is started."""
@@ -204,7 +195,7 @@ class Results:
         if not found:
             return False
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest() in found
+            return hashing.of_content(path) in found
         except OSError:
             return False
 
@@ -226,24 +217,26 @@ def _check(path: Path) -> None:
         if paths.is_link(path) or (paths.is_there(path) and not paths.is_file(path)):
             raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
         told = paths.is_there(path) and path.stat().st_size
-        if told and not (_begun(path) or any("status" in one for one in lines(path))):
+        if told and not (_is_torn(path) or any(is_result(one) or _tells_begun(one) for one in lines(path))):
             raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {remedy}.") from error
 
 
 def _append(file: int, line: str) -> None:
-    """Writes a line in one go. Raises OSError."""
-    data = line.encode() + b"\n"
+    """Writes a line in one go; one that anybody left torn, as on a full disk, ends before it. Raises OSError."""
+    size = os.fstat(file).st_size
+    torn = size and os.pread(file, 1, size - 1) != b"\n"
+    data = b"\n" * torn + line.encode() + b"\n"
     if os.write(file, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _begun(path: Path) -> bool:
+def _is_torn(path: Path) -> bool:
     """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
     with paths.open_to_read(path) as file:
-        line = file.readline(len(BEGIN))
-    return BEGIN.startswith(line) and not line.endswith(b"\n")
+        line = file.readline(max(map(len, BEGINS)))
+    return any(begin.startswith(line) or line.startswith(begin) for begin in BEGINS) and not line.endswith(b"\n")
 
 
 def part_name(number: int, count: int) -> str:
@@ -271,7 +264,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def texts(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not empty, in parts where they are too long. Raises OSError."""
+    """The lines of a file that are not empty, cut where they are too long. Raises OSError."""
     with paths.open_to_read(path) as file:
         yield from (line for line in paths.lines(file) if line.strip())
 
@@ -285,15 +278,36 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
+def is_result(said: dict[str, Any]) -> bool:
+    """Whether it is what we say of a picture: other programs have files of this name, and lines with a status, too."""
+    return said.get("status") in STATUSES and isinstance(said.get("input"), str)
+
+
+def _tells_begun(said: dict[str, Any]) -> bool:
+    return said.get("status") == BEGUN and isinstance(said.get("digests"), dict)
+
+
+def place_now(folder: Path, recorded: str, holds: Callable[[Path], bool] = os.path.lexists) -> Path:
+    """Where an output is now: in its folder, also if that was named otherwise or has moved, else as recorded.
+
+    `holds` says which files there are.
+    """
+    path, inside = Path(recorded), os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+    if os.path.abspath(path).startswith(inside) and holds(path):  # noqa: PTH100
+        return path
+    steps = [part for part in path.parts if part not in (path.anchor, "..")]
+    return next(filter(holds, (folder.joinpath(*steps[start:]) for start in range(len(steps)))), path)
+
+
 T = TypeVar("T", str, list[Any], dict[str, Any])
 
 
-def _known(said: dict[str, Any], name: str, kind: type[T]) -> T:
-    """What a line says, if it is of this kind; else nothing."""
+def field(said: dict[str, Any], name: str, kind: type[T]) -> T:
+    """What a line, or a part of it, says, if it is of this kind; else nothing: it may say anything."""
     value = said.get(name)
     return value if isinstance(value, kind) else kind()
 
 
 def output_digests(said: dict[str, Any]) -> dict[str, str]:
     """Those of the files that a line tells of, by path."""
-    return {path: paths.as_text(one) for path, one in _known(said, "digests", dict).items() if isinstance(one, str)}
+    return {path: paths.as_text(one) for path, one in field(said, "digests", dict).items() if isinstance(one, str)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +20,8 @@ from diffedit_cli.storage import atomic, paths, records
 from diffedit_cli.storage.ownership import Ownership, Target
 
 FOLDER = "thumbnails"
+DIGITS = 20  # of a digest, for a name
+NAMED = re.compile(rf"[0-9a-f]{{{DIGITS}}}\.webp")
 SIDE = 320  # the longer side, at most
 FAINTEST, STRONGEST = 70, 150  # of 255: how much the tint covers what is hardly masked, and what is wholly masked
 AT_ONCE = 4  # more would hold too many large pictures in memory
@@ -32,18 +35,21 @@ def place(recorded: str, make: Make) -> str:
     The name is a digest, as one made of the picture's own could be too long, or another picture's.
     """
     digest = hashlib.sha256(f"{make.__name__} {recorded}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{FOLDER}/{digest[:20]}.webp"
+    return f"{FOLDER}/{digest[:DIGITS]}.webp"
 
 
 def is_one(path: Path) -> bool:
     """Whether a file is a small picture of a run's page."""
-    return path.parent.name == FOLDER and paths.is_file(path.parent.parent / results_log.NAME)
+    named = path.parent.name == FOLDER and NAMED.fullmatch(path.name)
+    return bool(named) and paths.is_file(path.parent.parent / results_log.NAME)
 
 
-def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int], None]) -> set[Path]:
+def renew(
+    wanted: Mapping[Path, tuple[Path, Make]], owner: Ownership, progress: Callable[[int, int], None]
+) -> set[Path]:
     """Makes those of the small pictures (target -> source, and how) that are missing or older than their source.
 
-    Returns those that cannot be made. Raises OutputError.
+    Returns those that cannot be made, as what `owner` knows to be read. Raises OutputError.
     """
     for folder in {target.parent for target in wanted}:
         atomic.sweep(folder)  # also where none is written: what was left beside whole ones
@@ -51,7 +57,7 @@ def renew(wanted: Mapping[Path, tuple[Path, Make]], progress: Callable[[int, int
     missing = set()
     with warnings.catch_warnings(), ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # for all threads: one that did this alone would undo it for the others
-        tasks = {pool.submit(_write, target, *how): target for target, how in stale.items()}
+        tasks = {pool.submit(_write, target, *how, owner): target for target, how in stale.items()}
         try:
             for done, task in enumerate(as_completed(tasks), 1):
                 if not task.result():
@@ -70,11 +76,12 @@ def _is_stale(target: Path, source: Path) -> bool:
         return True
 
 
-def _write(target: Path, source: Path, make: Make) -> bool:
-    """Whether the source could be read, and the target is no stranger's."""
+def _write(target: Path, source: Path, make: Make, reads: Ownership) -> bool:
+    """Whether the source could be read, and the target is no stranger's, which no force replaces, and no input."""
     owner, wanted = Ownership(), Target(target, remedy="move it away")
     exif = metadata.exif_block(metadata.Metadata().directory(records.record("thumbnail", {})))
     try:
+        reads.check_input(target, wanted.remedy)
         owner.check(wanted)
         image = make(source)
         buffer = io.BytesIO()

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -103,15 +104,27 @@ def _nobodys(path: Path) -> Iterator[bool]:
     The system ends a lock with its process, and all processes of one kernel, also those in containers, see it. Another
     machine's may not be seen, so that what was begun on one is left only when it has not changed for long.
     """
-    ours, old = OURS.fullmatch(path.name), path.stat().st_mtime < time.time() - ABANDONED
+    ours = OURS.fullmatch(path.name)
     if ours is None or not ours["kernel"] or ours["kernel"] != _kernel():
-        yield old
+        yield not _changed_since(path, time.time() - ABANDONED)
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks what can be written
     try:
         yield lock(descriptor, wait=False)
     finally:
         os.close(descriptor)
+
+
+def _changed_since(path: Path, moment: float) -> bool:
+    """Whether it has changed, or anything in it: a folder does not when a file in it is written. Raises OSError."""
+    left = [path]
+    while left:
+        status = (one := left.pop()).lstat()
+        if status.st_mtime >= moment:
+            return True
+        if stat.S_ISDIR(status.st_mode):
+            left += one.iterdir()
+    return False
 
 
 def _begun(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]:

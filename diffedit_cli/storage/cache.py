@@ -20,7 +20,7 @@ from diffedit_cli.storage import atomic, files, model_locks, paths
 
 SUFFIX = ".safetensors"
 MODELS = "models"  # folders, converted from checkpoints
-LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each, which is never removed
+LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each
 MADE = "made"  # notes of what single commands wrote
 DIGESTS = "digests"  # notes of what big files hold
 MODEL, NOTE, UNFINISHED = "model", "note", "unfinished"
@@ -239,10 +239,13 @@ class Cache:
             total -= entry.size
             removed.append(entry)
         if not keep_bytes:
-            for beside in (*self.root.glob(f"{LOCKS}/*"), *(one.path for one in self._scan() if one.kind == NOTE)):
-                if self._kind(beside) in (NOTE, "lock"):
+            for path in self.root.glob(f"{LOCKS}/*"):
+                if self._kind(path) == "lock":
+                    _remove_lock(path)
+            for entry in self._scan():
+                if entry.kind == NOTE:
                     with contextlib.suppress(OSError):
-                        beside.unlink()
+                        entry.path.unlink()
         self.trim(recount=True)
         return removed
 
@@ -331,6 +334,17 @@ def _remove(path: Path) -> None:
         return
     with atomic.folder(path) as doomed:
         path.rename(doomed / "old")  # at once: nobody finds half of it
+
+
+def _remove_lock(path: Path) -> None:
+    """Unless somebody holds it, who would not be alone any more."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if atomic.lock(descriptor, wait=False):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def default_root() -> Path:

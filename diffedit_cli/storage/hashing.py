@@ -22,6 +22,11 @@ def of_record(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def of_bytes(data: bytes) -> str:
+    """Sha256 (hex) of what a file holds, or will."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def of_content(path: Path) -> str:
     """Sha256 (hex) of a file's content, read now. Raises OSError."""
     total = hashlib.sha256()

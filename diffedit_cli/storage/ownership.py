@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import sqlite3
 import stat
@@ -16,7 +15,7 @@ from threading import Lock
 from typing import Protocol
 
 from diffedit_cli.errors import OutputError, UsageError
-from diffedit_cli.storage import files, paths, seals
+from diffedit_cli.storage import files, hashing, paths, remote, seals
 from diffedit_cli.storage.files import STANDARD_STREAM
 
 LARGEST = 2**31  # bytes: what has more is none of ours
@@ -62,6 +61,12 @@ class Ownership:
                 with self._lock:
                     self._known.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", [(one,) for one in _same(path)])
 
+    def reads_url(self, url: str) -> None:
+        """Notes what is read from elsewhere."""
+        if (one := remote.identity(url)) is not None:
+            with self._lock:
+                self._known.execute("INSERT OR IGNORE INTO inputs VALUES (?)", (paths.as_text(one),))
+
     def claim(self, target: Target, claimant: str, remedy: str, *, shared: bool = False) -> None:
         """Marks a target as what `claimant` writes. Raises UsageError if it is claimed, but to those who share it.
 
@@ -76,7 +81,10 @@ class Ownership:
             if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, claimant)).rowcount:
                 return
             (other,) = self._known.execute("SELECT claimant FROM claimed WHERE path = ?", (key,)).fetchone()
-        if not (shared and other == claimant):
+        if other == claimant and not shared:
+            remedy = "name it once, or give each result a name of its own"
+            raise UsageError(f"{other} is named twice, and would write {path} both times; {remedy}.")
+        if other != claimant:
             raise UsageError(f"{other} and {claimant} would both write {path}; {remedy}.")
 
     def check(self, target: Target) -> None:
@@ -96,10 +104,18 @@ class Ownership:
 
     def check_input(self, path: Path, remedy: str) -> None:
         """Raises OutputError for what the command reads."""
+        if self._is_read(_same(path)):
+            raise OutputError(f"The output {path} {INPUT}: {remedy}.")
+
+    def check_url(self, url: str, remedy: str) -> None:
+        """As `check_input`, for what is written elsewhere."""
+        if self._is_read({paths.as_text(remote.identity(url) or "")}):
+            raise OutputError(f"The output {url} {INPUT}: {remedy}.")
+
+    def _is_read(self, names: Iterable[str]) -> bool:
+        asked = "SELECT 1 FROM inputs WHERE file = ?"
         with self._lock:
-            for one in _same(path):
-                if self._known.execute("SELECT 1 FROM inputs WHERE file = ?", (one,)).fetchone():
-                    raise OutputError(f"The output {path} {INPUT}: {remedy}.")
+            return any(self._known.execute(asked, (one,)).fetchone() for one in names)
 
     def publish(self, written: Mapping[Target, bytes]) -> dict[str, str]:
         """Writes files, each whole and sealed, unless any of them may not be; their digests by path.
@@ -109,13 +125,15 @@ class Ownership:
         for target in written:
             self.check(target)
         whole = {target: seals.seal(data) for target, data in written.items()}
-        bare = {str(target.path): _sha256(data) for target, data in whole.items() if seals.is_whole(data) is None}
+        bare = {
+            str(target.path): hashing.of_bytes(data) for target, data in whole.items() if seals.is_whole(data) is None
+        }
         if self.book and bare:
             self.book.announce(bare)
         return {str(target.path): self._put(target, data) for target, data in whole.items()}
 
     def _put(self, target: Target, data: bytes) -> str:
-        digest, key = _sha256(data), _key(target.path)
+        digest, key = hashing.of_bytes(data), _key(target.path)
         if target.path == STANDARD_STREAM:
             files.publish(target.path, data)
             return digest
@@ -141,7 +159,7 @@ class Ownership:
             if not os.path.lexists(path):
                 whole.rename(path)
                 return
-        if not paths.is_link(path) and _digest_of(path) == digest:  # another process may have written the very same
+        if _holds(path, digest):  # another process may have written the very same
             os.utime(path)
             return
         self.check(target)
@@ -185,22 +203,21 @@ def _foreign(target: Target, book: Book | None) -> str | None:
     if whole := seals.is_whole(data):
         return None
     told = book.digests_of(target.path) if book else ()
-    if _sha256(data) in told:
+    if hashing.of_bytes(data) in told:
         return None
     if whole is None and not told:
         return "exists, and nothing shows that diffedit made it"
     return "was changed since diffedit made it"
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _digest_of(path: Path) -> str | None:
+def _holds(path: Path, digest: str) -> bool:
+    """Whether it is a file, and no link, whose content has this digest."""
     try:
-        return _sha256(path.read_bytes()) if path.lstat().st_size < LARGEST else None
+        status = path.lstat()
+        small = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST
+        return small and hashing.of_content(path) == digest
     except OSError:
-        return None
+        return False
 
 
 def _same(path: Path) -> set[str]:

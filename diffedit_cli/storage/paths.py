@@ -70,9 +70,11 @@ def check_working_folder() -> None:
 
 
 def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a file, those of more than LONGEST bytes or characters in parts: no file is taken whole for one."""
-    while line := file.readline(LONGEST):
+    """The lines of a file; of one with more than LONGEST bytes or characters the beginning, which has more, too."""
+    while line := file.readline(LONGEST + 1):
         yield line
+        while len(line) > LONGEST and line[-1:] not in ("\n", b"\n"):  # the rest of it is no line
+            line = file.readline(LONGEST + 1)
 
 
 def read(path: Path) -> bytes:

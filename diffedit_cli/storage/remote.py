@@ -72,10 +72,13 @@ def open_url(url: str) -> tuple[Any, str]:
     return found
 
 
-def identity(url: str) -> tuple[str, str]:
-    """The same of two URLs that mean one file, however they are written; of no URL nothing's."""
-    system, place = open_url(url) if url else (None, "")
-    return type(system).__name__, place
+def identity(url: str) -> str | None:
+    """The same text of two URLs that mean one file, however they are written; None of one that nothing can open."""
+    try:
+        system, place = open_url(url)
+    except DiffEditError:  # which fails what needs it, and nothing else
+        return None
+    return f"{type(system).__name__} {place}"
 
 
 def fetch(url: str, path: Path) -> None:

@@ -17,6 +17,7 @@ from diffedit_cli.errors import UsageError
 from diffedit_cli.jobs import sources
 from diffedit_cli.jobs.rows import Row
 from diffedit_cli.results import page, results_log
+from diffedit_cli.storage import paths
 
 MARK = b"\xef\xbb\xbf"
 FIRST, SECOND = "a.png", "b ü.png"
@@ -113,6 +114,9 @@ TABLES: dict[str, tuple[str, list[str]]] = {
     "spaces around columns": ("input , to\na.png,dog\nb.png,\n", ["a.png", "b.png"]),
     "fewer cells": ("to,input,steps\ndog,a.png\n,b.png,4\n", ["a.png", "b.png"]),
     "a column twice": ("input,input\na.png,a.png\nb.png,b.png\n", ["a.png", "b.png"]),
+    "semicolons": ("input;to;guidance\na.png;a dog, a cat;7,5\nb.png;;\n", ["a.png", "b.png"]),
+    "semicolons and quotes": ('\n"input";"to"\n"a.png";"a;b"\n"b.png";""\n', ["a.png", "b.png"]),
+    "semicolons in words": ("input,to\na.png,a;b;c\nb.png,\n", ["a.png", "b.png"]),
     "words on two lines": ('input,to\na.png,"a\ndog"\nb.png,\n', ["a.png", "b.png"]),
 }
 
@@ -121,6 +125,11 @@ TABLES: dict[str, tuple[str, list[str]]] = {
 def test_a_table_is_read_as_it_was_saved(name: str) -> None:
     text, found = TABLES[name]
     assert names(rows("jobs.csv", text.encode())) == found
+
+
+def test_cells_between_semicolons_may_have_commas() -> None:
+    (row,) = rows("jobs.csv", MARK + b"input;to;guidance\r\na.png;a dog, a cat;7,5\r\n")
+    assert (row.given, row.where) == ({"to": "a dog, a cat", "guidance": "7,5"}, "jobs.csv line 2")
 
 
 BAD_LINES = {
@@ -209,6 +218,32 @@ def test_numbers_and_switches_are_taken_as_tables_write_them(option: str, value:
 def test_a_value_that_is_none_is_said(option: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"{option} cannot be .*; see diffedit edit --help"):
         told(option, value)
+
+
+TOO_LONG = {
+    "jsonl": b'{"input": "a.png"}\n{"input": "%b"}\n{"input": "b.png"}\n',
+    "csv": b"input,to\na.png,dog\n%b,dog\nb.png,dog\n",
+    "csv of many columns": b"input,to" + b",x" * 40 + b"\na.png\nc.png,dog" + b",%b" * 40 + b"\nb.png,dog\n",
+    "csv with a quote": b'input,to\na.png,dog\nc.png,"%b\nb.png,dog\n',
+    "csv that ends with it": b"input\na.png\nb.png\n%b",
+}
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_a_row_that_is_too_long_fails_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "LONGEST", 100)
+    text = TOO_LONG[name]
+    found = names(rows(f"jobs.{name.split()[0]}", text.replace(b"%b", b"y" * (350 // max(1, text.count(b"%b"))))))
+    (problem,) = [one for one in found if not one.endswith(".png")]
+    assert problem.endswith("has more than 100 characters; make it shorter.")
+    assert [one for one in found if one != problem] == ["a.png", "b.png"]
+
+
+def test_a_result_that_is_too_long_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "LONGEST", 60)
+    whole = b'{"status": "failed", "input": "%b"}\n'
+    data = b'{"status": "failed", "to": "' + b"y" * 32 + whole % b"no.png"
+    assert of_results(whole % b"a.png" + data + whole % b"b.png") == ["a.png", "b.png"]
 
 
 # The command

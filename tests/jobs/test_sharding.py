@@ -81,7 +81,7 @@ def test_rows_of_one_name_are_noticed_in_whatever_part_they_are() -> None:
     assert [ran.code for ran in (whole, *parts)] == [8, 0, 2]
     assert [said["status"] for said in lines("whole")] == ["done", "failed", "done"]
     assert [said["status"] for said in lines("out")] == ["done", "done", "failed"]
-    assert "line 2: 00.png and 00.png would both write" in lines("out")[2]["error"]["message"]
+    assert "line 2: 00.png is named twice, and would write" in lines("out")[2]["error"]["message"]
 
 
 @pytest.mark.usefixtures("here")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from command import WORDS, diffedit, picture
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from diffedit_cli.errors import InputError
@@ -33,7 +36,9 @@ def found(*given: str, recursive: bool = False) -> tuple[list[str], str]:
     """The places of the rows, and what is said of the rest."""
     passed = SkippedFiles()
     rows = list(sources.list_rows(given, recursive=recursive, skip=lambda _: False, passed=passed))
-    assert all(row.problem is None for row in rows)
+    for row in rows:
+        if row.problem:
+            raise row.problem
     return [row.place.as_posix() for row in rows], str(passed)
 
 
@@ -191,3 +196,62 @@ def test_the_run_says_so_and_does_the_rest(here: Path, monkeypatch: pytest.Monke
     assert "diffedit: The folder in/locked cannot be read: Permission denied; check its permissions." in ran.lines
     assert "diffedit: in/a.png is not a picture that can be read" in ran.err
     assert len((here / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
+# Beside others
+
+
+BAD = ["foo://x/a.png", "http://[bad/x.png", "file://[bad/x.png", "memory://none/a*.png", "empty", "none*.png", ""]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.usefixtures("here")
+def test_a_source_that_is_none_fails_alone(bad: str) -> None:
+    Path("empty").mkdir()
+    Path("broken.png").write_bytes(b"no picture")
+    ran = diffedit("run", bad, "broken.png", *WORDS, "--out", "out", "--json")
+    first, second = (json.loads(line) for line in ran.out.splitlines())
+    assert (ran.code, first["input"]) == (8, bad or ".")
+    assert first["error"]["code"] in (2, 3)
+    assert second["error"]["message"].startswith("broken.png is not a picture")
+    alone = diffedit("run", bad, *WORDS, "--out", "other", "--json")
+    assert alone.code == first["error"]["code"]
+    assert json.loads(alone.out)["error"] == first["error"]
+    assert not Path("other").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_system_whose_package_is_missing_and_one_that_is_away_fail_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*_: object, **__: object) -> bool:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr(MemoryFileSystem, "isdir", away)
+    ran = diffedit("run", "s3://b/a.png", "memory://in/a.png", "cat.png", *WORDS, "--out", "out", "--dry-run", "--json")
+    first, second, third = (json.loads(line) for line in ran.out.splitlines())
+    assert "Install s3fs" in first["error"]["message"]
+    assert "memory://in/a.png cannot be reached (no route to host)" in second["error"]["message"]
+    assert third["status"] == "planned"
+
+
+def test_a_picture_whose_result_would_replace_another_fails_alone(here: Path) -> None:
+    for folder in "pq":
+        (here / folder).mkdir()
+    (here / "p" / "cat.png").write_bytes(b"no picture")
+    picture(here / "q" / "dog.png")
+    before = (here / "q" / "dog.png").read_bytes()
+    ran = diffedit("run", "p/cat.png", "q/dog.png", *WORDS, "--out", "q", "--json", "--force")
+    first, second = (json.loads(line)["error"] for line in ran.out.splitlines())
+    assert first["message"].startswith("p/cat.png is not a picture")
+    assert (second["code"], "q/dog.png is also an input" in second["message"]) == (6, True)
+    assert (here / "q" / "dog.png").read_bytes() == before
+
+
+@pytest.mark.usefixtures("here")
+def test_where_there_are_only_results_it_is_said() -> None:
+    fsspec.filesystem("memory").pipe_file("/results/a.png", b"")
+    ran = diffedit("run", "memory://results/*.png", *WORDS, "--out", "memory://results")
+    assert ran.code == 3
+    assert "There are only pictures that lie in --out" in ran.err

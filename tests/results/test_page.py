@@ -22,6 +22,7 @@ from PIL import Image
 
 from diffedit_cli.results import page
 from diffedit_cli.storage import atomic
+from diffedit_cli.storage.ownership import Ownership
 
 SCRIPT = "<script>document.title='taken'</script>"
 
@@ -236,6 +237,19 @@ def test_thumbnails_are_made_again_only_when_older_than_their_picture() -> None:
     page.write(Path("out"))
     assert before.stat().st_mtime_ns != first[0]
     assert after.stat().st_mtime_ns == first[1]
+
+
+def test_a_small_picture_that_is_an_input_is_not_made_again() -> None:
+    (entry,) = made(line("cat.png"))
+    small = Path("out", entry["before"]["small"])
+    before = small.read_bytes()
+    paint(Path("other.png"), "navy")
+    Path("other.png").replace("cat.png")
+    (entry,) = entries(page.write(Path("out"), Ownership(force=True, inputs=[small])))
+    assert small.read_bytes() == before
+    assert "small" not in entry["before"]
+    page.write(Path("out"))
+    assert small.read_bytes() != before
 
 
 def test_what_was_left_beside_whole_thumbnails_goes(monkeypatch: pytest.MonkeyPatch) -> None:

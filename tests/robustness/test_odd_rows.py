@@ -25,7 +25,7 @@ from diffedit_cli.jobs import execute, outcomes, output_names, plan, sources
 from diffedit_cli.jobs.destinations import Place
 from diffedit_cli.jobs.sharding import Shard
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.results import page
+from diffedit_cli.results import page, results_log
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage.ownership import Ownership
 from diffedit_cli.storage.remote import Fetched
@@ -60,7 +60,7 @@ OPTIONS = sorted({name.rstrip("_") for group in session.OF_A_PICTURE for name in
 ROWS = st.fixed_dictionaries({"input": NAMES | VALUES}, optional={"output": NAMES | VALUES}).flatmap(
     lambda row: st.dictionaries(st.sampled_from(OPTIONS) | TEXT, VALUES, max_size=3).map(lambda more: {**more, **row})
 )
-STATUSES = st.sampled_from(page.STATUSES) | VALUES
+STATUSES = st.sampled_from(results_log.STATUSES) | VALUES
 LINES = st.dictionaries(
     st.sampled_from(
         ("input", "output", "outputs", "mask", "seconds", "evaluations", "cache", "error", "warnings", "ended")

@@ -86,6 +86,21 @@ def test_what_another_machine_began_goes_when_it_has_not_changed_for_long(
     assert left.exists() == stays
 
 
+@pytest.mark.parametrize(("age", "stays"), [(60, True), (7200, False)])
+def test_a_folder_that_another_machine_began_stays_while_anything_in_it_changes(
+    tmp_path: Path, age: float, stays: bool
+) -> None:
+    left = tmp_path / ".model.diffedit-0123456789ab-abcd_123.part"
+    (left / "new" / "unet").mkdir(parents=True)
+    written = left / "new" / "unet" / "w.safetensors"
+    written.write_bytes(b"half")
+    (left / "link").symlink_to(tmp_path / "dog.png")
+    for path in (written, left / "link", written.parent, left / "new", left):
+        os.utime(path, (0, time.time() - (age if path == written else 7200)), follow_symlinks=False)
+    files.publish(tmp_path / "dog.png", b"whole")
+    assert left.exists() == stays
+
+
 @pytest.mark.parametrize("name", [".film.mkv.part", ".cat.png.abcd_123.part", "cat.diffedit-0-abcd_123.part", ".git"])
 def test_what_others_hide_stays_however_old(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"mine")

@@ -164,6 +164,27 @@ def filled(cache: Cache) -> None:
         pass
 
 
+def test_a_lock_that_is_held_stays_and_still_keeps_others_out(cache: Cache) -> None:
+    class Waiting(Exception):
+        pass
+
+    def waited() -> None:
+        raise Waiting
+
+    cache.store("contrast", KEYS[0], b"entry")
+    with cache.alone("cc" * 32):
+        with cache.alone("dd" * 32):
+            pass
+        assert cache.prune(0)
+        assert [path.name for path in (cache.root / "locks").iterdir()] == ["ccc.lock"]
+        with pytest.raises(Waiting), Cache(cache.root, waited).alone("cc" * 32):
+            pass
+    cache.prune(0)
+    assert not list((cache.root / "locks").iterdir())
+    with cache.alone("cc" * 32):
+        pass
+
+
 def test_a_folder_that_is_not_there_or_empty_can_be_cleared(tmp_path: Path) -> None:
     assert Cache(tmp_path).prune(0) == Cache(tmp_path / "none").prune(0) == []
     (tmp_path / "thesis.txt").touch()

@@ -197,6 +197,8 @@ def test_two_of_one_name_are_one_too_many(tmp_path: Path) -> None:
     for path, shared in (("x.png", False), ("same/x.png", True), ("y.png", True)):
         with pytest.raises(UsageError, match="would both write"):
             owner.claim(Target(tmp_path / path), "b.png", "choose another", shared=shared)
+    with pytest.raises(UsageError, match=r"^a\.png is named twice, and would write .*x\.png both times; name it once"):
+        owner.claim(Target(tmp_path / "x.png"), "a.png", "choose another")
     owner.book = Told("")
     owner.publish({Target(tmp_path / "x.png"): b"first"})
     assert owner.book.digest == hashlib.sha256(b"first").hexdigest()
@@ -297,7 +299,7 @@ def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) ->
         picture(here / "in" / name)
     ran = run("in", *WORDS, "--out", "out")
     assert (ran.code, (here / "out").exists()) == (2, False)
-    assert "would both write out/a.png; tell them apart with --name." in ran.err
+    assert "would both write out/a.png; tell them apart with --name '{stem}{suffix}{ext}' where only their" in ran.err
     assert run("in", *WORDS, "--out", "out", "--name", "{stem}{suffix}{ext}").code == 0
     assert {path.name for path in (here / "out").glob("a*")} == {
         *("a.gif.png", "a.gif.mask.png", "a.png", "a.mask.png", "a.ppm.png", "a.ppm.mask.png")

@@ -15,7 +15,7 @@ import shelf
 from command import WORDS, Ran, diffedit, finished, picture, started
 from fsspec.implementations.memory import MemoryFileSystem
 
-from diffedit_cli.results import results_log
+from diffedit_cli.results import results_log, thumbnails
 from diffedit_cli.storage import remote
 
 FAST = ("--steps", "2", "--maps", "1", "--no-cache")
@@ -156,12 +156,44 @@ def test_results_in_the_source_are_no_sources() -> None:
     assert statuses(run("memory://in", "-r", out="memory://in/edited")) == ["skipped"] * 3
 
 
+@pytest.mark.parametrize("source", ["memory://in/a.png", "memory://in/*.png", "-"])
+def test_a_url_is_no_file_of_the_working_folder(memory: MemoryFileSystem, source: str) -> None:  # noqa: ARG001
+    given = b"memory://in/a.png\n"
+    assert statuses(run(source, out=".", given=given)) == ["done"]
+    assert statuses(run(source, out=".", given=given)) == ["skipped"]
+
+
 def test_an_input_is_never_replaced(memory: MemoryFileSystem) -> None:
     before = pictures(memory, "/in")
     ran = run("memory:///in/sub/a.png", "--force", out="memory://in/sub")
     assert ran.code == 6
     assert "The output memory://in/sub/a.png is also an input" in ran.err
     assert pictures(memory, "/in") == before
+
+
+def test_what_another_row_reads_is_never_replaced(memory: MemoryFileSystem) -> None:
+    rows = [("a.png", "b.jpg"), ("b.jpg", "x.jpg"), ("sub/a.png", "nowhere.png")]
+    said = [json.dumps({"input": f"memory://in/{name}", "output": output}) for name, output in rows]
+    Path("jobs.jsonl").write_text("\n".join([*said, json.dumps({"input": "nowhere://in/a.png"})]))
+    before = pictures(memory, "/in")
+    for more in (("--dry-run",), ()):
+        ran = run("jobs.jsonl", "--force", *more, out="memory://in")
+        assert statuses(ran) == ["failed", *["planned" if more else "done"] * 2, "failed"]
+        assert "The output memory://in/b.jpg is also an input" in results(ran)[0]["error"]["message"]
+        assert {name: pictures(memory, "/in")[name] for name in before} == before
+
+
+def test_neither_are_small_pictures_and_lists_of_it(memory: MemoryFileSystem) -> None:
+    run("memory://in/a.png")
+    small = f"memory://out/{thumbnails.place('memory://in/a.png', thumbnails.of_picture)}"
+    mine = memory.cat_file("/in/sub/a.png")
+    memory.pipe_file(small, mine)
+    assert statuses(run(small, "memory://in/a.png", "--name", "x-{stem}{ext}")) == ["done"] * 2
+    assert memory.cat_file(small) == mine
+    memory.pipe_file("/out/results.jsonl", b'{"input": "memory://in/a.png"}\n')
+    ran = run("memory://out/results.jsonl")
+    assert ran.code == 6
+    assert "memory://out/results.jsonl is also an input" in ran.err
 
 
 def test_what_counts_is_what_was_done_last_in_whatever_parts(memory: MemoryFileSystem) -> None:
