@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 CACHE ?= demo/cache
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test test-thorough test-all test-slow oldest audit chromium check lint types format clean
+.PHONY: demo test test-thorough test-all test-slow oldest audit chromium docs check lint types format clean
 
 demo: $(VENV)/.installed  ## install, take the elephant of a sample picture to the beach, say where to look
 	mkdir -p demo
@@ -47,6 +47,10 @@ chromium:  ## the browser that the report page is tested in, where apt-get has i
 	@command -v chromium && command -v chromedriver || \
 		{ $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends chromium chromium-driver; } || \
 		{ echo "Install Chromium and chromedriver, or say where they are: CHROMIUM=... CHROMEDRIVER=..."; exit 1; }
+
+docs: $(VENV)/.installed  ## the pages that are made from the code
+	$(BIN)/python -m diffedit_cli.cli.reference parameters > docs/parameters.md
+	$(BIN)/python -m diffedit_cli.cli.reference man > docs/diffedit.1
 
 check: lint types  ## everything else that must hold before a commit
 
