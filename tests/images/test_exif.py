@@ -61,8 +61,8 @@ def test_a_block_is_shortened_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_entries_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories that begin within each other would have as many entries as bytes, each."""
-    data = block(*((EXPOSURE, 4, 1, 10 + 12 * at) for at in range(500)))
+    """Directories that begin within each other have the same ones: 36 KB of them took 12 s."""
+    data = block(*((EXPOSURE, 4, 1, 10 + 12 * at) for at in range(500)))[:-4] + b"\xff" * 4
     read, value = [0], exif._Reader._value
 
     def counted(*about: object) -> object:
