@@ -17,6 +17,7 @@ from diffedit_cli.models import weights
 from diffedit_cli.storage import paths
 
 WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # the most of each that a setting may say
+ADDED = 10_000  # tokens that a vocabulary may be given afterwards: each is looked for in every prompt
 BLOCKS = 8  # of a network, and of most lists
 PLACES = 100  # that a model may know: each costs a network evaluation
 LEAST_TENSORS = 4  # of a layer of any kind
@@ -72,7 +73,10 @@ _NUMBER = Kind("a number", _is_number)
 _LIMIT = Kind("a number", lambda value: type(value) in (int, float) and math.isfinite(value))  # however high
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 _TEXT = Kind("a text", lambda value: isinstance(value, str) and len(value) <= WIDTH)
-_TOKEN = Kind("a token", _is_token, several=IDS, nothing=True)
+_TOKEN = Kind("a token", _is_token, several=ADDED, nothing=True)
+_ADDED = Kind(
+    f"at most {ADDED} tokens", lambda value: isinstance(value, dict | list) and len(value) <= ADDED, nothing=True
+)
 _SIZE = Kind(f"a size up to {SIDE} pixels", _is_size)
 _LENGTH = Kind(
     f"a length up to {WIDTH}",
@@ -149,7 +153,8 @@ _BY_KIND: dict[Kind, str] = {
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
     Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would read instead
-    _OBJECT: "text_config vision_config id2label label2id task_specific_params added_tokens_decoder",
+    _OBJECT: "text_config vision_config id2label label2id task_specific_params",
+    _ADDED: "added_tokens_decoder extra_special_tokens",
 }
 _PLACES = Kind(
     f"an object of at most {PLACES} texts",
@@ -259,7 +264,10 @@ def _check_settings(name: str, path: Path, said: Mapping[str, Any], kinds: Mappi
 
 
 def _check_ids(name: str, path: Path, said: Any) -> None:
-    """Of tokens no number is larger than any vocabulary."""
+    """Of tokens no number is larger than any vocabulary, and few are added to it."""
+    added = said if path.name == "added_tokens.json" else said.get("added_tokens")
+    if path.name != "vocab.json" and not _ADDED.holds(added):
+        raise _damaged(name, path, f"the added tokens must be {_ADDED.words}")
     waiting = [said]
     while waiting:
         value = waiting.pop()
