@@ -27,6 +27,7 @@ from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outcome, Where
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
 from diffedit_cli.models import registry
+from diffedit_cli.pipeline.edit_pipeline import with_cache
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage.cache import Cache
 from training.scenes import OBJECTS
@@ -65,7 +66,7 @@ class Again:
 
     def __call__(self, case: Case) -> Outcome:
         without = self.ours.pipeline
-        self.ours.pipeline = without.with_cache(Cache(self.folder / str(self.count)))
+        self.ours.pipeline = with_cache(without, Cache(self.folder / str(self.count)))
         self.count += 1
         self.ours(elsewhere(case))
         made = self.ours(case)

@@ -277,7 +277,7 @@ class DiffEdit:
             return [Image.fromarray(frame) for frame in self._pipeline.frames(inversion.latents, inversion.stats)]
 
     def _begun(self, picture: PictureLike) -> tuple[Picture, EditStats]:
-        given, stats = _picture(picture, self._max_pixels), self._pipeline.open_stats()
+        given, stats = _picture(picture, self._max_pixels), EditStats()
         for warning in given.warnings:
             stats.warn(warning)
         return given, stats

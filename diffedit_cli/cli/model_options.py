@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def cache_root(given: dict[str, Any]) -> Path:
     """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
-    from diffedit_cli.storage import cache
+    from diffedit_cli.storage import cache, cache_folder
 
     root = Path(given["cache_dir"] or cache.default_root())
-    cache.keep_to(root, _size("--cache-limit", given["cache_limit"]) if given["cache_limit"] else None)
+    cache_folder.keep_to(root, _size("--cache-limit", given["cache_limit"]) if given["cache_limit"] else None)
     return root
 
 

@@ -54,11 +54,7 @@ def run(**given: Any) -> None:
     from diffedit_cli.storage.ownership import Ownership
     from diffedit_cli.storage.remote import Fetched
 
-    output_names.check(given["name"])
-    shard, most = sharding.choose_shard(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
-    if most is not None and most < 1:
-        raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
-    session.parse_count("--batch", given["batch"], "pictures")  # before anything is read
+    shard, most = _checked(given)
     with (
         contextlib.closing(destinations.place(given["out"], dry=given["dry_run"])) as place,
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
@@ -97,8 +93,22 @@ def run(**given: Any) -> None:
             reporter.summary(None if given["dry_run"] else _ending(place, results_log, owner, reporter))
     if ended and not stopped:
         shard.wait_for_the_others()
-    if code := INTERRUPTED if stopped else exit_code(codes):
+    _leave(INTERRUPTED if stopped else exit_code(codes))
+
+
+def _leave(code: int) -> None:
+    if code:
         raise typer.Exit(code)
+
+
+def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
+    """The part of the pictures that this process does, and how many may fail. Raises UsageError, before any reading."""
+    output_names.check(given["name"])
+    shard, most = sharding.choose_shard(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
+    if most is not None and most < 1:
+        raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
+    session.parse_count("--batch", given["batch"], "pictures")
+    return shard, most
 
 
 def _note_inputs(

@@ -150,7 +150,7 @@ class Session:
         """
         from diffedit_cli.engine.networks.model_formats import adapter_settings
         from diffedit_cli.models import predictions
-        from diffedit_cli.storage.cache import MODELS
+        from diffedit_cli.storage.cache_folder import MODELS
 
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
         options = ("model", "inpainter", "model_config", "caption_model", "expand_model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,24 +37,17 @@ def mask(
     grow: float = 0.0,
     soft: bool = False,
 ) -> Tensor:
-    """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what is asked for around it.
+    """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what refines it.
 
-    `threshold` None finds the map's own (`otsu`). Before, the map is blurred by a Gaussian of `smooth` latent cells,
-    its outline drawn to the edges of the picture `guide` (3, gh, gw), in [-1, 1], within `edges` cells
-    (`along_edges`), and thin parts are taken in that the map shows by a share `reach_down` less than the threshold
-    asks for and `guide` in the object's colours (`reached`). After, regions smaller than the share `islands` of the
-    largest are dropped, what is left grows by `grow` cells, and holes are filled, also those that the growth closes
-    and those that are open by a gap of a cell at most (`filled`). With `soft` it is graded (`ramp`), in [0, 1]; what is
-    filled in is then 1.
+    Before the threshold (None: the map's own, `otsu`) the map is blurred by `smooth` latent cells, its outline follows
+    edges of the picture `guide` (3, gh, gw) in [-1, 1] within `edges` cells, and thin parts of the object's colours
+    join from a share `reach_down` below it (`grow_to_threshold`). Then regions below the share `islands` of the largest
+    go, the mask grows by `grow` cells, and holes are filled. With `soft` it is graded in [0, 1] (`ramp`).
 
-    A higher threshold gives no pixel that a lower one does not; with islands, which a split of the largest region would
-    bring back, this holds for the steps of 1 / RUNGS from a half on.
+    A higher threshold gives no pixel that a lower one does not; with islands from a half on in steps of 1 / RUNGS.
     """
     if smooth:
-        from scipy import ndimage  # a third of a second that only this need pay
-
-        blurred = ndimage.gaussian_filter(contrast.cpu().numpy(), smooth)
-        contrast = torch.from_numpy(blurred).to(contrast.device)
+        contrast = _blurred(contrast, smooth)
     threshold = otsu(contrast, clamp) if threshold is None else threshold
     scaled, drawn = rescale(contrast, clamp), None
     if guide is not None and (edges or reach_down):
@@ -72,16 +67,32 @@ def mask(
         return M
     cell, some = max(size) / max(contrast.shape), M > 0
     lower = [rung / RUNGS for rung in range(RUNGS // 2, RUNGS) if rung / RUNGS < threshold] if islands else []
-    shaped = np.ones(size, dtype=np.bool_)
-    for level in (*lower, threshold):
-        regions = (some if level == threshold else above(level) > 0).cpu().numpy()
-        shaped &= without_holes(regions, CHANNEL * cell) if fill_holes else regions
-        shaped = _without(shaped, islands) if islands else shaped
-    if grow:
-        shaped = widen(shaped, grow * cell)
-        shaped = without_holes(shaped) if fill_holes else shaped
-    kept = torch.from_numpy(shaped).to(M.device)
+    regions = [*((above(level) > 0).cpu().numpy() for level in lower), some.cpu().numpy()]
+    kept = torch.from_numpy(_tidied(regions, cell, fill_holes, islands, grow)).to(M.device)
     return torch.where(some, M, 1.0) * kept if soft else kept
+
+
+def _blurred(contrast: Tensor, cells: float) -> Tensor:
+    from scipy import ndimage  # a third of a second that only this need pay
+
+    return torch.from_numpy(ndimage.gaussian_filter(contrast.cpu().numpy(), cells)).to(contrast.device)
+
+
+def _tidied(
+    regions: Sequence[NDArray[np.bool_]], cell: float, fill_holes: bool, islands: float, grow: float
+) -> NDArray[np.bool_]:
+    """The mask (H, W) of the last of these regions, of ever higher thresholds, without holes and islands, and grown.
+
+    `cell` is a latent cell's side in pixels.
+    """
+    shaped = np.ones_like(regions[-1])
+    for one in regions:
+        shaped &= without_holes(one, CHANNEL * cell) if fill_holes else one
+        shaped = _without(shaped, islands) if islands else shaped
+    if not grow:
+        return shaped
+    shaped = widen(shaped, grow * cell)
+    return without_holes(shaped) if fill_holes else shaped
 
 
 def grow_to_threshold(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tensor:

@@ -15,6 +15,7 @@ from diffedit_cli.jobs import output_names, outputs
 from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.jobs.outputs import Targets
 from diffedit_cli.pipeline import latents_files, mask_limits
+from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage import files, paths, records
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
     from diffedit_cli.pipeline.latents_files import Latents
     from diffedit_cli.pipeline.mask_limits import MaskLimits
-    from diffedit_cli.pipeline.stats import EditStats
     from diffedit_cli.storage.ownership import Target
 from diffedit_cli.jobs.outcomes import done_result
 
@@ -35,7 +35,7 @@ def mask(job: Job, open_pipeline: OpenPipeline) -> Result:
     allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     targets = _targets(job, "mask")
     pipeline = open_pipeline()
-    stats = pipeline.open_stats()
+    stats = EditStats()
     found = pipeline.mask(picture, job.params, stats, allowed)
     written = dict.fromkeys(targets.results, masks.pack_mask(found)) | _shown(targets, job, picture, found)
     _save_embeds(targets, job, picture, pipeline, stats)
@@ -49,7 +49,7 @@ def invert(job: Job, open_pipeline: OpenPipeline) -> Result:
     picture = _picture(job)
     targets = _targets(job, "invert")
     pipeline = open_pipeline()
-    stats = pipeline.open_stats()
+    stats = EditStats()
     latents = pipeline.invert(picture, job.params, stats)
     _save_embeds(targets, job, picture, pipeline, stats)
     _save_frames(targets, job, latents, pipeline, stats)
@@ -114,7 +114,7 @@ def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Ed
 def paint(job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> PaintedEdit:
     """All of an edit that the model does, and the files that only the model can make. Raises DiffEditError."""
     pipeline, picture = open_pipeline(), inputs.picture
-    stats = pipeline.open_stats()
+    stats = EditStats()
     variants = pipeline.edit(picture, job.params, stats, inputs.mask, inputs.latents, inputs.allowed)
     _save_embeds(inputs.targets, job, picture, pipeline, stats)
     if (latents := variants[0].latents) is not None:

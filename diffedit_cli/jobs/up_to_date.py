@@ -17,7 +17,8 @@ from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.jobs.plan import identity
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage import files, hashing, paths
-from diffedit_cli.storage.cache import MADE, Cache
+from diffedit_cli.storage.cache import Cache
+from diffedit_cli.storage.cache_folder import MADE
 
 Command = Callable[[Job, OpenPipeline], Result]
 

@@ -14,24 +14,19 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import configs, weights
 from diffedit_cli.models.adapters import Addition, Lora, TextualInversion
+from diffedit_cli.models.small_world import FITNESS, WORLD, SmallWorld
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.cache import default_root
 from diffedit_cli.storage.files import new_folder
 
 SPELLINGS = ("model-name", "model-config", "lora", "embedding")
 """Of a model's record what says how it was called; the digest says which it is."""
-FITNESS = "fitness.json"
-"""What a model of a small world says of itself."""
-OWN = {"guidance": 100.0, "invert_from": 1.0, "last_level": 1.0, "paste_above": 255.0}
-"""The parameters that a model may have defaults of its own for, with the most that they can be."""
-WORLD = "world.json"
-"""What a model of a small world knows."""
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its parts."""
 
 
 @dataclass(frozen=True)
-class ModelFolder:
+class ModelFolder(SmallWorld):
     """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names.
 
     `loras` and `embeddings` are added to it when it is loaded. `config` is the model, if one was named, that a
@@ -95,19 +90,19 @@ class ModelFolder:
     @property
     def attends(self) -> bool:
         """Whether its network attends from the picture to the words, as UNets do."""
-        return "unet" in FAMILIES[self.family].networks
+        return FAMILIES[self.family].attends
 
     @property
     def prediction_type(self) -> str:
         """What the network predicts, in its scheduler's words, or `flow`."""
-        if self.family == "sd3":
+        if FAMILIES[self.family].follows_flow:
             return "flow"
         return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
 
     @property
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""
-        network = self._settings("transformer" if self.family == "sd3" else "unet", "config.json")
+        network = self._settings(FAMILIES[self.family].denoiser, "config.json")
         return int(network.get("sample_size", 0) * self.factor)
 
     @property
@@ -115,77 +110,6 @@ class ModelFolder:
         """The side in pixels of a latent cell."""
         levels: list[int] = self._settings("vae", "config.json").get("block_out_channels", [0])
         return int(2 ** (len(levels) - 1))
-
-    @property
-    def fitness(self) -> tuple[float, float] | None:
-        """Of a model of a small world: the noise to try a picture with, and the misfit that it may have.
-
-        None for a model that takes any picture. See engine.networks.domain_check. Raises ModelError.
-        """
-        said = self._own_words
-        return (self._number(said, "strength"), self._number(said, "limit")) if said is not None else None
-
-    @property
-    def defaults(self) -> dict[str, float]:
-        """What it says of itself in place of usual defaults, by the parameters' names. Raises ModelError."""
-        found: dict[str, float] = {}
-        for name, most in OWN.items():
-            said = name.replace("_", "-")
-            if (value := self._own_number(said)) is None:
-                continue
-            if not 0 <= value <= most:
-                raise ModelError(
-                    f"The model {self.name} is damaged: {said} in {self.path / FITNESS} is {value:g}; get it again."
-                )
-            found[name] = value
-        return found
-
-    @property
-    def evidence(self) -> float | None:
-        """How well a prompt must explain a region for what it names to be there (engine.evidence); None: no limit."""
-        return self._own_number("evidence")
-
-    @property
-    def evidence_of_looks(self) -> float | None:
-        """The same for a thing that is to look otherwise: another red than the model's own is still red."""
-        own = self._own_number("evidence-of-looks")
-        return self.evidence if own is None else own
-
-    @property
-    def unexplained(self) -> float | None:
-        """How much of a result --to may leave unexplained (engine.evidence) before that is said; None: not asked."""
-        return self._own_number("unexplained")
-
-    @property
-    def words(self) -> list[str] | None:
-        """All words that a model of a small world knows; None for one that reads any. Raises ModelError."""
-        if not paths.is_file(self.path / WORLD):
-            return None
-        words = self._settings("", WORLD).get("words")
-        return [str(word) for word in words] if isinstance(words, list) else None
-
-    @property
-    def places(self) -> list[str]:
-        """How one says each place that a model of a small world knows ("on the grass"); none of another's. Raises
-        ModelError."""
-        known = self._settings("", WORLD).get("places") if paths.is_file(self.path / WORLD) else None
-        return [str(place) for place in known.values()] if isinstance(known, dict) else []
-
-    def _own_number(self, name: str) -> float | None:
-        said = self._own_words or {}
-        return self._number(said, name) if name in said else None
-
-    @cached_property
-    def _own_words(self) -> dict[str, Any] | None:
-        return self._settings("", FITNESS) if paths.is_file(self.path / FITNESS) else None
-
-    def _number(self, said: dict[str, Any], name: str) -> float:
-        try:
-            return float(said[name])
-        except (KeyError, TypeError, ValueError):
-            raise ModelError(
-                f"The model {self.name} is damaged: {self.path / FITNESS} lacks numbers; get it again."
-            ) from None
 
     def sizes(self) -> dict[str, int]:
         """Bytes by part."""

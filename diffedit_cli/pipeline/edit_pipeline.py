@@ -7,23 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_cli.engine.interfaces import ModelInput
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
-from diffedit_cli.models.devices import device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import (
-    cache_keys,
     composition,
-    embedding_files,
     input_checks,
     mask_limits,
-    prompts,
     rooms,
     scenery,
     verdicts,
@@ -86,16 +81,6 @@ class EditPipeline:
         own.context = replace(self.context, session=self.session.beside(ask), cache=self.context.cache.beside(wait))
         return own
 
-    def with_cache(self, cache: Cache | None) -> EditPipeline:
-        """The same model beside another cache."""
-        own = copy.copy(self)
-        own.cache, own.context = cache, replace(self.context, cache=StageCache(cache))
-        return own
-
-    def open_stats(self) -> EditStats:
-        """For the costs of one picture."""
-        return EditStats()
-
     def mask(self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE) -> Mask:
         """Step 1 of the paper, cut down to what is allowed.
 
@@ -135,7 +120,9 @@ class EditPipeline:
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
         stats.region = plan.kind
-        self._check_given(picture, plan, mask, latents, stats)
+        input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
+        if latents is not None:
+            self.session.check_given(latents, picture, plan.given, stats)
         mask = self._mask(picture, plan, stats, allowed) if mask is None else allowed.applied(mask, picture)
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
@@ -147,14 +134,16 @@ class EditPipeline:
         for number in range(params.variants):
             one = plan.variant(number)
             inverted = (one if plan.start != PICTURE else plan).given
-            inversions = [self._inversion(part, latents, inverted, stats) for part in parts]
+            inversions = [
+                None if self.inpainting else latents or self.invert(part.picture, inverted, stats) for part in parts
+            ]
             with stats.clock("edit"):
                 repaint = RepaintStage(self.context, self.inpainting, self.safety_filter.record).repaint
                 painted = [repaint(*both, one, stats) for both in zip(parts, inversions, strict=True)]
             whole = None if boxes else inversions[0]
             inputs = self.context.inputs(picture)
             results.append(composition.compose_variant(picture, mask, space, plan, whole, painted, inputs))
-        return self._judged(results, picture, params, plan, stats)
+        return self._checked(results, picture, params, plan, stats)
 
     def frames(self, latents: Latents, stats: EditStats) -> list[NDArray[np.uint8]]:
         """Every level of the inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
@@ -163,14 +152,10 @@ class EditPipeline:
 
     def embeds_file(self, name: str, picture: Picture, params: Params, stats: EditStats, telling: bool = True) -> bytes:
         """What the model is told for the prompt of this name, for --NAME-embeds; `telling` the words or not."""
-        params = self._plan(self._prompt_models(stats).expanded(params)).given
-        if name == "caption":
-            params = self._prompt_models(stats).captioned(params, picture)
-        prompt = params.prompts_of()[name]
-        with device_errors(self.device), torch.inference_mode():
-            embedding = self.session.embedding(prompt, params, stats)
-        about = prompts.record("prompt", prompt) | cache_keys.text(params) if telling else {}
-        return embedding_files.pack(embedding, about, self.folder)
+        models = self._prompt_models(stats)
+        params = self._plan(models.expanded(params)).given
+        params = models.captioned(params, picture) if name == "caption" else params
+        return self.session.pack_embedding(params.prompts_of()[name], params, stats, telling)
 
     def _plan(self, params: Params, place: str = "") -> Plan:
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)
@@ -187,10 +172,6 @@ class EditPipeline:
             self.context.check_fits(picture, stats)
             return MaskStage(self.context).find(picture, plan, stats, allowed)
 
-    def _inversion(self, part: Part, latents: Latents | None, params: Params, stats: EditStats) -> Latents | None:
-        """Those that are given, else of the part; none where an inpainting model paints."""
-        return None if self.inpainting else latents or self.invert(part.picture, params, stats)
-
     def _requested(self, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None) -> Params:
         """What an edit is asked for with what is given to it. Raises ModelError, and UsageError."""
         asked = {"mask": mask is None, "invert": not (latents or self.inpainting), "edit": not self.inpainting}
@@ -200,30 +181,22 @@ class EditPipeline:
         params = self._prompt_models(stats).expanded(input_checks.params_for_mask(mask, params))
         return params if latents is None else input_checks.follow_latents(latents, params)
 
-    def _check_given(
-        self, picture: Picture, plan: Plan, mask: Mask | None, latents: Latents | None, stats: EditStats
-    ) -> None:
-        """Raises InputError for a mask or latents of something else, NothingToEdit for an empty mask."""
-        inputs = self.context.inputs(picture)
-        if mask is not None:
-            input_checks.check_mask(mask, picture, None if self.inpainting else plan.given, inputs)
-        if latents is not None:
-            input_checks.check_latents(latents, plan.given, inputs)
-            self.session.check_given(latents, picture, plan.given, stats)
-
-    def _judged(
+    def _checked(
         self, results: list[EditVariant], picture: Picture, params: Params, plan: Plan, stats: EditStats
     ) -> list[EditVariant]:
         """With --best only the one that --to explains best. Warns of what went wrong; raises Withheld."""
-        if params.best:
-            results = [min(results, key=lambda result: result.unexplained or 0.0)]
+        results = [verdicts.best(results)] if params.best else results
         if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):
             stats.warn(warning)
-        if self.safety_filter.on:
-            with stats.clock("safety"):
-                for result in results:
-                    self.safety_filter.check(result.picture)
+        self.safety_filter.check_all([result.picture for result in results], stats)
         return results
 
     def _prompt_models(self, stats: EditStats) -> PromptModels:
         return PromptModels(self.cache, self.folder.memo, stats.warn)
+
+
+def with_cache(pipeline: EditPipeline, cache: Cache | None) -> EditPipeline:
+    """The same model beside another cache."""
+    own = copy.copy(pipeline)
+    own.cache, own.context = cache, replace(pipeline.context, cache=StageCache(cache))
+    return own

@@ -17,6 +17,19 @@ from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 
 
+def check_given(
+    picture: Picture, plan: Plan, mask: Mask | None, latents: Latents | None, inputs: Mapping[str, Any], inpaints: bool
+) -> None:
+    """Raises InputError for a mask or latents of something else, NothingToEdit for an empty mask.
+
+    `inputs` is what results for the picture depend on; where an inpainting model paints, a mask may be of other steps.
+    """
+    if mask is not None:
+        check_mask(mask, picture, None if inpaints else plan.given, inputs)
+    if latents is not None:
+        check_latents(latents, plan.given, inputs)
+
+
 def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:
     """Raises InputError for a mask of another picture, model or number of steps, NothingToEdit for an empty one.
 

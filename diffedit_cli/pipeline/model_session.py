@@ -22,7 +22,7 @@ from diffedit_cli.models.devices import choose_device, device_errors, fit_thread
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
 from diffedit_cli.models.memory import OffloadOptions
-from diffedit_cli.pipeline import embedding_files
+from diffedit_cli.pipeline import cache_keys, embedding_files, prompts
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
@@ -93,13 +93,20 @@ class ModelSession:
             stats.warn(warning)
         return embedding
 
+    def pack_embedding(self, prompt: Prompt, params: Params, stats: EditStats, telling: bool) -> bytes:
+        """The file of what the model is told by a prompt; `telling` the words or not."""
+        with device_errors(self.device), torch.inference_mode():
+            embedding = self.embedding(prompt, params, stats)
+        record = prompts.record("prompt", prompt) | cache_keys.text(params) if telling else {}
+        return embedding_files.pack(embedding, record, self.folder)
+
     def latents_at_hand(self, picture: Picture) -> Tensor | None:
         """x_0 (1, C, h, w) of the picture that was encoded last, if it is this one."""
         return self._x_0[1] if self._x_0 is not None and self._x_0[0] == picture.digest else None
 
     def take_latents(self, picture: Picture, encoded: Arrays, stats: EditStats) -> Tensor:
         """x_0 (1, C, h, w) of what `encode` gave, now or earlier. Raises ModelError for a picture that does not fit."""
-        self._check_fitness(picture, float(encoded["misfit"][0]), stats)
+        _check_fitness(self.folder, self.any_picture, picture, float(encoded["misfit"][0]), stats)
         x_0 = torch.from_numpy(encoded["latents"]).to(self.device)
         self._x_0 = picture.digest, x_0
         return x_0
@@ -165,20 +172,21 @@ class ModelSession:
         stats.spent(stage, model.evaluations - stats.evaluations.get("fitness", 0) - before)
         return arrays
 
-    def _check_fitness(self, picture: Picture, misfit: float, stats: EditStats) -> None:
-        """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
-        _, limit = self.folder.fitness or (0.0, math.inf)
-        if misfit > limit:
-            unlike = f"{picture.name} is unlike the drawn scenes that the small model {self.folder.name} knows"
-            if not self.any_picture:
-                raise ModelError(
-                    f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
-                    f"(or try this one nevertheless: --model {self.folder.name})."
-                )
-            stats.warn(f"{unlike}; expect little.")
-
 
 def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
     """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
+
+
+def _check_fitness(folder: ModelFolder, any_picture: bool, picture: Picture, misfit: float, stats: EditStats) -> None:
+    """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
+    _, limit = folder.fitness or (0.0, math.inf)
+    if misfit > limit:
+        unlike = f"{picture.name} is unlike the drawn scenes that the small model {folder.name} knows"
+        if not any_picture:
+            raise ModelError(
+                f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
+                f"(or try this one nevertheless: --model {folder.name})."
+            )
+        stats.warn(f"{unlike}; expect little.")

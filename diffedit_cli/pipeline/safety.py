@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from diffedit_cli.errors import Withheld
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.devices import device_errors
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.pipeline.stats import EditStats
 
 if TYPE_CHECKING:
     from diffedit_cli.engine.networks.safety_checker import SafetyChecker
@@ -30,6 +32,13 @@ class SafetyFilter:
             folder = self.folder
             self._checker = SafetyChecker.load(folder.path, self.device, folder.name, folder.variant)
         return self._checker
+
+    def check_all(self, results: Iterable[Picture], stats: EditStats) -> None:
+        """Raises Withheld for a result that the checker flags; asks nothing where it is off."""
+        if self.on:
+            with stats.clock("safety"):
+                for result in results:
+                    self.check(result)
 
     def check(self, result: Picture) -> None:
         """Raises Withheld for a result that the checker flags."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,11 @@ SAME = 18  # of 255: a colour that changed by no more looks as it did
 LEFT = 0.4  # of what was to go: as it was before
 SEAM = 2.0  # times the step of colours that the picture itself has across the rim
 LEAST_SEAM = 24.0  # of 255: a step that nobody sees is none
+
+
+def best(results: Sequence[EditVariant]) -> EditVariant:
+    """The one that --to explains best (engine.evidence)."""
+    return min(results, key=lambda result: result.unexplained or 0.0)
 
 
 def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | None) -> str | None:

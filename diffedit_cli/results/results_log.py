@@ -137,10 +137,7 @@ class ResultsLog:
     def _learn(self) -> None:
         """Reads what the files say beyond what was read of them before. Raises OSError."""
         for path in (*parts(self.folder), *begun_parts(self.folder)):
-            with (
-                contextlib.suppress(FileNotFoundError),
-                paths.open_to_read(path) as file,
-            ):  # all in it may be recorded by now
+            with contextlib.suppress(FileNotFoundError), paths.open_to_read(path) as file:  # all may be recorded by now
                 this = path, os.fstat(file.fileno()).st_ino  # one of the same name may follow it
                 read, ended = self._read.get(this, (0, ""))
                 file.seek(read)

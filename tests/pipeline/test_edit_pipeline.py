@@ -19,7 +19,7 @@ from diffedit_cli.images.masks import Mask
 from diffedit_cli.models import registry
 from diffedit_cli.models.devices import choose_device
 from diffedit_cli.pipeline import cache_keys
-from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline, with_cache
 from diffedit_cli.pipeline.model_session import generator
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stage_cache import cache_key
@@ -44,7 +44,7 @@ def loaded(tiny_epsilon: Path) -> EditPipeline:
 @pytest.fixture
 def pipeline(loaded: EditPipeline, tmp_path: Path) -> EditPipeline:
     """With an empty cache."""
-    return loaded.with_cache(Cache(tmp_path / "cache"))
+    return with_cache(loaded, Cache(tmp_path / "cache"))
 
 
 def edit(pipeline: EditPipeline, path: Path, params: Params = PARAMS, **changes: object) -> EditStats:
@@ -247,7 +247,7 @@ def test_a_damaged_entry_is_said_and_made_again(pipeline: EditPipeline, image: P
 
 
 def test_a_cache_that_cannot_be_written_only_warns(pipeline: EditPipeline, image: Path) -> None:
-    stats = edit(pipeline.with_cache(Cache(image / "cache")), image)
+    stats = edit(with_cache(pipeline, Cache(image / "cache")), image)
     assert "Nothing is kept in the cache" in stats.warnings[0]
     assert str(image) in stats.warnings[0]
     assert stats.evaluations["edit"] == 6

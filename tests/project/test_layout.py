@@ -85,6 +85,13 @@ def test_no_file_is_longer_than_a_person_reads(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_function_or_class_is_longer_than_a_screen_or_three(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            assert (node.end_lineno or 0) - node.lineno < (50 if isinstance(node, ast.FunctionDef) else 150), node.name
+
+
 COMMANDS = (
     *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "serve", "cache list"),
     *("cache prune", "cache clear"),

@@ -15,8 +15,7 @@ from command import diffedit
 
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.jobs.up_to_date import OutputNotes
-from diffedit_cli.storage import cache as caches
-from diffedit_cli.storage import hashing, model_locks
+from diffedit_cli.storage import cache_folder, hashing, model_locks
 from diffedit_cli.storage.cache import Cache
 
 KEYS = [f"{number:02x}" * 32 for number in range(100)]
@@ -210,7 +209,7 @@ def test_what_is_no_file_is_not_replaced_by_an_entry(cache: Cache, tmp_path: Pat
 
 
 def test_what_was_not_used_for_longest_goes_first(cache: Cache) -> None:
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     for number, key in enumerate(KEYS[:30]):
         cache.store("contrast", key, bytes(100_000))
         cache.find("contrast", KEYS[0])  # always in use
@@ -223,7 +222,7 @@ def test_what_was_not_used_for_longest_goes_first(cache: Cache) -> None:
 
 
 def test_notes_and_models_count_and_go_like_entries(cache: Cache, tmp_path: Path) -> None:
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     (tmp_path / "big").write_bytes(bytes(hashing.BIG))
     (tmp_path / "cat.png").write_bytes(b"picture")
     model = cache.model(KEYS[99])
@@ -251,7 +250,7 @@ sys.stdin.read()
 
 def test_a_model_that_is_read_stays_also_where_it_is_larger_than_was_thought(cache: Cache) -> None:
     """Whoever reads it, and for as long; when it was last taken does not count."""
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     cache.store("contrast", KEYS[0], bytes(100_000))
     model = cache.model(KEYS[99])
     cache.reserve(900_000)
@@ -273,7 +272,7 @@ def test_a_model_that_is_read_stays_also_where_it_is_larger_than_was_thought(cac
 
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     cache.store("contrast", KEYS[0], bytes(100_000))
     with pytest.raises(OutputError, match=r"may hold 1\.0 MB.*--cache-limit"):
         cache.store("contrast", KEYS[1], bytes(MB))
@@ -284,7 +283,7 @@ def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache
 def test_a_limit_that_is_lowered_holds_at_once(cache: Cache, how: str) -> None:
     for key in KEYS[:20]:
         cache.store("contrast", key, bytes(100_000))
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     if how == "trim":
         cache.trim()
     elif how == "store":
@@ -298,13 +297,13 @@ def test_a_limit_that_is_lowered_holds_at_once(cache: Cache, how: str) -> None:
 
 @pytest.mark.parametrize("said", ["", "nonsense", "-5", "0", "99999999999999999999999999999999"])
 def test_a_count_that_is_wrong_is_made_again(cache: Cache, said: str) -> None:
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     for key in KEYS[:5]:
         cache.store("contrast", key, bytes(100_000))
     if said == "0":  # what somebody else put there since: it is found when next it is looked through
-        (cache.root / caches.USAGE).unlink()
+        (cache.root / cache_folder.USAGE).unlink()
     else:
-        (cache.root / caches.USAGE).write_text(said)
+        (cache.root / cache_folder.USAGE).write_text(said)
     for key in KEYS[5:30]:
         cache.store("contrast", key, bytes(100_000))
         assert size(cache.root) <= MB
@@ -313,14 +312,14 @@ def test_a_count_that_is_wrong_is_made_again(cache: Cache, said: str) -> None:
 def test_the_folder_is_looked_through_once_in_a_while(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     looked, scan = [], Cache._scan
     monkeypatch.setattr(Cache, "_scan", lambda one: (looked.append(one), scan(one))[1])
-    caches.keep_to(cache.root, MB)
+    cache_folder.keep_to(cache.root, MB)
     for key in KEYS:
         cache.store("contrast", key, bytes(1000))
     assert len(looked) < len(KEYS) // 5
 
 
 def test_by_default_it_is_a_tenth_of_what_is_free(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    caches.keep_to(cache.root, None)
+    cache_folder.keep_to(cache.root, None)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 * MB}))
     for key in KEYS[:50]:
         cache.store("contrast", key, bytes(50_000))
@@ -331,9 +330,9 @@ def test_by_default_it_is_a_tenth_of_what_is_free(cache: Cache, monkeypatch: pyt
 STORE = """
 import os, sys
 from pathlib import Path
-from diffedit_cli.storage import cache
+from diffedit_cli.storage import cache, cache_folder
 root, limit, mine = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-cache.keep_to(root, limit)
+cache_folder.keep_to(root, limit)
 for number in range(60):
     cache.Cache(root).store("contrast", os.urandom(32).hex(), bytes(20_000 + 4_000 * (number % 20)))
 """
@@ -373,7 +372,7 @@ def test_several_processes_never_exceed_it(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_limit_is_in_mb_or_has_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, size: int) -> None:
     found: list[int | None] = []
-    monkeypatch.setattr(caches, "keep_to", lambda _, limit: found.append(limit))
+    monkeypatch.setattr(cache_folder, "keep_to", lambda _, limit: found.append(limit))
     assert diffedit("cache", "list", "--cache-dir", tmp_path, "--cache-limit", said).code == 0
     monkeypatch.setenv("DIFFEDIT_CACHE_LIMIT", said)
     assert diffedit("cache", "list", "--cache-dir", tmp_path).code == 0

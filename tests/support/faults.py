@@ -26,7 +26,7 @@ from safetensors.numpy import load
 
 from diffedit_cli.results import results_log
 from diffedit_cli.storage import atomic
-from diffedit_cli.storage.cache import USAGE
+from diffedit_cli.storage.cache_folder import USAGE
 from diffedit_cli.storage.files import REPLACED
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)

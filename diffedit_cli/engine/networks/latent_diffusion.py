@@ -14,9 +14,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
-from diffedit_cli.engine.networks import components, prompt_weighting
+from diffedit_cli.engine.networks import components, precision, prompt_weighting
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
+from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
 from diffedit_cli.errors import ModelError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MOST_EMBEDDINGS = 64  # that are kept: of SD 3 they have 3 MB each, and a server or a run sees any number of prompts
 
 
-class LatentDiffusion(ABC):
+class LatentDiffusion(VaeLatents, ABC):
     """A VAE, a network in its latents, and text encoders; latents stay float32, the networks run in their own dtype."""
 
     READERS: ClassVar[Mapping[str, components.Reader]]  # by the part's folder, which is also its argument of the class
@@ -39,25 +40,17 @@ class LatentDiffusion(ABC):
 
     def __init__(self, *, vae: AutoencoderKL, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
         """Raises ModelError when the parts do not fit each other."""
-        self.vae, self.network, self.encoders, self.name = vae, network, encoders, name
+        super().__init__(vae, name)
+        self.network, self.encoders = network, encoders
         self._check_fit()
-        self.device = vae.device  # where it computes, wherever its networks wait
-        self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.native_size = int(network.config["sample_size"]) * self.factor
         if self.native_size < 1:
-            raise ModelError(
-                f"The model {name} does not fit: it says that it paints {self.native_size} pixels; get it again."
-            )
+            raise ModelError(f"The model {name} does not fit: pictures of {self.native_size} pixels; get it again.")
         self.evaluations = 0
         self._calls = Calls(self._answer)
         self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
         self._watch: Watcher | None = None
-        self._vae_dtype = vae.dtype
         self._embeddings: dict[tuple[str, int], Embedding] = {}
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, h, w) for width and height in pixels."""
-        return int(self.vae.config["latent_channels"]), size[1] // self.factor, size[0] // self.factor
 
     @classmethod
     def load(
@@ -137,38 +130,24 @@ class LatentDiffusion(ABC):
     def dtype_name(self) -> str:
         return str(self.network.dtype).removeprefix("torch.")
 
-    @property
-    def vae_overflowed(self) -> bool:
-        return bool(self.vae.dtype != self._vae_dtype)
-
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        dtypes = [tensor.dtype for tensor in self._tensors()]  # not all the same: a VAE or T5 may be float32 in part
-        for network in self._networks():
-            network.to(torch.float32)
         self._embeddings.clear()
         ask, self._ask = self._ask, self._calls.ask  # whoever works beside it has to wait
         try:
-            yield
+            with precision.in_float32(self._networks()):
+                yield
         finally:
             self._ask = ask
-            for tensor, dtype in zip(self._tensors(), dtypes, strict=True):
-                tensor.data = tensor.data.to(dtype)  # nothing is lost on the way back: every half is a float32
             self._embeddings.clear()
 
     def _networks(self) -> list[nn.Module]:
         return [self.vae, self.network, *(encoder.network for encoder in self.encoders)]
 
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for network in self._networks() for tensor in (*network.parameters(), *network.buffers())]
-
     def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
         key = prompt, clip_skip
-        if not self.WEIGHS_WORDS and prompt_weighting.is_weighted(prompt):
-            raise ModelError(
-                f'The model {self.name} reads no weights, as in "{prompt}"; leave out the numbers, or use a '
-                "Stable Diffusion 1.x, 2.x or XL model."
-            )
+        if not self.WEIGHS_WORDS:
+            prompt_weighting.refuse(prompt, self.name)
         if key not in self._embeddings:
             if len(self._embeddings) == MOST_EMBEDDINGS:
                 self._embeddings.clear()
@@ -190,44 +169,6 @@ class LatentDiffusion(ABC):
             f"The model {self.name} has no attention from the picture to the words; use --mask-method noise, or a "
             "Stable Diffusion 1.x, 2.x or XL model."
         )
-
-    def encode(self, picture: Tensor) -> Tensor:
-        return self._spared(self._encoded, picture)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._spared(self._decoded, latents)
-
-    def _encoded(self, picture: Tensor) -> Tensor:
-        posterior = self.vae.encode(picture.to(self.device, self.vae.dtype)).latent_dist
-        x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # no noise comes in
-        return x_0
-
-    def _decoded(self, latents: Tensor) -> Tensor:
-        scaled = latents / self.vae.config["scaling_factor"] + self._shift
-        picture: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
-        return picture
-
-    @property
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)
-
-    def _spared(self, compute: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        """The VAE alone goes to float32 when it alone overflows: the network stays as fast as it is."""
-        with components.fit_errors(self.name):
-            result = compute(given)
-        if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
-            self.vae.to(torch.float32)
-            result = compute(given)
-        return result
-
-    def _check_channels(self, network: str) -> None:
-        """Raises ModelError unless the network takes what the VAE gives, and gives what it takes."""
-        config, latents = self.network.config, self.vae.config["latent_channels"]
-        if config["in_channels"] != latents or (config["out_channels"] or config["in_channels"]) != latents:
-            raise ModelError(
-                f"The model {self.name} does not fit: its {network} takes {config['in_channels']} channels and its "
-                f"VAE gives {latents}; inpainting and instruction models are no DiffEdit models."
-            )
 
     def _check_width(self, what: str, expected: int, given: int) -> None:
         """Raises ModelError unless the network reads what the text encoders give."""

@@ -18,6 +18,9 @@ class Family:
     others: tuple[str, ...]
     optional: tuple[str, ...] = ()
     beside: tuple[str, ...] = ("safety_checker", "feature_extractor")  # no mask or latents depend on them
+    denoiser: str = "unet"  # the network that predicts
+    attends: bool = True  # from the picture to the words, as UNets do
+    follows_flow: bool = False  # and no noise schedule
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -48,6 +51,9 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
     ),
 }
 

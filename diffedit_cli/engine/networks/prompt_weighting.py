@@ -38,6 +38,15 @@ def is_weighted(prompt: str) -> bool:
     return ")" in prompt and any(weight != 1.0 for _, weight in fragments(prompt))
 
 
+def refuse(prompt: str, model: str) -> None:
+    """Raises ModelError for a prompt with weights, which this model cannot read."""
+    if is_weighted(prompt):
+        raise ModelError(
+            f'The model {model} reads no weights, as in "{prompt}"; leave out the numbers, or use a '
+            "Stable Diffusion 1.x, 2.x or XL model."
+        )
+
+
 def plain(prompt: str) -> str:
     """The words alone."""
     return "".join(text for text, _ in fragments(prompt)) if ")" in prompt else prompt

@@ -83,7 +83,7 @@ class UNetDiffusion(LatentDiffusion):
             raise ModelError(
                 f"The model {self.name} predicts {self.prediction_type}; diffedit knows {', '.join(PREDICTION_TYPES)}."
             )
-        self._check_channels("UNet")
+        self._check_channels(self.network, "UNet")
         width = sum(encoder.width for encoder in self.encoders)
         self._check_width("UNet expects text embeddings", self.unet.config["cross_attention_dim"], width)
 

@@ -109,7 +109,7 @@ class StableDiffusion3(LatentDiffusion):
         return Embedding(torch.cat([tokens, theirs.to(tokens)], dim=1), torch.cat(pooled, dim=-1))
 
     def _check_fit(self) -> None:
-        self._check_channels("transformer")
+        self._check_channels(self.network, "transformer")
         config = self.transformer.config
         pooled = sum(int(clip.network.config.projection_dim) for clip in self.clips)
         self._check_width("transformer expects pooled text embeddings", config["pooled_projection_dim"], pooled)
