@@ -62,7 +62,7 @@ def _cache(given: dict[str, Any]) -> Cache:
 
     folder = model_options.cache_root(given)
     if paths.is_there(folder) and not paths.is_folder(folder):
-        raise UsageError(f"The cache folder {paths.shown_path(folder)} is no folder; choose one with --cache-dir.")
+        raise UsageError(f"The cache folder {paths.shown_path(folder)} is not a folder; choose one with --cache-dir.")
     return Cache(folder)
 
 

@@ -113,7 +113,7 @@ def _of_completion(error: Exception) -> DiffEditError | None:
         return UsageError("The shell asks for completions without saying of what; install them anew.")
     if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
         return None
-    what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is no UTF-8"
+    what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is not UTF-8"
     return OutputError(
         f"The completion cannot be written: {what}; put what --show-completion prints where your shell reads it."
     )

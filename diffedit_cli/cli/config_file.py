@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         found = tomllib.loads(paths.read(path).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
+        raise UsageError(f"The settings in {path} cannot be read: {error}; fix or remove the file.") from error
     for name, value in found.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
@@ -133,7 +133,7 @@ def change(name: str, value: str | None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         document = tomlkit.parse(paths.read(path).decode("utf-8-sig") if paths.is_there(path) else "")
     except (TOMLKitError, ValueError) as error:
-        raise UsageError(f"The settings in {path} cannot be read: {error}; mend or remove the file.") from error
+        raise UsageError(f"The settings in {path} cannot be read: {error}; fix or remove the file.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}; check its permissions.") from error
     if value is None:

@@ -28,7 +28,7 @@ def _size(flag: str, text: str) -> int:
     """Bytes, of a number of MB, or one with a unit. Raises UsageError."""
     found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise UsageError(f"{flag} {text} is no size; give a number of MB, or one with its unit, such as 20GB.")
+        raise UsageError(f"{flag} {text} is not a size; give a number of MB, or one with its unit, such as 20GB.")
     number, unit, binary = found.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
     return int(Decimal(number) * (1024 if binary else 1000) ** power)

@@ -151,7 +151,7 @@ def _apply(context: typer.Context, name: str) -> str:
     return name
 
 
-_PRESET_TEXT = "fast, balanced or best: other defaults of what costs time."
+_PRESET_TEXT = "Quality and speed: fast, balanced or best."
 PRESET: Group = {
     "preset": (
         _annotated("Noise levels", "preset", str, BALANCED, _PRESET_TEXT, is_eager=True, callback=_apply),

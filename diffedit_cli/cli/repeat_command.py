@@ -63,7 +63,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if found.get("dtype", "float32") != "float32":
         words += ["--dtype", found["dtype"]]
     if wrong := [word for word in words if not isinstance(word, str)]:
-        raise TypeError(f"{wrong[0]!r} is no text")
+        raise TypeError(f"{wrong[0]!r} is not text")
     return words
 
 

@@ -106,7 +106,7 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
     output_names.check(given["name"])
     shard, most = sharding.choose_shard(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
     if most is not None and most < 1:
-        raise UsageError(f"--limit-failures {most} is no number of pictures; give 1 or more, or leave it out.")
+        raise UsageError(f"--limit-failures {most} is not a number of pictures; give 1 or more, or leave it out.")
     session.parse_count("--batch", given["batch"], "pictures")
     return shard, most
 
@@ -226,7 +226,7 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
             reporter.result(result)
             codes[result.error["code"] if result.error else 0] += 1
             if most and codes.total() - codes[0] >= most:
-                reporter.error(f"Stopped, as {most} of the pictures failed; mend what it says, and run again.")
+                reporter.error(f"Stopped, as {most} of the pictures failed; fix what they say, and run again.")
                 return codes, False
     return codes, True
 

@@ -244,7 +244,7 @@ def _received(connection: socket.socket) -> Request:
     try:
         return Request(**json.loads(_exactly(connection, length, until)))
     except (TypeError, RecursionError) as error:  # other names, or nested absurdly
-        raise ValueError("it is no request") from error
+        raise ValueError("it is not a request") from error
 
 
 def _exactly(connection: socket.socket, length: int, until: float) -> bytes:

@@ -47,7 +47,7 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
     if given.get("inpainter") and (given.get("latents") or given.get("frames")):
         raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
     if given["max_pixels"] < 1:
-        raise UsageError(f"--max-pixels {given['max_pixels']} is no number of pixels; give 1 or more.")
+        raise UsageError(f"--max-pixels {given['max_pixels']} is not a number of pixels; give 1 or more.")
     given = {**given, **prompts.choose_prompts(given, PROMPTS)}
     if given.get("strip_metadata"):
         given["metadata"] = False  # which tells the prompts
@@ -235,5 +235,5 @@ def parse_count(option: str, text: str, what: str) -> int | None:
     if text == AUTO:
         return None
     if not (text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= 1):
-        raise UsageError(f"{option} {text} is no number of {what}; give 1 or more, or {AUTO}.")
+        raise UsageError(f"{option} {text} is not a number of {what}; give 1 or more, or {AUTO}.")
     return int(text)

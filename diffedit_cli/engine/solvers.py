@@ -22,7 +22,7 @@ class DDIM:
         self.eta, self.generator = eta, generator
 
     def asks_at(self, lower: Level, higher: Level) -> Level:
-        """What an inversion at `lower` tells the network: the label that it goes to.
+        """Timestep at which inversion evaluates the network for the step lower -> higher: that of `higher`.
 
         The edit comes back with the noise predicted there, and eps(x_t, t+1) is closer to it than eps(x_t, t).
         """
@@ -58,7 +58,7 @@ class DPMSolver(DDIM):
         self._last: tuple[Level, Tensor] | None = None
 
     def asks_at(self, lower: Level, higher: Level) -> Level:
-        """Its own label, without which an inversion is of first order; no network knows wholly clean latents."""
+        """That of `lower`, without which an inversion is of first order; no network knows wholly clean latents."""
         return lower if lower.b > 0 else super().asks_at(lower, higher)
 
     def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:

@@ -83,7 +83,7 @@ def read(data: bytes) -> tuple[Directory, list[str]]:
     """
     order, big = {b"II": "<", b"MM": ">"}.get(data[:2], ""), data[2:4] in (b"\0+", b"+\0")
     if not order or (not big and data[2:4] not in (b"\0*", b"*\0")) or len(data) < (16 if big else 8):
-        raise ValueError("it is no EXIF block")
+        raise ValueError("it is not an EXIF block")
     first = struct.unpack(f"{order}{'Q' if big else 'I'}", data[8:16] if big else data[4:8])[0]
     reader = _Reader(data, order, big)
     return reader.directory(first, 0, DEEPEST), reader.lost

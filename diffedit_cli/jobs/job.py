@@ -61,7 +61,7 @@ class Job:
 
     @property
     def stages(self) -> list[str]:
-        """Of an edit those that it has to do."""
+        """Stages that are still to compute: those without a given file."""
         given = {"mask": self.mask, "invert": self.latents, "edit": None}
         return [stage for stage, file in given.items() if file is None]
 

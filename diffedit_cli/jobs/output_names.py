@@ -34,14 +34,14 @@ def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS
     try:
         fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise UsageError(f"{flag} {template} is no template: {error}; {{stem}}{{ext}} is one.") from error
+        raise UsageError(f"{flag} {template} is not a template: {error}; {{stem}}{{ext}} is one.") from error
     if unknown := {name for name, _ in fields} - set(known):
         there = ", ".join(f"{{{name}}}" for name in known)
         raise UsageError(f"{flag} {template} asks for {{{min(unknown)}}}; there are {there}.")
     try:
         for _, form in fields:
             if not re.fullmatch(WRITTEN, form):
-                raise ValueError(f"{form!r} is no width of two digits")
+                raise ValueError(f"{form!r} is not a width of two digits")
         filled = template.format(**dict.fromkeys(known, "a") | {"ext": ".a", "suffix": ".a", "seed": 1})
     except ValueError as error:
         raise UsageError(

@@ -41,7 +41,7 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     shared = share(row)
     if (said := row.given.get("output")) is not None:
         if not isinstance(said, str | int | float):
-            raise UsageError("output is no path; give one below the folder that --out names.")
+            raise UsageError("output must be a path below the folder that --out names.")
         place = output_names.check_below(Path(str(said)))
     else:
         place = output_names.result_path(

@@ -71,7 +71,7 @@ def _mirrored(path: Path) -> Path:
 def _row(said: Any, where: str) -> Iterator[Row]:
     """The row of a table; none of an empty one. What is wrong with it fails this row alone."""
     if not isinstance(said, Mapping):
-        yield unusable(where, f"{where} is no table of options.")
+        yield unusable(where, f"{where} is not a table of options.")
         return
     given = {_option(name): value for name, value in said.items() if _option(name) and not _is_empty(value)}
     name = given.pop("input", None)
@@ -104,7 +104,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
             try:
                 yield from _row(json.loads(text), where)
             except (ValueError, RecursionError) as error:
-                yield unusable(where, f"{where} is no JSON object ({error}).")
+                yield unusable(where, f"{where} is not a JSON object ({error}).")
 
 
 def _too_long() -> str:
@@ -197,7 +197,7 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], st
             lines.give_up()
             cells, wrong = [], f"fits no CSV table: {error}; save the file again as UTF-8"
         except UnicodeEncodeError:
-            cells, wrong = [], "fits no CSV table: it holds bytes that are no text; save the file again as UTF-8"
+            cells, wrong = [], "fits no CSV table: it holds bytes that are not text; save the file again as UTF-8"
         if lines.is_cut:
             lines.give_up()
             cells, wrong = [], _too_long()
@@ -213,7 +213,7 @@ def _toml(path: Path) -> Iterator[Row]:
     try:
         said = tomllib.loads(paths.read(path).decode(MARK))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"The job file {path} is no TOML: {error}; mend it.") from error
+        raise UsageError(f"The job file {path} is not valid TOML: {error}; fix it.") from error
     jobs = said.pop("job", None)
     if not isinstance(jobs, list):
         raise UsageError(f"The job file {path} holds no [[job]]; write one for each picture.")

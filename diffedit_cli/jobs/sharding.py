@@ -68,5 +68,5 @@ def _shard(said_by: str, text: str, launched: bool = False) -> Shard:
     except ValueError:
         number, count = 0, 0
     if not 1 <= number <= count:
-        raise UsageError(f"{said_by} {text} is no part of a run; give --shard I/N, from 1/N to N/N.")
+        raise UsageError(f"{said_by} {text} is not a part of a run; give --shard I/N, from 1/N to N/N.")
     return Shard(number, count, launched)

@@ -68,7 +68,7 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
         _check(file, "LoRA")
         if not any("lora" in key for key in weights.header(file, "LoRA", _FILE)):
             raise ModelError(
-                f"{file} is no LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
+                f"{file} is not a LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
             )
         if (beside := adapter_settings(file)) and beside.stat().st_size > LARGEST:
             raise ModelError(f"{beside} is too large for the settings of a LoRA; fetch {file.name} anew, with its own.")

@@ -66,7 +66,7 @@ def kind_of(file: Path) -> str:
         if all(any(name.startswith(prefix) for name in names) for prefix in (NETWORK, VAE, *prefixes.values())):
             return kind
     raise ModelError(
-        f"{file} is no whole Stable Diffusion 1.x, 2.x, XL or 3 checkpoint in the original layout (a LoRA, an "
+        f"{file} is not a complete Stable Diffusion 1.x, 2.x, XL or 3 checkpoint in the original layout (a LoRA, an "
         "embedding, or a model without its text encoders is none); name a diffusers folder."
     )
 

@@ -216,7 +216,7 @@ def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:
     total = 0
     for path in (path for path in sorted(folder.glob("*")) if path.suffix in endings):
         if not paths.is_file(path):
-            raise ModelError(f"The model {name} is damaged: {path} is no file; get it again.")
+            raise ModelError(f"The model {name} is damaged: {path} is not a file; get it again.")
         if (total := total + path.stat().st_size) > weights.MOST_SETTINGS:
             raise ModelError(
                 f"The model {name} is damaged: its settings and vocabularies up to {path} have more than "

@@ -53,7 +53,7 @@ def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -
         raise UsageError("The model builtin is in the package; there is nothing to download.")
     if repository.count("/") != 1 or not all(repository.split("/")):
         known = ", ".join(one for one in NAMES if one != BUILTIN)
-        raise UsageError(f"{name} is no model of the hub; name one of {known}, or an id like owner/name.")
+        raise UsageError(f"{name} is not a model of the hub; name one of {known}, or an id like owner/name.")
     _go_online()
     from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -130,7 +130,7 @@ def _go_online() -> None:
 def _chosen(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
     """Of all files those that diffedit reads, the index last. Raises ModelError when something needed is not there."""
     if INDEX not in names:
-        raise ModelError(f"{repository} is no diffusers model, it has no {INDEX}; name another.")
+        raise ModelError(f"{repository} is not a diffusers model, it has no {INDEX}; name another.")
     parts: dict[str, list[str]] = {}
     for name in names:
         part, _, file = name.partition("/")
@@ -189,7 +189,7 @@ def _explained(repository: str) -> Iterator[None]:
             f"The hub shows no model {repository}; check the name, or log in with hf auth login if it is private."
         ) from None
     except HFValidationError:
-        raise UsageError(f"{repository} is no model of the hub; name an id like owner/name.") from None
+        raise UsageError(f"{repository} is not a model of the hub; name an id like owner/name.") from None
     except Exception as error:  # the transport's own, which change with the library's version
         if _of_the_disk(error):
             paths.need_home(Path(constants.HF_HUB_CACHE), "keep models in", "set HOME or HF_HOME")

@@ -159,7 +159,7 @@ def family_of(folder: Path, name: str) -> str:
         pipeline = weights.read_json(index).get("_class_name")
     except (OSError, ValueError, AttributeError):
         raise ModelError(
-            f"{name} is no diffusers model: {index} is missing or unreadable; name a folder that holds one."
+            f"{name} is not a diffusers model: {index} is missing or unreadable; name a folder that holds one."
         ) from None
     return family_with(pipeline, name)
 

@@ -71,7 +71,7 @@ def refuse_pickle(path: Path) -> None:
     try:
         if paths.is_there(path) and not paths.is_file(path):  # opening a pipe may never return
             raise ModelError(
-                f"{path} is no file of weights but a folder, a pipe or a device; name a .safetensors file."
+                f"{path} is not a file of weights but a folder, a pipe or a device; name a .safetensors file."
             )
         with paths.open_to_read(path) as file:
             start = file.read(9)
@@ -102,7 +102,7 @@ def metadata(
 def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
     """All that stands before the numbers. Raises ModelError."""
     refuse_pickle(path)
-    wrong = ModelError(f"{path} is no .safetensors {what}; name {instead}.")
+    wrong = ModelError(f"{path} is not a .safetensors {what}; name {instead}.")
     try:
         size = path.stat().st_size
         with paths.open_to_read(path) as file:

@@ -113,7 +113,7 @@ def place(option: str, text: str | None, *parts: str) -> tuple[int, ...] | None:
     except ValueError:
         found = ()
     if len(found) != len(parts) or min(found[2:], default=1) < 1:
-        raise UsageError(f"{option} {text} is no place in a picture; give {','.join(parts)} in pixels.")
+        raise UsageError(f"{option} expects {','.join(parts)} in pixels, not {text}; see diffedit edit --help.")
     return found
 
 

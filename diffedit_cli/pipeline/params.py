@@ -45,7 +45,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         for name, said in parameters(self).items():
             value = getattr(self, name)
             if name in PROMPTS and isinstance(value, str) and not _is_text(value):
-                raise UsageError(f"{flag(name)} holds bytes that are no text; write it in UTF-8.")
+                raise UsageError(f"{flag(name)} holds bytes that are not text; write it in UTF-8.")
             if value is not None:
                 said.check(name, value, USUAL.get(name) if said.range is SHARE else None)
         self._check_levels()

@@ -114,7 +114,7 @@ def find(name: str, architecture: str) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         said = None
     if not isinstance(said, list) or architecture not in said:
-        raise ModelError(f"{name} is no {architecture}: {folder / CONFIG} names none; name another model.")
+        raise ModelError(f"{name} is not a {architecture}: {folder / CONFIG} names none; name another model.")
     configs.check_folder(name, folder)
     registry.check_shards(name, folder, None, "get it again")
     for path in (found := _weights(folder)):

@@ -44,7 +44,7 @@ class Embeds:
             header = weights.header(path)
         except ModelError:
             raise InputError(
-                f"The embeddings file {path} is no whole .safetensors file; make one with --save-embeds."
+                f"The embeddings file {path} is not a complete .safetensors file; make one with --save-embeds."
             ) from None
         tokens, pooled = _names(path, {name: len(tensor["shape"]) for name, tensor in header.items()})
         for name in (tokens, pooled):

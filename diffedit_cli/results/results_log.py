@@ -212,7 +212,9 @@ def _check(path: Path) -> None:
     remedy = "choose another folder with --out"
     try:
         if paths.is_link(path) or (paths.is_there(path) and not paths.is_file(path)):
-            raise OutputError(f"{path} is no file of diffedit's, but a link, a folder, a device or a pipe; {remedy}.")
+            raise OutputError(
+                f"{path} is not a file of diffedit's, but a link, a folder, a device or a pipe; {remedy}."
+            )
         told = paths.is_there(path) and path.stat().st_size
         if told and not (_is_torn(path) or any(is_result(one) or _tells_begun(one) for one in lines(path))):
             raise OutputError(f"{path} exists and was not made by diffedit; move it away, or {remedy}.")

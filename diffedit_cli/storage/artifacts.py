@@ -65,7 +65,7 @@ def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
     if ranks is TRAJECTORY:
         trajectory, timesteps = arrays["trajectory"], arrays["timesteps"]
         if trajectory.dtype != np.float32 or len(trajectory) != len(timesteps) or (np.diff(timesteps) <= 0).any():
-            raise ValueError("its trajectory is no series of latents, each with a later timestep")
+            raise ValueError("its trajectory is not a series of latents, each with a later timestep")
 
 
 def read_packed_record(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While another is in here with the same folder, waits; where there can be no lock it does not."""
+    """Exclusive advisory lock on the folder; does nothing on file systems without locks."""
     with contextlib.ExitStack() as left:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)

@@ -52,7 +52,7 @@ class Cache(CacheFolder):
         with self._room(len(data)):  # while it is written nobody counts without it
             path.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(path) and (paths.is_link(path) or not paths.is_file(path)):
-                raise OutputError(f"{path} is no file of diffedit's; move it away, or choose another --cache-dir.")
+                raise OutputError(f"{path} is not a file of diffedit's; move it away, or choose another --cache-dir.")
             files.publish(path, data)
 
     @contextlib.contextmanager

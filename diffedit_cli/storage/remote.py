@@ -49,7 +49,7 @@ def _split(url: str) -> str:
     try:
         return urlsplit(url).path
     except ValueError as error:
-        raise UsageError(f"{url} is no URL: {error}; check how it is written.") from None
+        raise UsageError(f"{url} is not a URL: {error}; check how it is written.") from None
 
 
 def open_url(url: str) -> tuple[Any, str]:

@@ -132,8 +132,8 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ('{"input": "album/a.png", "wings": 2}', "wings is no option"),
-        ('{"input": "album/a.png", "model": "sd15"}', "model is no option"),
+        ('{"input": "album/a.png", "wings": 2}', "wings is not an option"),
+        ('{"input": "album/a.png", "model": "sd15"}', "model is not an option"),
         ('{"input": "album/a.png", "steps": "many"}', "steps cannot be 'many'"),
         ('{"input": "album/a.png", "steps": 4.5}', "steps cannot be 4.5"),
         ('{"input": "album/a.png", "soft": "perhaps"}', "soft cannot be 'perhaps'"),
@@ -142,8 +142,8 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
         ('{"input": "album/a.png", "output": "../a.png"}', "lies outside"),
         ('{"input": "album/a.png", "output": "/a.png"}', "lies outside"),
         ('{"to": "dog"}', "line 2 names no picture"),
-        ("[1, 2]", "line 2 is no table"),
-        ("{", "line 2 is no JSON object"),
+        ("[1, 2]", "line 2 is not a table"),
+        ("{", "line 2 is not a JSON object"),
         ('{"input": "album/b.jpg"}', "is named twice"),
         ('{"input": "album/none.png"}', "There is no picture album/none.png"),
     ],
@@ -302,7 +302,7 @@ def test_failures_can_end_a_run(album: Path, words: list[object], ended: int) ->
 def test_what_is_no_number_of_failures_is_said(here: Path, number: int) -> None:
     ran = run("album", "--limit-failures", number)
     assert ran.code == 2
-    assert f"--limit-failures {number} is no number of pictures" in ran.err
+    assert f"--limit-failures {number} is not a number of pictures" in ran.err
     assert not (here / "out").exists()
 
 

@@ -288,13 +288,13 @@ def test_two_of_a_picture_that_does_not_fit_are_both_refused(
 def test_what_is_no_number_of_pictures_is_said(album: Path, count: str) -> None:  # noqa: ARG001
     ran = run("album", "--batch", count)
     assert ran.code == 2
-    assert f"--batch {count} is no number of pictures" in ran.err
+    assert f"--batch {count} is not a number of pictures" in ran.err
 
 
 def test_a_job_has_no_batch_of_its_own(here: Path, album: Path) -> None:  # noqa: ARG001
     (here / "jobs.jsonl").write_text('{"input": "album/0.png", "batch": 2}\n')
     ran = run("jobs.jsonl")
-    assert "batch is no option that a picture of its own can have" in ran.err
+    assert "batch is not an option that a picture of its own can have" in ran.err
 
 
 @pytest.mark.parametrize(

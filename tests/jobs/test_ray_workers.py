@@ -115,7 +115,7 @@ def test_a_picture_that_takes_each_of_its_workers_with_it_fails_alone(
 def test_what_is_no_number_of_workers_is_said(count: str) -> None:
     ran = diffedit("run", "album", *OPTIONS, "--out", "out", "--ray", count)
     assert ran.code == 2
-    assert f"--ray {count} is no number" in ran.err
+    assert f"--ray {count} is not a number" in ran.err
     assert not Path("out").exists()
 
 

@@ -136,7 +136,7 @@ BAD_LINES = {
     "a quote that does not end": b'"b.png,dog',
     "letters behind a quote": b'"b.png"x,dog',
     "a cell too many": b"b.png,dog,cat",
-    "bytes that are no text": b"b\xff.png,dog",
+    "bytes that are not text": b"b\xff.png,dog",
     "a cell without end": b'"' + b"x" * 200_000,
     "no picture": b",dog",
 }

@@ -208,10 +208,10 @@ def test_a_checkpoint_that_is_not_whole_leaves_nothing(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is no .safetensors checkpoint"),
-        (b"These are words, and no model.", "is no .safetensors checkpoint"),
-        (b"\x02" + bytes(7) + b"[]", "is no .safetensors checkpoint"),
-        (b"\x04" + bytes(7) + b"{'a'", "is no .safetensors checkpoint"),
+        (b"", "is not a .safetensors checkpoint"),
+        (b"These are words, and no model.", "is not a .safetensors checkpoint"),
+        (b"\x02" + bytes(7) + b"[]", "is not a .safetensors checkpoint"),
+        (b"\x04" + bytes(7) + b"{'a'", "is not a .safetensors checkpoint"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:

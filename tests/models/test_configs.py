@@ -171,7 +171,7 @@ def test_small_files_are_small_files(copy: Path, part: str) -> None:
     assert f"settings and vocabularies up to {copy / part}" in refused(copy)
     path.unlink()
     os.mkfifo(path)
-    assert f"{path} is no file" in refused(copy)
+    assert f"{path} is not a file" in refused(copy)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "safety_checker"])

@@ -251,9 +251,9 @@ def test_a_refusal_is_said_with_the_next_step(hub: Hub, status: int, code: str, 
     ("name", "code", "says"),
     [
         ("no/such", 4, "The hub shows no model no/such"),
-        ("nonesuch", 2, "nonesuch is no model of the hub"),
-        ("a/b/c", 2, "a/b/c is no model of the hub"),
-        ("some/..", 2, "some/.. is no model of the hub"),
+        ("nonesuch", 2, "nonesuch is not a model of the hub"),
+        ("a/b/c", 2, "a/b/c is not a model of the hub"),
+        ("some/..", 2, "some/.. is not a model of the hub"),
         ("builtin", 2, "in the package"),
     ],
 )

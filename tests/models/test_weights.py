@@ -12,14 +12,17 @@ from diffedit_cli.models import adapters, weights
 
 ONE = '"lora.w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}'
 HEADERS = {
-    "notes that are none": (f'{{"__metadata__": [], {ONE}}}', "is no .safetensors"),
-    "ends that are none": (ONE.join("{}").replace("[0, 0]", '[0, "a"]'), "is no .safetensors"),
+    "notes that are none": (f'{{"__metadata__": [], {ONE}}}', "is not a .safetensors"),
+    "ends that are none": (ONE.join("{}").replace("[0, 0]", '[0, "a"]'), "is not a .safetensors"),
     "many notes": (
         '{"__metadata__": {' + ",".join(f'"{i}": ""' for i in range(2**14 + 1)) + f"}}, {ONE}}}",
-        "is no .safe",
+        "is not a .safe",
     ),
-    "a million lists": (f'{{"__metadata__": {{"a": [{"[]," * weights.MOST_LISTS}[]]}}, {ONE}}}', "is no .safetensors"),
-    "sixteen megabytes": (f'{{"__metadata__": {{"a": "{"a" * 16_000_000}"}}, {ONE}}}', "is no .safetensors"),
+    "a million lists": (
+        f'{{"__metadata__": {{"a": [{"[]," * weights.MOST_LISTS}[]]}}, {ONE}}}',
+        "is not a .safetensors",
+    ),
+    "sixteen megabytes": (f'{{"__metadata__": {{"a": "{"a" * 16_000_000}"}}, {ONE}}}', "is not a .safetensors"),
     "many tensors": (
         "{" + ",".join(ONE.replace("w", f"w{i}") for i in range(weights.MOST_TENSORS + 1)) + "}",
         "holds more than 16384 tensors",

@@ -173,12 +173,12 @@ BAD = [
     (("--caption", "auto"), 4, "diffedit models pull Salesforce/blip-image-captioning-large"),
     (("--caption", "auto", "--offline"), 4, "diffedit models pull Salesforce/blip-image-captioning-large"),
     (("--caption", "auto", "--caption-model", "nonesuch"), 4, "no model nonesuch on this machine"),
-    (("--caption", "auto", "--caption-model", "t5"), 4, "t5 is no BlipForConditionalGeneration"),
+    (("--caption", "auto", "--caption-model", "t5"), 4, "t5 is not a BlipForConditionalGeneration"),
     (("--caption", "auto", "--caption-model", "pickled"), 4, "pickled has no .safetensors weights"),
     (("--caption", "auto", "--caption-model", "disguised"), 4, "is a pickled file"),
     (("--caption", "auto", "--caption-model", "partless"), 4, "partless cannot be loaded"),
     (("--expand", 4), 4, "diffedit models pull google/flan-t5-large"),
-    (("--expand", 4, "--expand-model", "blip"), 4, "blip is no T5ForConditionalGeneration"),
+    (("--expand", 4, "--expand-model", "blip"), 4, "blip is not a T5ForConditionalGeneration"),
     (("--expand", -1), 2, "--expand must be between 0 and 64, not -1"),
 ]
 

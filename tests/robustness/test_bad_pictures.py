@@ -161,7 +161,7 @@ def test_words_of_another_encoding_are_said(tmp_path: Path, tiny_epsilon: Path) 
     words = ("--from", os.fsdecode(b"caf\xe9"), "--to", "dog", "--model", tiny_epsilon, *FAST)
     ran = diffedit("edit", picture(tmp_path / "a.png"), *words)
     assert ran.code == 2
-    assert "--from holds bytes that are no text" in ran.err
+    assert "--from holds bytes that are not text" in ran.err
 
 
 # The limit of pixels

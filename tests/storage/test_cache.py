@@ -399,4 +399,4 @@ def test_a_file_is_no_cache(tmp_path: Path, command: str) -> None:
     file.write_text("mine")
     ran = diffedit("cache", *command.split(), "--cache-dir", file)
     assert (ran.code, file.read_text()) == (2, "mine")
-    assert "is no folder; choose one with --cache-dir" in ran.err
+    assert "is not a folder; choose one with --cache-dir" in ran.err

@@ -81,7 +81,9 @@ def read(
     parts: Parts = {}
     for part, reader in readers.items():
         if not (folder / part).is_dir():
-            raise ModelError(f"The model {name} has no {part}: {folder} is no complete Stable-Diffusion-format folder.")
+            raise ModelError(
+                f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder."
+            )
         try:
             stored = part in CHANGED and (change is not None or dtype is None)
             parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)

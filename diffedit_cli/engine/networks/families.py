@@ -73,7 +73,9 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
     try:
         pipeline = str(components.index(folder)["_class_name"])
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name} is no diffusers model: {folder / 'model_index.json'} names no pipeline.") from error
+        raise ModelError(
+            f"{name} is not a diffusers model: {folder / 'model_index.json'} names no pipeline."
+        ) from error
     return CLASSES[family_with(pipeline, name)]
 
 

@@ -28,7 +28,7 @@ class Inpainter:
         latents, taken = pipeline.vae.config["latent_channels"], self.network.config["in_channels"]
         if taken not in (latents, 2 * latents + 1):  # the latter: also the mask, and the picture without what it hides
             raise ModelError(
-                f"{name} is no inpainting model: its network takes {taken} channels, "
+                f"{name} is not an inpainting model: its network takes {taken} channels, "
                 f"not {latents} or {2 * latents + 1}."
             )
         self.factor = 2 ** (len(pipeline.vae.config["block_out_channels"]) - 1)

@@ -125,7 +125,7 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
             change.factors[kind] = tensor.float()
         elif alpha := _ALPHA.fullmatch(key):
             if tensor.numel() != 1:
-                raise ValueError(f"its {key} is no number")
+                raise ValueError(f"its {key} is not a number")
             change_of(alpha["layer"]).alpha = float(tensor)
         else:
             raise ValueError(f"its {key} is of a kind that diffedit does not read")
@@ -207,7 +207,7 @@ def _share_said(settings: _Settings, layer: str, rank: int) -> float:
     """alpha / r by PEFT's settings, 1 where there are none. Raises ValueError for another kind of adapter."""
     said = settings.said
     if (kind := said.get("peft_type") or "LORA") != "LORA":
-        raise ValueError(f"it is no LoRA but {str(kind)[:40]}, as its settings say")
+        raise ValueError(f"it is not a LoRA but {str(kind)[:40]}, as its settings say")
     if (start := said.get("init_lora_weights", True)) not in STARTS:
         raise ValueError(f"it was trained on other weights than the model's (init_lora_weights is {str(start)[:40]})")
     return settings.alpha(layer, rank) / (rank**0.5 if said.get("use_rslora") else rank)

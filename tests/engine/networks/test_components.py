@@ -26,9 +26,9 @@ def load(folder: Path) -> Any:
     ("index", "message"),
     [
         ('{"_class_name": "FluxPipeline"}', r"^tiny is a FluxPipeline, which diffedit cannot use"),
-        ("{}", r"^tiny is no diffusers model: .*model_index.json names no pipeline"),
-        ("[]", r"^tiny is no diffusers model"),
-        ("{", r"^tiny is no diffusers model"),
+        ("{}", r"^tiny is not a diffusers model: .*model_index.json names no pipeline"),
+        ("[]", r"^tiny is not a diffusers model"),
+        ("{", r"^tiny is not a diffusers model"),
     ],
 )
 def test_another_pipeline_is_refused(tmp_path: Path, index: str, message: str) -> None:

@@ -277,7 +277,7 @@ WHOLE = {"lora_unet_conv_in.lora_down.weight": A, "lora_unet_conv_in.lora_up.wei
         ),
         ({"lora_unet_conv_in.lora_up.weight": torch.ones(16, 5, 1, 1)}, "of rank 4 and 5"),
         ({"lora_unet_conv_in.lora_up.weight": torch.ones(17, 4, 1, 1)}, "has width 17, and that model's 16"),
-        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "its lora_unet_conv_in.alpha is no number"),
+        ({"lora_unet_conv_in.alpha": torch.ones(2)}, "its lora_unet_conv_in.alpha is not a number"),
         ({"lora_unet_conv_in.alpha": torch.tensor(math.inf)}, "lora_unet_conv_in holds values that are not finite"),
         ({"lora_unet_conv_in.lora_up.weight": B * math.nan}, "lora_unet_conv_in holds values that are not finite"),
     ],

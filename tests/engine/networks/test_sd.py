@@ -92,14 +92,14 @@ def test_the_network_is_asked_with_the_timestep_and_the_text(tiny: StableDiffusi
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"^The model tiny has no vae: \S+nowhere is no complete"):
+    with pytest.raises(ModelError, match=r"^The model tiny has no vae: \S+nowhere is not a complete"):
         load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(copy: Path, part: str) -> None:
     shutil.rmtree(copy / part)
-    with pytest.raises(ModelError, match=rf"^The model tiny has no {part}: {copy} is no complete"):
+    with pytest.raises(ModelError, match=rf"^The model tiny has no {part}: {copy} is not a complete"):
         load(copy)
 
 
