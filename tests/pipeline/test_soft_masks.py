@@ -181,7 +181,7 @@ def test_python_says_it_the_same() -> None:
         ("--soft --grow 1", "--grow widens"),
         ("--feather -1", "--feather must be between 0"),
         ("--feather 99", "--feather must be between 0"),
-        ("--fixed-point -1", "--fixed-point must be at least 0"),
+        ("--fixed-point -1", "--fixed-point must be between 0 and 100000"),
         ("--fixed-point 1 --scheduler dpm++", "use --scheduler ddim"),
     ],
 )

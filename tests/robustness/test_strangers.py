@@ -17,7 +17,8 @@ from tiny import write_json
 
 from diffedit_cli.cli import commands, config_file, options
 from diffedit_cli.errors import UsageError
-from diffedit_cli.pipeline.params import Params, option
+from diffedit_cli.pipeline.parameter import flag
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage.cache import Cache
 
 EDITING = """
@@ -71,7 +72,7 @@ SPARING = {"clip-skip", "guidance-every", "invert-every", "seed"}
 
 
 def test_all_that_multiplies_work_is_limited() -> None:
-    counts = {option(name).removeprefix("--") for name, field in Params.__dataclass_fields__.items()
+    counts = {flag(name).removeprefix("--") for name, field in Params.__dataclass_fields__.items()
               if "int" in str(field.type)}  # fmt: skip
     assert counts - SPARING == COUNTED == set(config_file.MOST)
     assert options.EDITING >= COUNTED
