@@ -298,7 +298,7 @@ def test_models_without_safetensors_are_refused(hub: Hub, repository: Path, tmp_
     assert ran.code == 4
     assert "only pickled weights" in ran.err
     (old / "model_index.json").unlink()
-    assert "no diffusers model" in pull(ID, "--yes").err
+    assert "not a diffusers model" in pull(ID, "--yes").err
     assert here() == set()
 
 
@@ -384,4 +384,4 @@ def test_a_model_that_writes_prompts_is_pulled(hub: Hub, tmp_path: Path) -> None
     assert here() == needed
     assert prompt_models.find(ID, "BlipForConditionalGeneration").joinpath("model.safetensors").is_file()
     hub.architectures = ["BertModel"]
-    assert "no diffusers model" in pull(ID, "--yes").err
+    assert "not a diffusers model" in pull(ID, "--yes").err
