@@ -9,11 +9,12 @@ from typing import Any
 
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import fast_imports
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 
-NEEDED = ("diffedit_cli.engine.networks.families", "kornia.filters", "scipy.ndimage")
+NEEDED = ("kornia.filters", "scipy.ndimage")
 
 
 class Loader:
@@ -27,8 +28,12 @@ class Loader:
         """From now on the last model is kept. All that loading and editing import is imported now."""
         self.keeps = True
         with fast_imports.quickly():
+            from diffedit_cli.engine.networks import families
+
             for name in NEEDED:
                 importlib.import_module(name)
+            for family in FAMILIES:
+                families.implementation(family)
         gc.freeze()  # libraries stay: not to be looked through after each command
 
     def load(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions) -> Model:

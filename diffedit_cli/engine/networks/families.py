@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +13,9 @@ import torch
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import components, onednn
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
-from diffedit_cli.engine.networks.model_formats import family_with
-from diffedit_cli.engine.networks.sd import StableDiffusion
-from diffedit_cli.engine.networks.sd3 import StableDiffusion3
-from diffedit_cli.engine.networks.sdxl import StableDiffusionXL
+from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
 
-CLASSES: dict[str, type[LatentDiffusion]] = {
-    "sd": StableDiffusion,
-    "sdxl": StableDiffusionXL,
-    "sd3": StableDiffusion3,
-}
 Loras = Sequence[tuple[Path, float]]  # files with their scales
 Embeddings = Sequence[tuple[Path, str | None]]  # files with the tokens for their vectors; None: the file says it
 
@@ -76,7 +69,14 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
         raise ModelError(
             f"{name} is not a diffusers model: {folder / 'model_index.json'} names no pipeline."
         ) from error
-    return CLASSES[family_with(pipeline, name)]
+    return implementation(family_with(pipeline, name))
+
+
+def implementation(family: str) -> type[LatentDiffusion]:
+    """The class that computes a family of model_formats.FAMILIES."""
+    module, _, name = FAMILIES[family].implementation.partition(".")
+    found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
+    return found
 
 
 def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[components.Parts], None] | None:

@@ -11,8 +11,12 @@ from diffedit_cli.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A format of models: the pipelines that have it and the parts of a folder, the networks apart."""
+    """A format of models: the pipelines that have it and the parts of a folder, the networks apart.
 
+    `implementation` names the class that computes it, in a module beside this one.
+    """
+
+    implementation: str
     pipelines: tuple[str, ...]
     networks: tuple[str, ...]
     others: tuple[str, ...]
@@ -37,16 +41,19 @@ def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
 
 FAMILIES = {
     "sd": Family(
+        implementation="sd.StableDiffusion",
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
     ),
     "sdxl": Family(
+        implementation="sdxl.StableDiffusionXL",
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
     ),
     "sd3": Family(
+        implementation="sd3.StableDiffusion3",
         pipelines=_pipelines("StableDiffusion3", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
