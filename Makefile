@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev  ## install what the tests need, and pass those tha
 	$(BIN)/python -m pytest -n auto -m 'not slow and not thorough'
 
 test-thorough: $(VENV)/.installed-dev  ## those that take some seconds each
-	$(BIN)/python -m pytest -n auto -m thorough
+	$(BIN)/python -m pytest -n auto -m 'thorough and not slow'
 
 test-all: test test-thorough  ## both
 
