@@ -138,7 +138,7 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
         ('{"input": "album/a.png", "steps": 4.5}', "steps cannot be 4.5"),
         ('{"input": "album/a.png", "soft": "perhaps"}', "soft cannot be 'perhaps'"),
         ('{"input": "album/a.png", "threshold": "high"}', "threshold cannot be 'high'"),
-        ('{"input": "album/a.png", "steps": 0}', "--steps must be at least 1"),
+        ('{"input": "album/a.png", "steps": 0}', "--steps must be between 1 and 100000"),
         ('{"input": "album/a.png", "output": "../a.png"}', "lies outside"),
         ('{"input": "album/a.png", "output": "/a.png"}', "lies outside"),
         ('{"to": "dog"}', "line 2 names no picture"),

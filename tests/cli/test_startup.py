@@ -55,7 +55,6 @@ def test_an_edit_imports_only_what_it_needs() -> None:
         "diffusers.models.autoencoders.vae",
         "diffusers.models.transformers.dual_transformer_2d",
         "diffusers.models.transformers.transformer_2d",
-        "diffusers.models.transformers.transformer_sd3",
         "diffusers.models.unets.unet_2d_blocks",
         "diffusers.models.unets.unet_2d_condition",
     }
