@@ -28,7 +28,7 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Whether a number is finite and in the range."""
-        inside = self.least <= value <= self.most and math.isfinite(value)
+        inside = self.least <= value <= self.most and (isinstance(value, int) or math.isfinite(value))
         return inside and not ((self.open_least and value == self.least) or (self.open_most and value == self.most))
 
     def __str__(self) -> str:

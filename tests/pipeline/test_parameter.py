@@ -69,6 +69,7 @@ def test_a_range_says_what_it_holds(
     assert str(given) == words
     assert all(map(given.holds, inside))
     assert not any(map(given.holds, (*outside, math.nan, math.inf, -math.inf)))
+    assert given.holds(10**400) is (given.most == math.inf)  # more than a float can be
 
 
 @pytest.mark.parametrize("name", [name for name, said in parameters(Params).items() if said.range])
