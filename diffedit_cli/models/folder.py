@@ -41,6 +41,7 @@ class ModelFolder(SmallWorld):
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
+    held: object = field(default=None, compare=False, repr=False)  # what keeps a converted one in the cache
 
     @cached_property
     def digest(self) -> str:

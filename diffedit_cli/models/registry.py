@@ -66,8 +66,8 @@ def find(
     try:
         if not paths.is_file(path):
             return _checked(name, path, kept / "digests", again)
-        folder = _converted(path, kept, config, say)
-        return replace(_checked(name, folder, kept / "digests", again), config=config)
+        folder, held = _converted(path, kept, config, say)
+        return replace(_checked(name, folder, kept / "digests", again), config=config, held=held)
     except OSError as error:
         raise unreadable(name, error) from error
 
@@ -81,22 +81,25 @@ def local(name: str) -> Path | None:
     return Path(path) if os.path.exists(path) else None  # noqa: PTH110
 
 
-def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> Path:
-    """The folder that a checkpoint was converted into, now or earlier. Raises ModelError or OutputError."""
+def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> tuple[Path, object]:
+    """The folder that a checkpoint was converted into, now or earlier, and what keeps it in the cache meanwhile.
+
+    Raises ModelError or OutputError.
+    """
     kind = checkpoints.kind_of(file)
     folder, key = None, f"{hashing.of_file(file, kept / 'digests')}-{checkpoints.edition(file)}"
     if config is not None:
         folder = _configuration(config, kind, file)
         key += f"-{checkpoints.configuration_digest(folder, FAMILIES[NAMES[kind].family])[:16]}"
     target = (cache := Cache(kept)).model(key)
-    if not model_locks.hold(target):
+    if (held := model_locks.hold(target)) is None:
         folder = folder or _configuration(kind, kind, file)
         say(f"converting {file} (once)")
         cache.reserve(file.stat().st_size)
         checkpoints.convert(file, folder, target, FAMILIES[NAMES[kind].family])
-        model_locks.hold(target)
+        held = model_locks.hold(target)
         cache.trim(recount=True)
-    return target
+    return target, held
 
 
 def _configuration(name: str, kind: str, file: Path) -> Path:

@@ -77,7 +77,8 @@ READ = """
 import sys
 from pathlib import Path
 from diffedit_cli.storage import model_locks
-print(model_locks.hold(Path(sys.argv[1])), flush=True)
+held = model_locks.hold(Path(sys.argv[1]))
+print(held is not None, flush=True)
 sys.stdin.read()
 """
 
@@ -102,7 +103,7 @@ def test_a_model_that_is_read_stays_also_where_it_is_larger_than_was_thought(cac
         reader.communicate()
     cache.trim(recount=True)
     assert not model.exists()
-    assert not model_locks.hold(model)
+    assert model_locks.hold(model) is None
 
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
