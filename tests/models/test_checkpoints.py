@@ -189,7 +189,10 @@ def test_many_may_convert_at_once(files: dict[str, tuple[Path, Path]], tmp_path:
     [
         (lambda tensors: {name: t for name, t in tensors.items() if "time_embed" not in name}, "(weights are missing)"),
         (lambda tensors: {name: t for name, t in tensors.items() if "layers.1" not in name}, "(weights are missing)"),
-        (lambda tensors: {name: t for name, t in tensors.items() if "first_stage" not in name}, "not a complete Stable"),
+        (
+            lambda tensors: {name: t for name, t in tensors.items() if "first_stage" not in name},
+            "not a complete Stable",
+        ),
         (lambda tensors: {name: t[:1] for name, t in tensors.items()}, "cannot be converted"),
         (lambda _: {"lora_unet.down": torch.zeros(2)}, "not a complete Stable"),
     ],

@@ -164,5 +164,5 @@ def test_embeddings_are_named_by_a_text_or_a_path(here: Path) -> None:
 
     (here / "cat.safetensors").write_text("none")
     for name in ("cat.safetensors", Path("cat.safetensors")):
-        with pytest.raises(InputError, match=r"no whole \.safetensors"):
+        with pytest.raises(InputError, match=r"not a complete \.safetensors"):
             Embeds.at(name)
