@@ -255,6 +255,7 @@ assert logging.is_progress_bar_enabled()
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
+@pytest.mark.thorough
 def test_the_document_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `>>>` of docs/python.md, with the built-in model."""
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,7 @@ def test_json_holds_the_contracts_keys_and_nothing_else_is_on_standard_output(al
     assert ran.out.count(b"\n") == 1
 
 
+@pytest.mark.thorough
 def test_progress_is_plain_lines_on_standard_error(alone: tuple[Path, list[Ran]], tiny_epsilon: Path) -> None:
     """Whatever one of the two does, the other need not do."""
     folder, runs = alone

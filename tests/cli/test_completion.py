@@ -76,7 +76,7 @@ def test_a_strangers_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / ".bashrc").write_bytes(b"export A=\xe9\n")
     code, _, err = program("--install-completion", HOME=str(tmp_path))
     assert (code, (tmp_path / ".bashrc").read_bytes()) == (6, b"export A=\xe9\n")
-    assert "no UTF-8" in err
+    assert "not UTF-8" in err
 
 
 @pytest.mark.parametrize("asked", [{}, {"COMP_WORDS": "diffedit 'x", "COMP_CWORD": "a"}], ids=str)

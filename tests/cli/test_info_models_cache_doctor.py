@@ -92,6 +92,7 @@ def command_of(path: str, picture: str) -> list[str]:
     return [picture if word == "PICTURE" else word for word in words]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "output"),
     [

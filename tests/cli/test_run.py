@@ -162,7 +162,7 @@ def test_a_row_that_cannot_be_done_fails_alone(here: Path, album: Path, row: str
         ("jobs.csv", "picture,to\na.png,dog\n", 2, "no column input"),
         ("jobs.csv", "input\tto\na.png\tdog\n", 2, "with commas or semicolons between"),
         ("jobs.csv", b"input\n\xff\xfe\n", 2, "no CSV table"),
-        ("jobs.toml", "[[job]\n", 2, "no TOML"),
+        ("jobs.toml", "[[job]\n", 2, "not valid TOML"),
         ("jobs.toml", "input = 3\n", 2, "no [[job]]"),
         ("none.jsonl", None, 3, "There is no job file"),
         ("album/none*.png", None, 3, "No picture is called"),

@@ -163,6 +163,7 @@ def test_files_words_and_codes_are_those_without_it(
     assert [code for (code, *_), _ in seen[0]] == [0, 0, 0, 0, 0, 0, 0, 8, 3, 2, 5, 2, 4, 6, 0, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("server")
 def test_what_a_client_imports_is_next_to_nothing(here: Path, told: Path) -> None:
     assert handed("mask", "cat.png", *WORDS).code == 0
@@ -277,6 +278,7 @@ def test_a_client_that_is_killed_ends_its_work(here: Path, server: subprocess.Po
     assert told.read_text() == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("server", "here")
 def test_whoever_waits_too_long_does_the_work_itself(told: Path) -> None:
     client = working()

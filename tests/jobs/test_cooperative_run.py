@@ -80,6 +80,7 @@ def test_auto_on_a_processor_gives_the_bytes_of_single_edits(here: Path, album: 
         assert (here / "out" / path.name).read_bytes() == (here / "alone.png").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("count", "share"), [(2, 0.85), (3, 0.65), (9, 0.45)])
 def test_several_together_are_as_one_by_one(
     here: Path, album: Path, calls: list[int], count: int, share: float

@@ -298,6 +298,7 @@ def fuzzed(shelf: dict[str, Path], examples: int) -> Callable[[], None]:
     return told
 
 
+@pytest.mark.thorough
 def test_any_settings_are_used_or_named(shelf: dict[str, Path]) -> None:
     fuzzed(shelf, 100)()
 

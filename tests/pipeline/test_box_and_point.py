@@ -88,8 +88,8 @@ def test_the_command_keeps_to_the_box_and_says_so(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("--box", "1,2,3"), 2, "give X,Y,WIDTH,HEIGHT"),
-        (("--point", "middle"), 2, "give X,Y in pixels"),
+        (("--box", "1,2,3"), 2, "expects X,Y,WIDTH,HEIGHT in pixels"),
+        (("--point", "middle"), 2, "expects X,Y in pixels"),
         (("--box", "5000,0,10,10"), 3, "begins outside of cat.png"),
         (("--point", "0,5000"), 3, "begins outside of cat.png"),
         (("--point=-1,0",), 3, "begins outside of cat.png"),

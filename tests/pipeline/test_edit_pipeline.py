@@ -124,6 +124,7 @@ def test_what_the_repainting_depends_on_repaints(
     assert edit(pipeline, image, **changes).evaluations["edit"] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "mask", "invert"),
     [

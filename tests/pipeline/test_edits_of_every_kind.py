@@ -192,6 +192,7 @@ def test_the_same_edit_again_loads_no_model(monkeypatch: pytest.MonkeyPatch, kin
     assert pixels("cat.edited.png").tobytes() == first
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["object", "background", "remove", "add"])
 def test_several_together_are_as_one_by_one(here: Path, kind: str) -> None:
     (here / "album").mkdir()

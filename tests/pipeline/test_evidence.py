@@ -177,6 +177,7 @@ def test_a_picture_of_a_run_with_an_unknown_word_fails_alone(here: Path, small_w
 # the best of several
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_of_several_is_one_of_them_and_the_only_file(here: Path, kind: str) -> None:
     words = ("edit", "cat.png", *told(kind), "--threshold", 0.6, "--variants", 3)

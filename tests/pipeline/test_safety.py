@@ -41,6 +41,7 @@ def listing(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
 
 
+@pytest.mark.thorough
 def test_a_flagged_edit_is_withheld(here: Path) -> None:
     before = listing(here)
     ran = installed("edit", "cat.png", *WORDS, "--json", folder=here)

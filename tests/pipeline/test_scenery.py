@@ -43,6 +43,7 @@ def pipeline() -> EditPipeline:
     return EditPipeline(registry.find("builtin"), None, device="cpu", dtype="float32")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PLACES)
 def test_the_built_in_model_knows_where_it_is(pipeline: EditPipeline, name: str) -> None:
     picture, stats = codecs.load(SAMPLES / f"{name}.png"), EditStats()
@@ -51,6 +52,7 @@ def test_the_built_in_model_knows_where_it_is(pipeline: EditPipeline, name: str)
     assert stats.evaluations["place"] == len(places) == 12
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("here")
 def test_it_is_asked_once_for_a_picture_and_only_where_it_is_needed() -> None:
     first, again = (diffedit("edit", *REMOVED, "--seed", seed, "-o", f"{seed}.png").json for seed in (1, 2))

@@ -110,6 +110,7 @@ def test_a_file_that_is_none_is_named(data: bytes, option: str) -> None:
     assert diffedit("info", "bad.safetensors").code == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_latents_that_hold_something_else_are_named(change: Callable[[Arrays, dict[str, Any]], object]) -> None:
     assert diffedit(*INVERT).code == 0
@@ -186,6 +187,7 @@ RECORDS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 def test_a_picture_may_say_anything_of_itself(record: dict[str, Any]) -> None:
     """It is a stranger's, too: as picture, as mask, where a result is to go, and to info."""

@@ -53,6 +53,7 @@ def sprung(*words: object) -> bool:
     return Path("sprung").exists() or Path("out.png").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["0", "1", "2", "3", "4", "5", "zip", "tar"])
 @pytest.mark.parametrize("name", ["bad.safetensors", "bad.png"])
 def test_no_option_loads_a_pickle(kind: str, name: str) -> None:

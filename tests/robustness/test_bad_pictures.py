@@ -90,6 +90,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_run_over_strange_files_goes_on(strange: Path, tmp_path: Path, tiny_epsilon: Path) -> None:
     words = ("--json", "--model", tiny_epsilon, "--out", tmp_path / "out", *WORDS, *FAST)
     ran = installed("run", strange, *words)

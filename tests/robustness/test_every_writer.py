@@ -111,6 +111,7 @@ def refused(ran: Ran, line: str) -> None:
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.thorough
 @ALL
 @pytest.mark.parametrize("link", ["hard", "symbolic"])
 @pytest.mark.usefixtures("other")

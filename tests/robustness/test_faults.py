@@ -224,6 +224,7 @@ def remove(home: Home) -> None:
     shutil.rmtree(home.root / CACHE, ignore_errors=True)
 
 
+@pytest.mark.thorough
 def test_the_cache_is_removed_all_the_time(settle: Settle, tmp_path: Path) -> None:
     home = settle("run")
     child = faults.forked(tmp_path / "err", home.words)

@@ -192,6 +192,7 @@ main()
 """
 
 
+@pytest.mark.thorough
 def test_an_edit_tells_nobody_and_listens_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)

@@ -117,6 +117,7 @@ def test_every_command_ends_as_ever_where_a_stream_is_odd(folder: Path, usual: l
                 assert ("-" in case.words) or len(found.err.splitlines()) == len(before.err.splitlines()), (case, found)
 
 
+@pytest.mark.thorough
 def test_every_command_ends_in_peace_without_a_home(folder: Path, usual: list[Outcome]) -> None:
     nothing = {**NO_FOLDERS, "HOME": None}
     cases = [Case(words, environment=nothing, homeless=True) for words in COMMANDS]
@@ -141,6 +142,7 @@ THEIRS = {"out": "theirs", "old": "old of theirs"}
 as_another = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
+@pytest.mark.thorough
 @as_another
 def test_every_command_ends_in_peace_with_a_home_of_another_user(folder: Path, usual: list[Outcome]) -> None:
     homes = [{name: f"{folder}/{value}" if value else value for name, value in home.items()} for home in HOMES]
@@ -171,6 +173,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAMES = ("ö.png", "nöne.png", "n\udcff.png", "\u2028.png")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("locale", [ASCII, {"LC_ALL": "C.UTF-8"}], ids=["ASCII", "UTF-8"])
 def test_every_command_says_what_it_has_to_in_few_letters(
     folder: Path, usual: list[Outcome], locale: dict[str, str]

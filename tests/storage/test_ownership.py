@@ -257,6 +257,7 @@ def run(*words: object) -> Ran:
     return diffedit("run", *words, "--json")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("extra", [(), ("--no-metadata",), ("--strip-metadata",)], ids=" ".join)
 @pytest.mark.parametrize("out", ["photos/edited", "photos"])
 def test_results_are_not_edited_again(

@@ -76,6 +76,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(
             assert torch.equal(value, other)
 
 
+@pytest.mark.thorough
 def test_a_decay_leaves_the_main_run_alone_and_belongs_to_one_checkpoint_of_it(latents: Path, tmp_path: Path) -> None:
     trained = trainer(tmp_path, latents)
     main_run(trained, tmp_path)

@@ -49,6 +49,7 @@ def test_processes_that_draw_at_once_fetch_the_sprites_once(surroundings: dict[s
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_without_npm_the_recipe_says_so_and_ends(surroundings: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     surroundings["PATH"] = str(tmp_path / "empty")

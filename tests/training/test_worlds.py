@@ -56,6 +56,7 @@ def test_seeds_of_the_present_world_keep_their_meaning(seed: int) -> None:
     assert (drawn.caption, boxes(drawn)) == SEEDS[seed]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("drawn_from", [PRESENT, WIDER], ids=["present", "wider"])
 def test_an_edited_scene_differs_by_one_thing_more_or_less_its_colour_or_the_place(drawn_from: World) -> None:
     kinds = set()

@@ -101,6 +101,7 @@ def test_what_to_install_is_said(sd: StableDiffusion, monkeypatch: pytest.Monkey
         sd._embedded("(dog)1.7", 0)
 
 
+@pytest.mark.thorough
 def test_prompts_without_weights_do_not_import_it(tmp_path: Path) -> None:
     words = ["edit", str(picture(tmp_path / "cat.png")), "--from", "a cat", "--to", "dog", *FAST, "--threshold", "0"]
     words += ["--model", "builtin", "--anyway"]
