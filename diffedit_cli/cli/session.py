@@ -142,7 +142,7 @@ class Session:
         """What the models are read from."""
         return [file for folder in (self.folder, self.inpainter) if folder for file in folder.files()]
 
-    @property
+    @functools.cached_property
     def files(self) -> list[Path]:
         """All that is read beside the pictures: settings, models, adapters, and what lies beside them and is heeded.
 

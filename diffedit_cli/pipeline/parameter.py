@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,12 +80,6 @@ def parameter(default: Any, group: str, help: str, range: Range | None = None, *
 def parameters(params: Any) -> dict[str, Parameter]:
     """What is said of each parameter of `Params`, or of one of it, by field, in their order."""
     return {one.name: one.metadata["parameter"] for one in dataclasses.fields(params)}
-
-
-def names(params: Any, groups: Iterable[str]) -> list[str]:
-    """The fields of these groups, in their order."""
-    wanted = set(groups)
-    return [name for name, one in parameters(params).items() if one.group in wanted]
 
 
 def flag(name: str) -> str:

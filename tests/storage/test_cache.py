@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -16,21 +15,6 @@ from diffedit_cli.storage.cache import Cache
 
 KEYS = [f"{number:02x}" * 32 for number in range(100)]
 MB = 10**6
-
-
-def sizes(folder: Path) -> dict[Path, int]:
-    """Bytes of each file, of which some may come and go while they are listed."""
-    found = {}
-    for place, _, names in os.walk(folder):
-        for path in (Path(place) / name for name in names):
-            with contextlib.suppress(FileNotFoundError):
-                found[path] = path.lstat().st_size
-    return found
-
-
-def size(folder: Path) -> int:
-    """Bytes of all files."""
-    return sum(sizes(folder).values())
 
 
 @pytest.fixture
