@@ -155,7 +155,7 @@ class RemotePlace(Place):
         made = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
         small = {path: how for path, how in made.items() if path.name not in self.spared}
         try:
-            thumbnails.renew(small, Ownership(), lambda *_: None)
+            thumbnails.make_all(((path, *how) for path, how in small.items()), len(small), Ownership(), lambda *_: None)
             self._send([*(path for path in small if paths.is_file(path)), *written])
         except OutputError as error:
             said = {"code": error.code, "message": str(error)}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import quote
@@ -17,19 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffedit_cli import __version__
-from diffedit_cli.errors import InputError, OutputError
+from diffedit_cli.errors import OutputError
 from diffedit_cli.images import previews
 from diffedit_cli.results import results_log, thumbnails
+from diffedit_cli.results.disk_dict import DiskDict
+from diffedit_cli.results.latest_lines import LatestLines, Line
 from diffedit_cli.results.results_log import FINISHED, STATUSES, field
-from diffedit_cli.storage import paths, seals
+from diffedit_cli.storage import atomic, paths, seals
 from diffedit_cli.storage.ownership import Ownership, Target
 
 PAGE = "index.html"
 MOST = 2**53  # of a number that a browser tells from its neighbours
 CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
-
-Line = dict[str, Any]
+MAKERS = {make.__name__: make for make in (thumbnails.of_picture, thumbnails.of_mask)}
 
 
 def write(
@@ -46,71 +46,17 @@ def write(
     replaced only where `owner` may. Raises InputError and OutputError.
     """
     owner = owner or Ownership()
-    lines, unreadable = _read(folder)
+    lines = LatestLines(folder)
     target = Target(folder / PAGE, remedy="move it away")
     owner.check(target)
-    place = _Place(folder, holds)
-    entries = [_entry(line, place) for line in lines]
+    place, entries, summary = _Place(folder, holds), DiskDict(), _Summary(lines.unreadable)
+    for number, line in enumerate(lines):
+        entries[str(number)] = entry = _entry(line, place)
+        summary.add(entry)
     place.make_thumbnails(owner, progress)
-    entries = [_without(entry, place.missing) for entry in entries]
-    entries = [entry | _known(cut=_cut(entry, folder)) for entry in entries]
-    owner.publish({target: _rendered(folder, entries, unreadable).encode("utf-8", "replace")})
+    shown = (_without(entry, place.missing) for _, entry in entries.items())
+    owner.publish({target: _rendered(folder, summary, (entry | _known(cut=_cut(entry, folder)) for entry in shown))})
     return target.path
-
-
-# The lines of results.jsonl
-
-
-def _read(folder: Path) -> tuple[list[Line], int]:
-    """What became of each picture, and how many lines cannot be read, as when a run was cut off. Raises InputError."""
-    remedy = "name a folder that diffedit run wrote into with --out"
-    if not paths.is_folder(folder):
-        raise InputError(f"There is no folder {folder}; {remedy}.")
-    parts = results_log.parts(folder) or [folder / results_log.NAME]
-    lines, count = [], 0
-    try:
-        for text in chain.from_iterable(map(results_log.texts, parts)):
-            count += 1
-            lines += [line] if (line := _parsed(text)) is not None else []
-    except FileNotFoundError:
-        raise InputError(f"The folder {folder} holds no {results_log.NAME}; {remedy}.") from None
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}; see what lies there.") from None
-    if count and not lines:
-        raise InputError(f"{folder / results_log.NAME} holds no results of diffedit run; {remedy}.")
-    if len(parts) > 1:
-        lines.sort(key=lambda line: field(line, "ended", str))
-    return _latest(lines), count - len(lines)
-
-
-def _parsed(text: bytes) -> Line | None:
-    line = results_log.parse(text)
-    return line if line is not None and results_log.is_result(line) else None
-
-
-def _latest(lines: Iterable[Line]) -> list[Line]:
-    """The last line about each output, and about each edit that has none, in the order of the lines.
-
-    An edit that succeeds takes the place of its failure before, and the other way round. A line about one that was
-    skipped, as it had been done before, says less than the line from then: what it leaves out stays.
-    """
-    kept: dict[tuple[Any, ...], Line] = {}
-    made: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # edit -> key of its output
-    for line in lines:
-        edit = tuple(field(line, name, str) for name in ("input", "from", "to"))
-        seeded = (*edit, repr(line.get("seed")))
-        output = field(line, "output", str)
-        key = (output,) if output else edit if line["status"] != "skipped" else made.get(seeded, edit)
-        before = kept.pop(key, {})
-        if output:
-            kept.pop(edit, None)
-            made[seeded] = key
-        elif key == edit and seeded in made:
-            kept.pop(made.pop(seeded), None)
-        if line["status"] == "skipped" and before.get("status") in FINISHED:
-            line = before | {name: value for name, value in line.items() if value not in (None, [], {})}
-        kept[key] = line
-    return list(kept.values())
 
 
 # The entries of the page
@@ -122,22 +68,26 @@ class _Place:
     def __init__(self, folder: Path, holds: Callable[[Path], bool]) -> None:
         self.folder, self._holds = folder, holds
         self.missing: set[str] = set()
-        self._wanted: dict[Path, tuple[Path, thumbnails.Make]] = {}
+        self._wanted = DiskDict()  # name of the small picture -> its source, and what makes it
         self._absolute = Path(os.path.abspath(folder))  # noqa: PTH100  # as it is named: links are not followed
 
     def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
         """A picture for the page: what it is called, how it is reached, and its small picture."""
         path, small = find(recorded), thumbnails.place(recorded, make)
         if path is not None and paths.is_file(path):
-            self._wanted[self.folder / small] = (path, make)
+            if thumbnails.is_stale(self.folder / small, path):
+                self._wanted[small] = [os.fspath(path), make.__name__]
         elif not self._holds(self.folder / small):  # one from before is still good
             self.missing.add(small)
         return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
 
     def make_thumbnails(self, owner: Ownership, progress: Callable[[int, int], None]) -> None:
-        if self._wanted:
-            _make_folder(self.folder / thumbnails.FOLDER)
-        missing = thumbnails.renew(self._wanted, owner, progress)
+        atomic.sweep(self.folder / thumbnails.FOLDER)  # also where no thumbnail is written
+        if not self._wanted:
+            return
+        _make_folder(self.folder / thumbnails.FOLDER)
+        wanted = ((self.folder / small, Path(source), MAKERS[make]) for small, (source, make) in self._wanted.items())
+        missing = thumbnails.make_all(wanted, len(self._wanted), owner, progress)
         self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
 
     def output(self, recorded: str) -> Path | None:
@@ -252,29 +202,43 @@ def _make_folder(path: Path) -> None:
 # The page
 
 
-def _rendered(folder: Path, entries: list[Line], unreadable: int) -> str:
+class _Summary:
+    """What the head of the page says of all entries."""
+
+    def __init__(self, unreadable: int) -> None:
+        self.unreadable, self.count, self.small, self.seconds = unreadable, 0, 0, 0.0
+        self.statuses = dict.fromkeys(STATUSES, 0)
+        self.made_with: set[str] = set()
+
+    def add(self, entry: Line) -> None:
+        self.count += 1
+        self.small += "small" in entry
+        self.seconds += sum(entry.get("seconds", {}).values())
+        self.statuses[entry["status"]] += 1
+        if "model" in entry:
+            self.made_with.add(f"{entry['model']} on {entry.get('device', '?')}")
+
+
+def _rendered(folder: Path, summary: _Summary, entries: Iterator[Line]) -> bytes:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    seconds = sum(sum(entry.get("seconds", {}).values()) for entry in entries)
-    return environment.get_template("page.html.jinja").render(
+    chunks = environment.get_template("page.html.jinja").generate(
         version=__version__,
         seal=seals.BLANK.decode(),
         name=Path(os.path.abspath(folder)).name or str(folder),  # noqa: PTH100
         entries=entries,
-        statuses={status: sum(entry["status"] == status for entry in entries) for status in STATUSES},
-        small=sum("small" in entry for entry in entries),
+        summary=summary,
         least=previews.LEAST,
-        time=_duration(seconds),
-        made_with=sorted({f"{entry['model']} on {entry.get('device', '?')}" for entry in entries if "model" in entry}),
-        unreadable=unreadable,
+        time=_duration(summary.seconds),
         style=style,
         style_digest=_digest(style),
         script=script,
         script_digest=_digest(script),
     )
+    return b"".join(chunk.encode("utf-8", "replace") for chunk in chunks)
 
 
 def _digest(text: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter
@@ -16,7 +17,7 @@ from PIL import Image, ImageChops, ImageFilter
 from diffedit_cli.errors import DiffEditError
 from diffedit_cli.images import codecs, metadata, previews
 from diffedit_cli.results import results_log
-from diffedit_cli.storage import atomic, paths, records
+from diffedit_cli.storage import paths, records
 from diffedit_cli.storage.ownership import Ownership, Target
 
 FOLDER = "thumbnails"
@@ -25,6 +26,7 @@ NAMED = re.compile(rf"[0-9a-f]{{{DIGITS}}}\.webp")
 SIDE = 320  # the longer side, at most
 FAINTEST, STRONGEST = 70, 150  # of 255: how much the tint covers what is hardly masked, and what is wholly masked
 AT_ONCE = 4  # more would hold too many large pictures in memory
+QUEUE = 4 * AT_ONCE  # small pictures that are begun or wait, of however many there are to make
 
 Make = Callable[[Path], Image.Image]
 
@@ -44,32 +46,40 @@ def is_one(path: Path) -> bool:
     return bool(named) and paths.is_file(path.parent.parent / results_log.NAME)
 
 
-def renew(
-    wanted: Mapping[Path, tuple[Path, Make]], owner: Ownership, progress: Callable[[int, int], None]
+def make_all(
+    wanted: Iterable[tuple[Path, Path, Make]], total: int, owner: Ownership, progress: Callable[[int, int], None]
 ) -> set[Path]:
-    """Makes those of the small pictures (target -> source, and how) that are missing or older than their source.
+    """Makes small pictures, each (target, source, how); `progress` hears how many of `total` are done.
 
-    Returns those that cannot be made, as what `owner` knows to be read. Raises OutputError.
+    Returns those that cannot be made, such as one whose target the command reads, as `owner` knows. Raises OutputError.
     """
-    for folder in {target.parent for target in wanted}:
-        atomic.sweep(folder)  # also where none is written: what was left beside whole ones
-    stale = {target: how for target, how in wanted.items() if _is_stale(target, how[0])}
-    missing = set()
+    missing: set[Path] = set()
+    tasks: dict[Future[bool], Path] = {}
+    done = itertools.count(1)
+
+    def settle(some: Iterable[Future[bool]]) -> None:
+        for task in list(some):
+            target = tasks.pop(task)
+            if not task.result():
+                missing.add(target)
+            progress(next(done), total)
+
     with warnings.catch_warnings(), ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # for all threads: one that did this alone would undo it for the others
-        tasks = {pool.submit(_write, target, *how, owner): target for target, how in stale.items()}
         try:
-            for done, task in enumerate(as_completed(tasks), 1):
-                if not task.result():
-                    missing.add(tasks[task])
-                progress(done, len(tasks))
+            for target, source, how in wanted:
+                tasks[pool.submit(_write, target, source, how, owner)] = target
+                if len(tasks) >= QUEUE:
+                    settle(wait(tasks, return_when=FIRST_COMPLETED).done)
+            settle(as_completed(list(tasks)))
         except BaseException:  # a full disk, or Ctrl-C: the rest need not be tried
             pool.shutdown(cancel_futures=True)
             raise
     return missing
 
 
-def _is_stale(target: Path, source: Path) -> bool:
+def is_stale(target: Path, source: Path) -> bool:
+    """Whether a small picture is missing or not newer than its source."""
     try:
         return target.stat().st_mtime_ns <= source.stat().st_mtime_ns
     except OSError:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -329,6 +330,23 @@ def test_thousands_of_pictures_make_a_page_of_reasonable_size() -> None:
     written = page.write(Path("out"))
     assert len(entries(written)) == 3000
     assert written.stat().st_size < 3_000_000
+
+
+@pytest.mark.thorough
+def test_memory_hardly_grows_with_the_number_of_pictures() -> None:
+    Path("out").mkdir()
+    grown = []
+    for count in (1000, 5000):
+        lines = (json.dumps(line(f"{number}.png")) for number in range(count))
+        Path("out", "results.jsonl").write_text("\n".join(lines))
+        page.write(Path("out"))  # what is loaded once is loaded
+        tracemalloc.start()
+        written = page.write(Path("out"))
+        grown.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    size = written.stat().st_size
+    assert grown[1] - grown[0] < 6 * size  # 3.6; with all lines and entries in memory at once it was 17
+    assert len(entries(written)) == 5000
 
 
 # The command

@@ -1,0 +1,32 @@
+"""A mapping on disk that behaves as a dict does."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffedit_cli.results.disk_dict import DiskDict
+
+
+def test_it_is_a_dict_whose_values_are_json() -> None:
+    ours, theirs = DiskDict(), {}
+    for mapping in (ours, theirs):
+        mapping["a"] = {"status": "done", "list": [1, None, "\ud800"]}
+        mapping["b"] = 2
+        mapping["c"] = 3
+        mapping["a"] = 4  # keeps its place
+        assert mapping.pop("b") == 2
+        mapping["b"] = 5  # goes to the end
+        assert mapping.pop("none", "default") == "default"
+        with pytest.raises(KeyError):
+            mapping["none"]
+        with pytest.raises(KeyError):
+            del mapping["none"]
+    assert list(ours.items()) == list(theirs.items()) == [("a", 4), ("c", 3), ("b", 5)]
+    assert (list(ours), len(ours), "a" in ours, bool(DiskDict())) == (["a", "c", "b"], 3, True, False)
+
+
+def test_values_come_back_as_they_were() -> None:
+    value = {"status": "done", "list": [1, None, "\ud800"], "number": 0.1}
+    one = DiskDict()
+    one["key"] = value
+    assert one["key"] == value
