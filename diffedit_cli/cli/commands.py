@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import shlex
@@ -154,6 +155,11 @@ def _start(
         for flag in parameter.opts
         if flag.startswith("--")
     }
+    context.obj = parameters
+    for name in config_file.unknown_variables():
+        meant = difflib.get_close_matches(name.removeprefix("DIFFEDIT_").replace("_", "-").lower(), parameters, 1)
+        guess = f"did you mean {config_file.variable(meant[0])}?" if meant else "see diffedit edit --help-all."
+        tell(f"warning: {name} is not a setting, and is ignored; {guess}")
     defaults = {
         parameters[name].name: _setting(name, value, parameters[name].multiple) for name, value in found.items()
     }

@@ -1,16 +1,20 @@
-"""The command that says which settings count, and where each comes from."""
+"""The command that shows which settings count, and where each comes from."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import typer
+
 from diffedit_cli.cli import config_file
 from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer
 from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import DiffEditError, UsageError
+from diffedit_cli.pipeline.params import Params
 
 
-@takes(o.JSON)
+@takes({"context": (typer.Context, o.REQUIRED)}, o.JSON)
 def config(**given: Any) -> None:
     """Show where settings are read from, and what they set; of two the lower one counts."""
     import json
@@ -20,13 +24,33 @@ def config(**given: Any) -> None:
     layers = config_file.layers()
     if given["json"]:
         answer(json.dumps([{"from": layer.where, "there": layer.there, "sets": layer.values} for layer in layers]))
-        return
+    else:
+        for layer in layers:
+            answer(f"{layer.where}{'' if layer.there else ' (not there)'}")
+        set_ = [(name, _shown(value), layer.where) for layer in layers for name, value in layer.values.items()]
+        if set_:
+            answer("")
+            write_table(("SETTING", "VALUE", "FROM"), sorted(set_, key=lambda row: row[0]))
     for layer in layers:
-        answer(f"{layer.where}{'' if layer.there else ' (not there)'}")
-    set_ = [(name, _shown(value), layer.where) for layer in layers for name, value in layer.values.items()]
-    if set_:
-        answer("")
-        write_table(("SETTING", "VALUE", "FROM"), sorted(set_, key=lambda row: row[0]))
+        for name, value in layer.values.items():
+            if flaw := _flaw(given["context"], name, value):
+                raise UsageError(f"{name} = {_shown(value)} in {layer.where} cannot be used: {flaw}")
+
+
+def _flaw(context: typer.Context, name: str, value: Any) -> str:
+    """Why the option has no such value, empty if it has; a list, and what only files can tell, is not judged."""
+    parameter = context.obj[name]
+    if parameter.multiple:
+        return ""
+    try:
+        taken = parameter.process_value(context, value)
+        if parameter.name in Params.__dataclass_fields__:
+            Params(**{parameter.name: taken})
+    except typer.BadParameter as error:
+        return str(error.message)
+    except DiffEditError as error:
+        return str(error)
+    return ""
 
 
 def _shown(value: Any) -> str:

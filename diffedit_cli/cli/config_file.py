@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "diffedit.toml"
+OTHER_VARIABLES = {"DIFFEDIT_SERVE", "DIFFEDIT_TRAINING_DIR"}  # no options
 LARGEST = 2**20  # bytes of a file
 _COUNTS = ("maps", "variants", "reg-steps", "auto-corr-rolls", "fixed-point", "expand")
 MOST = {"steps": 1000, **dict.fromkeys(_COUNTS, 100)}
@@ -57,6 +58,12 @@ def layers() -> list[Layer]:
 def variable(name: str) -> str:
     """The environment's name of an option."""
     return f"DIFFEDIT_{name.replace('-', '_').upper()}"
+
+
+def unknown_variables() -> list[str]:
+    """Names in the environment that look like settings and are none, such as DIFFEDIT_STEP."""
+    known = {variable(name) for name in options.DECLARED} | OTHER_VARIABLES
+    return sorted(name for name in os.environ if name.startswith("DIFFEDIT_") and name not in known)
 
 
 def read() -> dict[str, Any]:

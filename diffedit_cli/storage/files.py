@@ -21,11 +21,13 @@ REPLACED = ".diffedit-replaced"  # behind the name of a folder until another sta
 def read(path: Path, what: str, most: int | None = None) -> bytes:
     """A whole file, or standard input for `-`, of so many bytes at most.
 
-    Raises InputError, naming `what` it should have been.
+    Raises InputError, naming `what` it should have been, also for a terminal as standard input.
     """
     chunks, size = [], 0
     if path != STANDARD_STREAM:
         check_readable(path, what)
+    elif sys.stdin.isatty():
+        raise InputError(f"Standard input is a terminal; send a {what} to it: diffedit ... - < FILE.")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.open_to_read(path) as file:
             while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed

@@ -70,12 +70,15 @@ class Ownership:
     def claim(self, target: Target, claimant: str, remedy: str, *, shared: bool = False) -> None:
         """Marks a target as what `claimant` writes. Raises UsageError if it is claimed, but to those who share it.
 
-        Raises OutputError for an input.
+        Raises OutputError for an input, and for a name that no file can have.
         """
         path = target.path
         if path == STANDARD_STREAM:
             return
-        self.check_input(path, f"choose another with {target.option}")
+        another = f"choose another with {target.option}"
+        if wrong := paths.flaw(path):
+            raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
+        self.check_input(path, another)
         key, claimant = _key(path), paths.as_text(claimant)
         with self._lock:
             if self._known.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (key, claimant)).rowcount:

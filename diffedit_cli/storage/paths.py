@@ -11,6 +11,7 @@ from typing import IO, AnyStr, BinaryIO, Literal
 
 from diffedit_cli.errors import OutputError, UsageError
 
+NAME_MAX = 255  # bytes, of POSIX systems
 LONGEST = 10**7  # bytes or characters of a line
 NOWHERE = Path(os.devnull) / "diffedit"
 """A folder that there cannot be: nothing is read there, and nothing can be kept."""
@@ -36,9 +37,17 @@ def is_link(path: Path | str) -> bool:
 def flaw(path: Path | str) -> str | None:
     """Why no file can be called so, if none can."""
     try:
-        return "it holds a zero byte" if b"\0" in os.fsencode(path) else None
+        name = os.fsencode(path)
     except UnicodeEncodeError as error:
         return str(error)
+    if b"\0" in name:
+        return "it holds a zero byte"
+    longest = max(map(len, name.split(b"/")))
+    return (
+        f"a name of {longest} bytes is longer than the {NAME_MAX} that file systems allow"
+        if longest > NAME_MAX
+        else None
+    )
 
 
 def as_text(path: Path | str) -> str:

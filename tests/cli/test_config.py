@@ -82,6 +82,37 @@ def test_a_setting_that_cannot_be_read_says_who_made_it(
     assert says in ran.lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        ('steps = "many"', "steps = many in {} cannot be used: "),
+        ("steps = -3", "steps = -3 in {} cannot be used: --steps must be"),
+        ("threshold = 7", "threshold = 7 in {} cannot be used: --threshold must be"),
+        ('maps = "some"', "maps = some in {} cannot be used: 'some' is neither a whole number nor auto"),
+        ('soft = "perhaps"', "soft = perhaps in {} cannot be used: "),
+    ],
+)
+def test_a_value_that_its_option_cannot_have_is_said(layered: Path, sets: str, says: str) -> None:
+    Path("diffedit.toml").unlink()
+    layered.write_text(sets)
+    ran = diffedit("config")
+    assert ran.code == 2
+    assert says.format(layered) in ran.lines[-1]
+    assert sets.split(" = ")[0] in ran.out.decode()  # and shown all the same
+
+
+@pytest.mark.usefixtures("layered")
+@pytest.mark.parametrize(
+    ("name", "guess"), [("STEP", "did you mean DIFFEDIT_STEPS?"), ("ZZ", "see diffedit edit --help-all.")]
+)
+def test_a_variable_that_is_no_setting_is_said(monkeypatch: pytest.MonkeyPatch, name: str, guess: str) -> None:
+    monkeypatch.setenv(f"DIFFEDIT_{name}", "3")
+    monkeypatch.setenv("DIFFEDIT_SERVE", "off")
+    ran = diffedit("config")
+    assert ran.code == 0
+    assert ran.err.splitlines() == [f"warning: DIFFEDIT_{name} is not a setting, and is ignored; {guess}"]
+
+
 def test_of_every_option_the_variable_is_the_one_that_commands_read() -> None:
     """Both derive it from the option's name."""
     declared = {

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import FAST, WORDS, diffedit
+from command import FAST, INSTALLED, WORDS, diffedit
 
 LIMIT = 300  # seconds: on a busy machine an edit may take a minute
 
@@ -107,3 +109,12 @@ def test_what_is_kept_is_made_again_where_pipes_stand_in_its_place() -> None:
     ran = diffedit(*EDIT, *FAST)
     assert ran.code == 0, ran.err
     assert Path("cat.edited.png").read_bytes() == made
+
+
+def test_a_terminal_as_standard_input_is_said_at_once() -> None:
+    person, program = pty.openpty()
+    ran = subprocess.run([INSTALLED, "edit", "-", *WORDS, *FAST], stdin=program, capture_output=True, check=False)
+    os.close(program)
+    os.close(person)
+    assert ran.returncode == 3
+    assert b"Standard input is a terminal; send a picture to it" in ran.stderr

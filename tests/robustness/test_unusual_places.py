@@ -85,7 +85,16 @@ def test_results_are_not_hidden(here: Path, template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--name", "{stem}.html"], ["--out", "file/x"], ["--frames", "file"], ["--within", "small.png"]], ids=str
+    "wrong",
+    [
+        ["--name", "{stem}.html"],
+        ["--name", 300 * "x"],
+        ["--name", 250 * "x" + ".png"],  # that of its mask is too long
+        ["--out", "file/x"],
+        ["--frames", "file"],
+        ["--within", "small.png"],
+    ],
+    ids=lambda wrong: " ".join(wrong)[:20],
 )
 def test_a_dry_run_tells_what_names_and_files_tell(here: Path, wrong: list[str]) -> None:
     picture(here / "cat.png")
