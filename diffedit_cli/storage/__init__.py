@@ -1,1 +1,1 @@
-"""Bytes on disk: atomic files, ownership, hashing, the cache, records, remote files."""
+"""File storage: atomic writes, file ownership, hashing, the cache, records and remote files."""

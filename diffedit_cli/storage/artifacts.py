@@ -1,4 +1,4 @@
-"""The files between stages: tensors <-> `.safetensors`, with the record of how they were made."""
+"""Packs and unpacks the `.safetensors` files between stages: arrays, and the record of how they were made."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Arrays = dict[str, NDArray[Any]]
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError)
 TRAJECTORY = {"trajectory": 4, "timesteps": 1}
+# Required arrays and their number of dimensions, by the kind of file.
 RANKS = {
     "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
     "encoded": {"latents": 4, "misfit": 1}, "edited": {"picture": 3},
@@ -29,16 +30,16 @@ RANKS = {
 
 
 def pack(arrays: Arrays, about: Mapping[str, Any]) -> bytes:
-    """A `.safetensors` file's bytes; its metadata holds the record and a checksum of record and tensors."""
+    """Returns the bytes of a `.safetensors` file; its metadata holds the record and a checksum of record and arrays."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # one key: safetensors writes several in any order, and the same tensors must give the same bytes
+    # One metadata key: safetensors writes several keys in any order, and equal arrays must give equal bytes.
     metadata = {records.KEY: seals.text_with_room({**about, CHECKSUM: checksum(arrays, about)})}
     data: bytes = safetensors.numpy.save(arrays, metadata)
     return data
 
 
 def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """Arrays and record of a file that `pack` made. Raises one of UNREADABLE for a damaged or foreign one."""
+    """Returns the arrays and the record of a file written by `pack`. Raises one of UNREADABLE if damaged or foreign."""
     about = _stated(path)
     stated = about.pop(CHECKSUM)
     with safetensors.safe_open(path, framework="np") as file:
@@ -50,12 +51,12 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def finite(arrays: Arrays) -> bool:
-    """Whether all of their values are."""
+    """Whether all values of all arrays are finite."""
     return all(np.isfinite(array).all() for array in arrays.values())
 
 
 def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
-    """A checksum that fits says nothing of who made it. Raises ValueError for what no stage makes."""
+    """Raises ValueError for arrays that no stage writes: a correct checksum does not show who wrote the file."""
     for name, rank in ranks.items():
         if name not in arrays or arrays[name].ndim != rank or not arrays[name].size:
             raise ValueError(f"it holds no {name} of {rank} dimensions")
@@ -69,14 +70,14 @@ def _check(arrays: Arrays, ranks: Mapping[str, int]) -> None:
 
 
 def read_packed_record(path: Path) -> dict[str, Any]:
-    """The record alone. Raises one of UNREADABLE."""
+    """Returns the record of a file without reading its arrays. Raises one of UNREADABLE."""
     about = _stated(path)
     del about[CHECKSUM]
     return about
 
 
 def _stated(path: Path) -> dict[str, Any]:
-    """Record and checksum, as the file states them."""
+    """Returns the record with its checksum as the file states them, without comparing the checksum."""
     with safetensors.safe_open(path, framework="np") as file:
         said = file.metadata() or {}
     if records.KEY not in said:
@@ -91,12 +92,12 @@ def _stated(path: Path) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """An error's message on one line, for a sentence."""
+    """Returns an error's message on one line, for use in a sentence."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
-    """Sha256 (hex) of arrays and what is said of them."""
+    """Returns the SHA-256 (hex) of arrays and their record."""
     total = hashlib.sha256(hashing.of_record(about).encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())

@@ -1,4 +1,4 @@
-"""Files and folders while they are made: hidden, locked by whoever makes them, and swept away when that was killed."""
+"""Temporary files and folders: hidden, locked by the process that writes them, and swept away if it was killed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ABANDONED = 3600.0  # seconds without a change, after which nobody on another machine makes it any more
-PACE = 60.0  # seconds until a process looks into the same folder again
+ABANDONED = 3600.0  # seconds without a change, after which a file of another machine counts as abandoned
+PACE = 60.0  # seconds until a process sweeps the same folder again
 OURS = re.compile(r"\..*\.diffedit-(?P<kernel>[0-9a-f]*)-\w{8}\.part")
 
-_swept: dict[tuple[int, int], float] = {}  # when, by device and inode
+_swept: dict[tuple[int, int], float] = {}  # time of the last sweep of a folder, by device and inode
 
 
 @contextlib.contextmanager
 def file(path: Path, move: Callable[[Path, Path], object] = Path.replace) -> Iterator[int]:
-    """The descriptor of a file beside `path` to write, which gets that name by `move` when whole; else nothing stays.
+    """Yields the descriptor of a temporary file beside `path`; at the end of the block `move` gives it that name.
 
-    What killed processes left in the folder goes. Raises OSError.
+    After an error the temporary file is removed. Also sweeps the folder. Raises OSError.
     """
     sweep(path.parent)
     descriptor, temporary = _begun(path, _make_file)
@@ -41,7 +41,7 @@ def file(path: Path, move: Callable[[Path, Path], object] = Path.replace) -> Ite
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path`, for a while. What killed processes left there goes. Raises OSError."""
+    """Yields an empty temporary folder beside `path`, removed at the end. Also sweeps there. Raises OSError."""
     sweep(path.parent)
     descriptor, temporary = _begun(path, _make_folder)
     try:
@@ -63,12 +63,12 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def elsewhere() -> contextlib.AbstractContextManager[Path]:
-    """An empty folder where the system keeps what is temporary, as `folder` makes one."""
+    """Returns the context of `folder` for an empty folder among the system's temporary files."""
     return folder(Path(tempfile.gettempdir()) / "files")
 
 
 def sweep(parent: Path) -> None:
-    """Removes what killed processes left in a folder, and nothing that may still be written."""
+    """Removes the temporary files of killed processes from a folder, but none that may still be written."""
     with contextlib.suppress(OSError):
         status, now = parent.stat(), time.monotonic()
         key = status.st_dev, status.st_ino
@@ -83,13 +83,13 @@ def sweep(parent: Path) -> None:
 
 
 def is_left(path: Path) -> bool:
-    """Whether nobody makes this hidden file or folder any more. Raises OSError where it has gone."""
+    """Whether no process writes this temporary file or folder any more. Raises OSError if it is gone."""
     with _nobodys(path) as left:
         return left
 
 
 def remove_if_left(path: Path) -> None:
-    """Raises OSError where it cannot be removed, or has gone."""
+    """Removes a temporary file or folder that no process writes. Raises OSError if it cannot be removed or is gone."""
     with _nobodys(path) as left:
         if left and path.is_dir():
             shutil.rmtree(path)
@@ -99,16 +99,17 @@ def remove_if_left(path: Path) -> None:
 
 @contextlib.contextmanager
 def _nobodys(path: Path) -> Iterator[bool]:
-    """Whether it is left; in here nobody can begin to write it.
+    """Yields whether no process writes the file or folder; within the context none can begin to.
 
-    The system ends a lock with its process, and all processes of one kernel, also those in containers, see it. Another
-    machine's may not be seen, so that what was begun on one is left only when it has not changed for long.
+    The system releases a lock when its process ends, and all processes of one kernel, also in containers, see the lock.
+    A lock of another machine may not be seen, so a file of another machine counts as abandoned only after ABANDONED
+    seconds without a change.
     """
     ours = OURS.fullmatch(path.name)
     if ours is None or not ours["kernel"] or ours["kernel"] != _kernel():
         yield not _changed_since(path, time.time() - ABANDONED)
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks what can be written
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only writable descriptors
     try:
         yield lock(descriptor, wait=False)
     finally:
@@ -116,7 +117,10 @@ def _nobodys(path: Path) -> Iterator[bool]:
 
 
 def _changed_since(path: Path, moment: float) -> bool:
-    """Whether it has changed, or anything in it: a folder does not when a file in it is written. Raises OSError."""
+    """Whether the path or anything below it has changed since `moment`. Raises OSError.
+
+    All files are checked, because the time of a folder does not change when a file in it is written.
+    """
     left = [path]
     while left:
         status = (one := left.pop()).lstat()
@@ -128,17 +132,20 @@ def _changed_since(path: Path, moment: float) -> bool:
 
 
 def _begun(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]:
-    """The descriptor and the path of what `make` made beside `path`, locked."""
+    """Creates a temporary file or folder beside `path` with `make`, locks it and returns its descriptor and path."""
     while True:
         descriptor, name = make(dir=path.parent, prefix=f".{path.name[:40]}.diffedit-{_kernel()}-", suffix=".part")
         lock(descriptor)
         if os.path.lexists(name):
             return descriptor, Path(name)
-        os.close(descriptor)  # somebody swept it before it was locked
+        os.close(descriptor)  # another process swept it before it was locked
 
 
 def _make_file(dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
-    """As tempfile does, but with the user's umask, which cannot be asked for without setting it for all threads."""
+    """Creates a file like `tempfile.mkstemp`, but with the permissions of the user's umask.
+
+    The umask is left to os.open, as it cannot be read without setting it for all threads.
+    """
     while True:
         path = dir / f"{prefix}{secrets.token_hex(4)}{suffix}"
         with contextlib.suppress(FileExistsError):
@@ -148,12 +155,15 @@ def _make_file(dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
 def _make_folder(**name: Any) -> tuple[int, str]:
     while True:
         path = tempfile.mkdtemp(**name)
-        with contextlib.suppress(FileNotFoundError):  # somebody swept it before it was opened
+        with contextlib.suppress(FileNotFoundError):  # another process swept it before it was opened
             return os.open(path, os.O_RDONLY), path
 
 
 def lock(descriptor: int, *, wait: bool = True) -> bool:
-    """Whether it is locked now: where there are no locks never, so that nothing is taken for left."""
+    """Locks a descriptor exclusively and returns whether it succeeded.
+
+    Returns False on file systems without locks, so that nothing there counts as abandoned.
+    """
     import fcntl
 
     try:
@@ -165,7 +175,7 @@ def lock(descriptor: int, *, wait: bool = True) -> bool:
 
 @functools.cache
 def _kernel() -> str:
-    """Of this machine since it was started; empty where it does not say."""
+    """Returns 12 digits of the boot ID, which differs between machines and restarts; empty if there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "").strip()[:12]
     except OSError:

@@ -1,4 +1,7 @@
-"""Content-addressed files and folders: a key names what made the entry, so it never changes. Bytes and paths only."""
+"""Content-addressed cache of files and folders: a key is the digest of an entry's inputs, so an entry never changes.
+
+It deals with bytes and paths only.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,15 @@ PATIENCE = 0.05  # seconds between two attempts at a lock
 
 
 class Cache(CacheFolder):
-    """A folder of entries, for any number of processes: entries appear by one rename. Locks only save double work."""
+    """Cache folder for any number of processes: entries appear by one rename, and locks only avoid double work."""
 
     def __init__(self, root: Path, wait: Callable[[], object] = functools.partial(time.sleep, PATIENCE)) -> None:
-        """`wait` is called, again and again, while another makes what is needed."""
+        """Opens the cache at `root`; `wait` is called repeatedly while another process or edit computes an entry."""
         super().__init__(root)
         self._wait = wait
 
     def find(self, kind: str, key: str) -> Path | None:
-        """The entry's file, or None. Marks it as used."""
+        """Returns the path of an entry and marks the entry as used; None if there is no entry."""
         path = self._path(kind, key)
         if not paths.is_file(path):
             return None
@@ -44,12 +47,12 @@ class Cache(CacheFolder):
         return path
 
     def store(self, kind: str, key: str, data: bytes) -> None:
-        """Raises OutputError where the folder cannot be written."""
+        """Writes an entry. Raises OutputError if the folder cannot be written."""
         self.put(self._path(kind, key), data)
 
     def put(self, path: Path, data: bytes) -> None:
-        """Writes a file of ours below the folder, with room made for it. Raises OutputError."""
-        with self._room(len(data)):  # while it is written nobody counts without it
+        """Makes room for a file and writes it below the folder. Raises OutputError."""
+        with self._room(len(data)):  # locks the count until the file is written
             path.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(path) and (paths.is_link(path) or not paths.is_file(path)):
                 raise OutputError(f"{path} is not a file of diffedit's; move it away, or choose another --cache-dir.")
@@ -57,9 +60,10 @@ class Cache(CacheFolder):
 
     @contextlib.contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """While another makes the entry of this key, waits. The system ends the lock with its process.
+        """Exclusive lock for computing the entry of this key; waits while another process or edit holds it.
 
-        Where there can be no lock, two may make the same, and the last one stays.
+        The system releases the lock when its process ends. On file systems without locks two processes may compute the
+        same entry, and the entry written last stays.
         """
         from filelock import FileLock, Timeout
 
@@ -84,9 +88,9 @@ class Cache(CacheFolder):
             lock.release()
 
     def model(self, key: str) -> Path:
-        """The place of a converted model. Marks it as used; what killed processes left beside it goes.
+        """Returns the folder of a converted model, marks it as used and sweeps the folder around it.
 
-        Whoever reads it holds it first, or it may go while it is read.
+        A reader must call `model_locks.hold` first, or the model may be removed while it is read.
         """
         path = self.root / MODELS / key
         atomic.sweep(path.parent)
@@ -95,7 +99,10 @@ class Cache(CacheFolder):
         return path
 
     def entries(self) -> list[Entry]:
-        """All entries, least recently used first. Raises OutputError where the folder may not be looked into."""
+        """Returns all entries, least recently used first, without notes and files that are still being written.
+
+        Raises OutputError if the folder cannot be read.
+        """
         try:
             shown = [entry for entry in self._scan() if entry.kind != NOTE]
         except OSError as error:
@@ -105,9 +112,10 @@ class Cache(CacheFolder):
         return sorted((one for one in shown if one.kind != UNFINISHED or _is_left(one.path)), key=lambda one: one.used)
 
     def prune(self, keep_bytes: int) -> list[Entry]:
-        """Removes what is unfinished, then the least recently used entries until at most `keep_bytes` are left.
+        """Removes unfinished files, then the least recently used entries until at most `keep_bytes` are left.
 
-        Returns what it removed. Raises OutputError for what cannot be removed, UsageError for a folder not ours.
+        With `keep_bytes` 0 also removes notes and unused locks. Returns the removed entries. Raises OutputError if an
+        entry cannot be removed, UsageError if the folder is not marked as diffedit's.
         """
         if not self.is_marked:
             if paths.is_folder(self.root) and any(self.root.iterdir()):
@@ -120,7 +128,7 @@ class Cache(CacheFolder):
                 break
             try:
                 (atomic.remove_if_left if entry.kind == UNFINISHED else remove)(entry.path)
-            except FileNotFoundError:  # another process was quicker
+            except FileNotFoundError:  # another process has removed it
                 pass
             except OSError as error:
                 raise OutputError(
@@ -150,7 +158,7 @@ def _is_left(path: Path) -> bool:
 
 
 def _remove_lock(path: Path) -> None:
-    """Unless somebody holds it, who would not be alone any more."""
+    """Removes a lock file, unless a process holds it: a second process could then take a new lock beside it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
@@ -161,5 +169,5 @@ def _remove_lock(path: Path) -> None:
 
 
 def default_root() -> Path:
-    """The user's cache folder for diffedit."""
+    """Returns the user's cache folder for diffedit."""
     return paths.of_user("cache")

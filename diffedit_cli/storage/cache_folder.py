@@ -1,4 +1,4 @@
-"""The folder of the cache: what of ours lies in it, how much that is, and what goes when there is no more room."""
+"""The folder of the cache: which files in it are entries, their total size, and eviction at the size limit."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from diffedit_cli.errors import OutputError
 from diffedit_cli.storage import atomic, files, model_locks, paths
 
 SUFFIX = ".safetensors"
-MODELS = "models"  # folders, converted from checkpoints
-LOCKS, LOCK_DIGITS = "locks", 3  # so many hexadecimal digits of the key: a file for each
-MADE = "made"  # notes of what single commands wrote
-DIGESTS = "digests"  # notes of what big files hold
+MODELS = "models"  # folders of models converted from checkpoints
+LOCKS, LOCK_DIGITS = "locks", 3  # one lock file for each value of the first LOCK_DIGITS hex digits of a key
+MADE = "made"  # notes of the outputs of single commands
+DIGESTS = "digests"  # notes of the digests of large files
 MODEL, NOTE, UNFINISHED = "model", "note", "unfinished"
 MARK, USAGE = ".diffedit-cache", ".diffedit-usage"
 MARKED = b"diffedit keeps what it may need again in this folder, and removes it by: diffedit cache clear\n"
 _HEX = "[0-9a-f]"
-OURS = {  # what we put into the folder, and nothing else, by the kind of entry
+OURS = {  # relative paths of all files that diffedit writes into the folder, by the kind of entry
     "entry": re.compile(rf"[a-z]+/({_HEX}{{2}})/\1{_HEX}{{62}}\{SUFFIX}"),
     MODEL: re.compile(rf"{MODELS}/{_HEX}{{64}}(-[0-9]+)?(-{_HEX}{{16}}){{0,2}}"),
     NOTE: re.compile(rf"{MADE}/{_HEX}{{64}}\.json|{DIGESTS}/{_HEX}{{64}}"),
     UNFINISHED: re.compile(rf"[a-z]+/({_HEX}{{2}}/)?{atomic.OURS.pattern}"),
     "lock": re.compile(rf"{LOCKS}/{_HEX}{{{LOCK_DIGITS}}}\.lock"),
 }
-MOST, SHARE = 10 * 10**9, 10  # bytes, or one in so many of those that are free: the limit, unless somebody sets it
-ROOM = 10  # when it is reached one in so many bytes is made free, so that there is not much to look through for each
-BLOCK = 4096  # bytes, of which each file takes whole ones, and its folder one
-_limits: dict[Path, int] = {}  # that this process keeps to, by folder
+MOST, SHARE = 10 * 10**9, 10  # default limit: MOST bytes, at most 1/SHARE of the space that is free or in the cache
+ROOM = 10  # at the limit 1/ROOM of it is freed at once, so that the folder is not scanned for each write
+BLOCK = 4096  # bytes; a file takes whole blocks on disk, and its folder one more
+_limits: dict[Path, int] = {}  # bytes, as set or computed in this process, by cache folder
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept: its kind, size in bytes, and time of last use in seconds.
+    """A cache entry: its kind, size in bytes, and time of last use in seconds since the epoch.
 
-    Kinds are those of `artifacts.RANKS`, `model`, `note` for what commands remember, and `unfinished` for what a writer
-    that was killed has left.
+    Kinds are those of `artifacts.RANKS`, `model`, `note` for notes of outputs and digests, and `unfinished` for the
+    temporary file of a writer, which may have been killed.
     """
 
     path: Path
@@ -50,33 +50,33 @@ class Entry:
 
 
 class CacheFolder:
-    """A folder that is marked as diffedit's and never holds more than its limit, for any number of processes."""
+    """A folder that is marked as diffedit's and never exceeds its size limit, for any number of processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def reserve(self, size: int) -> None:
-        """Makes room for so many bytes that will be written, and counts them. Raises OutputError."""
+        """Makes room for `size` bytes that will be written, and counts them as used. Raises OutputError."""
         with self._room(size):
             pass
 
     def need_home(self) -> None:
-        """Raises OutputError where the user has no home to have the folder in."""
+        """Raises OutputError if the cache would lie in a home folder and the user has none."""
         paths.need_home(self.root, "have a cache in", "set HOME, or name one with --cache-dir")
 
     @property
     def is_marked(self) -> bool:
-        """Whether the folder says that it is ours."""
+        """Whether the folder contains the file that marks it as diffedit's."""
         mark = self.root / MARK
         return paths.is_file(mark) and not paths.is_link(mark)
 
     @contextlib.contextmanager
     def _room(self, size: int) -> Iterator[None]:
-        """Counts so many bytes that are written in here, once what was not used for longest has gone, if need be.
+        """Counts `size` bytes that are written within the context, after evicting the oldest entries if needed.
 
-        All processes count in one file of the folder, each while no other does: what lies there is never more than they
-        counted. Only when that reaches the limit is the folder looked through. Raises OutputError where there can be no
-        room, or the folder cannot be written.
+        Entries are evicted by last use. All processes count in one locked file of the folder, so the entries are never
+        larger than the count. The folder is scanned only when the count reaches the limit. Raises OutputError if there
+        is not enough room, or if the folder cannot be written.
         """
         self.need_home()
         size = _taken(size)
@@ -104,13 +104,16 @@ class CacheFolder:
             ) from error
 
     def _limit(self, used: int) -> int:
-        """How many bytes it may hold, of which so many are used."""
+        """Returns the size limit in bytes for a cache that uses `used` bytes now."""
         if self.root not in _limits:
             _limits[self.root] = min(MOST, (shutil.disk_usage(self.root).free + used) // SHARE)
         return _limits[self.root]
 
     def trim(self, *, recount: bool = False) -> None:
-        """Down to its limit, which may be new; `recount` after something was removed, or written of unknown size."""
+        """Evicts entries down to the limit, which may be new.
+
+        `recount` scans the folder first, after entries were removed or written with an unknown size.
+        """
         with contextlib.suppress(OSError):
             if self.is_marked:
                 with _counted(self.root / USAGE) as usage:
@@ -120,9 +123,9 @@ class CacheFolder:
                         usage.bytes = self._make_room(0, limit)
 
     def _make_room(self, size: int, limit: int) -> int:
-        """Removes entries until a part of the limit is free beside `size`; how many bytes are left. Raises OSError.
+        """Removes entries until `size` bytes and 1/ROOM of the limit are free. Returns the bytes still used.
 
-        Models that a process holds stay, however long ago it took them.
+        A model that a process holds stays, however long ago the process opened it. Raises OSError.
         """
         entries = sorted(self._scan(), key=lambda entry: entry.used)
         total, most = sum(map(_weight, entries)), limit - limit // ROOM - size
@@ -139,9 +142,9 @@ class CacheFolder:
         return total
 
     def _scan(self) -> Iterator[Entry]:
-        """All that is ours in the folder, but for locks, which are empty. Raises OSError where that is not allowed."""
+        """Yields all entries in the folder except locks, which are empty. Raises OSError if it may not be read."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.scandir(self.root).close()  # which glob would pass over in silence
+            os.scandir(self.root).close()  # raises where glob would yield nothing
         for path in (*self.root.glob("*/*"), *self.root.glob("*/*/*")):
             kind = self._kind(path)
             if kind in (None, "lock"):
@@ -152,7 +155,7 @@ class CacheFolder:
                 yield Entry(path, path.parts[-3] if kind == "entry" else kind, _size(path), used)
 
     def _kind(self, path: Path) -> str | None:
-        """What of ours has this name; None for what is not."""
+        """Returns the kind of entry at a path, or None if it is not diffedit's."""
         name = path.relative_to(self.root).as_posix()
         found = (kind for kind, pattern in OURS.items() if pattern.fullmatch(name))
         kind = next(found, None)
@@ -162,20 +165,20 @@ class CacheFolder:
 
 @dataclass
 class Usage:
-    """How many bytes lie in a cache, at most; None where nobody has counted."""
+    """Upper bound of the bytes in a cache; None before the first count."""
 
     bytes: int | None
 
 
 @contextlib.contextmanager
 def _counted(path: Path) -> Iterator[Usage]:
-    """What the file says, while no other process is in here; what it is changed to is written. Raises OSError."""
+    """Yields the usage stored in a file, locked against other processes, and stores its changes. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         atomic.lock(descriptor)
         said = os.pread(descriptor, 32, 0).strip()
         usage = Usage(int(said) if said.isdigit() else None)
-        os.pwrite(descriptor, b" " * 32, 0)  # until it is known: whoever is killed here leaves it to be counted again
+        os.pwrite(descriptor, b" " * 32, 0)  # blank meanwhile: after a killed process the next one counts again
         try:
             yield usage
         finally:
@@ -185,14 +188,14 @@ def _counted(path: Path) -> Iterator[Usage]:
 
 
 def keep_to(root: Path, limit: int | None) -> None:
-    """From now on the cache there holds so many bytes at most; None for as many as there is room for."""
+    """Sets the size limit of the cache at `root` in this process, in bytes; None restores the default limit."""
     _limits.pop(root, None)
     if limit is not None:
         _limits[root] = limit
 
 
 def _taken(size: int) -> int:
-    """Of the disk, by a file of so many bytes."""
+    """Returns the bytes on disk that a file of `size` bytes takes."""
     return -(-size // BLOCK) * BLOCK + BLOCK
 
 
@@ -206,8 +209,9 @@ def _size(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
+    """Removes a file or a folder of the cache. Raises OSError."""
     if not paths.is_folder(path):
         path.unlink()
         return
     with atomic.folder(path) as doomed:
-        path.rename(doomed / "old")  # at once: nobody finds half of it
+        path.rename(doomed / "old")  # in one step, so that no process reads half of it

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and nothing that diffedit did not write is replaced by accident."""
+"""Reads and writes whole files and folders: each appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from diffedit_cli.errors import InputError, OutputError
 from diffedit_cli.storage import atomic, paths, streams
 
 STANDARD_STREAM = Path("-")
-MAX_PIXELS = 200_000_000  # of a picture, unless somebody says otherwise
+MAX_PIXELS = 200_000_000  # of a picture, by default
 CHUNK = 2**26  # bytes
-REPLACED = ".diffedit-replaced"  # behind the name of a folder until another stands in its place
+REPLACED = ".diffedit-replaced"  # suffix of an old folder until the new one has its name
 
 
 def read(path: Path, what: str, most: int | None = None) -> bytes:
-    """A whole file, or standard input for `-`, of so many bytes at most.
+    """Returns the content of a file, or of standard input for `-`, of at most `most` bytes.
 
-    Raises InputError, naming `what` it should have been, also for a terminal as standard input.
+    Raises InputError, also for a terminal; `what` is the kind of file for its message, such as "picture".
     """
     chunks, size = [], 0
     if path != STANDARD_STREAM:
@@ -30,7 +30,7 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
         raise InputError(f"Standard input is a terminal; send a {what} to it: diffedit ... - < FILE.")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else paths.open_to_read(path) as file:
-            while chunk := file.read(CHUNK):  # as large as the data, and not as what is allowed
+            while chunk := file.read(CHUNK):  # memory grows with the data, not with the limit
                 chunks.append(chunk)
                 size += len(chunk)
                 if most is not None and size > most:
@@ -44,24 +44,24 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
 
 
 def unread(path: Path, what: str, error: OSError) -> InputError:
-    """The sentence about a file, or standard input for `-`, that cannot be read."""
+    """Returns the InputError for a file, or for standard input (`-`), that cannot be read."""
     if path == STANDARD_STREAM:
         return InputError(f"Standard input cannot be read: {streams.reason(error)}; send a {what} to it.")
     return InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.")
 
 
 def resolved(path: Path) -> Path:
-    """Absolute and without links, as far as they lead anywhere; a name that no file can have stays as it is."""
+    """Returns the absolute path with links resolved as far as they exist; an invalid name is returned unchanged."""
     try:
-        return Path(os.path.realpath(path))  # which, unlike Path.resolve, takes links that go in a circle
+        return Path(os.path.realpath(path))  # unlike Path.resolve, accepts circular links
     except ValueError:
         return path
 
 
 def check_readable(path: Path, what: str) -> None:
-    """Raises InputError, naming `what` the file should have been, unless it is one that can be opened for reading."""
+    """Raises InputError unless the file can be opened for reading; `what` is the kind of file for its message."""
     try:
-        if not stat.S_ISDIR(mode := path.stat().st_mode) and not stat.S_ISREG(mode):  # opening those may never return
+        if not stat.S_ISDIR(mode := path.stat().st_mode) and not stat.S_ISREG(mode):  # opening a pipe may never return
             raise InputError(
                 f"{path} is a pipe or a device, not a {what}; send it to standard input and name it -, or save it as "
                 "a file."
@@ -79,7 +79,7 @@ def check_readable(path: Path, what: str) -> None:
 
 
 def make_folder(path: Path, option: str) -> None:
-    """Raises OutputError, naming the option that chooses another."""
+    """Creates a folder and its parents. Raises OutputError, whose message names `option` to choose another folder."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -88,7 +88,10 @@ def make_folder(path: Path, option: str) -> None:
 
 
 def publish(path: Path, data: bytes, move: Callable[[Path, Path], object] = Path.replace) -> None:
-    """Writes the whole file beside its place, then moves it there. Raises OutputError, and what `move` does."""
+    """Writes a temporary file beside `path`, then moves it there; `-` is standard output.
+
+    Raises OutputError, and what `move` raises.
+    """
     if path == STANDARD_STREAM:
         try:
             sys.stdout.buffer.write(data)
@@ -113,10 +116,11 @@ def publish(path: Path, data: bytes, move: Callable[[Path, Path], object] = Path
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A folder beside `path` to fill, which takes that name when it is whole; else nothing of it stays.
+    """Yields a temporary folder that is renamed to `path` at the end of the block, or removed after an error.
 
-    A folder that is there by then stays as it is, unless it is to be replaced: then it has another name for a moment,
-    under which it stays where nothing can take its place. `check` may raise before that. Raises OutputError.
+    A folder that exists at `path` by then is kept, unless `replace`: then it is renamed with the suffix REPLACED and
+    removed, or left under that name if the new folder cannot take its place. `check` is called before and may raise.
+    Raises OutputError.
     """
     old = path.with_name(path.name + REPLACED)
     try:
@@ -136,9 +140,10 @@ def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] =
 
 
 def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
-    """Gives a folder the name `path`; the one that has it is replaced, by way of the name `old`, or stays without that.
+    """Renames `fresh` to `path`; an existing folder is replaced by way of the name `old`, or kept if `old` is None.
 
-    What is replaced goes with the folder around `fresh`: under the name `old` it is always whole. Raises OSError.
+    The replaced folder is moved beside `fresh`, to be removed with the temporary folder around both; under the name
+    `old` it is always complete. Raises OSError.
     """
     if old and paths.is_there(path):
         if paths.is_there(old):
@@ -147,7 +152,7 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
     try:
         fresh.rename(path)
     except OSError:
-        if not paths.is_folder(path):  # else another process was quicker with the same
+        if not paths.is_folder(path):  # else another process has published the same folder
             if old and paths.is_there(old):
                 old.rename(path)
             raise
@@ -156,5 +161,5 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
 
 
 def amount(size: int) -> str:
-    """Bytes as people say them."""
+    """Returns a number of bytes as text in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

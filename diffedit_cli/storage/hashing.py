@@ -1,4 +1,4 @@
-"""Sha256 of records and files; that of a big one is remembered, so that a checkpoint of gigabytes is read once."""
+"""SHA-256 of records and files. Digests of large files are stored, so that a checkpoint of gigabytes is read once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from diffedit_cli.errors import OutputError
 from diffedit_cli.storage import files, paths
 from diffedit_cli.storage.cache import Cache
 
-BIG = 4 * 2**20  # below this reading the file costs no more than looking it up
+BIG = 4 * 2**20  # bytes; reading a smaller file costs no more than looking up its digest
 CHUNK = 2**20
 
 
 def of_record(record: Mapping[str, Any]) -> str:
-    """Sha256 (hex) of the record's canonical JSON: sorted keys, no spaces."""
+    """Returns the SHA-256 (hex) of the record's canonical JSON: sorted keys, no spaces."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def of_bytes(data: bytes) -> str:
-    """Sha256 (hex) of what a file holds, or will."""
+    """Returns the SHA-256 (hex) of the content of a file, or of a file to be written."""
     return hashlib.sha256(data).hexdigest()
 
 
 def of_content(path: Path) -> str:
-    """Sha256 (hex) of a file's content, read now. Raises OSError."""
+    """Returns the SHA-256 (hex) of a file's content, which is always read. Raises OSError."""
     total = hashlib.sha256()
     with paths.open_to_read(path) as file:
         while chunk := file.read(CHUNK):
@@ -37,10 +37,10 @@ def of_content(path: Path) -> str:
 
 
 def of_file(path: Path, memo: Path) -> str:
-    """Sha256 (hex) of a file's content, from `memo` where the file has not changed since it was read.
+    """Returns the SHA-256 (hex) of a file's content, from `memo` if the file has not changed since it was read.
 
-    The folder `memo` holds one small file for each path, replaced whole: any number of processes may use it.
-    Raises OSError where `path` cannot be read.
+    The folder `memo` holds one small file per path, replaced as a whole, so any number of processes may use it. Files
+    smaller than BIG are always read. Raises OSError if `path` cannot be read.
     """
     before = _identity(path)
     if path.stat().st_size < BIG:
@@ -49,8 +49,8 @@ def of_file(path: Path, memo: Path) -> str:
     if known := _recall(note, before):
         return known
     digest = of_content(path)
-    if _identity(path) == before:  # it did not change while it was read
-        with contextlib.suppress(OSError, OutputError):  # what is not remembered is read again
+    if _identity(path) == before:  # the file did not change while it was read
+        with contextlib.suppress(OSError, OutputError):  # without a note the file is read again
             Cache(memo.parent).put(note, f"{before} {digest} {_seal(before, digest)}".encode())
     return digest
 
@@ -69,5 +69,5 @@ def _recall(note: Path, identity: str) -> str | None:
 
 
 def _seal(identity: str, digest: str) -> str:
-    """Tells a damaged note from a whole one."""
+    """Returns a short checksum by which a damaged note is detected."""
     return hashlib.sha256(f"{identity} {digest}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Converted models that are being read: they stay in the cache for as long as anybody reads them."""
+"""Locks on converted models, so that the cache keeps a model for as long as a process reads it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from diffedit_cli.storage import atomic, paths
 
 
 class Held:
-    """A folder that stays for as long as this object is there; locked with others who read it."""
+    """A shared lock on a model's folder, held for as long as this object exists."""
 
     def __init__(self, model: Path) -> None:
-        """Raises OSError where it is not there."""
+        """Opens and locks the folder. Raises OSError if it does not exist."""
         import fcntl
 
         self._descriptor = os.open(model, os.O_RDONLY)
@@ -24,15 +24,15 @@ class Held:
         weakref.finalize(self, os.close, self._descriptor)
 
     def is_still(self, model: Path) -> bool:
-        """Whether the folder that was locked is the one of this name: nobody removed it before."""
+        """Whether the locked folder is the one at this path, that is, was not removed before it was locked."""
         return os.path.samestat(os.fstat(self._descriptor), model.stat())
 
 
-_here: weakref.WeakValueDictionary[Path, Held] = weakref.WeakValueDictionary()  # where there are no locks
+_here: weakref.WeakValueDictionary[Path, Held] = weakref.WeakValueDictionary()  # for file systems without locks
 
 
 def hold(model: Path) -> Held | None:
-    """What keeps the folder of a model; None where it is not there."""
+    """Returns a lock that keeps a model's folder, or None if the folder does not exist."""
     with contextlib.suppress(OSError):
         held = Held(model)
         if paths.is_folder(model) and held.is_still(model):
@@ -43,13 +43,13 @@ def hold(model: Path) -> Held | None:
 
 @contextlib.contextmanager
 def unless_held(model: Path) -> Iterator[bool]:
-    """Whether nobody reads the folder; in here nobody begins to."""
+    """Yields whether no process reads the folder; if so, none can begin to within the context."""
     if model in _here:
         yield False
         return
     try:
         descriptor = os.open(model, os.O_RDONLY)
-    except OSError:  # it has gone
+    except OSError:  # the folder is gone
         yield False
         return
     try:

@@ -1,4 +1,4 @@
-"""What a command may write: nothing that it reads, no file twice, and what is not diffedit's own only by force."""
+"""Rules for the files that a command may write: no input, no file twice, and no foreign file without --force."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.storage import files, hashing, paths, remote, seals
 from diffedit_cli.storage.files import STANDARD_STREAM
 
-LARGEST = 2**31  # bytes: what has more is none of ours
+LARGEST = 2**31  # bytes; a file of this size or more was not written by diffedit
 INPUT = "is also an input; inputs are never replaced"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file to be written, and the option that chooses another; `remedy` is for one that no option chooses."""
+    """A file to write, and the option that sets its path; `remedy` is the advice for a path that no option sets."""
 
     path: Path
     option: str = "-o"
@@ -32,22 +32,22 @@ class Target:
 
 
 class Book(Protocol):
-    """Where it is told what became of files that cannot carry a seal."""
+    """Log of the digests of files that cannot carry a seal."""
 
     def announce(self, digests: Mapping[str, str]) -> None:
-        """Files of these digests come next, by path. Raises OutputError."""
+        """Records the digests, by path, of files that are written next. Raises OutputError."""
 
     def digests_of(self, path: Path) -> Collection[str]:
-        """All that were announced for a path."""
+        """Returns all digests announced for a path."""
 
 
 class Ownership:
-    """Of all that one command writes. Any number of paths fits in little memory, and any thread may ask."""
+    """Inputs and outputs of one command. Any number of paths needs little memory, and any thread may use it."""
 
     def __init__(self, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
         self._force, self._lock = force, Lock()
         self.book: Book | None = None
-        self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
+        self._known = sqlite3.connect("", check_same_thread=False)  # an unnamed temporary file
         weakref.finalize(self, self._known.close)
         self._known.execute("CREATE TABLE inputs (file TEXT PRIMARY KEY) WITHOUT ROWID")
         self._known.execute("CREATE TABLE claimed (path TEXT PRIMARY KEY, claimant TEXT) WITHOUT ROWID")
@@ -55,22 +55,23 @@ class Ownership:
         self.reads(inputs)
 
     def reads(self, inputs: Iterable[Path]) -> None:
-        """Notes what is read: neither the file nor a link to it is then replaced, by whatever name."""
+        """Registers input files: neither the file nor a link to it is then replaced, under any name."""
         for path in inputs:
             if path != STANDARD_STREAM:
                 with self._lock:
                     self._known.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", [(one,) for one in _same(path)])
 
     def reads_url(self, url: str) -> None:
-        """Notes what is read from elsewhere."""
+        """Registers the URL of an input."""
         if (one := remote.identity(url)) is not None:
             with self._lock:
                 self._known.execute("INSERT OR IGNORE INTO inputs VALUES (?)", (paths.as_text(one),))
 
     def claim(self, target: Target, claimant: str, remedy: str, *, shared: bool = False) -> None:
-        """Marks a target as what `claimant` writes. Raises UsageError if it is claimed, but to those who share it.
+        """Claims a target for `claimant`.
 
-        Raises OutputError for an input, and for a name that no file can have.
+        Raises UsageError if it is claimed already, except by the same claimant with `shared`, and OutputError if it is
+        an input or no file can have its name.
         """
         path = target.path
         if path == STANDARD_STREAM:
@@ -91,7 +92,7 @@ class Ownership:
             raise UsageError(f"{other} and {claimant} would both write {path}; {remedy}.")
 
     def check(self, target: Target) -> None:
-        """Raises OutputError, or UsageError for a terminal, if the target may not be written as things are now."""
+        """Raises OutputError if the target may not be written at the moment, UsageError if it is a terminal."""
         path, another = target.path, target.remedy or f"choose another with {target.option}"
         if path == STANDARD_STREAM:
             if sys.stdout.isatty():
@@ -106,12 +107,12 @@ class Ownership:
             raise OutputError(f"{path} {reason}; {another}, or add --force.")
 
     def check_input(self, path: Path, remedy: str) -> None:
-        """Raises OutputError for what the command reads."""
+        """Raises OutputError if the path is an input of the command."""
         if self._is_read(_same(path)):
             raise OutputError(f"The output {path} {INPUT}: {remedy}.")
 
     def check_url(self, url: str, remedy: str) -> None:
-        """As `check_input`, for what is written elsewhere."""
+        """Raises OutputError if the URL is an input of the command."""
         if self._is_read({paths.as_text(remote.identity(url) or "")}):
             raise OutputError(f"The output {url} {INPUT}: {remedy}.")
 
@@ -121,9 +122,9 @@ class Ownership:
             return any(self._known.execute(asked, (one,)).fetchone() for one in names)
 
     def publish(self, written: Mapping[Target, bytes]) -> dict[str, str]:
-        """Writes files, each whole and sealed, unless any of them may not be; their digests by path.
+        """Checks all targets, then writes each file whole and sealed. Returns the SHA-256 (hex) digests by path.
 
-        What came or changed since the first check is found where it would be replaced. Raises OutputError.
+        A file that appeared or changed after the first check is detected when it would be replaced. Raises OutputError.
         """
         for target in written:
             self.check(target)
@@ -152,17 +153,17 @@ class Ownership:
         return digest
 
     def _move(self, whole: Path, path: Path, *, target: Target, digest: str) -> None:
-        """Gives a file its name: at once where nothing has it, else in place of what may be replaced by now."""
+        """Gives a file its name: directly if the name is free, else after checking that the file may be replaced."""
         try:
-            os.link(whole, path)  # which, unlike a rename, never replaces
+            os.link(whole, path)  # unlike a rename, a link never replaces a file
             return
         except FileExistsError:
             pass
-        except OSError:  # of a file system without links
+        except OSError:  # a file system without hard links
             if not os.path.lexists(path):
                 whole.rename(path)
                 return
-        if _holds(path, digest):  # another process may have written the very same
+        if _holds(path, digest):  # another process may have written the same content
             os.utime(path)
             return
         self.check(target)
@@ -170,7 +171,7 @@ class Ownership:
 
 
 def _is_there(path: Path, another: str) -> bool:
-    """Whether there is a file, or a link, of this name. Raises OutputError where there can be none."""
+    """Whether a file or a link of this name exists. Raises OutputError if no file can be written there."""
     if wrong := paths.flaw(path):
         raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
     if paths.is_folder(path):
@@ -193,7 +194,7 @@ def _is_there(path: Path, another: str) -> bool:
 
 
 def _foreign(target: Target, book: Book | None) -> str | None:
-    """Why what has the target's name is not ours; None where it is."""
+    """Returns why the existing file was not written by diffedit; None if it was, or if there is no file."""
     try:
         status = target.path.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -214,7 +215,7 @@ def _foreign(target: Target, book: Book | None) -> str | None:
 
 
 def _holds(path: Path, digest: str) -> bool:
-    """Whether it is a file, and no link, whose content has this digest."""
+    """Whether the path is a regular file, not a link, whose content has this digest."""
     try:
         status = path.lstat()
         small = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST
@@ -224,17 +225,17 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _same(path: Path) -> set[str]:
-    """What tells a file from others, whatever it is called: of a link its own, and that of what it leads to."""
+    """Returns device and inode, which identify a file under any name; for a link its own and those of its target."""
     found = set()
     for look in (os.stat, os.lstat):
         try:
             status = look(path)
-        except (OSError, ValueError):  # there is none
+        except (OSError, ValueError):  # there is no such file
             continue
         found.add(f"{status.st_dev} {status.st_ino}")
     return found
 
 
 def _key(path: Path) -> str:
-    """The same from whatever folder, and by whatever links to it, a path is named."""
+    """Returns the path as text, the same from any working folder and through any link to a parent folder."""
     return paths.as_text(files.resolved(path.parent) / path.name)

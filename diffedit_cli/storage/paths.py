@@ -1,4 +1,4 @@
-"""What lies at a path, asked so that no odd name, no pipe and no folder of somebody else's ends a command."""
+"""Path queries and reads that do not fail or block on invalid names, pipes and folders without access."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import IO, AnyStr, BinaryIO, Literal
 
 from diffedit_cli.errors import OutputError, UsageError
 
-NAME_MAX = 255  # bytes, of POSIX systems
-LONGEST = 10**7  # bytes or characters of a line
+NAME_MAX = 255  # bytes of a file name on POSIX systems
+LONGEST = 10**7  # bytes or characters of a line, at most
 NOWHERE = Path(os.devnull) / "diffedit"
-"""A folder that there cannot be: nothing is read there, and nothing can be kept."""
+"""A path that cannot exist: nothing can be read or written there."""
 
 
-# Path's own methods raise for names that no file can have, and in folders that may not be entered.
+# These use os.path because Path's own methods raise for invalid names and in folders without access.
 def is_file(path: Path | str) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
@@ -35,7 +35,7 @@ def is_link(path: Path | str) -> bool:
 
 
 def flaw(path: Path | str) -> str | None:
-    """Why no file can be called so, if none can."""
+    """Returns the reason why no file can have this name, or None for a valid name."""
     try:
         name = os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -51,13 +51,15 @@ def flaw(path: Path | str) -> str | None:
 
 
 def as_text(path: Path | str) -> str:
-    """Names of any bytes, and whatever else is said, as text that a database takes."""
+    """Returns a path or other text as valid UTF-8 for a database, with the bytes that are not text escaped."""
     return str(path).encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """A file to read. Raises OSError, also for a folder, for a pipe or a device, of which a reader may wait for ever,
-    and for a name that no file can have."""
+    """Opens a regular file for reading.
+
+    Raises OSError, also for a folder, for a pipe or a device (a reader may wait for ever), and for an invalid name.
+    """
     if wrong := flaw(path):
         raise OSError(errno.EINVAL, wrong, str(path))
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -71,7 +73,7 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def check_working_folder() -> None:
-    """Raises UsageError where it has been removed: neither names nor libraries are found from there."""
+    """Raises UsageError if the working folder was removed: no relative path and no library is found from there."""
     try:
         os.getcwd()  # noqa: PTH109
     except OSError as error:
@@ -79,21 +81,21 @@ def check_working_folder() -> None:
 
 
 def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """The lines of a file; of one with more than LONGEST bytes or characters the beginning, which has more, too."""
+    """Yields the lines of a file; a line longer than LONGEST is cut to LONGEST + 1, which tells the caller so."""
     while line := file.readline(LONGEST + 1):
         yield line
-        while len(line) > LONGEST and line[-1:] not in ("\n", b"\n"):  # the rest of it is no line
+        while len(line) > LONGEST and line[-1:] not in ("\n", b"\n"):  # discards the rest of a cut line
             line = file.readline(LONGEST + 1)
 
 
 def read(path: Path) -> bytes:
-    """The whole of a file. Raises OSError as `opened` does."""
+    """Returns the content of a file. Raises OSError as `open_to_read` does."""
     with open_to_read(path) as file:
         return file.read()
 
 
 def of_user(kind: Literal["cache", "config"]) -> Path:
-    """The user's own folder for diffedit; where there is no home to have it in, NOWHERE."""
+    """Returns the user's cache or configuration folder for diffedit, or NOWHERE if there is no home folder."""
     import platformdirs
 
     try:
@@ -104,7 +106,7 @@ def of_user(kind: Literal["cache", "config"]) -> Path:
 
 
 def shown_path(path: Path) -> str:
-    """A path as people are told it: of what would lie in a home folder, where there is none, that."""
+    """Returns a path as messages show it; a path below NOWHERE is described as lying in the missing home folder."""
     if not path.is_relative_to(NOWHERE):
         return str(path)
     home = "your home folder (there is none; set HOME)"
@@ -112,6 +114,6 @@ def shown_path(path: Path) -> str:
 
 
 def need_home(path: Path, use: str, remedy: str = "set HOME") -> None:
-    """Raises OutputError for what would lie in a home folder, where there is none."""
+    """Raises OutputError for a path below NOWHERE, which needs the missing home folder."""
     if path.is_relative_to(NOWHERE):
         raise OutputError(f"There is no home folder to {use}; {remedy}.")

@@ -1,4 +1,4 @@
-"""The record of how a file of ours was made, which lies in it."""
+"""The record that diffedit stores in each file it writes: how the file was made."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PARTS, LISTS = ("mask", "latents", "edit"), ("lora", "embedding", "size")
 
 
 def record(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a file of ours."""
+    """Returns the record of a file: tool, version, format version, kind and the entries of `body`."""
     return {"tool": KEY, "version": __version__, "format": FORMAT, "kind": kind, **body}
 
 
 def body(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what all of them say."""
+    """Returns a record without the keys that every record has."""
     return {key: value for key, value in about.items() if key not in record("", {})}
 
 
 def is_sound(record: Any) -> bool:
-    """Whether it is built like a record of ours; a stranger's file may say anything of itself."""
+    """Whether a value has the structure of a record. The metadata of foreign files may hold any value."""
     return (
         isinstance(record, dict)
         and isinstance(record.get("kind", ""), str)

@@ -1,4 +1,4 @@
-"""URLs of any file system that fsspec knows, `s3://` and `gs://` among them: files are fetched and sent whole."""
+"""Files at URLs of any fsspec file system, such as `s3://` and `gs://`: they are fetched and sent as a whole."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from diffedit_cli.errors import DiffEditError, InputError, OutputError, UsageErr
 from diffedit_cli.storage import atomic
 
 PATTERN = "*?["
-HERE = ("file://", "local://")  # what fsspec takes for this machine's files
-AHEAD = 4  # files that are fetched before they are needed
+HERE = ("file://", "local://")  # URL prefixes of local files in fsspec
+AHEAD = 4  # files fetched before they are needed
 
 T = TypeVar("T")
 
@@ -29,23 +29,23 @@ def is_url(source: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not meant to be seen; macOS leaves folders of such files in its archives."""
+    """Whether a file or folder is hidden; macOS adds a folder of hidden files to its archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def local(source: str) -> str:
-    """The path that a URL of this machine means; anything else as it is. Raises UsageError for what is no URL."""
+    """Returns the path of a local file's URL, and any other text unchanged. Raises UsageError for a malformed URL."""
     return url2pathname(_split(source)) if source.lower().startswith(HERE) else source
 
 
 def name(url: str) -> str:
-    """What the file at a URL is called. Of the web's, what follows a `?` is no part of it. Raises UsageError."""
+    """Returns the file name in a URL, for http(s) without the query. Raises UsageError for a malformed URL."""
     path = unquote(_split(url)) if url.lower().startswith("http") else url
     return PurePosixPath(path).name or "unnamed"
 
 
 def _split(url: str) -> str:
-    """The path in a URL. Raises UsageError."""
+    """Returns the path in a URL. Raises UsageError for a malformed URL."""
     try:
         return urlsplit(url).path
     except ValueError as error:
@@ -53,9 +53,10 @@ def _split(url: str) -> str:
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and what it calls the place.
+    """Returns the fsspec file system of a URL, and the path of the URL in that file system.
 
-    Raises UsageError for one that none knows, or whose package is not installed, InputError where it cannot be reached.
+    Raises UsageError if the scheme is unknown, its package is not installed or the URL is local, and InputError if the
+    URL cannot be reached.
     """
     import fsspec
 
@@ -65,7 +66,7 @@ def open_url(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url} needs a package that is not here: {error} (with pip install).") from None
     except ValueError as error:
         raise UsageError(f"{url} is of no known file system ({error}); see fsspec's list of them.") from None
-    except Exception as error:  # each file system raises what it likes
+    except Exception as error:  # file systems raise errors of any type
         raise InputError(_unreachable(url, error)) from error
     if "file" in found[0].protocol:
         raise UsageError(f"{url} lies on this machine; give its path.")
@@ -73,16 +74,16 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def identity(url: str) -> str | None:
-    """The same text of two URLs that mean one file, however they are written; None of one that nothing can open."""
+    """Returns a text that is equal for all URLs of the same file, or None for a URL that cannot be opened."""
     try:
         system, place = open_url(url)
-    except DiffEditError:  # which fails what needs it, and nothing else
+    except DiffEditError:  # raised again where the URL is used, and only there
         return None
     return f"{type(system).__name__} {place}"
 
 
 def fetch(url: str, path: Path) -> None:
-    """Writes the file at a URL to `path`. Raises UsageError, InputError."""
+    """Downloads the file at a URL to `path`. Raises UsageError, InputError."""
     system, place = open_url(url)
     try:
         system.get_file(place, str(path))
@@ -93,7 +94,7 @@ def fetch(url: str, path: Path) -> None:
 
 
 def send(path: Path, url: str) -> None:
-    """Writes a file to a URL, in place of what is there. Raises UsageError, OutputError."""
+    """Uploads a file to a URL and replaces the file there. Raises OutputError, and what `open_url` raises."""
     system, place = open_url(url)
     try:
         system.put_file(str(path), place)
@@ -102,9 +103,9 @@ def send(path: Path, url: str) -> None:
 
 
 def list_folder(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
-    """The files of a URL's folder or pattern in order: each URL, and its path below the folder that they are all in.
+    """Yields the files of a URL's folder or pattern in order: each URL, and its path below their common folder.
 
-    Of a single file itself and its name. Hidden files and folders are left out. Raises UsageError, InputError.
+    A single file yields its URL and its name. Hidden files and folders are left out. Raises UsageError, InputError.
     """
     system, place = open_url(url)
     try:
@@ -125,7 +126,10 @@ def list_folder(url: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
 
 
 def names(url: str) -> set[str]:
-    """What lies below a URL's folder, by paths relative to it; nothing where there is none. Raises as `opened` does."""
+    """Returns the relative paths of all files below a URL's folder; an empty set if the folder does not exist.
+
+    Raises OutputError if the folder cannot be listed, and what `open_url` raises.
+    """
     system, place = open_url(url)
     try:
         system.invalidate_cache()
@@ -137,14 +141,14 @@ def names(url: str) -> set[str]:
 
 
 class Fetched:
-    """Files at URLs, in a folder of this machine while they are needed."""
+    """Local copies of files at URLs, in a temporary folder while they are needed."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(AHEAD, "fetch")
         self._lock = Lock()
         self._folder: Path | None = None
         self._left = contextlib.ExitStack()
-        self._urls: dict[str, str] = {}  # by paths
+        self._urls: dict[str, str] = {}  # by the path of the copy
 
     def __enter__(self) -> Fetched:
         return self
@@ -154,7 +158,7 @@ class Fetched:
         self._left.close()
 
     def get(self, url: str) -> Path:
-        """Raises UsageError, InputError."""
+        """Downloads the file at a URL and returns the path of the copy. Raises UsageError, InputError."""
         try:
             with self._lock:
                 self._folder = self._folder or self._left.enter_context(atomic.elsewhere())
@@ -166,19 +170,19 @@ class Fetched:
         return path
 
     def url(self, path: str) -> str:
-        """Where the file at a path came from; other paths are themselves."""
+        """Returns the URL that the copy at a path was fetched from; any other path is returned unchanged."""
         return self._urls.get(path, path)
 
     def drop(self, path: str) -> None:
-        """Removes a file that is no longer needed; others than those fetched stay."""
+        """Removes a copy that is no longer needed; files that were not fetched stay."""
         if self._urls.pop(path, None) is not None:
             Path(path).unlink(missing_ok=True)
             Path(path).parent.rmdir()
 
     def ahead(self, wanted: Iterator[tuple[str, T]]) -> Iterator[tuple[Path | DiffEditError | None, T]]:
-        """Of each (URL, what wants it) the path, or why there is none; several are fetched while earlier ones are used.
+        """Yields for each (URL, item) the path of the copy, or the error, and the item; several are fetched in advance.
 
-        For an empty URL there is no path, and no waiting.
+        For an empty URL the path is None and nothing is fetched. The order is kept.
         """
         waiting: deque[tuple[Future[Path | DiffEditError], T]] = deque()
         for url, what in wanted:

@@ -1,4 +1,4 @@
-"""The seal of a file: a digest, in its own record, of all its other bytes, by which it is still what was written."""
+"""The seal of a file: a digest of all its other bytes, stored in its record, that shows whether it was changed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ DIGITS = 64
 PREFIX = b"diffedit-sha256-"
 BLANK = PREFIX + b"0" * DIGITS
 SEAL = re.compile(PREFIX + rb"([0-9a-f]{64})")
-TRIED = 8  # a file may hold others, which its maker copied from somewhere
+TRIED = 8  # seals tried per file: a file may also hold seals that were copied from other files
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def text_with_room(record: Mapping[str, Any]) -> str:
-    """A record as JSON with room for the seal, in front: formats that cut long texts in pieces leave it whole."""
+    """Returns a record as JSON with room for the seal in front, where formats that split long texts keep it whole."""
     return f'{{"{KEY}": "{BLANK.decode()}", {json.dumps(record, sort_keys=True)[1:]}'
 
 
 def seal(data: bytes) -> bytes:
-    """The same file with its seal, if it has room for one."""
+    """Returns a file's bytes with the seal filled in, or unchanged if they have no room for one."""
     at = data.find(BLANK)
     return data if at < 0 else b"".join(_pieces(data, at, _digest(data, at)))
 
 
 def is_whole(data: bytes) -> bool | None:
-    """Whether a file is as it was sealed; None where it bears no seal."""
+    """Whether a file is unchanged since it was sealed; None if it has no seal."""
     found = list(itertools.islice(SEAL.finditer(data), TRIED))
     return any(_digest(data, seal.start()) == seal[1] for seal in found) if found else None
 
@@ -44,7 +44,7 @@ def _digest(data: bytes, at: int) -> bytes:
 
 
 def _pieces(data: bytes, at: int, digits: bytes) -> list[memoryview | bytes]:
-    """The file with these digits at the seal, uncopied but for them and the sum that a PNG has of each chunk."""
+    """Returns the file with these digits in the seal, in pieces; only the digits and a PNG chunk's CRC are copies."""
     start, view = at + len(PREFIX), memoryview(data)
     pieces: list[memoryview | bytes] = [view[:start], digits]
     if (chunk := _chunk(data, at)) is None:
@@ -56,7 +56,7 @@ def _pieces(data: bytes, at: int, digits: bytes) -> list[memoryview | bytes]:
 
 
 def _chunk(data: bytes, at: int) -> tuple[int, int] | None:
-    """Where the kind and the sum of the chunk begin that holds a place of a PNG; None in other files."""
+    """Returns the offsets of the type and the CRC of the PNG chunk that contains `at`; None for other files."""
     start = len(PNG)
     while data.startswith(PNG) and start < at:
         end = start + 8 + int.from_bytes(data[start : start + 4], "big")

@@ -1,4 +1,4 @@
-"""The standard streams as they were left to us: closed, full, a pipe that nobody reads any more, of few letters."""
+"""Standard streams that may be closed, full, pipes without a reader, or in an encoding with few characters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import select
 import sys
 from typing import Any, BinaryIO, TextIO, cast
 
-HANDLER = "diffedit"  # of letters that standard output's encoding does not have
+HANDLER = "diffedit"  # the error handler for characters that standard output's encoding lacks
 
 
 class _Taking(io.FileIO):
-    """Takes whatever is written; `lost` is why it could not be passed on."""
+    """Raw stream whose writes never fail: after an error, stored in `lost`, all data is discarded."""
 
     lost: OSError | None = None
 
@@ -22,7 +22,7 @@ class _Taking(io.FileIO):
         left = memoryview(data).cast("B")
         try:
             while left and self.lost is None:
-                if (written := super().write(left)) is None:  # a pipe that does not wait is full
+                if (written := super().write(left)) is None:  # a non-blocking pipe is full
                     select.select((), (self,), ())
                 left = left[written or 0 :]
         except OSError as error:
@@ -31,21 +31,21 @@ class _Taking(io.FileIO):
 
 
 def prepare() -> None:
-    """Opens what is closed, so that no file gets its number, and sets Python's objects."""
-    # Those of standard input and output the wrong way, so that whoever wants something of them hears that it fails.
+    """Opens closed standard descriptors, so that no other file gets their numbers, and replaces Python's streams."""
+    # Closed standard input is opened for writing and closed standard output for reading, so that their use fails.
     for number, way in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, way), True)  # the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, way), True)  # os.open takes the lowest free number
     sys.stdin, sys.stdout, sys.stderr = open_streams()
 
 
 def open_streams() -> tuple[TextIO, TextIO, TextIO]:
-    """Objects for the three descriptors as they are now, in the encodings of the present ones.
+    """Returns text streams for descriptors 0, 1 and 2 as they are now, in the encodings of the present streams.
 
-    Nothing that is written to them raises OSError: messages that nobody takes are lost, and of standard output `lost`
-    says so. Neither do letters that are not in an encoding.
+    Writing never raises OSError: text that cannot be delivered is discarded, and for standard output `lost` returns the
+    error. Characters that an encoding lacks do not raise either.
     """
     given, told, said = ("utf-8" if one is None else one.encoding for one in (sys.stdin, sys.stdout, sys.stderr))
     lines = bool(sys.stdout is not None and sys.stdout.line_buffering)
@@ -55,7 +55,7 @@ def open_streams() -> tuple[TextIO, TextIO, TextIO]:
         io.TextIOWrapper(
             io.BufferedWriter(_Taking(1, "w", closefd=False)), encoding=told, errors=HANDLER, line_buffering=lines
         ),
-        # Without a buffer, which takes nothing from a signal's handler while it is being written.
+        # Unbuffered, because a buffer accepts no text from a signal handler while it is being written.
         io.TextIOWrapper(
             cast("BinaryIO", _Taking(2, "w", closefd=False)),
             encoding=said,
@@ -66,23 +66,23 @@ def open_streams() -> tuple[TextIO, TextIO, TextIO]:
 
 
 def lost() -> OSError | None:
-    """Why not all of standard output was written, if it was not."""
+    """Returns the error that prevented writing all of standard output, or None."""
     taking = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return taking.lost if isinstance(taking, _Taking) else None
 
 
 def reason(error: OSError) -> str:
-    """For a sentence about a standard stream."""
+    """Returns why a standard stream failed, for use in a sentence."""
     return {errno.EBADF: "it is closed", errno.EPIPE: "its reader has gone"}.get(error.errno or 0, str(error.strerror))
 
 
 def remedy(error: OSError) -> str:
-    """What to do about it."""
+    """Returns what the user can do about a failed standard stream, for use in a sentence."""
     return "make room, or send it elsewhere" if error.errno == errno.ENOSPC else "send it elsewhere to have all of it"
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The very bytes of a file's name that are no text; other letters are spelled out."""
+    """Encodes the undecodable bytes of a file name as they are and escapes other characters that the encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     letter = ord(error.object[error.start])
     if 0xDC80 <= letter <= 0xDCFF:
