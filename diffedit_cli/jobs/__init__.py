@@ -1,1 +1,1 @@
-"""From paths to results: what is planned, what is up to date, one picture or many, shards, workers."""
+"""Turns paths and job files into results: planning, skipping, execution of one or many edits, shards and workers."""

@@ -1,4 +1,4 @@
-"""What must hold of the jobs of a command together, before any of them is begun."""
+"""Checks of all jobs of a command together, before the first job begins."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ APART = "do them one by one, with -o or --out"
 
 
 def claim_all(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> None:
-    """As `claim` for each, once what all of them read is known."""
+    """Registers the inputs of all jobs, then claims the outputs of each. Raises as `claim` does."""
     for error in claim_others(jobs, command, names, remedy):
         raise error
 
 
 def claim_others(jobs: Sequence[Job], command: str, names: Sequence[str], remedy: str = APART) -> list[OutputError]:
-    """As `claim_all`, but of jobs whose outputs any of them reads it only says why; the others are claimed."""
+    """Like `claim_all`, but returns the errors of jobs whose outputs are inputs of a job, and claims the others."""
     refused = []
     for job in jobs:
         job.ownership.reads(job.inputs)
@@ -32,9 +32,9 @@ def claim_others(jobs: Sequence[Job], command: str, names: Sequence[str], remedy
 
 
 def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:
-    """Marks all that a job of this name writes as its own, as far as names tell.
+    """Claims the files that a job writes, as far as their names are known; `name` is the job's name in messages.
 
-    Raises UsageError for what another job writes, too, OutputError for what any of them reads.
+    Raises UsageError for a file that another job also writes, OutputError for an input of any job.
     """
     wanted, remedies = targets(job, command), {job.chosen_by: remedy, "--preview": "name a folder with --preview"}
     for one in wanted.apart:
@@ -45,7 +45,7 @@ def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:
 
 
 def check_options(jobs: Sequence[Job]) -> None:
-    """Raises UsageError for what is wanted beside the results and does not go with them."""
+    """Raises UsageError for extra outputs (embeddings, sheets) that do not fit the jobs or their options."""
     if len(jobs) > 1 and any(job.save_embeds and job.params.caption == AUTO for job in jobs):
         raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
     if any(job.sheet is not None and (job.params.variants < 2 or job.params.best) for job in jobs):

@@ -1,6 +1,6 @@
-"""Several pieces of work at a time, each in a thread of its own but only one ever at work, and answered together.
+"""Runs several tasks in threads, one thread at a time, and answers their questions together as a batch.
 
-So nothing that they share needs a lock, and what is done when is the same each time.
+Shared state therefore needs no lock, and the order of execution is the same each time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 Done = TypeVar("Done")
 
-PATIENCE = 0.05  # seconds between two looks for what all are waiting for
+PATIENCE = 0.05  # seconds between two rounds while all tasks wait
 
 
 class CooperativeBatcher(Generic[Question, Answer]):
-    """Whoever leaves it ends the work that is not done: where it asks or waits, `Stopped` is raised."""
+    """Runs tasks in turn and batches their questions; leaving the context raises `Stopped` in unfinished tasks."""
 
     def __init__(self, answer: Callable[[Sequence[Question]], Sequence[Answer | Exception]]) -> None:
-        """`answer` gives for each question an answer, or what is raised where it was asked."""
+        """Takes `answer`, which returns for each question the answer, or the exception to raise in the asking task."""
         self._answer = answer
         self._turns: list[_Turn[Question, Answer]] = []
         self._at_work: _Turn[Question, Answer] | None = None
@@ -42,11 +42,11 @@ class CooperativeBatcher(Generic[Question, Answer]):
 
     @property
     def count(self) -> int:
-        """How many pieces of work are not done."""
+        """Number of unfinished tasks."""
         return len(self._turns)
 
     def begin(self, work: Callable[[], Done]) -> Future[Done]:
-        """To be worked on from the next round on."""
+        """Adds a task that starts in the next round, and returns the future of its result."""
         done: Future[Done] = Future()
 
         def run() -> None:
@@ -64,7 +64,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
         return done
 
     def round(self) -> None:
-        """Each in turn works on until it asks, waits or ends; then all that was asked is answered."""
+        """Runs each task in turn until it asks, waits or ends, then answers all questions together."""
         begun = len(self._turns)
         for turn in self._turns:
             self._at_work = turn
@@ -80,7 +80,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
             time.sleep(PATIENCE)
 
     def ask(self, question: Question) -> Answer:
-        """For a piece of work, in its turn. Raises what the answer is if that is an exception."""
+        """Returns the answer to a question of the running task, or raises the answer if it is an exception."""
         turn = self._own_turn()
         turn.question = question
         self._pass(turn)
@@ -90,7 +90,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
         return turn.answer
 
     def wait(self) -> None:
-        """For a piece of work, in its turn: lets the others go on for a round."""
+        """Pauses the running task for a round, in which the other tasks continue."""
         self._pass(self._own_turn())
 
     def _own_turn(self) -> _Turn[Question, Answer]:
@@ -114,7 +114,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
 
 
 class Stopped(BaseException):
-    """Nobody wants the work any more."""
+    """Raised in an unfinished task when its result is no longer needed."""
 
 
 class _Turn(Generic[Question, Answer]):

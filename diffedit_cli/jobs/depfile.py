@@ -1,4 +1,4 @@
-"""Rules for Make: which files a command's outputs depend on."""
+"""Writes Make rules that state which files a command's outputs depend on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from diffedit_cli.errors import UsageError
 
 
 def rule(targets: Iterable[Path], sources: Iterable[Path]) -> bytes:
-    """A rule without commands, `targets: sources`, and an empty one for each source, so that one may go away.
+    """Returns a rule without commands, `targets: sources`, and an empty rule for each source.
 
-    Raises UsageError for a name that Make has no spelling for.
+    With the empty rules Make accepts that a source was removed. Raises UsageError for a name that cannot be written in
+    a Makefile.
     """
     names = [os.fsencode(_nameable(path)) for path in sources]
     needed = [_escaped(name, _IN_SOURCES) for name in names]
@@ -22,12 +23,12 @@ def rule(targets: Iterable[Path], sources: Iterable[Path]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-# A line break ends a rule and a semicolon begins a command, however they are quoted; the others GNU Make 4.3 misreads.
+# Even if quoted, a line break ends a rule and a semicolon begins a command; GNU Make 4.3 misreads the others.
 _UNNAMEABLE = re.compile(r"[\x00-\x1f;]|\\(?=[\\\s#:?*\[%|]|$)|\s$|\(.*\)$")
 _SPELLED = {letter: b"\\" + letter for letter in (b" ", b"#", b":", b"?", b"*", b"[")} | {
     b"$": b"$$",
-    b"=": b"$(or =)",  # else a variable
-    b"&": b"$(or &)",  # else, at the end, targets that are made together
+    b"=": b"$(or =)",  # else it sets a variable
+    b"&": b"$(or &)",  # else, at the end, it means grouped targets
 }
 _IN_SOURCES, _IN_TARGETS = _SPELLED | {b"|": b"\\|"}, _SPELLED | {b"%": b"\\%"}
 

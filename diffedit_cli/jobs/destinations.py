@@ -1,4 +1,4 @@
-"""Where the results of a run go: a folder, or a URL, for which they are made in a folder and sent up whole."""
+"""Destinations of a run's results: a folder, or a URL to which the files of a temporary folder are sent."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from diffedit_cli.storage import atomic, files, paths, remote
 from diffedit_cli.storage.ownership import Ownership
 
 ANOTHER = "choose another folder with --out"
-REST, PACE = 2.0, 20.0  # results.jsonl is sent after so many seconds, and so many times what it took last
+REST, PACE = 2.0, 20.0  # results.jsonl is sent again after REST seconds, or PACE times the last transfer if longer
 PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
 
 
 class Place:
-    """A folder of this machine; of a `dry` run, which writes nothing into it."""
+    """A local folder for the results of a run; a `dry` run writes nothing into it."""
 
     def __init__(self, path: Path, *, dry: bool = False) -> None:
         self.path, self._resolved, self._dry = path, files.resolved(path), dry
-        self.spared: set[str] = set()  # small pictures elsewhere that the run reads, by name
+        self.spared: set[str] = set()  # names of remote thumbnails that the run reads, which are not replaced
 
     def __enter__(self) -> Place:
-        """Makes the folder. Raises OutputError."""
+        """Creates the folder; in a dry run only checks an existing one. Raises OutputError."""
         if not self._dry or os.path.lexists(self.path):
             files.make_folder(self.path, "--out")
         return self
@@ -41,53 +41,54 @@ class Place:
         self.close()
 
     def close(self) -> None:
-        """Also of one that was never entered."""
+        """Removes temporary files; may be called without entering the context."""
 
     def results_log(self, shard: Shard | None, owner: Ownership) -> ResultsLog:  # noqa: ARG002  # all parts share one
-        """Of a part of the run; without one, of who works for one. Raises OutputError."""
+        """Opens the results log for a part of the run, or for a worker if `shard` is None. Raises OutputError."""
         owner.check_input(self.path / results_log.NAME, ANOTHER)
         return ResultsLog(self.path, writes=not self._dry)
 
     def contains(self, row: Row) -> bool:
-        """Whether a row's picture lies in here."""
+        """Whether a row's picture lies in this folder."""
         return not row.url and self._resolved in files.resolved(row.input).parents
 
     def holds(self, path: Path) -> bool:
+        """Whether an output exists at the destination."""
         return paths.is_file(path)
 
     def protect(self, url: str, owner: Ownership) -> None:
-        """Told of what the run reads from elsewhere, if it is a URL, before anything is written there."""
+        """Registers an input of the run if it is a URL; called before anything is written at the destination."""
 
     def check_inputs(self, job: Job) -> None:
-        """Once its outputs are claimed. Raises OutputError if one of them, where it goes, is what the run reads."""
+        """Raises OutputError if an output, at its destination, is an input of the run; called after claiming them."""
 
     def prepare(self, job: Job) -> None:
-        """Makes the folder of a job's outputs. Raises OutputError."""
+        """Creates the folder of a job's outputs. Raises OutputError."""
         files.make_folder(job.written[0].parent, "--out")
 
     def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
-        """The result as it is told, once its files are where they belong; `source` is where its picture came from."""
+        """Delivers a result's files and returns the result with their final names; `source` is its picture's origin."""
         return result
 
     def keep(self, written: ResultsLog, *, last: bool = False) -> None:
-        """Called when a line has been written, and at the end. Raises OutputError."""
+        """Saves the results log at the destination; called after each line, and at the end. Raises OutputError."""
 
     def write_page(self, written: ResultsLog, owner: Ownership) -> str:
-        """Returns where it is. Raises InputError, OutputError."""
+        """Writes the report page and returns its path or URL. Raises InputError, OutputError."""
         with written.alone():
             return str(page.write(self.path, owner))
 
 
 class RemotePlace(Place):
-    """A folder at a URL, and one of this machine in which each picture is made before it is sent.
+    """A folder at a URL, and a local temporary folder in which files are written before they are sent.
 
-    Each part of a run has a results file of its own there, for an object store cannot append.
+    Each part of a run has its own results file there, because an object store cannot append.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._left = contextlib.ExitStack()
-        self._names: set[str] = set()  # what was there when it was last looked at
+        self._names: set[str] = set()  # relative paths of the files when the URL was last listed
         self._next = 0.0
         super().__init__(self._left.enter_context(atomic.elsewhere()) / "out")
 
@@ -131,7 +132,7 @@ class RemotePlace(Place):
         return path.relative_to(self.path).as_posix() in self._names
 
     def prepare(self, job: Job) -> None:
-        """And what lies there is fetched, to see whose it is."""
+        """Creates the local folder, and fetches existing outputs to check whether diffedit wrote them."""
         super().prepare(job)
         if not job.force:
             for path in job.written:
@@ -169,7 +170,7 @@ class RemotePlace(Place):
         if not last and time.monotonic() < self._next:
             return
         started = time.monotonic()
-        with contextlib.nullcontext() if last else contextlib.suppress(OutputError):  # there is a next time
+        with contextlib.nullcontext() if last else contextlib.suppress(OutputError):  # sent again with a later line
             self._send([written.path])
         self._next = time.monotonic() + max(REST, PACE * (time.monotonic() - started))
 
@@ -202,7 +203,10 @@ class RemotePlace(Place):
 
 
 def place(out: str, *, dry: bool = False) -> Place:
-    """Of `--out`, a path or a URL; `dry` for a run that writes nothing. Raises UsageError for an unknown scheme."""
+    """Returns the destination of `--out`, a path or a URL; `dry` for a run that writes nothing.
+
+    Raises UsageError for a URL of an unknown scheme, InputError if the URL cannot be reached.
+    """
     if not remote.is_url(out := remote.local(out)):
         return Place(Path(out), dry=dry)
     remote.open_url(out)

@@ -1,4 +1,4 @@
-"""What a command does to one picture: read its files, let the pipeline work, write the results."""
+"""Executes a command on one picture: reads its files, calls the pipeline and writes the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from diffedit_cli.jobs.outcomes import done_result
 
 
 def mask(job: Job, open_pipeline: OpenPipeline) -> Result:
-    """Finds the mask and writes it. Raises DiffEditError."""
+    """Computes the mask and writes it. Raises DiffEditError."""
     picture = _picture(job)
     allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     targets = _targets(job, "mask")
@@ -59,7 +59,7 @@ def invert(job: Job, open_pipeline: OpenPipeline) -> Result:
 
 @dataclass(frozen=True)
 class EditInputs:
-    """What an edit needs, read and checked: all that can be wrong with its files is said before the network works."""
+    """Inputs of an edit, read and checked: errors in its files are raised before the first network evaluation."""
 
     picture: Picture
     mask: Mask | None
@@ -71,7 +71,7 @@ class EditInputs:
 
 @dataclass(frozen=True)
 class PaintedEdit:
-    """What the model made of an edit, not written yet."""
+    """Variants of an edit that the model has computed, not written yet."""
 
     pipeline: EditPipeline
     stats: EditStats
@@ -79,9 +79,9 @@ class PaintedEdit:
 
 
 def edit(job: Job, open_pipeline: OpenPipeline) -> Result:
-    """Edits the picture, computing what of mask and latents is not given. Raises DiffEditError.
+    """Edits the picture, and computes the mask and the latents that the job does not provide. Raises DiffEditError.
 
-    Of an edit that is withheld nothing is written, not even its mask.
+    If the edit is withheld, nothing is written, not even its mask.
     """
     inputs = read_inputs(job)
     painted = paint(job, inputs, open_pipeline)
@@ -89,12 +89,12 @@ def edit(job: Job, open_pipeline: OpenPipeline) -> Result:
 
 
 def read_inputs(job: Job) -> EditInputs:
-    """Reads the files of an edit and finds its outputs' names. Raises DiffEditError."""
+    """Reads the files of an edit and determines the names of its outputs. Raises DiffEditError."""
     return _opened(job, _targets)
 
 
 def foresee_edit(job: Job) -> None:
-    """Raises the DiffEditError that an edit would end with, as far as its files and names tell; writes nothing."""
+    """Raises the DiffEditError that the files and names of an edit would cause, without writing anything."""
     _opened(job, lambda *named: _foreseen(job, outputs.targets(*named)))
 
 
@@ -112,7 +112,7 @@ def _opened(job: Job, find: Callable[[Job, str, Sequence[Path]], Targets]) -> Ed
 
 
 def paint(job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> PaintedEdit:
-    """All of an edit that the model does, and the files that only the model can make. Raises DiffEditError."""
+    """Computes an edit with the model, and writes its embeddings and frames, which need it. Raises DiffEditError."""
     pipeline, picture = open_pipeline(), inputs.picture
     stats = EditStats()
     variants = pipeline.edit(picture, job.params, stats, inputs.mask, inputs.latents, inputs.allowed)
@@ -123,7 +123,7 @@ def paint(job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> PaintedE
 
 
 def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
-    """Writes the results of an edit, its mask and what shows it, all or nothing. Raises DiffEditError."""
+    """Writes the results of an edit, its mask and its previews, after checking all of them. Raises DiffEditError."""
     targets, variants, first = inputs.targets, painted.variants, painted.variants[0]
     changed = masks.union([one.mask for one in variants])
     data = [codecs.encode(one.picture, inputs.format, one.record if job.metadata else None) for one in variants]
@@ -146,13 +146,16 @@ def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
 
 
 def _picture(job: Job) -> Picture:
-    """As its results are to have it."""
+    """Loads the picture, without the input's metadata if results are to have none of it."""
     picture = codecs.load(job.input, job.max_pixels)
     return picture.stripped() if job.strip_metadata else picture
 
 
 def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:
-    """All that the job writes, in folders that are there. Raises UsageError, and OutputError for what it may not."""
+    """Returns the files that the job writes, after creating the folders for embeddings, frames and previews.
+
+    Raises UsageError for a wrong name, OutputError for a file that may not be written.
+    """
     targets = outputs.targets(job, command, results)
     job.ownership.reads(job.inputs)
     folders = {one.path.parent: one.option for one in (*targets.embeds.values(), *targets.frames)}
@@ -165,7 +168,7 @@ def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> T
 
 
 def _foreseen(job: Job, targets: Targets) -> Targets:
-    """The same in folders that may have to be made, as far as that can be told. Raises OutputError, UsageError."""
+    """Checks the targets as `_targets` does, but does not create folders. Raises OutputError, UsageError."""
     for target in targets.everything:
         above = next(filter(os.path.lexists, target.path.absolute().parents))
         if not (paths.is_folder(above) and os.access(above, os.W_OK | os.X_OK)):
@@ -178,7 +181,7 @@ def _foreseen(job: Job, targets: Targets) -> Targets:
 def _shown(
     targets: Targets, job: Job, picture: Picture, mask: Mask, variants: Sequence[EditVariant] = ()
 ) -> dict[Target, bytes]:
-    """What people want to look at, as files. Without metadata they say no more than that they are ours."""
+    """Returns the encoded previews by target. Without metadata, their record shows only that diffedit made them."""
     made: Mapping[str, Any] = variants[0].record if variants else mask.record()
     results = [one.picture for one in variants]
     shown = {}
@@ -201,5 +204,5 @@ def _save_frames(targets: Targets, job: Job, latents: Latents, pipeline: EditPip
     if targets.frames:
         made = latents.made if job.metadata else {}
         for level, (target, pixels) in enumerate(zip(targets.frames, pipeline.frames(latents, stats), strict=False)):
-            record = records.record("frame", {**made, "level": level})  # the model may leave some levels out
+            record = records.record("frame", {**made, "level": level})  # the model may return fewer levels
             job.ownership.publish({target: codecs.encode_png(pixels, record)})

@@ -1,4 +1,4 @@
-"""Ctrl-C, also where Python drops it in a finaliser, or a library takes it for a failure of its own."""
+"""Detects Ctrl-C even if Python drops it in a finaliser, or a library reports it as an error of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-_pressed: int | None = None  # the signal that told so
+_pressed: int | None = None  # number of the signal, once it was received
 
 
 def heed() -> None:
-    """From here on this process hears it, unless whoever started it wants it not to."""
+    """Handles SIGINT in this process from now on, unless the process was started with SIGINT ignored."""
     forget()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, press)
@@ -22,20 +22,20 @@ def heed() -> None:
 
 
 def forget() -> None:
-    """The work that it was meant for has ended."""
+    """Forgets a Ctrl-C, after the work that it was meant for has ended."""
     global _pressed
     _pressed = None
 
 
 def press(number: int, _: FrameType | None = None) -> None:
-    """Handles the signal. Always raises KeyboardInterrupt."""
+    """Signal handler that notes the signal and always raises KeyboardInterrupt."""
     global _pressed
     _pressed = number
     raise KeyboardInterrupt
 
 
 def raise_if_pressed() -> None:
-    """Where something failed: raises KeyboardInterrupt if that was in truth Ctrl-C."""
+    """Raises KeyboardInterrupt if Ctrl-C was pressed; error handlers call it, as Ctrl-C may have caused the error."""
     if _pressed is not None:
         raise KeyboardInterrupt
 
@@ -45,6 +45,6 @@ def _unraisable(raised: UnraisableHookArgs) -> None:
         import threading
 
         told = (threading.main_thread().ident, _pressed or signal.SIGINT)
-        threading.Timer(0.01, signal.pthread_kill, told).start()  # once more, when the finaliser is through
+        threading.Timer(0.01, signal.pthread_kill, told).start()  # again, after the finaliser
     else:
         sys.__unraisablehook__(raised)

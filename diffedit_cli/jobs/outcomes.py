@@ -1,4 +1,4 @@
-"""How a job ends: its result, or what failed in place of one."""
+"""Outcomes of jobs: results, and failed results for errors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ def each(
     *,
     on_bug: Callable[[str], Any],
 ) -> Iterator[Result]:
-    """Results in order; a picture that fails gives a failed result and the next begins. Bugs go to `on_bug`, too."""
+    """Yields the results of jobs in order. A picture that fails yields a failed result, and the next picture begins.
+
+    `on_bug` receives the traceback of a bug.
+    """
     for job in jobs:
         yield attempt(job, lambda job=job: command(job, open_pipeline), on_bug)  # type: ignore[misc]
 
 
 def attempt(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T | Result:
-    """What `call` returns, or a failed result in its place."""
+    """Returns what `call` returns, or a failed result if it raises; `on_bug` receives the traceback of a bug."""
     try:
         return call()
     except DiffEditError as error:
@@ -87,7 +90,7 @@ def failed_result(job: Job, code: int, message: str) -> Result:
 
 
 def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
-    """Of a job whose outputs an earlier run made, from the same and by the same, or that is only foreseen."""
+    """Returns the result of a job that is skipped, as an earlier run made the same outputs, or that is only planned."""
     outputs = output_names.variant_paths(job.written[0], job.params)
     mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
     return Result(

@@ -1,4 +1,4 @@
-"""What the results of a run are called: a template such as `{stem}-{to}{ext}`, below the output folder."""
+"""Names of a run's results: a template such as `{stem}-{to}{ext}`, relative to the output folder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage import files, paths
 
 DEFAULT = "{stem}{ext}"
-LONGEST = 100  # bytes that a word may bring into a name
-WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # how a field may be: :>10 or :04, and nothing that fills a disk
+LONGEST = 100  # bytes that a prompt may add to a name
+WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # allowed format of a field, such as :>10 or :04; a larger width could fill a disk
 FIELDS = {
     "stem": "the picture's name without its ending",
     "ext": "the ending, with its dot",
@@ -26,11 +26,11 @@ FIELDS = {
 
 
 OF_FILES = {**{name: FIELDS[name] for name in ("stem", "ext")}, "folder": "the folders between it and its source"}
-"""Of the templates of what is given for each picture."""
+"""Fields of the templates for input files of each picture, such as masks."""
 
 
 def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS) -> None:
-    """Raises UsageError for a template that names no file."""
+    """Raises UsageError for a template that is invalid or names no file."""
     try:
         fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -52,9 +52,9 @@ def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS
 
 
 def result_path(template: str, place: Path, extension: str, params: Params) -> Path:
-    """Where a picture's result goes below the output folder: in the folders of its place, named by the template.
+    """Returns the path of a result below the output folder: in the folders of `place`, named by the template.
 
-    A template without an ending gets the picture's. Raises UsageError for a name outside.
+    A template without an extension gets `extension`. Raises UsageError for a path outside of the output folder.
     """
     if not re.search(r"({ext}|\.\w+)$", template):
         template += "{ext}"
@@ -65,13 +65,13 @@ def result_path(template: str, place: Path, extension: str, params: Params) -> P
 
 
 def input_path(template: Path, flag: str, place: Path) -> Path:
-    """A file that is given for each picture, such as masks/{folder}/{stem}.png. Raises UsageError for no template."""
+    """Returns a picture's input file by a template such as masks/{folder}/{stem}.png. Raises UsageError if invalid."""
     check(str(template), flag, OF_FILES)
     return Path(str(template).format(stem=place.stem, ext=place.suffix, folder=place.parent))
 
 
 def check_below(path: Path) -> Path:
-    """Raises UsageError for a path that leads out of the output folder, and for a name that no file can have."""
+    """Returns the path. Raises UsageError if it leads out of the output folder, or for a name that no file can have."""
     if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
         raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
     if wrong := paths.flaw(path):
@@ -80,25 +80,27 @@ def check_below(path: Path) -> Path:
 
 
 def _word(text: str) -> str:
-    """What a prompt adds to a file's name: no character that some file system refuses."""
+    """Returns a prompt as part of a file name, without characters that some file systems refuse."""
     word = re.sub(r"[^\w.,()+-]+", "-", text).strip("-. ")
     return word.encode()[:LONGEST].decode(errors="ignore")
 
 
 def variant_paths(output: Path, params: Params) -> list[Path]:
-    """Where the variants go: cat.png, cat-2.png, cat-3.png ..."""
+    """Returns the paths of the variants: cat.png, cat-2.png, cat-3.png ..."""
     count = 1 if params.best else params.variants
     others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, count + 1)]
     return [output, *others]
 
 
 def written_extension(path: Path) -> str:
-    from diffedit_cli.images import codecs  # not with the option that names results: --help is to be quick
+    """Returns the expected extension of a picture's result: its own if diffedit can write it, else `.png`."""
+    from diffedit_cli.images import codecs  # not at the top: --help imports this module and must be quick
 
     return path.suffix if path.suffix.lower() in codecs.EXTENSIONS else ".png"
 
 
 def default_path(path: Path, ending: str) -> Path:
+    """Returns the path of an output beside an input: the input's stem and `ending`; `-` for standard input."""
     if path == files.STANDARD_STREAM:
         return path
     return path.with_name(path.stem + ending) if path.name else path / ending  # a folder, which fails when it is read

@@ -1,4 +1,4 @@
-"""All files that a job writes, by what they are."""
+"""The files that a job writes, by kind."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ RESULT = ("-o", "--out")  # the options that name results
 
 
 ENDINGS = {"mask": ".png", "invert": ".safetensors"}
-"""Of what is written in one format."""
+"""Extensions of the results of commands that write one format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """All that a job writes, by what it is."""
+    """All files that a job writes, by kind."""
 
     results: list[Target]
     mask: Target | None = None
@@ -33,7 +33,7 @@ class Targets:
 
     @property
     def apart(self) -> list[Target]:
-        """All that no other job may write, too; embeddings of the same prompt are the same."""
+        """Files that no other job may write; embeddings are shared, as those of the same prompt are equal."""
         return [*self.results, *([self.mask] if self.mask else []), *self.shows.values(), *self.frames]
 
     @property
@@ -42,9 +42,9 @@ class Targets:
 
 
 def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:
-    """Of a job that does what `command` does; `results` where they are not called as names tell.
+    """Returns the files that a job of `command` writes; `results` replaces the expected paths of its results.
 
-    Raises UsageError for names that no such file can have, or that are given twice.
+    Raises UsageError for a name that such a file cannot have, and for two files of one name.
     """
     stages = job.stages if command == "edit" else [command]
 
@@ -71,19 +71,19 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
 
 
 def _check_ending(job: Job, command: str) -> None:
-    """Raises UsageError for a result that is called by what it is not."""
+    """Raises UsageError for a result with the extension of another format."""
     ending = ENDINGS.get(command)
     if ending and job.output and job.output.suffix.lower() in {*codecs.EXTENSIONS, *ENDINGS.values()} - {ending}:
         raise UsageError(f"diffedit {command} writes no {job.output.suffix} file; name one that ends in {ending}.")
 
 
 def expected(command: str, job: Job) -> list[Path]:
-    """The results of a command, as far as names tell."""
+    """Returns the expected paths of a command's results; the picture itself is not read."""
     endings = {"mask": ".mask.png", "invert": ".latents.safetensors", "edit": f".edited{written_extension(job.input)}"}
     output = job.output or default_path(job.input, endings[command])
     return variant_paths(output, job.params) if command == "edit" else [output]
 
 
 def frame_path(job: Job, level: int) -> Path:
-    """Where the picture of a level of the inversion goes, if they are wanted."""
+    """Returns the path of the picture of an inversion level, for a job with `frames`."""
     return (job.frames or Path()) / f"{job.called}-{level:03}.png"

@@ -1,4 +1,4 @@
-"""The jobs of a run: planned from rows, and passed over when they are done."""
+"""Plans the jobs of a run from rows, and skips the jobs that are done."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from diffedit_cli.storage.remote import Fetched
 
 
-SCHEMA = 1  # of identities
+SCHEMA = 1  # version of the identity's content
 READ = {"input": "picture", "mask": "mask", "latents": "latents file", "within": "mask", "exclude": "mask"}
-"""The files of a job, and what each is."""
-Share = Callable[[Row], dict[str, Any]]  # what a row's job has beside input and outputs
+"""The input files of a job, by field, and what messages call them."""
+Share = Callable[[Row], dict[str, Any]]  # returns the fields of a row's job other than its input and outputs
 
 
 def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
-    """Raises the row's problem, InputError or UsageError for what it says and cannot be, and what `share` raises."""
+    """Returns the job of a row; `template` names its output below the folder `out`.
+
+    Raises the row's problem, InputError or UsageError for invalid values of the row, and what `share` raises.
+    """
     if row.problem:
         raise row.problem
     if not row.url and (wrong := paths.flaw(row.input)):
@@ -47,7 +50,7 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
         place = output_names.result_path(
             template, row.place, output_names.written_extension(row.input), shared["params"]
         )
-    label = str(place).removesuffix(".png")  # a.jpg and a.png have two masks
+    label = str(place).removesuffix(".png")  # a.jpg and a.png need different mask names
     mask = out / f"{label}.mask.png"
     return Job(
         input=row.input, url=row.url, output=out / place, mask_output=mask, label=label, chosen_by="--out",
@@ -56,9 +59,9 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
 
 
 def identity(job: Job, about: dict[str, Any]) -> str:
-    """Of all that the results depend on: the content of each file that is read, every option, and `about` the rest.
+    """Returns the SHA-256 (hex) of everything the results depend on: the content of all input files and all options.
 
-    Raises InputError for a file that cannot be read.
+    `about` is the rest, such as the digest of the model. Raises InputError for a file that cannot be read.
     """
     read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
@@ -76,9 +79,9 @@ def plan_jobs(
     mine: Callable[[int], bool],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[tuple[Row, Job] | Result]:
-    """A job for each row whose position is `mine`, or its failure where it cannot be done; `owner` is of all of them.
+    """Yields the job of each row whose position is `mine`, or a failed result; `owner` is shared by all jobs.
 
-    Rows that other processes do take their outputs' names nevertheless: two of one name are noticed wherever they are.
+    The outputs of other processes' rows are claimed as well, so that two outputs of one name are always noticed.
     """  # fmt: skip
     for position, row in enumerate(rows):
         try:
@@ -101,7 +104,10 @@ def pending(
     about: Callable[[], dict[str, Any]],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[Job | Result]:
-    """Each job that has to be done, or its result where it was done before, from the same and by the same."""
+    """Yields each job still to do, or a skipped result for a job whose outputs exist with the same identity.
+
+    Inputs at URLs are fetched ahead. A job that cannot be done yields a failed result.
+    """
     wanted = (("" if isinstance(one, Result) else one[0].url, one) for one in claimed)
     for path, one in fetched.ahead(wanted):
         if isinstance(one, Result):
@@ -128,9 +134,9 @@ def forecast(
     check: Callable[[Job], object],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Generator[Result, None, None]:
-    """What would become of each job, by its files, and by what its model tells of it unloaded.
+    """Yields the expected result of each job, from its files and from `check`, without loading the model.
 
-    Nothing is fetched: what comes from a URL is planned, done or not.
+    Nothing is fetched: a job whose input is at a URL counts as planned, even if it is done.
     """
     for one in claimed:
         if isinstance(one, Result):
@@ -155,7 +161,7 @@ def _is_done(job: Job) -> bool:
 
 
 def _explained(error: Exception, on_bug: Callable[[str], Any]) -> DiffEditError:
-    """Whatever it is, it fails one row. Bugs go to `on_bug`, too."""
+    """Returns the DiffEditError with which any error fails one row. `on_bug` receives the traceback of a bug."""
     if isinstance(error, DiffEditError):
         return error
     if known := errors.of_surroundings(error):
@@ -175,7 +181,7 @@ def _content(path: Path | None, what: str) -> str | None:
 
 
 def refusal(row: Row, error: DiffEditError, job: Job | None = None) -> Result:
-    """That a row failed, with the prompts of its job, or as far as it comes to none, with its own."""
+    """Returns the failed result of a row, with the prompts of its job, or of the row if it has no job."""
     told = {"code": error.code, "message": f"{row.where}: {error}" if row.where and not row.problem else str(error)}
     if job is not None:
         return Result(status="failed", input=row.name, error=told, seed=job.params.seed, **outcomes.prompts(job))

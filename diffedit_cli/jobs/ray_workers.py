@@ -1,4 +1,4 @@
-"""The jobs of a run on Ray: each worker holds one model; Ray starts workers that are lost again, and their pictures."""
+"""Runs jobs on Ray: each worker holds one model, and Ray restarts a lost worker together with its picture."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from diffedit_cli.storage.remote import Fetched
 if TYPE_CHECKING:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
-TRIES = 2  # more, for a picture whose worker was lost
-LEAST = 80 * 2**20  # bytes, the smallest store of objects that Ray has: rows and results are small
-LIBRARIES = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")  # whose variables the workers are to have, too
+TRIES = 2  # retries of a picture whose worker was lost
+LEAST = 80 * 2**20  # bytes, the smallest object store that Ray allows: rows and results are small
+LIBRARIES = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")  # prefixes of environment variables that workers also get
 
 
 class Session(Protocol):
-    """What a worker asks of a command line's models and options."""
+    """The models and options of a command line, as a worker uses them."""
 
     @property
     def about(self) -> dict[str, Any]: ...
@@ -43,7 +43,7 @@ class Session(Protocol):
 
 
 class Worker:
-    """Edits one picture at a time, in the same folder and by the same options as the process that started the run."""
+    """Edits one picture at a time, in the same folder and with the same options as the process that started the run."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Worker:
         environment: dict[str, str],
         launch: Callable[[dict[str, Any]], Session],
     ) -> None:
-        """`launch` makes the session from `given`; Ray pickles it by its name."""
+        """Sets the environment; `launch` creates the session from `given` at the first edit. Ray pickles it by name."""
         os.environ.update(environment)
         self._given, self._folder, self._launch = given, folder, launch
 
@@ -75,9 +75,10 @@ class Worker:
         return self._place.results_log(None, Ownership())
 
     def edit(self, row: Row, before: str | None, spared: set[str]) -> Result:
-        """The result, its files where they belong; skipped if what is there is of the same identity, `before`.
+        """Edits the picture of a row and returns its result; skipped if the existing outputs have the same identity.
 
-        Whether they replace an input is known where all rows are, which is asked before; `spared` is as in `Place`.
+        `before` is the identity of the existing outputs, `spared` is as in `Place`. Whether an output would replace an
+        input was checked before by the process that knows all rows.
         """
         job = None
         try:
@@ -103,9 +104,9 @@ def edit_on_workers(
     record: Callable[[Result], Result],
     stopping: Callable[[], bool],
 ) -> Generator[Result, None, None]:
-    """Results as they come, each first told to `record`. After `stopping` says so no other picture is begun.
+    """Yields results as they end, each after a call of `record`. Once `stopping` returns True, no other picture starts.
 
-    One that took its worker with it each time has failed.
+    A picture whose worker is lost at every try has failed.
     """
     import ray
 
@@ -135,19 +136,20 @@ def edit_on_workers(
 
 @contextlib.contextmanager
 def hire(count: int | None, given: dict[str, Any], launch: Callable[[dict[str, Any]], Session]) -> Iterator[list[Any]]:
-    """So many workers, for None as many as Ray has GPUs, else processors; each with one of these of its own.
+    """Yields `count` workers, each with a GPU of its own, or a CPU if Ray has no GPUs or --device is another device.
 
-    Of the Ray that runs, as RAY_ADDRESS or this machine has it, else of one that is started here and ends with this.
-    Raises UsageError, also where Ray is not installed or has too few.
+    None means as many workers as Ray has GPUs or CPUs. Connects to a running Ray, of RAY_ADDRESS or of this machine,
+    else starts one that ends with the context. Raises UsageError, also if Ray is not installed or has too few of them.
     """
     count = count or 0
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    os.environ.setdefault("RAY_worker_niceness", "0")  # the workers of a Ray that is started here are the run itself
+    # Ray lowers the priority of its workers, but the workers of a Ray started here are the run itself.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError:
         raise UsageError("--ray needs Ray; install it with: pip install 'diffedit-cli[ray]'.") from None
-    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers
+    with contextlib.redirect_stdout(sys.stderr):  # Ray reports on workers on standard output
         _start(count, verbose=given["verbose"])
         try:
             yield _workers(count, given, launch)

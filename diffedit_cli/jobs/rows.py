@@ -1,4 +1,4 @@
-"""A picture of a run and what is said of it alone, and the job files that say so: JSONL, CSV and TOML."""
+"""Rows of a run (a picture and its own options), and the readers of job files: JSONL, CSV and TOML."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MARK = "utf-8-sig"  # UTF-8, with or without the mark that Windows puts first
+MARK = "utf-8-sig"  # UTF-8, with or without the byte order mark of Windows programs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A picture of a run, and what its job file says of it alone."""
+    """One picture of a run, with the options that its job file sets for this picture alone."""
 
     input: Path
-    place: Path  # below its source: what is mirrored into the output folder
-    given: Mapping[str, Any] = field(default_factory=dict)  # options, by their long names without dashes
-    where: str = ""  # in which line, for messages
-    problem: DiffEditError | None = None  # why it can only fail
-    url: str = ""  # where the picture has to be fetched from
+    place: Path  # path relative to its source, mirrored into the output folder
+    given: Mapping[str, Any] = field(default_factory=dict)  # options, by their long names without dashes in front
+    where: str = ""  # the line of the job file, for messages
+    problem: DiffEditError | None = None  # the error with which the row fails
+    url: str = ""  # source of a remote picture
 
     @property
     def name(self) -> str:
@@ -41,13 +41,13 @@ class Row:
 
     @property
     def reads(self) -> list[Path]:
-        """The files of this machine that are read for it, as far as its row names them."""
+        """Local paths that the row may read: its picture and every text option except the output."""
         named = [Path(value) for name, value in self.given.items() if name != "output" and isinstance(value, str)]
         return named if self.url else [self.input, *named]
 
 
 def row_of_name(name: str, **more: Any) -> Row:
-    """A row of a path or a URL; an empty name fails, as of a variable that is not set."""
+    """Returns the row of a path or a URL. An empty name, for instance of an unset variable, gives a row that fails."""
     if not name:
         return Row(input=Path(name), place=Path("nothing"), problem=UsageError("A picture's name is empty."), **more)
     try:
@@ -60,16 +60,17 @@ def row_of_name(name: str, **more: Any) -> Row:
 
 
 def unusable(where: str, problem: str) -> Row:
+    """Returns a row that fails with a UsageError."""
     return Row(input=Path(where), place=Path(where), where=where, problem=UsageError(problem))
 
 
 def _mirrored(path: Path) -> Path:
-    """The folders of a relative path are made again in the output folder, so that a list has no two of one name."""
+    """Returns the place of a path: a relative path keeps its folders, so that equal file names in a list stay apart."""
     return Path(path.name) if path.is_absolute() or ".." in path.parts else path
 
 
 def _row(said: Any, where: str) -> Iterator[Row]:
-    """The row of a table; none of an empty one. What is wrong with it fails this row alone."""
+    """Yields the row of a table of options, or nothing for an empty table. An error in it fails this row alone."""
     if not isinstance(said, Mapping):
         yield unusable(where, f"{where} is not a table of options.")
         return
@@ -82,12 +83,12 @@ def _row(said: Any, where: str) -> Iterator[Row]:
 
 
 def _option(column: object) -> str:
-    """The option that a column is; empty for one without a name, as of a spreadsheet's numbers of rows."""
+    """Returns the option of a column; empty for a column without a name, such as a spreadsheet's row numbers."""
     return str(column).strip().removeprefix("--").replace("_", "-")
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a cell says nothing: NaN is what pandas makes of an empty one."""
+    """Whether a cell is empty: None, blank text, or NaN, which pandas writes for an empty cell."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
@@ -136,7 +137,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _contradiction(columns: list[str], cells: list[str]) -> str | None:
-    """The option that two columns of one name have different cells for, if there is one."""
+    """Returns the option for which two columns have different cells, or None."""
     said: dict[str, str] = {}
     for name, cell in zip(map(_option, columns), cells, strict=False):
         if name and said.setdefault(name, cell) != cell:
@@ -145,11 +146,11 @@ def _contradiction(columns: list[str], cells: list[str]) -> str | None:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, of which those behind a broken one can be had again."""
+    """Lines of a file, in which those behind the first line of a broken record can be read again."""
 
     def __init__(self, file: Iterator[str]) -> None:
         self._file, self._again, self._record = file, deque[str](), list[str]()
-        self.number = 0  # of the last one
+        self.number = 0  # of the line read last
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._file)
@@ -158,7 +159,10 @@ class _Lines(Iterator[str]):
         return line
 
     def delimiter(self) -> str:
-        """What stands between the columns: Excel writes semicolons where numbers have commas. Asked first."""
+        """Returns the column delimiter, from the first line that is not blank; call it before reading any line.
+
+        Excel writes semicolons in languages with decimal commas.
+        """
         while (line := next(self._file, None)) is not None and not line.strip():
             self.number += 1
         if line is None:
@@ -167,24 +171,24 @@ class _Lines(Iterator[str]):
         return ";" if ";" in line and "," not in line else ","
 
     def begin(self) -> int:
-        """A record begins; the number of its first line."""
+        """Begins a record and returns the number of its first line."""
         self._record = []
         return self.number + 1
 
     @property
     def is_cut(self) -> bool:
-        """Whether a line of the record is too long, so that its end is missing."""
+        """Whether a line of the record was too long, so that its end is missing."""
         return any(len(line) > paths.LONGEST for line in self._record)
 
     def give_up(self) -> None:
-        """Of the record only its first line is lost."""
+        """Gives the record up: all its lines except the first are read again."""
         self._again.extendleft(reversed(self._record[1:]))
         self.number -= len(self._record[1:])
         self._record = self._record[:1]
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """Of each record the number of its first line, its cells, and what is wrong with it, if anything is."""
+    """Yields for each record the number of its first line, its cells, and its error or an empty text."""
     while True:
         number = lines.begin()
         try:
@@ -205,7 +209,7 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], st
 
 
 def _toml(path: Path) -> Iterator[Row]:
-    """`[[job]]` tables; what stands before them counts for all."""
+    """Yields the rows of the `[[job]]` tables; the keys before them are defaults for all rows."""
     if path.stat().st_size > 10 * paths.LONGEST:
         raise UsageError(
             f"The job file {path} has more than {10 * paths.LONGEST} bytes, too many for TOML; use JSONL or CSV."

@@ -1,4 +1,4 @@
-"""The jobs of a run at work: pictures are read ahead of the network and written behind it."""
+"""Runs the jobs of a run as a pipeline: pictures are read ahead of the network and written behind it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from diffedit_cli.storage.remote import Fetched
 
 
-AHEAD = 2  # pictures that are read while another is edited
+AHEAD = 2  # pictures read while another is edited
 
 
 def publish_result(result: Result, fetched: Fetched, place: Place) -> Result:
-    """A result with its files where they belong, and under the names that these have there."""
+    """Delivers a result's files to their destination and returns the result with their final paths or URLs.
+
+    For an input that was fetched, the URL replaces the path of the copy, also in messages, and the copy is removed.
+    """
     source = fetched.url(result.input)
     error, warnings = result.error, tuple(text.replace(result.input, source) for text in result.warnings)
     if error is not None:
@@ -38,7 +41,7 @@ def publish_result(result: Result, fetched: Fetched, place: Place) -> Result:
 
 
 class _Run:
-    """Edits at work: read ahead by `readers`, painted in this thread, written behind by `writer`."""
+    """State of a pipelined run: `readers` read ahead, edits are computed in turn, `writer` writes behind."""
 
     def __init__(
         self,
@@ -50,20 +53,23 @@ class _Run:
         self._open_pipeline, self._on_bug, self._record = open_pipeline, on_bug, record
         self._at_once, self.most = at_once, at_once or 1
         self.readers = ThreadPoolExecutor(AHEAD, "reading")
-        self.writer = ThreadPoolExecutor(1, "writing")  # one: results are recorded in the order in which they end
+        self.writer = ThreadPoolExecutor(1, "writing")  # one thread keeps the order in which edits end
         self.batcher: CooperativeBatcher[ModelInput, Tensor] = CooperativeBatcher(
             lambda asked: open_pipeline().session.ask_together(asked)
         )
 
     def read(self, job: Job | Result) -> Callable[[], Future[Future[Result]]]:
-        """Begins to read a job's files; what is returned paints it. What has ended already is only recorded."""
+        """Starts to read a job's files and returns a function that computes the edit; a `Result` is only recorded.
+
+        The outer future ends when the edit is computed, the inner future when its result is written and recorded.
+        """
         if isinstance(job, Result):
             return functools.partial(self._end, job)
         inputs = self.readers.submit(lambda: outcomes.attempt(job, lambda: execute.read_inputs(job), self._on_bug))
         return functools.partial(self._paint, job, inputs)
 
     def _paint(self, job: Job, reading: Future[EditInputs | Result]) -> Future[Future[Result]]:
-        """Painted, then written."""
+        """Computes the edit, then queues its write."""
         inputs = reading.result()
         if isinstance(inputs, Result):
             return self._end(inputs)
@@ -77,7 +83,7 @@ class _Run:
         return self.batcher.begin(lambda: self.writer.submit(self._settle, self._painted(job, inputs, lambda: own)))
 
     def _painted(self, job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> Callable[[], Result] | Result:
-        """What writes the result, or the failed result."""
+        """Computes the edit and returns a function that writes its result, or a failed result."""
         painted = outcomes.attempt(job, lambda: execute.paint(job, inputs, open_pipeline), self._on_bug)
         if isinstance(painted, Result):
             return painted
@@ -101,11 +107,12 @@ def run_pipelined(
     stopping: Callable[[], bool] = lambda: False,
     at_once: int | None = 1,
 ) -> Generator[Result, None, None]:
-    """As `outcomes.each` of edits, in order, but pictures are read and written while others are edited.
+    """Yields the results of edits in order, as `outcomes.each` does, but reads and writes pictures during other edits.
 
-    `at_once` are edited together, their calls of the network joined; None: as many as is best on the device. `record`
-    gets each result as soon as it is written and returns it as it is shown. Once `stopping` returns True no other
-    picture is begun. When the generator is closed or interrupted, edits that are not painted yet are discarded.
+    `at_once` pictures are edited together with joined network evaluations; None chooses the best number for the device.
+    `record` receives each result as soon as it is written and returns the result to yield. Once `stopping` returns
+    True, no further picture starts. When the generator is closed or interrupted, edits that are not computed yet are
+    discarded.
     """
     run = _Run(open_pipeline, on_bug, record, at_once)
     with run.readers, run.writer, run.batcher:

@@ -1,4 +1,4 @@
-"""Which part of a run this process does, and waiting for the processes that it was started with."""
+"""Determines which part of a run this process does, and waits for the processes of the other parts."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from dataclasses import dataclass
 
 from diffedit_cli.errors import UsageError
 
-LAUNCHERS = (  # how they tell a process which of how many it is
+LAUNCHERS = (  # variables with which launchers tell a process its rank and the number of processes
     ("RANK", "WORLD_SIZE"),  # accelerate launch, torchrun
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun
     ("PMI_RANK", "PMI_SIZE"),
 )
-PATIENCE = 0.5  # seconds between looks at whether the others have ended
+PATIENCE = 0.5  # seconds between checks whether the other processes have ended
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` (from 1) of `count`; `launched` by one that starts the processes of all parts together."""
+    """Part `number` (from 1) of `count`; `launched` if a launcher started the processes of all parts together."""
 
     number: int = 1
     count: int = 1
     launched: bool = False
 
     def has(self, position: int) -> bool:
-        """Whether the picture at this position (from 0) is of this part."""
+        """Whether the picture at this position (from 0) belongs to this part."""
         return position % self.count == self.number - 1
 
     def of(self, total: int) -> int:
-        """How many of so many pictures are of this part."""
+        """Returns how many of `total` pictures belong to this part."""
         return len(range(self.number - 1, total, self.count))
 
     def wait_for_the_others(self) -> None:
-        """Returns when all processes have called this, for torchrun kills the others of one that exits with an error.
+        """Returns when all processes have called this: torchrun kills the others when one exits with an error.
 
-        Its own store counts them, on all machines. Where that has gone, there is nobody left to wait for.
+        The processes of all machines are counted in torchrun's store. If the store is gone, no process is left to wait
+        for.
         """
         if not self.launched or "TORCHELASTIC_RUN_ID" not in os.environ:
             return
@@ -51,7 +52,7 @@ class Shard:
 
 
 def choose_shard(text: str | None) -> Shard:
-    """As given (`3/8`), else as whoever started this process and its like says, else all. Raises UsageError."""
+    """Returns the part that --shard names (`3/8`), else the launcher's part, else the whole run. Raises UsageError."""
     if text is not None:
         return _shard("--shard", text)
     for rank, size in LAUNCHERS:

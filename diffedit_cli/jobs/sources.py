@@ -1,4 +1,4 @@
-"""Where the pictures of a run come from: folders, patterns, names, lists on standard input, and job files."""
+"""Finds the pictures of a run in folders, patterns, names, lists on standard input and job files."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from diffedit_cli.storage.remote import is_hidden
 
 EXTENSIONS = (*codecs.EXTENSIONS, *codecs.READ_ONLY)
 CHUNK = 1 << 16
-LONGEST = 1 << 16  # bytes of a path in a list; no system has longer ones
-FOLDERS = "**"  # in a pattern: any number of them
-NAMED = 3  # of what is passed over: more would hide what is said of them
+LONGEST = 1 << 16  # bytes of a path in a list; no system allows longer paths
+FOLDERS = "**"  # in a pattern: any number of folders
+NAMED = 3  # names shown per kind of skipped file: more would hide the message
 
 
 @dataclass
 class SkippedFiles:
-    """What folders and patterns hold beside pictures to be edited."""
+    """Counts of the files in folders and patterns that are not edited, by reason."""
 
-    others: Counter[str] = field(default_factory=Counter)  # by their endings
+    others: Counter[str] = field(default_factory=Counter)  # files that are not pictures, by extension
     made: int = 0
     hidden: int = 0
     folders: int = 0
     links: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """`no pictures by their names: 3 (.mov, .txt), hidden: 1`; empty where all was taken."""
+        """Returns `no pictures by their names: 3 (.mov, .txt), hidden: 1`, or an empty text if none was skipped."""
         said = {
             "no pictures by their names": (self.others.total(), f" ({_few(self.others)})"),
             "made by diffedit": (self.made, ""),
@@ -55,13 +55,13 @@ def _few(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class _Picker:
-    """Says which of the files that a folder or a pattern holds are taken, and counts the others."""
+    """Decides which files of a folder or a pattern are edited, and counts the skipped files."""
 
     skip: Callable[[Path], bool]
     passed: SkippedFiles
 
     def takes(self, path: Path, *, url: str = "") -> bool:
-        """At a URL nobody sees what diffedit made; its path is no file of this machine."""
+        """Whether a file is edited. With `url` only the name is checked, because `path` is not a local file."""
         if path.suffix.lower() not in EXTENSIONS:
             self.passed.others[path.suffix.lower() or "no ending"] += 1
             return False
@@ -70,7 +70,7 @@ class _Picker:
         return not made
 
     def shown(self, names: Iterable[str]) -> list[str]:
-        """Those that are not hidden, in order."""
+        """Returns the names that are not hidden, sorted."""
         shown, hidden = [], 0
         for name in names:
             if is_hidden(name):
@@ -84,9 +84,10 @@ class _Picker:
 def list_rows(
     sources: Iterable[str], *, recursive: bool, skip: Callable[[Path], bool], passed: SkippedFiles | None = None
 ) -> Iterator[Row]:
-    """The pictures of folders, patterns and names, in order; `skip` leaves out some that a folder or pattern holds.
+    """Yields a row for each picture of folders, patterns and names, in order.
 
-    What has none, a folder that may not be looked into, and a URL that nothing can reach are rows that fail.
+    `skip` leaves out some files of folders and patterns; `passed` counts all skipped files. A source without pictures,
+    a folder that may not be read and a URL that cannot be reached yield rows that fail.
     """
     picker = _Picker(skip, passed or SkippedFiles())
     for said in sources:
@@ -97,9 +98,13 @@ def list_rows(
 
 
 def _of_source(said: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
-    """Raises InputError for a folder or a pattern without any, UsageError for a URL of no known file system."""
+    """Yields the rows of one source.
+
+    Raises InputError for a folder or a pattern without pictures, UsageError for an empty name and for a URL of an
+    unknown file system.
+    """
     source = Path(said)
-    if not said:  # else the working folder
+    if not said:  # else it would mean the working folder
         raise UsageError("A picture's name is empty; name a picture, a folder, a pattern or a list.")
     if remote.is_url(said):
         yield from _some(_at_url(said, recursive, picker), f"{said} holds no pictures", recursive)
@@ -112,10 +117,10 @@ def _of_source(said: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
 
 
 def stream_rows(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
-    """The rows of job files, and of the list of paths on standard input for `-`, as they are read.
+    """Yields the rows of job files, and of the list of paths on standard input for `-`, while reading them.
 
     Paths of a list end with a line break, or with a zero byte if `null`. Raises InputError for a file that cannot be
-    read, UsageError for one that is no table.
+    read, UsageError for a file that is not a valid table.
     """
     for source in sources:
         what = "list of paths" if source == files.STANDARD_STREAM else "job file"
@@ -130,7 +135,10 @@ def stream_rows(sources: Iterable[Path], *, null: bool) -> Iterator[Row]:
 
 
 def peek_rows(sources: Iterable[Path]) -> Iterator[Row]:
-    """What `streamed` will read of job files, before any of it is done; nothing of standard input, or of a bad file."""
+    """Yields the rows that `stream_rows` will read from job files, before the run begins.
+
+    Skips standard input. A file that cannot be read ends there without an error.
+    """
     for source in sources:
         if source != files.STANDARD_STREAM:
             with contextlib.suppress(DiffEditError):
@@ -138,6 +146,7 @@ def peek_rows(sources: Iterable[Path]) -> Iterator[Row]:
 
 
 def is_stream(source: Path) -> bool:
+    """Whether `stream_rows` reads the source: standard input or a job file."""
     return source == files.STANDARD_STREAM or (source.suffix.lower() in READERS and not paths.is_folder(source))
 
 
@@ -148,6 +157,7 @@ def _at_url(url: str, recursive: bool, picker: _Picker) -> Iterator[Row]:
 
 
 def _some(rows: Iterable[Row], complaint: str, recursive: bool = True) -> Iterator[Row]:
+    """Yields the rows. Raises InputError with `complaint` if there are none."""
     row = None
     for row in rows:
         yield row
@@ -175,7 +185,7 @@ def _in_folder(folder: Path, recursive: bool, picker: _Picker) -> Iterator[Row]:
 
 
 def _refused(errors: list[OSError]) -> Iterator[Row]:
-    """Rows that fail for folders that cannot be looked into; the list is empty then."""
+    """Yields failing rows for folders that cannot be read, and empties the list."""
     while errors:
         error = errors.pop(0)
         folder = Path(os.fsdecode(error.filename))
@@ -184,7 +194,10 @@ def _refused(errors: list[OSError]) -> Iterator[Row]:
 
 
 def _fixed(source: Path) -> tuple[Path, list[str]]:
-    """What of a source is meant as it stands, also where it has signs of patterns in it, and the pattern behind."""
+    """Returns the leading part of a source that is a literal path, and the parts of the pattern behind it.
+
+    A part that exists is literal, even if it contains the characters of patterns.
+    """
     root, parts = Path(), list(source.parts)
     while parts and (paths.is_there(root / parts[0]) or not any(sign in parts[0] for sign in remote.PATTERN)):
         root /= parts.pop(0)
@@ -192,7 +205,7 @@ def _fixed(source: Path) -> tuple[Path, list[str]]:
 
 
 def _matching(pattern: Path, picker: _Picker) -> Iterator[Row]:
-    """What lies below the first sign of a pattern is mirrored."""
+    """Yields the pictures that match a pattern; their place is the path below its literal part."""
     root, parts = _fixed(pattern)
     if parts[-1] == FOLDERS:
         parts.append("*")
@@ -204,7 +217,7 @@ def _matching(pattern: Path, picker: _Picker) -> Iterator[Row]:
 
 
 def _expanded(folder: Path, parts: Sequence[str], picker: _Picker, refused: list[OSError]) -> Iterator[Path]:
-    """What a pattern means below a folder. As in a shell, what is hidden has to be asked for."""
+    """Yields the paths that match a pattern below a folder. As in a shell, only a leading dot matches hidden names."""
     if not parts:
         yield folder
         return
@@ -214,7 +227,7 @@ def _expanded(folder: Path, parts: Sequence[str], picker: _Picker, refused: list
     except PermissionError as error:
         refused.append(error)
         return
-    except OSError:  # no folder, which a pattern may well meet
+    except OSError:  # not a folder: a pattern may match files here
         return
     if part == FOLDERS:
         yield from _expanded(folder, rest, picker, refused)
@@ -231,7 +244,11 @@ def _expanded(folder: Path, parts: Sequence[str], picker: _Picker, refused: list
 
 
 def _in_list(stream: Any, null: bool) -> Iterator[Row]:
-    """The rows of a list. Any bytes but the end may stand in a name; editors on Windows begin with a mark."""
+    """Yields the rows of a list of paths, which may contain any byte except the terminator.
+
+    In a list of lines, the byte order mark of Windows editors is dropped, and so is a carriage return at the end of a
+    line unless a file of that name exists.
+    """
     for number, line in enumerate(_cut(stream, b"\0" if null else b"\n"), start=1):
         name = line.removeprefix(BOM_UTF8) if number == 1 and not null else line
         if not null and name.endswith(b"\r") and not paths.is_there(os.fsdecode(name)):
@@ -243,7 +260,7 @@ def _in_list(stream: Any, null: bool) -> Iterator[Row]:
 
 
 def _cut(stream: Any, end: bytes) -> Iterator[bytes]:
-    """What stands before each end, and behind the last; of what is too long the beginning. Raises OSError."""
+    """Splits a stream at each terminator; of a piece longer than LONGEST only the beginning is kept. Raises OSError."""
     left = b""
     while data := stream.read1(CHUNK):
         *whole, left = (left + data).split(end)

@@ -1,4 +1,4 @@
-"""What single commands wrote last, so that one that would write the same again costs a hash."""
+"""Notes of the outputs of single commands, so that a command that would write the same again only costs a hash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Command = Callable[[Job, OpenPipeline], Result]
 
 
 class OutputNotes:
-    """A small file for each output in a folder of the cache: from what it was made, and its own digest.
+    """Notes in the cache, one per first output of a command: the identity and the digests of all its outputs.
 
     An output that was changed since, by hand or otherwise, is not up to date.
     """
@@ -33,6 +33,7 @@ class OutputNotes:
         self.cache, self.folder = Cache(root), root / MADE
 
     def is_up_to_date(self, outputs: Sequence[Path], identity: str) -> bool:
+        """Whether the outputs are unchanged and were made with the same identity."""
         try:
             said = json.loads(paths.read(self._note(outputs[0])))
             return bool(said == {"identity": identity, "outputs": [hashing.of_content(path) for path in outputs]})
@@ -40,7 +41,7 @@ class OutputNotes:
             return False
 
     def note(self, outputs: Sequence[Path], identity: str) -> None:
-        """Where it cannot be written, the outputs are made again next time."""
+        """Writes a note of the outputs. If that fails, they are computed again next time."""
         with contextlib.suppress(OSError, OutputError):
             said = {"identity": identity, "outputs": [hashing.of_content(path) for path in outputs]}
             self.cache.put(self._note(outputs[0]), json.dumps(said).encode())
@@ -50,7 +51,7 @@ class OutputNotes:
 
 
 def touch(paths: Iterable[Path]) -> None:
-    """As new as if they had been written now, by which Make judges."""
+    """Sets modification times to now, because Make compares them."""
     for path in paths:
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -59,7 +60,10 @@ def touch(paths: Iterable[Path]) -> None:
 def skip_if_current(
     work: Command, made: OutputNotes, expected: Callable[[Job], list[Path]], about: dict[str, Any]
 ) -> Command:
-    """The same work, but not where its outputs are there already, whole and from the same: they are only touched."""
+    """Wraps a command: it is skipped, and its outputs touched, if they exist unchanged from the same inputs.
+
+    Jobs that read or write standard streams, or write previews, frames or embeddings, are never skipped.
+    """
 
     def command(job: Job, open_pipeline: OpenPipeline) -> Result:
         alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
