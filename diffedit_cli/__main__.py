@@ -1,4 +1,4 @@
-"""The program: `diffedit`, or `python -m diffedit_cli`."""
+"""Entry point of the command-line program: `diffedit`, or `python -m diffedit_cli`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 from diffedit_cli.cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
-TRUE = {"1", "ON", "YES", "TRUE"}  # for the hub's library
+TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 
 
 def main() -> None:
-    """Runs the command line and exits with the contract's codes."""
+    """Runs the command line and exits the process with its exit code."""
     from diffedit_cli.jobs import interrupts
     from diffedit_cli.storage import paths, streams
 
     streams.prepare()
     interrupts.heed()
-    # Set before any library reads them: no telemetry, no chatter.
+    # Set before any library reads them: no telemetry, progress bars or log messages.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -30,8 +30,8 @@ def main() -> None:
     if {os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")} & TRUE:
         os.environ.setdefault("DIFFEDIT_OFFLINE", "1")
     if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):  # noqa: PTH111
-        os.environ.setdefault("HF_HOME", str(paths.NOWHERE))  # the hub's library would make a folder ~ in this one
-    os.environ["HF_HUB_OFFLINE"] = "1"  # models pull alone lifts this, unless the user had said offline
+        os.environ.setdefault("HF_HOME", str(paths.NOWHERE))  # huggingface_hub would create a folder named ~ here
+    os.environ["HF_HUB_OFFLINE"] = "1"  # only models pull lifts this, unless the user asked for offline
 
     try:
         from diffedit_cli.cli import server_client
@@ -42,7 +42,7 @@ def main() -> None:
 
             code = command_line()
         _end_in_peace()
-    except KeyboardInterrupt:  # while the program itself is being read
+    except KeyboardInterrupt:  # while the program's own modules are being imported
         _end_in_peace()
         tell(f"diffedit: {INTERRUPTION}")
         code = INTERRUPTED
@@ -50,17 +50,18 @@ def main() -> None:
 
 
 def _end_in_peace() -> None:
-    """What is done is done: Ctrl-C while Python tidies up would only hide how the command ended."""
+    """Ignores Ctrl-C from here on: during Python's shutdown it would only hide the exit code of a finished command."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave(code: int) -> None:
-    """Ends the process, at once where torch was loaded: Python would take it apart for as long as an edit takes.
+    """Ends the process, with os._exit if torch is loaded, because its regular teardown takes as long as an edit.
 
-    Exit functions have run then, and no thread is left that could have anything to do.
+    With torch, exit functions run first, and a live non-daemon thread keeps the regular exit. If a standard stream
+    cannot be flushed, the process always ends with os._exit.
     """
     import atexit
-    import threading  # not before Ctrl-C is waited for, above
+    import threading  # not at the top of the module: Ctrl-C is handled only inside main()
 
     others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
     at_once = "torch" in sys.modules and not others
@@ -69,7 +70,7 @@ def _leave(code: int) -> None:
     try:
         for stream in (sys.stdout, sys.stderr):
             print(end="", flush=True, file=stream)
-    except (OSError, ValueError):  # full, or closed, which was said: Python would try again, and complain
+    except (OSError, ValueError):  # full or closed, as reported: Python would flush again and complain
         at_once = True
     if at_once:
         os._exit(code)

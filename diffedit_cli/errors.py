@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that each kind owns (the contract's table)."""
+"""Exception classes of the package, and the exit code that belongs to each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 
 class DiffEditError(Exception):
-    """One sentence: what is wrong, where, and what to do next."""
+    """Base class of expected errors; the message is one sentence: what is wrong, where, and what to do next."""
 
     code = 1
 
@@ -58,20 +58,28 @@ SOME_FAILED = 8
 INTERRUPTED = 130
 CODES = (*range(10), INTERRUPTED)
 INTERRUPTION = "Interrupted; what was finished is kept."
+# Parts of the messages by which libraries report that memory is full.
 FULL = ("out of memory", "can't allocate memory", "Cannot allocate memory", "failed to map segment")
-LONGEST = 200  # letters of what a library says
+LONGEST = 200  # characters quoted from a library's error message
 OUT_OF_MEMORY = "There is too little memory for this; end other programs, or make the picture smaller first."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that the device's memory, or the computer's, is full; torch's own error is known by its name."""
+    """Returns whether the error reports that the memory of the device or of the computer is full.
+
+    torch's OutOfMemoryError is recognised by its class name.
+    """
     said = str(error)
     full = any(sign in said for sign in FULL) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and full)
 
 
 def of_surroundings(error: Exception) -> DiffEditError | None:
-    """What to say of an error that is no bug here: memory is full, or a library cannot be imported as things are."""
+    """Returns the error to report for a failure of the environment, or None for any other error (a bug in diffedit).
+
+    Failures of the environment are full memory, and a library that cannot be imported. That library is the one whose
+    module was being imported innermost in the traceback, else the module that an ImportError names.
+    """
     if is_out_of_memory(error):
         return DeviceError(OUT_OF_MEMORY)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -88,9 +96,10 @@ def of_surroundings(error: Exception) -> DiffEditError | None:
 
 
 def exit_code(codes: Counter[int]) -> int:
-    """Of a command, from how many of its pictures ended with which.
+    """Returns the exit code of a command, from the number of its pictures that ended with each code.
 
-    One alone keeps its own; of several, some that failed give 8, and some withheld, none failed, 9.
+    A single picture keeps its own code. For several pictures the code is 8 if any failed, 9 if some were withheld and
+    none failed, and 0 otherwise.
     """
     failures = [code for code, count in codes.items() if code and count]
     if not failures:
@@ -99,6 +108,9 @@ def exit_code(codes: Counter[int]) -> int:
 
 
 def printable(text: str, lines: bool = False) -> str:
-    """Without what a terminal would obey, as a file's name may hold it; with `lines` those stay lines."""
+    """Returns the text with non-printable characters escaped, so that no file name controls the terminal.
+
+    With `lines`, line breaks are kept.
+    """
     kept = "\n" if lines else ""
     return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)

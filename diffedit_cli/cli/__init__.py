@@ -1,1 +1,1 @@
-"""What a user types and sees: commands, options, help, progress, the resident server."""
+"""The command-line interface: commands, options, help, progress display and the resident server."""

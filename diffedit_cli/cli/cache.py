@@ -1,4 +1,4 @@
-"""The commands about what is kept."""
+"""The `cache` commands: list, prune and clear the entries of the cache."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def cache_clear(**given: Any) -> None:
 
 
 def _cache(given: dict[str, Any]) -> Cache:
-    """Raises UsageError where that is no folder."""
+    """Returns the cache of this command line. Raises UsageError if its path is not a folder."""
     from diffedit_cli.storage import paths
     from diffedit_cli.storage.cache import Cache
 

@@ -1,4 +1,4 @@
-"""The commands: parse, call, render. Nothing heavy is imported before a command needs it."""
+"""The commands: each parses its options, calls the library and reports. Heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from diffedit_cli.storage.ownership import Ownership
 
 COMPLETIONS = (".bash_completions/diffedit.sh", ".zfunc/_diffedit", ".config/fish/completions/diffedit.fish")
-MOST_SECONDS = 10**8  # that a server waits
+MOST_SECONDS = 10**8  # the longest --idle of a server
 app = App(pretty_exceptions_enable=False)
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
@@ -60,7 +60,7 @@ app.command()(config.config)
 
 
 def main() -> int:
-    """Runs one command line; returns the exit code of the contract. The only place that turns errors into codes."""
+    """Runs one command line and returns its exit code. The only place that turns errors into exit codes."""
     code = _ended()
     lost = streams.lost()
     if lost is None or code in (INTERRUPTED, OutputError.code):
@@ -80,7 +80,7 @@ def _ended() -> int:
             interrupts.raise_if_pressed()
             raise
         finally:
-            print(end="", flush=True)  # only then is it known whether standard output took it
+            print(end="", flush=True)  # only after a flush is it known whether all output was written
     except MISTYPED as error:
         if shows_help(error):
             tell(error_text(error), lines=True)
@@ -93,7 +93,7 @@ def _ended() -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain(INTERRUPTION)
         return INTERRUPTED
-    except SystemExit as ended:  # of Typer's completion, which ends the program by itself
+    except SystemExit as ended:  # raised by Typer's completion, which ends the program by itself
         code = 0 if not ended.code else UsageError.code
     except Exception as error:
         if known := of_surroundings(error) or _of_completion(error):
@@ -103,13 +103,13 @@ def _ended() -> int:
 
         _complain(traceback.format_exc() if verbose else bug_message(error), lines=verbose)
         return 1
-    if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+    if code == INTERRUPTED:  # Typer returns it on Ctrl-C
         _complain(INTERRUPTION)
     return code if isinstance(code, int) else 0
 
 
 def _of_completion(error: Exception) -> DiffEditError | None:
-    """What to say where a shell asks in a way that cannot be answered, or its files cannot be written."""
+    """Returns the error to report if a shell's completion request or its installation failed, else None."""
     if os.environ.get("_DIFFEDIT_COMPLETE"):
         return UsageError("The shell asks for completions without saying of what; install them anew.")
     if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
@@ -121,7 +121,7 @@ def _of_completion(error: Exception) -> DiffEditError | None:
 
 
 def _check_completion() -> None:
-    """Raises OutputError where a file of somebody else has the name that a shell's completion gets."""
+    """Raises OutputError if a completion file to be installed exists and was not written by diffedit."""
     for name in COMPLETIONS if "--install-completion" in sys.argv else ():
         path = Path.home() / name
         if paths.is_file(path) and b"_DIFFEDIT_COMPLETE" not in path.read_bytes():
@@ -167,7 +167,7 @@ def _start(
 
 
 def _setting(name: str, value: Any, multiple: bool) -> Any:
-    """A value of the settings; an option that may be given several times takes one value or a list."""
+    """Returns a setting as Typer takes it: a list for a repeatable option. Raises UsageError for a list for another."""
     if isinstance(value, list) and not multiple:
         raise UsageError(
             f"The setting {name} in {config_file.FILE_NAME} must be a single value; see diffedit edit --help."
@@ -206,9 +206,9 @@ def edit(**given: Any) -> None:
 
 
 def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str] = ()) -> None:
-    """Checks what can be checked without the model, then does the jobs.
+    """Checks everything that can be checked without the model, then runs the jobs.
 
-    Exits with the failure's code; of several pictures with 8 if one failed, else with 9 if one was withheld.
+    Exits with the code of the failure; for several pictures with 8 if any failed, else with 9 if any was withheld.
     """
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs import execute, outcomes, outputs, up_to_date
@@ -255,7 +255,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
 
 
 def _depfile(outputs: Iterable[Path], job: Job, opened: session.Session) -> bytes:
-    """For Make: the outputs depend on every file that is read. Raises UsageError for a name that Make cannot have."""
+    """Returns a Make rule: the outputs depend on all files read. Raises UsageError for a name that Make cannot hold."""
     from diffedit_cli.jobs.depfile import rule
     from diffedit_cli.storage import seals
 
@@ -270,9 +270,9 @@ def _depfile(outputs: Iterable[Path], job: Job, opened: session.Session) -> byte
 def _planned(
     given: dict[str, Any], command: str, sources: list[Path], needs: Iterable[str], owner: Ownership
 ) -> list[Job]:
-    """A job for each picture, of which `owner` knows all that it reads and writes.
+    """Returns a job per picture, with all its inputs and outputs registered with `owner`.
 
-    Raises UsageError for options that do not go together or are out of range, OutputError for an output that is read.
+    Raises UsageError for options that contradict each other or are out of range, OutputError for outputs among inputs.
     """
     from diffedit_cli.jobs import checks
     from diffedit_cli.jobs.job import Job
@@ -307,7 +307,7 @@ def _planned(
 
 
 def _are_words(sources: list[Path]) -> bool:
-    """Whether two names in place of pictures are what the picture shows, and what it should."""
+    """Returns whether the arguments are two prompts (--from and --to) in place of pictures: neither is a file name."""
     return len(sources) == 2 and not any(source.suffix or paths.is_there(source) for source in sources)
 
 
@@ -336,14 +336,14 @@ def info(**given: Any) -> None:
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
         raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
-    if command == "mask" and masks.CHANGED in record:  # which an edit wrote beside its result
+    if command == "mask" and masks.CHANGED in record:  # of the changed pixels; run writes it beside a result
         command = "run"
     asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}
     asked |= {name: [f"--{name}", path.name] for name in o.SHOWN}
     try:
         words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
         before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
-    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:  # it is a stranger's
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:  # a foreign record may hold anything
         raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:

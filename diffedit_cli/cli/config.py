@@ -1,4 +1,4 @@
-"""The command that shows which settings count, and where each comes from."""
+"""The command `diffedit config`: shows where settings are read from, and what each source sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(**given: Any) -> None:
 
 
 def _flaw(context: typer.Context, name: str, value: Any) -> str:
-    """Why the option has no such value, empty if it has; a list, and what only files can tell, is not judged."""
+    """Returns why the option cannot have this value, or an empty string. Lists, and the contents of files, are not checked."""
     parameter = context.obj[name]
     if parameter.multiple:
         return ""

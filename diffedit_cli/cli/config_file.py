@@ -1,6 +1,6 @@
-"""`diffedit.toml`: options from the working folder's file, then from the user's.
+"""Reads the settings files `diffedit.toml` of the working folder and of the user; the former takes precedence.
 
-A working folder may be a stranger's download: its file says how a picture is edited, and nothing else.
+A working folder may be a download from a stranger, so its file may only set how a picture is edited.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "diffedit.toml"
-OTHER_VARIABLES = {"DIFFEDIT_SERVE", "DIFFEDIT_TRAINING_DIR"}  # no options
-LARGEST = 2**20  # bytes of a file
+OTHER_VARIABLES = {"DIFFEDIT_SERVE", "DIFFEDIT_TRAINING_DIR"}  # in the environment, without an option
+LARGEST = 2**20  # bytes of a settings file, at most
 _COUNTS = ("maps", "variants", "reg-steps", "auto-corr-rolls", "fixed-point", "expand")
 MOST = {"steps": 1000, **dict.fromkeys(_COUNTS, 100)}
-"""What a folder's file may say of what multiplies work: more than anyone uses, and less than takes all memory."""
+"""Upper limits in a working folder's file for options that multiply work: above any real use, below all memory."""
 
 
 def users_file() -> Path:
@@ -34,13 +34,13 @@ def users_file() -> Path:
 
 
 def read_from() -> tuple[Path, Path]:
-    """The files that settings come from, whether they are there or not, those that count more later."""
+    """Returns the settings files, whether they exist or not, in ascending order of precedence."""
     return users_file(), Path(FILE_NAME)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A place that settings come from, whether it is there, and what it sets, by long names without dashes."""
+    """A source of settings, whether it exists, and its values by long option names without leading dashes."""
 
     where: str
     there: bool
@@ -48,7 +48,10 @@ class Layer:
 
 
 def layers() -> list[Layer]:
-    """All places, those that count more later; the command line counts most. Raises UsageError as `read`."""
+    """Returns all sources of settings in ascending order of precedence, without the command line, which is above them.
+
+    Raises UsageError as `read` does.
+    """
     named = zip(read_from(), _of_files(), strict=True)
     files_ = [Layer(paths.shown_path(path), paths.is_file(path), values) for path, values in named]
     told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
@@ -56,24 +59,27 @@ def layers() -> list[Layer]:
 
 
 def variable(name: str) -> str:
-    """The environment's name of an option."""
+    """Returns the environment variable of an option: `mask-strength` -> `DIFFEDIT_MASK_STRENGTH`."""
     return f"DIFFEDIT_{name.replace('-', '_').upper()}"
 
 
 def unknown_variables() -> list[str]:
-    """Names in the environment that look like settings and are none, such as DIFFEDIT_STEP."""
+    """Returns the names of environment variables that look like settings but are not, such as DIFFEDIT_STEP."""
     known = {variable(name) for name in options.DECLARED} | OTHER_VARIABLES
     return sorted(name for name in os.environ if name.startswith("DIFFEDIT_") and name not in known)
 
 
 def read() -> dict[str, Any]:
-    """Long option names without dashes in front -> values. Raises UsageError for a file that cannot be used."""
+    """Returns the values of both files by long option names without leading dashes.
+
+    Raises UsageError for a file that cannot be read, or that sets an option it may not set.
+    """
     own, found = _of_files()
     return own | found
 
 
 def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the user's file says, and the working folder's. Raises UsageError."""
+    """Returns the settings of the user's file and those of the working folder's. Raises UsageError."""
     users, here = users_file(), Path(FILE_NAME)
     own, found = _read(users), _read(here)
     if found and not (own and here.samefile(users)):
@@ -82,7 +88,7 @@ def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_strangers(found: dict[str, Any], advice: str) -> None:
-    """Raises UsageError for what the file of a folder may not say."""
+    """Raises UsageError for an option or a value that the file of a working folder may not set."""
     if beyond := sorted(found.keys() - options.EDITING):
         raise UsageError(
             f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
@@ -97,7 +103,7 @@ def _check_strangers(found: dict[str, Any], advice: str) -> None:
 
 
 def _number(value: Any) -> float:
-    """What a setting counts; 0 for a word, or what no number is, as its option says."""
+    """Returns a setting as a number; 0 for any other value, which the option itself accepts or reports."""
     try:
         return float(value)
     except OverflowError:
@@ -107,7 +113,7 @@ def _number(value: Any) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What one file says, if it is there."""
+    """Returns the settings of one file, none if it does not exist. Raises UsageError."""
     try:
         if not paths.is_file(path):
             return {}
@@ -125,16 +131,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def effective(name: str, default: str) -> str:
-    """What a command takes for `--NAME` when it is not given."""
+    """Returns the value that a command uses for `--NAME` if the command line does not set it."""
     return os.environ.get(variable(name)) or str(read().get(name, default))
 
 
 def change(name: str, value: str | None) -> Path:
-    """Sets one option in the user's file, or takes it out, all else as it was. Raises OutputError or UsageError."""
+    """Sets an option in the user's settings file and keeps the rest as it is; returns the path of the file.
+
+    A `value` of None removes the option. Raises UsageError for a file or a value that cannot be used, OutputError for a
+    file that cannot be written.
+    """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    path = files.resolved(users_file())  # of a link what it points to
+    path = files.resolved(users_file())  # the target of a link, so that the link stays
     paths.need_home(path, "keep settings in")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

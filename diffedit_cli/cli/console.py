@@ -1,4 +1,4 @@
-"""Every line that people read: what a terminal would obey of others' names and texts is shown, and not done."""
+"""Writes every line that people read; control characters in file names and other foreign texts are escaped."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from diffedit_cli.errors import printable
 
 
 def answer(line: str, lines: bool = False) -> None:
-    """A line on standard output; with `lines` it may be several. Raises OSError where that takes nothing more."""
+    """Writes a line to standard output; with `lines`, it may hold line breaks. Raises OSError if the stream fails."""
     write(sys.stdout, line, lines)
 
 
 def tell(line: str, lines: bool = False) -> None:
-    """The same on standard error, and lost where that takes nothing more."""
+    """Writes a line to standard error, as `answer` does; if the stream fails, the line is lost."""
     with contextlib.suppress(OSError):
         write(sys.stderr, line, lines)
 
 
 def write(stream: TextIO | None, line: str, lines: bool = False) -> None:
-    """A line for a stream, if there is one; letters that it has no bytes for are spelled out."""
+    """Writes a line to a stream, if there is one; characters that its encoding lacks are escaped."""
     if stream is not None:
         encoding = stream.encoding or "utf-8"
         shown = printable(line, lines).encode(encoding, "backslashreplace").decode(encoding)

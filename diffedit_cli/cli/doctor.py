@@ -1,4 +1,4 @@
-"""What `diffedit doctor` looks at: each part of this machine that an edit needs, tried for real."""
+"""The checks of `diffedit doctor`: each tries a part of this machine that an edit needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 @dataclass(frozen=True)
 class Finding:
-    """One part, the exit code of its failure (0: it works), and a sentence."""
+    """The outcome of one check: the part it tried, the exit code (0: it works), and a sentence."""
 
     what: str
     code: int
@@ -27,7 +27,7 @@ class Finding:
 
 
 def everything(find: Callable[[], ModelFolder], device: str, dtype: str, cache: Cache) -> list[Finding]:
-    """Tries every part, the model that `find` gives among them; one that fails does not stop the others."""
+    """Runs all checks, one of them on the model that `find` returns; a failed check does not stop the others."""
     return [
         Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),
         Finding("libraries", 0, ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
@@ -65,7 +65,7 @@ def _memory() -> str:
 
 
 def _model(folder: ModelFolder, device: str, dtype: str) -> str:
-    """Loads the model and evaluates it once."""
+    """Loads the model, evaluates its network once, and returns a description."""
     import torch
 
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline

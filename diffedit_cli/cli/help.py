@@ -1,4 +1,4 @@
-"""Help as plain text. Typer would draw it with rich, whose import takes as long as all else that `--help` does."""
+"""Plain-text help. Typer would render it with rich, whose import takes as long as the rest of `--help`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 from diffedit_cli.cli.console import answer
 
 ALL = "--help-all"
-WIDTH = 100  # columns, where the terminal has them
+WIDTH = 100  # columns of help, at most
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
-"""What Typer raises for a command line that it cannot read."""
+"""Base class of the errors that Typer raises for a command line that it cannot parse."""
 
 
 FIRST_STEPS = """\
@@ -28,7 +28,7 @@ diffedit --help lists all commands, diffedit edit --help what an edit can do."""
 
 
 SHORT = 25
-"""The most options that `--help` shows of a command; where there are more, the first ones that one needs."""
+"""Number of options above which the `--help` of a command shows only those of FIRST_OPTIONS."""
 FIRST_OPTIONS = {
     "Many pictures": ("--out", "--name", "--recursive", "--dry-run"),
     "What to change": ("--from", "--to", "--negative", "--anyway"),
@@ -38,7 +38,7 @@ FIRST_OPTIONS = {
     "Result": ("--output", "--preview", "--overlay", "--frames", "--json", "--force"),
     "More help": ("--help",),
 }
-"""By what one wants to do."""
+"""The options of the short `--help`, by the heading of their group."""
 LATER = {
     "run": (
         "--inpainter",
@@ -54,11 +54,11 @@ LATER = {
     ),
     "edit": ("--caption", "--strength", "--frames"),
 }
-"""Those of them that `--help` of a command leaves out."""
+"""Options of FIRST_OPTIONS that the short `--help` of a command leaves out."""
 
 
 class Command(TyperCommand):
-    """A command whose options are shown in their groups, and by `--help` not more of them than one reads."""
+    """A command whose help lists the options in groups; a command with many options has a short `--help`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if ALL in args[: args.index("--") if "--" in args else None]:
@@ -68,7 +68,10 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then each group in the order in which its first option was declared, or the first options."""
+        """Writes the arguments, then the options in groups; in the short help, only those of FIRST_OPTIONS.
+
+        Groups come in the order in which their first option was declared, or in that of FIRST_OPTIONS.
+        """
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         params = self.get_params(ctx)
         is_short = len(params) > SHORT and not ctx.meta.get(ALL)
@@ -91,12 +94,12 @@ class Command(TyperCommand):
 
 
 def _first_group(flags: set[str]) -> str:
-    """The group of FIRST_OPTIONS that an option with these flags is shown in; empty for none."""
+    """Returns the group of FIRST_OPTIONS that shows an option with these flags, or an empty string."""
     return next((group for group, first in FIRST_OPTIONS.items() if flags & set(first)), "")
 
 
 class Commands(TyperGroup):
-    """Commands with the whole first paragraph of what each does."""
+    """A group of commands whose help shows the whole first paragraph of each command's help."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
@@ -104,7 +107,7 @@ class Commands(TyperGroup):
 
 
 class App(typer.Typer):
-    """Commands that show such help, and errors as plainly."""
+    """A Typer application with plain-text help."""
 
     def __init__(self, **more: Any) -> None:
         self.told = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
@@ -115,12 +118,12 @@ class App(typer.Typer):
 
 
 def shows_help(error: Any) -> bool:
-    """Whether nothing is wrong with a command line but that it asks for nothing."""
+    """Returns whether the error only stands for an empty command line, to be answered with help."""
     return str(error.format_message()).startswith("Usage:")
 
 
 def error_text(error: Any) -> str:
-    """What is wrong with a command line, as one sentence; of a command without anything to do its help."""
+    """Returns what is wrong with a command line as one sentence; for an empty one, the help or the first steps."""
     message: str = error.format_message()
     if shows_help(error):
         return message if error.ctx and error.ctx.parent else FIRST_STEPS
@@ -140,13 +143,13 @@ def error_text(error: Any) -> str:
 
 
 def _name(parameter: Any) -> str:
-    """`--steps`, or `IMAGES`."""
+    """Returns the name of a parameter for a message: `--steps`, or `IMAGES`."""
     is_option = parameter.param_type_name == "option"
     return str(max(parameter.opts, key=len) if is_option else (parameter.metavar or parameter.name).upper())
 
 
 def _said_by(context: Any, parameter: Any) -> str:
-    """Who says it, if not the command line."""
+    """Returns a clause on the source of a value (environment or settings); empty for the command line."""
     source = context and context.get_parameter_source(parameter.name)
     says = {"ENVIRONMENT": f"{parameter.envvar} says", "DEFAULT_MAP": "the settings say (see diffedit config)"}
     return f", as {says[source.name]}," if source and source.name in says else ""

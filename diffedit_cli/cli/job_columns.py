@@ -1,4 +1,4 @@
-"""What a cell of a job file says of an option, however the program that wrote the file spells it."""
+"""Converts cells of job files to option values, in the spellings of the programs that write such files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from diffedit_cli.cli.options import Group
 from diffedit_cli.errors import UsageError
 from diffedit_cli.pipeline.parameter import flag
 
-LONGEST = 80  # letters of a value in a sentence
-EXACT, MOST_DIGITS = 2**53, 30  # whole numbers beyond are not what was written, or none that any option takes
+LONGEST = 80  # characters of a value quoted in a message
+# A float above EXACT may not be the whole number that was written; no option takes one of more than MOST_DIGITS.
+EXACT, MOST_DIGITS = 2**53, 30
 
 
 def convert_column(groups: Iterable[Group], column: str, value: Any) -> tuple[str, Any]:
-    """An option of these groups by its long name, with a value from a job file: the parameter's name and its value.
+    """Returns the parameter name and the converted value of a cell, whose `column` is the long name of an option.
 
-    Raises UsageError for an option that none has, or a value that is not of its kind.
+    Raises UsageError for an option that is not in `groups`, or a value that is not of the option's type.
     """
     known = {flag(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
     if column not in known:
@@ -36,16 +37,16 @@ def convert_column(groups: Iterable[Group], column: str, value: Any) -> tuple[st
 
 
 def _told(value: Any) -> str:
-    """A value of a job file, for a sentence."""
+    """Returns a value of a job file as text for a message, cut off after LONGEST characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of more digits than Python writes, or lists in lists
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, or lists nested too deeply
         text = f"such a {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _as(kind: type, value: Any) -> Any:
-    """A value as tables write it, also 16.0 for 16. Raises ValueError or ArithmeticError for one of another kind."""
+    """Converts a value as tables write it, also 16.0 for 16. Raises ValueError or ArithmeticError for another type."""
     if kind is bool:
         words = dict.fromkeys(("true", "yes", "1", "1.0"), True) | dict.fromkeys(("false", "no", "0", "0.0"), False)
         if (said := str(value).strip().lower()) not in words:
@@ -65,7 +66,7 @@ def _as(kind: type, value: Any) -> Any:
 
 
 def _number(text: str) -> str:
-    """0.5 for 0,5, as some spreadsheets write it. Raises ValueError where the comma may stand for thousands."""
+    """Returns 0.5 for 0,5, as some spreadsheets write it. Raises ValueError if the comma may separate thousands."""
     text = text.strip()
     if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
         raise ValueError

@@ -1,4 +1,4 @@
-"""The options that name a model, what is added to it, and the cache folder: what they mean."""
+"""Interprets the options that name the model, its LoRAs and textual inversions, and the cache folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def cache_root(given: dict[str, Any]) -> Path:
-    """The cache folder of this command line, which from now on keeps to its limit. Raises UsageError."""
+    """Returns the cache folder of this command line and sets its size limit from --cache-limit. Raises UsageError."""
     from diffedit_cli.storage import cache, cache_folder
 
     root = Path(given["cache_dir"] or cache.default_root())
@@ -25,7 +25,7 @@ def cache_root(given: dict[str, Any]) -> Path:
 
 
 def _size(flag: str, text: str) -> int:
-    """Bytes, of a number of MB, or one with a unit. Raises UsageError."""
+    """Returns the bytes of a size: a number of MB, or a number with a unit (B, kB, 20GB, 1GiB). Raises UsageError."""
     found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
     if found is None:
         raise UsageError(f"{flag} {text} is not a size; give a number of MB, or one with its unit, such as 20GB.")
@@ -35,7 +35,7 @@ def _size(flag: str, text: str) -> int:
 
 
 def choose_model(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
-    """The model of this command line, with what is added to it. Raises ModelError or UsageError."""
+    """Returns the model of this command line with its LoRAs and textual inversions. Raises ModelError or UsageError."""
     from diffedit_cli.models import adapters, registry
 
     root = cache_root(given)

@@ -1,4 +1,4 @@
-"""The `models` commands: which models there are, where they come from, and the one that is used."""
+"""The `models` commands: list, download, choose, show and save models."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def pull(**given: Any) -> None:
     from diffedit_cli.models import hub, registry
 
     name = given["name"]
-    if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # this is known without the hub
+    if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # known without asking the hub
         tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
     if given["offline"]:
         raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
@@ -101,7 +101,8 @@ def use(**given: Any) -> None:
     name, config = given["name"], given["model_config"]
     registry.find(name, kept=cache_root(given), config=config, say=tell)
     name = _anywhere(name)
-    path = config_file.change("model", None if name == registry.BUILTIN else name)  # named, it would take any picture
+    # The builtin model is not named: a model that is named takes pictures that it was not trained for.
+    path = config_file.change("model", None if name == registry.BUILTIN else name)
     if config:
         config_file.change("model-config", _anywhere(config))
     answer(f"model = {name} in {path}")
@@ -110,7 +111,7 @@ def use(**given: Any) -> None:
 
 
 def _anywhere(name: str) -> str:
-    """What names the same model from any working folder."""
+    """Returns a name for the same model that is valid in any working folder."""
     from diffedit_cli.models import registry
 
     path = registry.local(name)
@@ -163,7 +164,7 @@ def show(**given: Any) -> None:
 def save(**given: Any) -> None:
     """Write the chosen model, LoRAs and embeddings in it, as one folder in diffusers' format."""
     folder: Path = given["folder"]
-    with atomic.alone(folder.parent):  # while another process replaces it, it has another name for a moment
+    with atomic.alone(folder.parent):  # while another process replaces the folder, it briefly has another name
         _check_folder(folder, given["force"])
     model = choose_model(given, tell)
     with atomic.alone(folder.parent):
@@ -182,7 +183,7 @@ def save(**given: Any) -> None:
 
 
 def _add(model: ModelFolder, copy: Path) -> None:
-    """Changes the copy of a model's folder by what is added to the model. Raises ModelError."""
+    """Writes the weights with the model's LoRAs and textual inversions into its copy. Raises ModelError."""
     from diffedit_cli.engine.networks import families
 
     with weights.writing():
@@ -190,9 +191,9 @@ def _add(model: ModelFolder, copy: Path) -> None:
 
 
 def _check_folder(folder: Path, force: bool) -> None:
-    """Raises OutputError unless the folder is new or empty, or a model that may be replaced.
+    """Raises OutputError unless the folder is new, empty, or a saved model that may be replaced.
 
-    The same of what has the name that such a model has for a moment: a killed process leaves it so.
+    The same holds for the name that a folder has while it is replaced: a killed process leaves it under that name.
     """
     _check_one(folder, force)
     between = folder.with_name(folder.name + files.REPLACED)
@@ -214,14 +215,14 @@ def _check_one(folder: Path, force: bool) -> None:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether a folder holds what `models save` writes, and nothing else."""
+    """Returns whether a folder holds what `models save` writes, and nothing else."""
     from diffedit_cli.models.folder import not_of_a_model
 
     return paths.is_file(folder / "model_index.json") and not not_of_a_model(folder)
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing, or a folder with nothing in it. Raises OutputError where that cannot be seen."""
+    """Returns whether the folder does not exist or is empty. Raises OutputError if it cannot be read."""
     try:
         return not os.path.lexists(folder) or not any(folder.iterdir())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command line's options, each declared once, in the groups that commands take; defaults come from `Params`."""
+"""Declares the command-line options, each once, in the groups that commands take; defaults come from `Params`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
 DECLARED: set[str] = set()
-"""The long names of all options, without dashes in front."""
+"""The long names of all options, without leading dashes."""
 _SWITCHES = {
     "recursive": "-r",
     "null": "-0",
@@ -34,19 +34,19 @@ _SWITCHES = {
 }
 
 
-KINDS: dict[str, Any] = {  # of the fields of Params, as options have them
+KINDS: dict[str, Any] = {  # type of a field of Params -> type of its option
     "str": str, "Prompt": str, "Prompt | None": str | None, "int": int, "int | None": int | None, "float": float,
     "float | None": float | None, "float | str": float | str, "int | str": int | str, "bool": bool,
 }  # fmt: skip
 
 
 def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
-    """Options of one help panel from (type, default, help); each also reads DIFFEDIT_NAME."""
+    """Declares options of one help panel from (type, default, help); each also reads the variable DIFFEDIT_NAME."""
     return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
 
 
 def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more: Any) -> Any:
-    """`more` is for Typer."""
+    """Returns the annotation of an option; `more` goes to Typer, but for `words`, accepted in place of a number."""
     flags = [flag(name)]
     DECLARED.add(flags[0].removeprefix("--"))
     if kind is bool and default:
@@ -63,14 +63,14 @@ def _annotated(panel: str, name: str, kind: Any, default: Any, text: str, **more
         show_default=default not in ("", REQUIRED, None, []) and kind is not bool,
         envvar="DIFFEDIT_" + name.rstrip("_").upper(),
         show_envvar=False,
-        readable=False,  # what cannot be read is said with the contract's code, once it is read
+        readable=False,  # unreadable files are reported with diffedit's exit code, when they are opened
         **more,
     )
     return Annotated[Any if words else kind, declaration]
 
 
 def _number_or(words: dict[str, float | str], kind: type[int] | type[float], text: Any) -> float | str:
-    """A number of this kind, or what one of these words means."""
+    """Returns the value of a word, or the text as a number. Raises BadParameter for anything else."""
     try:
         return words[text] if text in words else kind(text)
     except ValueError:
@@ -78,7 +78,7 @@ def _number_or(words: dict[str, float | str], kind: type[int] | type[float], tex
         raise typer.BadParameter(f"{text!r} is neither a {number} nor {' nor '.join(words)}.") from None
 
 
-PANELS = {  # of help, by the group of parameters
+PANELS = {  # group of parameters -> panel of the help
     "prompt": "What to change", "expand": "What to change", "expand-model": "What to change", "text": "What to change",
     "mask": "Mask", "zoom": "Mask", "seed": "Mask", "steps": "Noise levels", "scheduler": "Noise levels",
     "caption": "Inversion", "caption-model": "Inversion", "inversion": "Inversion", "guidance": "Edit", "edit": "Edit",
@@ -86,7 +86,7 @@ PANELS = {  # of help, by the group of parameters
 
 
 def _params(group: str, **texts: str) -> Group:
-    """Options for the fields of Params in a group, as these say; `texts` stand in place of their help."""
+    """Declares options for the fields of Params in a group; `texts` replace the help of single fields."""
     return {
         name: (
             _annotated(
@@ -123,7 +123,7 @@ SOURCES: Group = argument(
 
 
 def _embeds(panel: str, *names: str) -> Group:
-    """For each prompt the option that takes a file in its place."""
+    """Declares, for each prompt, the option that takes a file of embeddings in its place."""
     text = "A file of embeddings in place of --{}, as --save-embeds or other programs make them."
     return _group(
         panel, **{f"{name}_embeds": (Path | None, None, text.format(name.replace("_", "-"))) for name in names}
@@ -146,7 +146,7 @@ ZOOM, SEED, STEPS = _params("zoom"), _params("seed"), _params("steps")
 
 
 def _apply(context: typer.Context, name: str) -> str:
-    """Before any other option is read: what stands in the settings counts more, as do environment and command line."""
+    """Makes a preset's values defaults before other options are read; settings, environment and flags override them."""
     context.default_map = {**preset(name), **(context.default_map or {})}
     return name
 
@@ -187,7 +187,7 @@ STAGES_OF_EACH = _group(
 _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
 _CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
 EDITING = frozenset(flag(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
-"""What says how a picture is edited, and nothing else: a stranger's folder may set it."""
+"""Options that only say how a picture is edited, so that the settings file of a foreign folder may set them."""
 CONFIG = _group(
     "Model and device",
     model_config=(
@@ -312,7 +312,7 @@ COMMON = (
 
 
 def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command that is written as `def command(**given)` the options of these groups."""
+    """Returns a decorator that gives a command written as `def command(**given)` the options of these groups."""
 
     def declare(command: Callable[..., None]) -> Callable[..., None]:
         merged = {name: option for group in groups for name, option in group.items()}

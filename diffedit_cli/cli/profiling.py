@@ -1,4 +1,4 @@
-"""Where the time of a command goes, as a trace that browsers show."""
+"""Profiles a command: records where its time goes, as a trace that browsers show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def profile(path: Path | None, owner: Ownership) -> Iterator[None]:
-    """Writes a Chrome trace of what happens meanwhile, also of what failed. Raises OutputError."""
+    """Writes a Chrome trace of the block to `path`, also if the block fails; does nothing if `path` is None.
+
+    Raises OutputError if the file may not be written.
+    """
     if path is None:
         yield
         return
@@ -24,7 +27,7 @@ def profile(path: Path | None, owner: Ownership) -> Iterator[None]:
 
     target = Target(path, "--profile")
     owner.check(target)
-    import torch  # seconds, which would else be counted
+    import torch  # before the recording starts: the import takes seconds
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
@@ -41,5 +44,5 @@ def profile(path: Path | None, owner: Ownership) -> Iterator[None]:
 
 
 def _sealable(trace: bytes) -> bytes:
-    """A trace with room for a seal, which browsers pass over."""
+    """Returns the trace with room for a seal (`storage.seals`), in a field that browsers ignore."""
     return trace.replace(b"{", b'{"diffedit": "' + seals.BLANK + b'",', 1)

@@ -1,4 +1,4 @@
-"""What people and scripts see of a run: progress, result lines, tables, JSON."""
+"""Output of commands for people and scripts: progress bars, result lines, tables and JSON."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ STAGE_TITLES = {"mask": "finding the mask", "invert": "inverting", "edit": "repa
 
 
 class Bars(Progress):
-    """On a terminal, gone at the end; elsewhere nothing at all."""
+    """Progress bars on a terminal, removed at the end; elsewhere nothing is shown."""
 
     def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool) -> None:
         super().__init__(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
     def stop(self) -> None:
-        if not self.disable:  # before Rich 15 bars that are disabled end in an empty line
+        if not self.disable:  # before Rich 15, disabled bars print an empty line when they stop
             super().stop()
 
 
-WIDTH = 80  # of a terminal that does not tell
+WIDTH = 80  # columns of a terminal that does not report its width
 
 
 class Reporter:
-    """Shows stages and results: bars on a terminal, plain lines elsewhere, JSON objects on standard output if asked."""
+    """Reports stages and results: bars on a terminal, plain lines elsewhere, JSON on standard output if asked for."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-        if not self._console.width:  # COLUMNS=0, by which some programs mean that they do not know: rich prints nothing
+        if not self._console.width:  # COLUMNS=0, which some programs set for unknown: rich would print nothing
             self._console.width = WIDTH
         self._bars = Bars(
             TextColumn("{task.description:>16}", markup=False),
@@ -73,26 +73,26 @@ class Reporter:
         self._bars.stop()
 
     def many(self, total: int | None) -> None:
-        """Results are counted from now on; `total` is None where nobody knows how many there will be."""
+        """Counts results from now on; `total` is the number of pictures, or None if it is not known."""
         self._pace = Pace(total)
         self._overall = self._bars.add_task("pictures", total=total)
 
     def loading(self, model: str) -> None:
-        """Libraries and model are being loaded; the first step of a stage ends it."""
+        """Shows that libraries and the model are being loaded, until the first step of a stage."""
         self._tasks[LOADING] = self._bars.add_task(printable(f"loading {model}"), total=None)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """One step of a stage is done."""
+        """Reports that `done` of `total` steps of a stage are done."""
         self._remove(LOADING)
         title = STAGE_TITLES[stage]
         if not self._console.is_terminal:
             if done == 1:
                 self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
             return
-        mine = threading.get_ident()  # of several pictures at a time each has its own thread
+        mine = threading.get_ident()  # each of several pictures edited at once has its own thread
         bar = stage, mine
         if bar not in self._tasks or done == 1:
-            for other in STAGE_TITLES:  # a mask may settle before its last map
+            for other in STAGE_TITLES:  # the mask stage may end before its last map
                 self._remove((other, mine))
             self._tasks[bar] = self._bars.add_task(title, total=total)
         self._bars.update(self._tasks[bar], completed=done)
@@ -100,7 +100,7 @@ class Reporter:
             self._remove(bar)
 
     def result(self, result: Result) -> None:
-        """One picture is finished."""
+        """Reports the result of one picture."""
         for bar in list(self._tasks):
             self._remove(bar)
         if self._pace is not None:
@@ -111,7 +111,7 @@ class Reporter:
             console.write(self._output, result.json(**more))
             self._output.flush()
         for warning in result.warnings:
-            if warning not in self._warned:  # what holds for a whole run is said once
+            if warning not in self._warned:  # a warning that each picture of a run gives is shown once
                 self.say(f"warning: {warning}")
         self._warned = result.warnings
         if result.error is not None:
@@ -126,12 +126,12 @@ class Reporter:
                 self._show(str(result.preview))
 
     def summary(self, page: str | None) -> None:
-        """What became of all pictures of a run, and where its page is, if it has one."""
+        """Reports how many pictures of a run ended with each status, and the location of its page, if there is one."""
         if self._pace is not None:
             self.say("  ".join(filter(None, (self._pace.summary, page))))
 
     def _show(self, path: str) -> None:
-        """A picture, where the terminal has colours and letters for it."""
+        """Shows a preview file, if the terminal supports colours and block characters."""
         if self._console.is_terminal and self._console.color_system and not self._console.options.ascii_only:
             from diffedit_cli.cli import terminal_preview
 
@@ -142,11 +142,11 @@ class Reporter:
             self._console.print(printable(line), markup=False)
 
     def error(self, message: str) -> None:
-        """Shown even when quiet."""
+        """Shows an error message, also when quiet."""
         self._console.print(printable(f"diffedit: {message}"), markup=False)
 
     def trace(self, text: str) -> None:
-        """What a bug left behind, in several lines."""
+        """Shows the traceback of a bug, in several lines."""
         self._console.print(printable(f"diffedit: {text}", lines=True), markup=False)
 
     def _remove(self, bar: object) -> None:
@@ -155,7 +155,7 @@ class Reporter:
 
 
 class Pace:
-    """How many pictures of a run are finished, how fast, and how long the others take."""
+    """Counts the finished pictures of a run, and estimates its speed and the time left."""
 
     def __init__(self, total: int | None) -> None:
         self.total, self._counted, self._started = total, dict.fromkeys(ENDS, 0), time.monotonic()
@@ -169,25 +169,25 @@ class Pace:
 
     @property
     def summary(self) -> str:
-        """`3 done, 1 failed`"""
+        """Number of pictures by status, such as `3 done, 1 failed`."""
         said = [f"{number} {ENDS[status]}" for status, number in self._counted.items() if number]
         return ", ".join(said) or "no pictures"
 
     @property
     def rate(self) -> str:
-        """`14.2 a minute, 13:52 left`, as far as that can be said."""
+        """Pictures per minute and time left, such as `14.2 a minute, 0:13:52 left`; empty before the first edit."""
         if not self._edited:
             return ""
         left = self._seconds_left
         return f"{self._a_minute:.1f} a minute" + (f", {datetime.timedelta(seconds=left)} left" if left else "")
 
     def __str__(self) -> str:
-        """`3 of 200, 14.2 a minute, 13:52 left`"""
+        """Returns the progress, such as `3 of 200, 14.2 a minute, 0:13:52 left`."""
         counted = str(self.finished) if self.total is None else f"{self.finished} of {self.total}"
         return ", ".join(filter(None, (counted, self.rate)))
 
     def record(self) -> dict[str, float | None]:
-        """The same for programs: None is what cannot be said."""
+        """Returns the progress for programs; values that are not known are None."""
         a_minute = round(self._a_minute, 1) if self._edited else None
         return {
             "finished": self.finished,
@@ -204,7 +204,7 @@ class Pace:
 
     @property
     def _edited(self) -> int:
-        """Those that took their time; most failures are quick."""
+        """Number of pictures that took the time of an edit; most failures are quick and do not count."""
         return self._counted["done"] + self._counted["withheld"]
 
     @property
@@ -213,7 +213,7 @@ class Pace:
 
 
 def result_line(result: Result) -> str:
-    """Where the file is, the masked share, the time and the model."""
+    """Returns the line of a result: output file, masked share, time and model."""
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.status == "skipped":
         return f"{parts[0]}  is there already"
@@ -232,7 +232,11 @@ def result_line(result: Result) -> str:
 
 
 def costs(result: Result) -> list[str]:
-    """What each stage took, a line each, and how well --from explains what was found, where that was asked."""
+    """Returns a line on the cost of each stage; for an edited picture the seed and the evidence of --from follow.
+
+    The evidence says how well --from explains the mask's region; it is shown if it was measured. The list is empty
+    unless the status is done.
+    """
     lines = []
     for stage in dict.fromkeys((*result.seconds, *result.evaluations)):
         said = [f"{result.seconds[stage]:.2f} s"] if stage in result.seconds else []
@@ -248,7 +252,7 @@ def share(fraction: float) -> str:
 
 
 def write_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A plain aligned table on standard output, for people and for `cut`."""
+    """Writes a table in aligned columns to standard output, for people and for `cut`."""
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     for row in [headings, *rows]:
         console.answer("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""Reference pages made from the declarations of commands and parameters: docs/parameters.md and the man page."""
+"""Generates docs/parameters.md and the man page from the declarations of commands and parameters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STAGES = {
     "contrast": "mask", "reference": "mask", "bare": "mask", "mask": "mask", "text": "every prompt",
     "inversion": "inversion", "regularisation": "inversion", "repainting": "edit", "edit": "edit", "region": "edit",
 }  # fmt: skip
-"""What changes with a parameter, by the records that it stands in."""
+"""Record of cache keys that holds a parameter -> stage that is computed again when the parameter changes."""
 
 
 def parameters_page() -> str:
-    """docs/parameters.md: every parameter with its default, range and stages."""
+    """Returns docs/parameters.md: every parameter with its default, range and stages."""
     lines = [
         "# Parameters",
         "",
@@ -58,7 +58,7 @@ def _stages(said: Parameter) -> str:
 
 
 def man_page() -> str:
-    """diffedit.1, in roff, with every command and all of its options."""
+    """Returns the man page diffedit.1 in roff, with every command and all of its options."""
     from diffedit_cli.cli.commands import app
 
     group: Any = typer.main.get_command(app)
@@ -83,7 +83,7 @@ def man_page() -> str:
 
 
 def _commands(group: Any, before: str) -> list[tuple[str, Any]]:
-    """All commands by the words that call them, groups replaced by what is in them."""
+    """Returns all commands with the words that call them (`models list`); groups are replaced by their commands."""
     found: list[tuple[str, Any]] = []
     for name, command in group.commands.items():
         words = f"{before} {name}".strip()
@@ -96,7 +96,7 @@ def _of_kind(command: Any, kind: str) -> list[Any]:
 
 
 def _roff(text: str) -> str:
-    """Text as roff reads it: no hyphens for minus signs, no lines that begin as requests do."""
+    """Returns text escaped for roff: minus signs do not become hyphens, and no line is read as a request."""
     lines = [" ".join(line.split()) for line in re.split(r"\n\n+", text.strip())]
     escaped = (line.replace("\\", "\\e").replace("-", "\\-") for line in lines)
     return "\n.PP\n".join(f"\\&{line}" if line[:1] in ".'" else line for line in escaped)

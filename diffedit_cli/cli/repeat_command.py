@@ -1,4 +1,4 @@
-"""The commands that repeat what a record says was done."""
+"""Builds the command lines that repeat what the record of a file describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffedit_cli.pipeline.prompts import Prompt
 
 
 def options_of(record: Mapping[str, Any]) -> list[str]:
-    """The command-line options that repeat what a mask, latents or edit record says, defaults left out."""
+    """Returns the command-line options that repeat a mask, latents or edit record, without those at their default."""
     found: dict[str, Any] = {}
     mask, latents, edit = (record.get(part, {}) for part in ("mask", "latents", "edit"))
     for part in (record, latents, mask, edit):
@@ -31,7 +31,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if {"drawn", masks.CHANGED} & {*mask} or any(
         edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()
     ):
-        words += ["--mask", "MASK.png"]  # drawn, or found for other words or another seed than those of the edit
+        words += ["--mask", "MASK.png"]  # drawn by hand, or found for other prompts or another seed than the edit's
     if any(found.get(name, value) != value for name, value in latents.items()):
         words += ["--latents", "LATENTS.safetensors"]
     for name in ("within", "exclude"):
@@ -68,7 +68,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
-    """The commands that make the files which `options_of` of an edit asks for, where a command can: no drawn mask."""
+    """Returns the commands that make the files named by `options_of` an edit, except for a drawn mask."""
     words, found = options_of(record), []
     for part, command, file in (("mask", "mask", "MASK.png"), ("latents", "invert", "LATENTS.safetensors")):
         if file in words and not {"drawn", masks.CHANGED} & {*record[part]}:
@@ -78,7 +78,7 @@ def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _before_regions(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What edits and masks did that were made before there were kinds of them, and say none."""
+    """Returns the implicit values of edits and masks whose records were written before edits had a `region`."""
     parts = [record, *(record.get(part, {}) for part in ("mask", "edit"))]
     if any("region" in part for part in parts) or not ("edit" in record or record.get("kind") == "mask"):
         return {}
@@ -87,11 +87,11 @@ def _before_regions(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usual_negative(found: Mapping[str, Any]) -> Prompt | None:
-    """What an edit steers away from where nothing is said, unless that depends on what is said in files alone."""
+    """Returns the default negative prompt of an edit, derived from its text prompts but not from embeddings files."""
     source, target = (str(found.get(name, "")) for name in ("from", "to"))
     return plan_of(Params(from_=source, to=target, region=found.get("region", AUTO)), {}).given.negative
 
 
 def _said(found: Mapping[str, Any], name: str) -> list[Any]:
-    """All that a record says of a prompt."""
+    """Returns what a record holds of a prompt: its text, its embeddings and its sentences."""
     return [found.get(key) for key in (name, prompts.counterpart(name), name + prompts.SENTENCES)]

@@ -1,4 +1,4 @@
-"""The command that makes the report page of a folder."""
+"""The command `diffedit report`: writes the report page of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`diffedit run`: many pictures into a folder, started again as often as wanted."""
+"""The command `diffedit run`: edits many pictures into a folder, and can be restarted at any time."""
 
 from __future__ import annotations
 
@@ -102,7 +102,10 @@ def _leave(code: int) -> None:
 
 
 def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
-    """The part of the pictures that this process does, and how many may fail. Raises UsageError, before any reading."""
+    """Returns this process's shard, and the number of failures to stop at (None: no limit).
+
+    Checks the options that can be checked before any file is read. Raises UsageError.
+    """
     output_names.check(given["name"])
     shard, most = sharding.choose_shard(given["shard"]), 1 if given["fail_fast"] else given["limit_failures"]
     if most is not None and most < 1:
@@ -114,7 +117,7 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
 def _note_inputs(
     given: dict[str, Any], listed: list[Row], streams: list[Path], fetched: Fetched, place: Place, owner: Ownership
 ) -> None:
-    """Of every row that can be known before any work, what is read for it: none of that is replaced."""
+    """Registers the input files of all rows known before work begins with `owner`, so that none is overwritten."""
     from diffedit_cli.jobs import sources
 
     reads = session.files_read_by(given)
@@ -127,7 +130,7 @@ def _note_inputs(
 
 @contextlib.contextmanager
 def _workers(given: dict[str, Any]) -> Iterator[list[Any]]:
-    """Ray's, where --ray asks for them and there is anything to do."""
+    """Yields the Ray workers that --ray asks for; an empty list without --ray and in a dry run."""
     from diffedit_cli.jobs import ray_workers
 
     if given["ray"] is None or given["dry_run"]:
@@ -154,7 +157,7 @@ def _results(
     workers: list[Any],
     stopping: Callable[[], bool],
 ) -> Generator[Result, None, None]:
-    """What becomes of each row, as it ends: done here or by workers, or only foreseen."""
+    """Returns a generator of one result per row: edited here, edited by Ray workers, or only forecast (--dry-run)."""
     from diffedit_cli.jobs import plan, ray_workers, runner
     from diffedit_cli.results.result import Result
 
@@ -188,19 +191,20 @@ def _results(
 
 
 def _ending(place: Place, results_log: ResultsLog, owner: Ownership, reporter: Reporter) -> str | None:
-    """Keeps what was recorded, and writes the page: where it is, if it could be written."""
+    """Stores the results file and writes the report page; returns the page's location, or None if writing failed."""
     place.keep(results_log, last=True)
     try:
         return place.write_page(results_log, owner)
-    except DiffEditError as error:  # of what is done nothing is lost
+    except DiffEditError as error:  # a missing page loses no result
         reporter.say(f"warning: {error}")
         return None
 
 
 def _opened(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, known: bool) -> session.Session:
-    """The models, once all that can be checked before any work is; `known`: every row is listed. Raises DiffEditError.
+    """Returns the session with the models, after all checks that are possible before work begins.
 
-    With --json each picture is told to have failed by it.
+    `known` says that every row is listed, so that the rows can be checked. Raises DiffEditError; with --json, a failed
+    result is written for each listed picture first.
     """
     from diffedit_cli.jobs import plan
 
@@ -216,9 +220,9 @@ def _opened(given: dict[str, Any], reporter: Reporter, listed: list[Row], *, kno
 
 
 def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: int | None) -> tuple[Counter[int], bool]:
-    """How many results there were of each exit code, and whether they came to their end.
+    """Reports each result; returns the number of results per exit code, and whether all results came.
 
-    At so many failures, if any number is too many, it does not wait for the others.
+    Stops after `most` failures (None: no limit) without waiting for the remaining results.
     """
     codes: Counter[int] = Counter()
     with contextlib.closing(edited):
@@ -234,10 +238,11 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
 def _sources(
     given: dict[str, Any], place: Place, fetched: Fetched, passed: SkippedFiles
 ) -> tuple[list[Row], list[Path]]:
-    """The pictures whose names are known before any work, and the files that are read as they come.
+    """Returns the rows of pictures known before work begins, and the lists and job files that are read as they come.
 
-    Of a folder what diffedit made is left out; of a URL's, as that cannot be seen from outside, what lies in `--out`.
-    Raises UsageError and InputError for a list or a job file at a URL that cannot be fetched.
+    In a folder, files that diffedit made are left out. In a folder at a URL they cannot be recognised, so the files
+    below `--out` are left out instead. Raises UsageError and InputError, also if a list or a job file at a URL cannot
+    be fetched.
     """
     from diffedit_cli.images import provenance
     from diffedit_cli.jobs import sources
@@ -252,7 +257,7 @@ def _sources(
     def local(source: str) -> str:
         try:
             return remote.local(source)
-        except UsageError:  # which fails where it is looked into
+        except UsageError:  # reported later, where the source is read
             return source
 
     named = list(map(local, given["sources"]))
@@ -267,9 +272,9 @@ def _sources(
 
 
 def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
-    """Raises for options that do not go together, for two pictures of one name, and where no row can be done.
+    """Raises DiffEditError for options that contradict each other, two results of one name, or if no row can be edited.
 
-    A row that cannot be done beside others that can fails alone, later.
+    If only some rows cannot be edited, these fail later, each with its own result.
     """
     from diffedit_cli.jobs import checks, plan
     from diffedit_cli.storage import remote
@@ -296,7 +301,10 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C lets what is in hand be finished, a second one stops at once; says whether it was pressed."""
+    """Handles Ctrl-C: the first lets the edits in progress finish, the second stops at once.
+
+    Yields a function that returns whether Ctrl-C was pressed.
+    """
     pressed = False
 
     def press(number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`diffedit serve`: a process that has everything loaded does the commands of others, one after the other."""
+"""The command `diffedit serve`: a process that keeps the model loaded and runs commands of clients, one at a time."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from diffedit_cli.errors import INTERRUPTED, DeviceError, DiffEditError, OutputE
 from diffedit_cli.jobs import interrupts
 from diffedit_cli.storage import paths, streams
 
-LARGEST = 16 * 2**20  # bytes of a request; environments are smaller
-REQUEST = 5.0  # seconds for all of it
-ATTENTION = 0.2  # seconds between two looks at a client, and between two attempts to interrupt for it
-SMALL = 64  # pixels
+LARGEST = 16 * 2**20  # bytes of a request, at most; environments are smaller
+REQUEST = 5.0  # seconds for a whole request to arrive
+ATTENTION = 0.2  # seconds between two looks at a client, and between two attempts to interrupt its command
+SMALL = 64  # pixels, the side of the picture that the warm-up edits
 WARMING = [
     *("edit", "picture.png", "--from", "cat", "--to", "dog", "--model", "builtin", "--anyway", "--steps", "4"),
     *("--maps", "1", "--no-cache", "--quiet"),
 ]
 DOUBTFUL = (DiffEditError.code, DeviceError.code, INTERRUPTED)
-"""Exit codes after which what is loaded may be half changed."""
+"""Exit codes after which the loaded model may be in an inconsistent state."""
 
 
 class Server:
-    """Listens for commands of its own user, and does each as if a process had been started for it."""
+    """Accepts commands of its own user on a Unix socket, and runs each as a process of its own would."""
 
     def __init__(self, run: Callable[[], int]) -> None:
-        """`run` does the command of sys.argv and returns its exit code."""
+        """Creates the server; `run` runs the command in sys.argv and returns its exit code."""
         self._run = run
         self._working = self._stopping = False
 
     def serve(self, idle: float, ready: Callable[[Path], None]) -> None:
-        """Until nobody has asked for `idle` seconds, or it is told to stop. Calls `ready` when it listens.
+        """Serves until no client came for `idle` seconds or it is told to stop; calls `ready` once it listens.
 
-        Raises UsageError where one serves already, OutputError where it cannot listen.
+        Raises UsageError if a server runs already or the system has no Unix sockets, OutputError if it cannot listen.
         """
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError("This system has no Unix sockets to serve on; run the commands without a server.")
         paths.need_home(server_client.folder(), "listen in", "set XDG_RUNTIME_DIR")
-        address = server_client.address()  # before the libraries, which add to the environment
+        address = server_client.address()  # before importing libraries, which add to the environment
         from diffedit_cli.models.loader import LOADER, Loader
 
         self._forget, self._loads = LOADER.forget, Loader.load.__code__
@@ -73,7 +73,7 @@ class Server:
             raise OutputError(f"A server cannot listen on {address}: {error}; set XDG_RUNTIME_DIR.") from error
 
     def _warm_up(self) -> None:
-        """A small edit, whatever becomes of it: all that a command imports is imported before anybody could wait."""
+        """Runs a small edit, whatever its result, so that all imports of a command are done before a client waits."""
         from PIL import Image
 
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFEDIT_")}
@@ -88,10 +88,10 @@ class Server:
                 _close(descriptors)
 
     def _heed_signals(self) -> None:
-        signal.signal(signal.SIGUSR1, self._interrupt)  # of the thread that hears a client's Ctrl-C
+        signal.signal(signal.SIGUSR1, self._interrupt)  # sent by the thread that receives a client's Ctrl-C
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        for number in (signal.SIGTTIN, signal.SIGTTOU):  # a client's terminal may also be the one it was started on
+        for number in (signal.SIGTTIN, signal.SIGTTOU):  # a client may use the terminal that the server was started on
             signal.signal(number, signal.SIG_IGN)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -110,12 +110,12 @@ class Server:
                     connection, _ = listener.accept()
                 except TimeoutError:
                     return
-                with connection, contextlib.suppress(OSError, ValueError):  # it is gone, or talks nonsense
+                with connection, contextlib.suppress(OSError, ValueError):  # client gone, or request invalid
                     self._answer(connection)
                 gc.collect()
 
     def _answer(self, connection: socket.socket) -> None:
-        """One client. Raises OSError or ValueError for one that goes, or says something else."""
+        """Serves one client. Raises OSError if it is gone or too slow, ValueError if its request is invalid."""
         connection.settimeout(server_client.ANSWER)
         server_client.peer(connection)
         connection.sendall(server_client.READY)
@@ -134,13 +134,13 @@ class Server:
             _close(descriptors)
 
     def _done(self, connection: socket.socket) -> int:
-        """The exit code of the command; an interruption of the client interrupts it."""
+        """Runs the command and returns its exit code; a Ctrl-C of the client interrupts the command."""
         listening = threading.Thread(target=self._listen, args=(connection, server_client.peer(connection)))
         try:
             self._heard, self._working = 0, True
             listening.start()
             code = self._run()
-        except KeyboardInterrupt:  # before it began, or as it ended
+        except KeyboardInterrupt:  # Ctrl-C before the command began, or as it ended
             code = INTERRUPTED
         finally:
             self._working = False
@@ -153,7 +153,7 @@ class Server:
         return code
 
     def _listen(self, connection: socket.socket, client: int) -> None:
-        """Tells the main thread, which works, of every Ctrl-C of the client, and of its end, until it heeds them."""
+        """Signals every Ctrl-C and the end of the client to the main thread, repeatedly until each is handled."""
         asked, here = 0, True
         while self._working:
             if here:
@@ -166,7 +166,7 @@ class Server:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _is_loading(self, frame: FrameType | None) -> bool:
-        """Whether a module or a model is being loaded, which would stay half made."""
+        """Returns whether a module or a model is being loaded, which an interruption would leave incomplete."""
         while frame is not None:
             if frame.f_code is self._loads or frame.f_code.co_filename.startswith("<frozen importlib"):
                 return True
@@ -175,9 +175,10 @@ class Server:
 
 
 def _pressed(connection: socket.socket, client: int) -> bool | None:
-    """Whether the client has pressed Ctrl-C; None where it says nothing, False where it is gone.
+    """Returns True if the client pressed Ctrl-C, None if it sent nothing, False if it is gone.
 
-    `client` is its process, 0 if that is not known: its end of the connection may be held by others.
+    `client` is its process id, 0 if not known. The process is checked because other processes may keep its end of the
+    connection open.
     """
     try:
         return bool(connection.recv(1))
@@ -192,7 +193,10 @@ def _pressed(connection: socket.socket, client: int) -> bool | None:
 
 @contextlib.contextmanager
 def _listening(address: Path) -> Iterator[socket.socket]:
-    """What a server that was killed has left there goes; the caller holds the lock."""
+    """Yields a socket that listens at the address, for this user only; the caller holds the lock.
+
+    Replaces the socket that a killed server left there.
+    """
     address.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         umask = os.umask(0o177)
@@ -209,7 +213,7 @@ def _listening(address: Path) -> Iterator[socket.socket]:
 
 @dataclass(frozen=True)
 class Request:
-    """A command line as its client would do it. Raises ValueError for one that there cannot be."""
+    """A command line with the umask and the environment of its client. Raises ValueError for an invalid field."""
 
     words: list[str]
     umask: int
@@ -228,7 +232,7 @@ class Request:
 
 
 def _is_text(value: object) -> bool:
-    """Whether the system takes it: no zero byte, and no half of a letter that is no byte."""
+    """Returns whether the value is a string that the system accepts: it can be encoded, and has no zero byte."""
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -236,14 +240,14 @@ def _is_text(value: object) -> bool:
 
 
 def _received(connection: socket.socket) -> Request:
-    """The request, and nothing of what comes behind it. Raises ValueError for what is none, OSError if it is slow."""
+    """Reads the request and nothing after it. Raises ValueError if it is invalid, OSError if it arrives too slowly."""
     until = time.monotonic() + REQUEST
     length = int.from_bytes(_exactly(connection, server_client.LENGTH, until), "big")
     if length > LARGEST:
         raise ValueError("it is too long")
     try:
         return Request(**json.loads(_exactly(connection, length, until)))
-    except (TypeError, RecursionError) as error:  # other names, or nested absurdly
+    except (TypeError, RecursionError) as error:  # unknown fields, or nested too deeply
         raise ValueError("it is not a request") from error
 
 
@@ -261,7 +265,7 @@ def _exactly(connection: socket.socket, length: int, until: float) -> bytes:
 
 @contextlib.contextmanager
 def _in_place_of(request: Request, descriptors: list[int]) -> Iterator[None]:
-    """With a client's standard streams, working folder, environment, umask and words, for a while."""
+    """Runs the block with the client's standard streams, working folder, environment, umask and arguments."""
     *three, folder = descriptors
     own_folder = os.open(".", os.O_RDONLY)
     own = [os.dup(number) for number in range(3)]

@@ -1,6 +1,6 @@
-"""Handing a command to `diffedit serve`, where one runs: its words, folder, environment and standard streams.
+"""Hands a command to a running `diffedit serve`: its arguments, folder, environment and standard streams.
 
-Nothing heavy is imported here. Whatever goes wrong before the server has begun, the command does its work itself.
+Imports nothing heavy. If anything fails before the server has begun the command, it runs in its own process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from diffedit_cli.storage.cache import default_root
 
 COMMANDS = ("edit", "mask", "invert")
 OFF = {"0", "OFF", "NO", "FALSE"}
-PATIENCE = 2.0  # seconds to wait for a server: about what starting without it takes
-ANSWER = 1.0  # seconds for the other side to say something, when it has nothing else to do
+PATIENCE = 2.0  # seconds to wait for a server, about as long as starting without one takes
+ANSWER = 1.0  # seconds to wait for a message of the other side, if it is idle
 
-# What is said, a byte each: the server READY when it is a client's turn, the client then GO or STOP, later INTERRUPT.
-# With GO go the descriptors of standard input, output, error and the working folder; behind it come the length of the
-# request, and the request in JSON. The server says BEGUN if it takes it, and the answer is the exit code.
+# Protocol, with messages of one byte: the server sends READY when it is the client's turn; the client then sends GO or
+# STOP, and later INTERRUPT. GO carries the descriptors of standard input, output, error and the working folder; the
+# length of the request and the request in JSON follow. The server sends BEGUN if it accepts it, then the exit code.
 READY, GO, STOP, INTERRUPT, BEGUN = b"r", b"g", b"s", b"i", b"b"
 DESCRIPTORS = 4
-LENGTH = 8  # bytes, the highest first
-_CREDENTIALS = struct.Struct("3i")  # of the system: process, user, group
+LENGTH = 8  # bytes of the length, big-endian
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user and group id
 
-# What libraries read when they are imported, or the system when a program starts: another value, another server.
+# Prefixes of variables that are read when libraries are imported or the process starts: each value needs its server.
 _STARTED_WITH = (
     *("CUDA_", "DIFFUSERS_", "DNNL_", "GOMP_", "HF_", "HIP_", "HOME", "HSA_", "HUGGINGFACE_", "KMP_", "LANG", "LC_"),
     *("LD_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "ROCR_", "TMPDIR"),
@@ -44,13 +44,13 @@ _STARTED_WITH = (
 
 
 def folder() -> Path:
-    """Where servers listen."""
+    """Returns the folder of the servers' sockets."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return Path(runtime) / "diffedit" if runtime else default_root() / "serve"
 
 
 def address() -> Path:
-    """The socket of a server that does what this process would: of the same program, libraries and environment."""
+    """Returns the socket of a server with the same program, libraries and environment as this process."""
     package = Path(__file__).parent.parent
     places = [*sorted(package.rglob("*.py")), *(Path(path) for path in sys.path if path.endswith("-packages"))]
     said = {
@@ -63,11 +63,11 @@ def address() -> Path:
 
 
 def hand_over(words: list[str]) -> int | None:
-    """The exit code of a command line that a server has done; None where this process has to do it."""
+    """Returns the exit code of a command line that a server ran, or None if this process has to run it."""
     if not words or words[0] not in COMMANDS or os.environ.get("DIFFEDIT_SERVE", "").upper() in OFF:
         return None
     try:
-        # ValueError and RuntimeError: paths that there cannot be, and a user without a home
+        # ValueError: a path that cannot exist. RuntimeError: a user without a home folder.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
                 return None
@@ -84,7 +84,10 @@ def hand_over(words: list[str]) -> int | None:
 
 @contextlib.contextmanager
 def connect(path: Path) -> Iterator[tuple[socket.socket, int]]:
-    """A server of this user, and its process. Raises OSError where there is none, or it belongs to someone else."""
+    """Connects to a server of this user, and yields the connection and the server's process id (0 if not known).
+
+    Raises OSError if there is no server, or it belongs to another user.
+    """
     check_private(path.parent)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
@@ -93,14 +96,14 @@ def connect(path: Path) -> Iterator[tuple[socket.socket, int]]:
 
 
 def check_private(path: Path) -> None:
-    """Raises PermissionError unless the folder is this user's alone."""
+    """Raises PermissionError unless the folder belongs to this user, and only this user may access it."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{path} is not a folder of this user alone")
 
 
 def peer(connection: socket.socket) -> int:
-    """The process on the other side; 0 where the system does not say. Raises PermissionError for another user's."""
+    """Returns the process id of the other side, 0 if it is not known. Raises PermissionError for another user."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -123,12 +126,15 @@ def _send(connection: socket.socket, words: list[str]) -> None:
 
 
 def _awaited(connection: socket.socket) -> int:
-    """The exit code. The first Ctrl-C is passed on; a second one is the end here, and the server notices."""
+    """Waits for the exit code of the command and returns it.
+
+    The first Ctrl-C is passed on to the server. A second one ends this process, which the server notices.
+    """
     connection.settimeout(None)
     try:
         code = _answer(connection)
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # it may be done this very moment
+        with contextlib.suppress(OSError):  # the command may have just ended
             connection.sendall(INTERRUPT)
         code = _answer(connection)
     if code and code[0] in CODES:
@@ -145,20 +151,23 @@ def _answer(connection: socket.socket) -> bytes:
 
 
 def stop_all() -> int:
-    """Ends every server of this user, each after what it has in hand; how many there were."""
+    """Ends every server of this user, each after its current command; returns how many there were."""
     stopped = 0
     for path in _sockets():
         with contextlib.suppress(OSError), connect(path) as (connection, _):
             connection.settimeout(None)
             if connection.recv(1) == READY:
                 connection.sendall(STOP)
-                connection.recv(1)  # nothing, when it is so far
+                connection.recv(1)  # returns without data once the server has ended
                 stopped += 1
     return stopped
 
 
 def state() -> list[tuple[int, str]]:
-    """The servers of this user: process, and whether it is idle, busy, or of another version or environment."""
+    """Returns the process id and the state of each server of this user.
+
+    The state is idle, busy or ending, with a note if the server is of another version or environment.
+    """
     found = []
     for path in _sockets():
         with contextlib.suppress(OSError), connect(path) as (connection, process):
@@ -174,6 +183,6 @@ def state() -> list[tuple[int, str]]:
 def _sockets() -> list[Path]:
     if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
         return []
-    with contextlib.suppress(OSError):  # another user's
+    with contextlib.suppress(OSError):  # the folder of another user
         return sorted(path for path in folder().iterdir() if path.suffix == ".socket")
     return []

@@ -1,4 +1,4 @@
-"""From a command line to what its jobs share: parameters and files, the model, and a pipeline for them."""
+"""Turns a command line into what its jobs share: parameters, files, the models and the pipeline."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
-PARTS_OF_MODELS = (".json", ".txt", ".safetensors", ".model", ".yaml")  # endings of the files that are read of a folder
+PARTS_OF_MODELS = (".json", ".txt", ".safetensors", ".model", ".yaml")  # suffixes of the files read from a model folder
 PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
     "frames", "save_embeds", *o.SHOWN,
 )  # fmt: skip
-MOST_DIGITS = 9  # of what is counted
+MOST_DIGITS = 9  # of a count, such as that of --batch
 GIVEN_FILES = ("mask", "latents", "within", "exclude")
-"""Of each picture of a run one, by a template."""
+"""Options for a file of each picture, if their value is a template such as masks/{stem}.png."""
 OF_A_PICTURE = (
     o.PROMPTS, o.TEXT, o.STAGES, {name: one for name, one in o.EDIT.items() if name not in o.PAINTER},
     o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.STEPS, o.METADATA,
@@ -40,9 +40,10 @@ _MEANING = {"from_": "is in the picture now", "to": "it should become"}
 
 
 def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any]:
-    """What the jobs of a command line share, as keyword arguments of Job; `needs` names the prompts that it must have.
+    """Returns the keyword arguments of Job that all jobs of a command line share; `needs` names the required prompts.
 
-    Raises UsageError for options that do not go together or are out of range, InputError for unreadable embeddings.
+    Raises UsageError for options that contradict each other or are out of range, InputError for unreadable prompt
+    embeddings.
     """
     if given.get("inpainter") and (given.get("latents") or given.get("frames")):
         raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
@@ -50,7 +51,7 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
         raise UsageError(f"--max-pixels {given['max_pixels']} is not a number of pixels; give 1 or more.")
     given = {**given, **prompts.choose_prompts(given, PROMPTS)}
     if given.get("strip_metadata"):
-        given["metadata"] = False  # which tells the prompts
+        given["metadata"] = False  # which holds the prompts
     for name in needs:
         if isinstance(given[name], str) and not given[name].strip():
             flag = f"--{name.rstrip('_')}"
@@ -71,12 +72,15 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
 
 
 def files_read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
-    """The files that are read for a row, as far as its names tell: also those that options give for each picture."""
+    """Returns a function that lists the files read for a row, as far as their names are known before work begins.
+
+    The list includes the files that --mask, --latents, --within and --exclude name by a template.
+    """
     templates = _templates(given)
 
     def of(row: Row) -> list[Path]:
         found = row.reads
-        with contextlib.suppress(DiffEditError):  # which fails the row
+        with contextlib.suppress(DiffEditError):  # the row fails with it later
             found += [output_names.input_path(template, f"--{name}", row.place) for name, template in templates.items()]
         return found
 
@@ -84,14 +88,15 @@ def files_read_by(given: dict[str, Any]) -> Callable[[Row], list[Path]]:
 
 
 def _templates(given: dict[str, Any]) -> dict[str, Path]:
-    """The options that give each picture a file of its own, such as masks/{stem}.png."""
+    """Returns the options whose value is a template for a file of each picture, such as masks/{stem}.png."""
     return {name: given[name] for name in GIVEN_FILES if given.get(name) and "{" in str(given[name])}
 
 
 def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
-    """What a row's job has beside input and output: what is common to all, or its own options in their place.
+    """Returns a function that gives the keyword arguments of a row's Job, except for its input and output.
 
-    It raises what `shared` does, and UsageError for an option that no row can have.
+    Options of the row replace those of the command line. The function raises what `shared_options` raises, and
+    UsageError for an option that a row cannot have.
     """
     templates = _templates(given)
     common = functools.cache(lambda: shared_options(given, needs=required_prompts(given)))
@@ -111,27 +116,27 @@ def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
 
 
 def required_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The prompts that an edit must have: with a mask nothing has to be found."""
+    """Returns the names of the prompts that an edit requires; with --mask, --from is not needed to find a mask."""
     return ("to",) if given.get("mask") else ("from_", "to")
 
 
 class Session:
-    """The models of a command line, found now; torch is imported only when a picture is ready for them."""
+    """The models of a command line: located at construction, loaded when the first picture is ready for them."""
 
     def __init__(self, given: dict[str, Any], reporter: Reporter) -> None:
-        """Raises ModelError, DeviceError or UsageError."""
+        """Locates the models. Raises ModelError, DeviceError or UsageError."""
         from diffedit_cli.models import registry
         from diffedit_cli.models.memory import OffloadOptions, number_format
 
         given = {**given, "dtype": number_format("--dtype", given["dtype"])}
-        if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # whose workers are elsewhere
+        if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # workers of Ray may be on other machines
             from diffedit_cli.models import devices
 
             devices.choose_device(given["device"])
         self._given, self._reporter = given, reporter
         self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"])
         if given["offline"]:
-            os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for whoever starts elsewhere
+            os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for processes that do not start there
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say)
         self._root, painter = model_options.cache_root(given), given.get("inpainter")
         config = given["model_config"]
@@ -139,14 +144,14 @@ class Session:
 
     @property
     def model_files(self) -> list[Path]:
-        """What the models are read from."""
+        """Files that the models are read from."""
         return [file for folder in (self.folder, self.inpainter) if folder for file in folder.files()]
 
     @functools.cached_property
     def files(self) -> list[Path]:
-        """All that is read beside the pictures: settings, models, adapters, and what lies beside them and is heeded.
+        """All files read besides the pictures: settings, models, adapters, and configuration files beside these.
 
-        Of a converted checkpoint that is the checkpoint itself, not its copy in the cache.
+        For a converted checkpoint, this is the checkpoint itself and not its copy in the cache.
         """
         from diffedit_cli.engine.networks.model_formats import adapter_settings
         from diffedit_cli.models import predictions
@@ -170,12 +175,12 @@ class Session:
         return [path for path in dict.fromkeys(found) if converted not in files.resolved(path).parents]
 
     def check_words(self, params: Params, stages: Iterable[str]) -> None:
-        """Raises ModelError for words that the model does not know, before anything is loaded."""
+        """Raises ModelError for a prompt word that the model does not know, before the model is loaded."""
         vocabulary.check(params, self.folder, ("mask",) * ("mask" in stages) if self.inpainter else stages)
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
-        """What a result depends on beside its picture and its parameters."""
+        """Models and settings that a result depends on besides its picture and parameters; part of its identity."""
         return {
             "model": self.folder.digest,
             "own": {**self.folder.defaults, "evidence": self.folder.evidence},
@@ -210,28 +215,31 @@ class Session:
         )
 
     def open(self) -> EditPipeline:
-        """The same each time."""
+        """Returns the pipeline, which is created on the first call."""
         return self._pipeline
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:
-        """As `for_rows`."""
+        """The function of `row_options` for this command line."""
         return row_options(self._given)
 
     def trace(self, text: str) -> None:
-        """Where a failure that is our own comes from."""
+        """Reports the traceback of a bug in diffedit."""
         self._reporter.trace(text)
 
 
 def quiet_session(given: dict[str, Any]) -> Session:
-    """Of a worker of a run, which tells nothing itself."""
+    """Returns a session for a worker of a run, which does not report results itself."""
     from diffedit_cli.cli.progress import Reporter
 
     return Session(given, Reporter(quiet=True))
 
 
 def parse_count(option: str, text: str, what: str) -> int | None:
-    """How many, at least 1; None for `auto`, where it is left to us. Raises UsageError."""
+    """Returns a count of at least 1, or None for `auto`, where diffedit chooses.
+
+    `what` names the counted things in the message of the UsageError for any other text.
+    """
     if text == AUTO:
         return None
     if not (text.isdecimal() and len(text) <= MOST_DIGITS and int(text) >= 1):

@@ -1,7 +1,7 @@
-"""Pictures on a terminal, two pixels to a letter.
+"""Shows pictures on a terminal, two pixels per character.
 
-Half blocks in two colours work wherever there are colours. What shows true pixels (sixel, kitty) has to ask the
-terminal first and read the answer from standard input, where a picture may be coming in.
+Half blocks in two colours work on every terminal with colours. Protocols for true pixels (sixel, kitty) have to ask
+the terminal first and read the answer from standard input, where a picture may be coming in.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from rich.style import Style
 
 from diffedit_cli.images import previews
 
-MOST_COLUMNS = 160  # beyond, it would fill the screen
+MOST_COLUMNS = 160  # a wider preview would fill the screen
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 
 
 def strip(path: str, columns: int) -> Segments:
-    """The tiles of a preview's file, at most `columns` letters wide."""
+    """Returns the tiles of a preview file as half blocks, at most `columns` characters wide."""
     with Image.open(path) as file:
         image = previews.without_captions(file)
         width = min(columns, MOST_COLUMNS, image.width)

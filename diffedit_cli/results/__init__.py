@@ -1,1 +1,1 @@
-"""What a run leaves behind: results, results.jsonl, the page and its thumbnails."""
+"""What a run leaves behind: its results, results.jsonl, the report page and the thumbnails."""

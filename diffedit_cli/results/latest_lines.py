@@ -1,4 +1,4 @@
-"""The newest line of results.jsonl about each edit, whichever part of the run wrote it."""
+"""The newest line of results.jsonl for each edit, read from all parts of a run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ REMEDY = "name a folder that diffedit run wrote into with --out"
 
 
 class LatestLines:
-    """The last line about each output, and about each edit that has none, in the order of the lines.
+    """The last line of each output, and of each edit without an output, in the order of the lines.
 
-    An edit that succeeds takes the place of its failure before, and the other way round. A skipped edit's line says
-    less than the line of the run that made it: what the newer one leaves out stays.
+    A success replaces the earlier failure of the same edit, and a failure its earlier success. A line with status
+    skipped holds fewer values than the earlier line of the finished edit: the values that it lacks are kept.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads the files of `folder`, of several the lines by the time they were written.
+        """Reads the results files of `folder`; lines of several files are merged by the time they were written.
 
-        Raises InputError where there are none, they cannot be read, or hold no results.
+        Raises InputError if there is no such file, it cannot be read, or holds no results.
         """
         if not paths.is_folder(folder):
             raise InputError(f"There is no folder {folder}; {REMEDY}.")
-        self.unreadable = 0  # lines that are not results, such as one that was cut off when its process was killed
+        self.unreadable = 0  # number of lines that are not results, such as a torn last line
         self._lines, self._keys = DiskDict(), DiskDict()  # line by key; key of the output by edit
         parts = results_log.parts(folder) or [folder / results_log.NAME]
         try:

@@ -1,4 +1,4 @@
-"""The report page of a folder that `run` wrote into: index.html, complete in itself, with small pictures beside it."""
+"""Writes the report page of a folder of `diffedit run`: a self-contained index.html, with thumbnails beside it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from diffedit_cli.storage import atomic, paths, seals
 from diffedit_cli.storage.ownership import Ownership, Target
 
 PAGE = "index.html"
-MOST = 2**53  # of a number that a browser tells from its neighbours
-CHANGED = 48  # of 255: by less small pictures may differ where nothing was changed
+MOST = 2**53  # whole numbers below are exact in JavaScript
+CHANGED = 48  # of 255: thumbnails may differ by less where nothing was changed
 TEMPLATES = Path(__file__).parent / "templates"
 MAKERS = {make.__name__: make for make in (thumbnails.of_picture, thumbnails.of_mask)}
 
@@ -39,11 +39,11 @@ def write(
     progress: Callable[[int, int], None] = lambda *_: None,
     holds: Callable[[Path], bool] = paths.is_file,
 ) -> Path:
-    """Writes the page of what `folder`'s results.jsonl tells, and returns where it is.
+    """Writes the report page of the results.jsonl in `folder`, and returns its path.
 
-    `progress` hears how many of the small pictures that had to be made are done. `holds` says which files there are,
-    where the folder stands for one that is elsewhere: of these no small pictures are made. A foreign index.html is
-    replaced only where `owner` may. Raises InputError and OutputError.
+    `progress` is called with the number of thumbnails done and the number to make. `holds` says which files exist, if
+    the folder stands for a remote one; no thumbnails are made of remote files. A foreign index.html is replaced only if
+    `owner` allows it. Raises InputError if there are no readable results, OutputError if the page cannot be written.
     """
     owner = owner or Ownership()
     lines = LatestLines(folder)
@@ -63,21 +63,21 @@ def write(
 
 
 class _Place:
-    """The page's folder: finds the files that lines name, says how the page reaches them, collects thumbnails."""
+    """The folder of the page: finds the files that lines name, links to them, and collects the thumbnails to make."""
 
     def __init__(self, folder: Path, holds: Callable[[Path], bool]) -> None:
         self.folder, self._holds = folder, holds
         self.missing: set[str] = set()
-        self._wanted = DiskDict()  # name of the small picture -> its source, and what makes it
-        self._absolute = Path(os.path.abspath(folder))  # noqa: PTH100  # as it is named: links are not followed
+        self._wanted = DiskDict()  # name of the thumbnail -> its source, and the function that makes it
+        self._absolute = Path(os.path.abspath(folder))  # noqa: PTH100  # does not follow links
 
     def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
-        """A picture for the page: what it is called, how it is reached, and its small picture."""
+        """Returns the name, link and thumbnail of a picture for the page, and collects the thumbnail to be made."""
         path, small = find(recorded), thumbnails.place(recorded, make)
         if path is not None and paths.is_file(path):
             if thumbnails.is_stale(self.folder / small, path):
                 self._wanted[small] = [os.fspath(path), make.__name__]
-        elif not self._holds(self.folder / small):  # one from before is still good
+        elif not self._holds(self.folder / small):  # an earlier thumbnail is still good
             self.missing.add(small)
         return _known(name=Path(recorded).name, full=self.address(path) if path else None, small=small)
 
@@ -91,18 +91,18 @@ class _Place:
         self.missing |= {f"{thumbnails.FOLDER}/{target.name}" for target in missing}
 
     def output(self, recorded: str) -> Path | None:
-        """Where an output is now, if anywhere."""
+        """Returns where an output is now, or None if it does not exist."""
         path = results_log.place_now(self.folder, recorded, self._holds)
         return path if self._holds(path) else None
 
     def input(self, recorded: str) -> Path | None:
-        """Where an input is now: as recorded, from the working folder or from one that this folder is in."""
+        """Returns where an input is now, or None: as recorded, or relative to a folder above the page's folder."""
         path = Path(recorded)
         near = () if path.is_absolute() else (parent / path for parent in self._absolute.parents)
         return next((candidate for candidate in (path, *near) if self._holds(candidate)), None)
 
     def address(self, path: Path) -> str:
-        """A link from the page, relative where there can be such a one."""
+        """Returns the link from the page to a file, relative if possible."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100
         try:
             relative = os.path.relpath(absolute, self._absolute)
@@ -112,7 +112,7 @@ class _Place:
 
 
 def _entry(line: Line, place: _Place) -> Line:
-    """What the page knows of one picture. Nothing in a line is taken for what it should be."""
+    """Returns the page's data of one line. No field is trusted to be of the expected type."""
     outputs = [output for output in field(line, "outputs", list) if isinstance(output, str)]
     first, mask = field(line, "output", str), field(line, "mask", str)
     finished = line["status"] in FINISHED
@@ -145,12 +145,12 @@ def _entry(line: Line, place: _Place) -> Line:
 
 
 def _known(**values: Any) -> Line:
-    """Without what is not known, for a smaller page."""
+    """Returns the values without empty ones, for a smaller page."""
     return {name: value for name, value in values.items() if value not in (None, "", [], {})}
 
 
 def _without(entry: Line, missing: set[str]) -> Line:
-    """An entry without the small pictures that there are not."""
+    """Returns the entry without thumbnails that do not exist; changes it in place."""
     shown = [entry["before"], *entry.get("after", []), *([entry["mask"]] if "mask" in entry else [])]
     for picture in shown:
         if picture["small"] in missing:
@@ -159,14 +159,14 @@ def _without(entry: Line, missing: set[str]) -> Line:
 
 
 def _cut(entry: Line, folder: Path) -> float | None:
-    """Where the slider begins, in percent of the width: half of what is masked, or has changed, lies left of it.
+    """Returns the initial slider position in percent of the width: half of the masked or changed pixels lie left of it.
 
-    None for what cannot be seen here, as in a folder that is elsewhere.
+    Returns None if the thumbnails cannot be read here, as in a remote folder, or if no pixel is masked or changed.
     """
     small = [picture.get("small") for picture in (entry["before"], *entry.get("after", []), entry.get("mask", {}))]
     try:
         if len(small) == 2:
-            return None  # there is no slider
+            return None  # no result, so no slider
         if small[-1]:
             edited = _pixels(folder / small[-1], "RGBA")[..., 3] > 0
         elif small[0] and small[1]:
@@ -174,11 +174,11 @@ def _cut(entry: Line, folder: Path) -> float | None:
             edited = np.abs(before - after).max(axis=2) > CHANGED
         else:
             return None
-    except (OSError, ValueError):  # not there, not a picture, or not of one size
+    except (OSError, ValueError):  # missing, not a picture, or of different sizes
         return None
     left_of = np.concatenate([[0], edited.sum(axis=0).cumsum()])
     half = left_of[-1] / 2
-    at = np.searchsorted(left_of, half, "left") + np.searchsorted(left_of, half, "right") - 1  # twice
+    at = np.searchsorted(left_of, half, "left") + np.searchsorted(left_of, half, "right") - 1  # twice the middle
     return round(50 * int(at) / edited.shape[1], 1) if half else None
 
 
@@ -188,7 +188,7 @@ def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """JSON as Python reads it may hold infinities, and numbers beyond what a browser knows."""
+    """Returns whether a value is a number that JavaScript holds exactly; Python's JSON may hold infinities and NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
@@ -203,7 +203,7 @@ def _make_folder(path: Path) -> None:
 
 
 class _Summary:
-    """What the head of the page says of all entries."""
+    """Counts and sums over all entries, for the head of the page."""
 
     def __init__(self, unreadable: int) -> None:
         self.unreadable, self.count, self.small, self.seconds = unreadable, 0, 0, 0.0
@@ -242,12 +242,12 @@ def _rendered(folder: Path, summary: _Summary, entries: Iterator[Line]) -> bytes
 
 
 def _digest(text: str) -> str:
-    """By which a content security policy knows a script or a style."""
+    """Returns the hash by which a content security policy allows a script or a style."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _duration(seconds: float) -> str:
-    """As people say it: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    """Returns a duration as text: 4.2 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The result of one picture, under the contract's JSON keys."""
+"""The result of one picture, as it is written to results.jsonl and, with --json, to standard output."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one picture, under the contract's JSON keys."""
+    """The result of one picture. Its fields are the keys of the JSON object, with `from` for `from_`."""
 
     status: Literal["done", "skipped", "failed", "withheld", "planned"]
     error: Mapping[str, Any] | None = None
     input: str
     output: str | None = None
     outputs: tuple[str, ...] = ()
-    digests: Mapping[str, str] = field(default_factory=dict)  # of outputs and mask, as they were written
+    digests: Mapping[str, str] = field(default_factory=dict)  # path -> sha256 (hex) of outputs and mask as written
     mask: str | None = None
     mask_area: float | None = None
     region: str | None = None
@@ -42,6 +42,7 @@ class Result:
     ended: str = field(default_factory=_now)
 
     def json(self, **more: Any) -> str:
+        """Returns the result as one line of JSON; `more` are further keys."""
         fields = {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
         fields["seconds"] = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
-        return json.dumps(fields | more)  # in ASCII: any terminal's encoding and any file name passes
+        return json.dumps(fields | more)  # in ASCII, for any terminal encoding and any file name

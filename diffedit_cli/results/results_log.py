@@ -1,4 +1,4 @@
-"""`results.jsonl`: what became of each picture of a run, written as it ends and read when the run is started again."""
+"""Reads and writes `results.jsonl`: a line per picture, appended as it ends and read when the run is restarted."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from diffedit_cli.storage import hashing, paths
 
 NAME = "results.jsonl"
 FINISHED = ("done", "skipped")
-STATUSES = (*FINISHED, "failed", "withheld")  # of a line about a picture
-BEGUN = "begun"  # status of a line about files that are written next, and that nothing else would tell to be ours
+STATUSES = (*FINISHED, "failed", "withheld")  # statuses of result lines
+BEGUN = "begun"  # status of a line that announces files to be written, which nothing else shows to be ours
 BEGUN_PART = re.compile(r"\.results(-\d+-of-\d+)?\.jsonl\.begun")
+# How the lines that diffedit writes begin.
 BEGINS = [f'{{"status": "{one}", "error": '.encode() for one in STATUSES] + [b'{"status": "begun", "digests": {']
 PART = re.compile(r"results(-\d+-of-\d+)?\.jsonl")
 LATER = """INSERT INTO done VALUES (?, ?, ?, ?) ON CONFLICT (output) DO UPDATE
@@ -30,23 +31,23 @@ DIGESTS = "SELECT digest FROM done WHERE output = ? UNION SELECT digest FROM beg
 
 
 class ResultsLog:
-    """What a folder's `results.jsonl`, and that of each part, says: of each output the last line that it was done with.
+    """The `results.jsonl` of a folder and of each shard: for each output, the last line with status done.
 
-    Any number of pictures fits in little memory, several processes may write to one folder, and any thread may ask. A
-    line that a killed process left torn is passed over. Raises OutputError for a file that cannot be read or written.
+    Memory use is small for any number of pictures, several processes may write to one folder, and any thread may query.
+    A line torn by a killed process is skipped. Raises OutputError for a file that cannot be read or written.
     """
 
     def __init__(self, folder: Path, name: str = NAME, url: str | None = None, *, writes: bool = True) -> None:
-        """Lines are written to the file of this name; with `url` they name outputs below it in place of the folder.
+        """Opens the log to append to the file `name`; with `url`, lines name outputs below it in place of the folder.
 
-        Without `writes` it is only read, and what is written is lost.
+        Without `writes` the log is only read, and lines written to it are discarded.
         """
         self.folder, self.path, self._url = folder, folder / name, url
-        self.begun = folder / f".{name}.begun" if writes else None  # where announcements stand until all is recorded
+        self.begun = folder / f".{name}.begun" if writes else None  # announcements, until all files are recorded
         self.announced: Callable[[], None] = lambda: None  # called after each announcement
-        self._known = sqlite3.connect("", check_same_thread=False)  # a nameless file that ends with it
+        self._known = sqlite3.connect("", check_same_thread=False)  # a temporary file, deleted on close
         self._lock = Lock()
-        self._read: dict[tuple[Path, int], tuple[int, str]] = {}  # of each file: bytes, and when the last line ended
+        self._read: dict[tuple[Path, int], tuple[int, str]] = {}  # (file, inode) -> bytes read, latest `ended`
         self._known.execute(
             "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
         )
@@ -72,13 +73,13 @@ class ResultsLog:
             self._known.close()
 
     def identity_of(self, output: Path) -> str | None:
-        """Of the last run that wrote this output; None if none did."""
+        """Returns the identity (`plan.identity`) of the edit that last wrote this output, or None if none did."""
         with self._lock:
             row = self._known.execute("SELECT identity FROM done WHERE output = ?", (self._key(output),)).fetchone()
         return None if row is None else str(row[0])
 
     def digests_of(self, path: Path) -> list[str]:
-        """Sha256 (hex) of an output or a mask as runs wrote it last, or were about to, also those that work now."""
+        """Returns the sha256 digests (hex) of a file as runs, also those in progress, last wrote or announced it."""
         key = self._key(path)
         with self._lock, contextlib.suppress(OSError):
             self._learn()
@@ -87,7 +88,7 @@ class ResultsLog:
         return [str(digest) for (digest,) in rows if digest]
 
     def announce(self, digests: Mapping[str, str]) -> None:
-        """Says that files of these digests come next, by path. Raises OutputError."""
+        """Records the digests, by path, of files about to be written. Raises OutputError."""
         if self.begun is None:
             return
         _check(self.begun)
@@ -103,7 +104,7 @@ class ResultsLog:
         self.announced()
 
     def _all_recorded(self) -> bool:
-        """Whether each file that was announced is what a line of results tells."""
+        """Returns whether a result line records each announced file with the announced digest."""
         with self._lock:
             self._learn()
             left = self._known.execute(
@@ -112,7 +113,7 @@ class ResultsLog:
             return left.fetchone() is None
 
     def write(self, line: str) -> None:
-        """Appends a line in one go. Raises OutputError."""
+        """Appends a line in a single write. Raises OutputError."""
         try:
             _append(self._file, line)
         except OSError as error:
@@ -120,9 +121,9 @@ class ResultsLog:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits while another process is in here: what it reads of the file then, the last one to come reads whole.
+        """Holds an exclusive lock on the file, so that the last process that enters reads all lines of the others.
 
-        Where there can be no lock it does not wait.
+        Does not wait on file systems without locks.
         """
         import fcntl
 
@@ -135,17 +136,17 @@ class ResultsLog:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _learn(self) -> None:
-        """Reads what the files say beyond what was read of them before. Raises OSError."""
+        """Reads the lines that were appended to the files since the last call. Raises OSError."""
         for path in (*parts(self.folder), *begun_parts(self.folder)):
-            with contextlib.suppress(FileNotFoundError), paths.open_to_read(path) as file:  # all may be recorded by now
-                this = path, os.fstat(file.fileno()).st_ino  # one of the same name may follow it
+            with contextlib.suppress(FileNotFoundError), paths.open_to_read(path) as file:  # gone once all is recorded
+                this = path, os.fstat(file.fileno()).st_ino  # another file may get the name
                 read, ended = self._read.get(this, (0, ""))
                 file.seek(read)
                 for line in paths.lines(file):
                     if (said := parse(line)) is not None:
-                        ended = max(ended, paths.as_text(field(said, "ended", str)))  # whatever the clock did
+                        ended = max(ended, paths.as_text(field(said, "ended", str)))  # also if the clock was set back
                         self._learn_from(said, ended)
-                    if line.endswith(b"\n"):  # else it is being written, or torn
+                    if line.endswith(b"\n"):  # otherwise it is still being written, or torn
                         self._read[this] = file.tell(), ended
 
     def _learn_from(self, said: dict[str, Any], ended: str) -> None:
@@ -165,13 +166,13 @@ class ResultsLog:
         return f"{self._url}/{Path(path).relative_to(self.folder).as_posix()}" if inside else path
 
     def _local(self, output: str) -> Path:
-        """Where an output is now."""
+        """Returns where an output is now."""
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
         return place_now(self.folder, output)
 
     def _key(self, output: Path) -> str:
-        """The same from wherever the run is started."""
+        """Returns the path relative to the folder, which does not depend on the working folder."""
         return paths.as_text(os.path.relpath(output, self.folder))
 
     def _failed(self, error: OSError) -> OutputError:
@@ -180,14 +181,14 @@ class ResultsLog:
 
 
 class Results:
-    """What the results files of folders tell of, wherever these have been moved since: pictures by name and digest."""
+    """Recognises the results of runs by name and digest, from the results files of folders, also of moved ones."""
 
     def __init__(self) -> None:
-        self._told: dict[Path, dict[str, set[str]]] = {}  # by folder
+        self._told: dict[Path, dict[str, set[str]]] = {}  # folder -> file name -> digests
 
     def tell_of(self, path: Path) -> bool:
-        """Whether a picture is, as it is now, what a run wrote into its folder or one around it."""
-        folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  # as it is named: links are not followed
+        """Returns whether the results of its folder, or of one above it, record a picture with its present content."""
+        folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  # does not follow links
         found = [digest for folder in folders for digest in self._in(folder).get(path.name, ())]
         if not found:
             return False
@@ -208,7 +209,7 @@ class Results:
 
 
 def _check(path: Path) -> None:
-    """Raises OutputError for what has the name of a results file and is none: lines are only added to our own."""
+    """Raises OutputError for a file with the name of a results file that is not ours, as lines are appended to it."""
     remedy = "choose another folder with --out"
     try:
         if paths.is_link(path) or (paths.is_there(path) and not paths.is_file(path)):
@@ -223,7 +224,7 @@ def _check(path: Path) -> None:
 
 
 def _append(file: int, line: str) -> None:
-    """Writes a line in one go; one that anybody left torn, as on a full disk, ends before it. Raises OSError."""
+    """Appends a line in a single write, after ending a torn line, such as a full disk leaves. Raises OSError."""
     size = os.fstat(file).st_size
     torn = size and os.pread(file, 1, size - 1) != b"\n"
     data = b"\n" * torn + line.encode() + b"\n"
@@ -232,14 +233,14 @@ def _append(file: int, line: str) -> None:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether all there is is the begin of a line of ours, whose writer was ended in it."""
+    """Returns whether the file begins with an incomplete line of ours, whose writer was killed."""
     with paths.open_to_read(path) as file:
         line = file.readline(max(map(len, BEGINS)))
     return any(begin.startswith(line) or line.startswith(begin) for begin in BEGINS) and not line.endswith(b"\n")
 
 
 def part_name(number: int, count: int) -> str:
-    """The file of a part that cannot share one with the others."""
+    """Returns the name of the results file of a shard that cannot share one with the others, as at a URL."""
     return NAME if count == 1 else f"results-{number}-of-{count}.jsonl"
 
 
@@ -248,28 +249,28 @@ def is_part(name: str) -> bool:
 
 
 def parts(folder: Path) -> list[Path]:
-    """The files of a folder that tell of results."""
+    """Returns the results files of a folder, one per shard."""
     return sorted(path for path in folder.glob("results*.jsonl") if is_part(path.name))
 
 
 def begun_parts(folder: Path) -> list[Path]:
-    """The files of a folder that tell of files which no result tells of yet."""
+    """Returns the files of a folder that hold announcements of files without a result line."""
     return sorted(path for path in folder.glob(".results*.jsonl.begun") if BEGUN_PART.fullmatch(path.name))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a `results.jsonl`; what is torn or none is passed over. Raises OSError."""
+    """Returns the JSON objects of a `results.jsonl`; torn and invalid lines are skipped. Raises OSError."""
     return (said for line in texts(path) if (said := parse(line)) is not None)
 
 
 def texts(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not empty, cut where they are too long. Raises OSError."""
+    """Yields the lines of a file that are not empty, cut off if they are too long (`paths.LONGEST`). Raises OSError."""
     with paths.open_to_read(path) as file:
         yield from (line for line in paths.lines(file) if line.strip())
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The object of a line, if it is one."""
+    """Returns the JSON object of a line, or None if the line is not one."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
@@ -278,7 +279,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def is_result(said: dict[str, Any]) -> bool:
-    """Whether it is what we say of a picture: other programs have files of this name, and lines with a status, too."""
+    """Returns whether an object is a result of diffedit: other programs, too, write such files with a `status`."""
     return said.get("status") in STATUSES and isinstance(said.get("input"), str)
 
 
@@ -287,9 +288,9 @@ def _tells_begun(said: dict[str, Any]) -> bool:
 
 
 def place_now(folder: Path, recorded: str, holds: Callable[[Path], bool] = os.path.lexists) -> Path:
-    """Where an output is now: in its folder, also if that was named otherwise or has moved, else as recorded.
+    """Returns where an output is now: in `folder`, even if that was renamed or moved, else as recorded.
 
-    `holds` says which files there are.
+    `holds` says which files exist.
     """
     path, inside = Path(recorded), os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
     if os.path.abspath(path).startswith(inside) and holds(path):  # noqa: PTH100
@@ -302,11 +303,11 @@ T = TypeVar("T", str, list[Any], dict[str, Any])
 
 
 def field(said: dict[str, Any], name: str, kind: type[T]) -> T:
-    """What a line, or a part of it, says, if it is of this kind; else nothing: it may say anything."""
+    """Returns a field of a line, or an empty value if it is not of this type: a line may hold anything."""
     value = said.get(name)
     return value if isinstance(value, kind) else kind()
 
 
 def output_digests(said: dict[str, Any]) -> dict[str, str]:
-    """Those of the files that a line tells of, by path."""
+    """Returns the digests of the files that a line records, by path."""
     return {path: paths.as_text(one) for path, one in field(said, "digests", dict).items() if isinstance(one, str)}

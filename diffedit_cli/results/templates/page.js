@@ -4,7 +4,7 @@
   const entries = JSON.parse(find("entries").textContent);
   const grid = find("grid");
   const viewer = find("viewer");
-  const AHEAD = "800px 0px"; // cards are filled before they scroll into sight, and emptied after
+  const AHEAD = "800px 0px"; // cards are filled before they scroll into view, and emptied after
   const CLICK = 5; // pixels that a pointer may move and still mean a click
 
   // Text from results is only ever set as text, never as markup.
@@ -20,7 +20,7 @@
   const share = (area) => `${area && area < 0.001 ? (100 * area).toPrecision(1) : (100 * area).toFixed(1)} %`;
   const prompts = (entry) => [entry.from, entry.to].filter((words) => words !== undefined).join(" → ");
   const named = (entry) => entry.name || "?";
-  const middle = (entry) => entry.cut ?? 50; // of the edit, in percent of the width
+  const middle = (entry) => entry.cut ?? 50; // initial slider position, in percent of the width
 
   // Comparing before and after
 
@@ -32,7 +32,7 @@
     const fit = () => pair.style.setProperty("--aspect", image.naturalWidth / image.naturalHeight);
     image.addEventListener("load", () => { fit(); image.hidden = false; });
     image.addEventListener("error", () => image.remove());
-    image.hidden = !picture.small; // else its name would stand there, and a broken picture
+    image.hidden = !picture.small; // otherwise the alternative text and a broken picture would show
     if (picture.small) image.src = picture.small;
     if (large && picture.full && (kind !== "mask" || !picture.small)) {
       const whole = new Image();
@@ -109,7 +109,7 @@
   });
   const cardOf = new Map(cards.map((card) => [card.node, card]));
   let visible = [];
-  let current = 0; // in what is visible
+  let current = 0; // index in visible
 
   function fill(card) {
     if (card.filled) return;
@@ -221,7 +221,7 @@
 
   // The viewer
 
-  let opened = null; // position in what is visible
+  let opened = null; // index in visible
   let variant = 0;
   let masked = false;
   let slider = null;
@@ -310,7 +310,7 @@
     });
   }
 
-  // What the next key press is likely to show
+  // Loads ahead what the next key press is likely to show
   function ahead(card) {
     if (!card) return;
     for (const picture of [card.entry.before, (card.entry.after || [])[0]]) {
