@@ -38,7 +38,7 @@ def config(**given: Any) -> None:
 
 
 def _flaw(context: typer.Context, name: str, value: Any) -> str:
-    """Returns why the option cannot have this value, or an empty string. Lists, and the contents of files, are not checked."""
+    """Returns why the option cannot have this value, or an empty string. Lists and files are not checked."""
     parameter = context.obj[name]
     if parameter.multiple:
         return ""
