@@ -1,1 +1,1 @@
-"""DiffEdit on tensors: no files, no printing, no progress. `diffedit.py` is the paper."""
+"""DiffEdit on tensors: no files, no printing, no progress display. `diffedit.py` implements the paper."""

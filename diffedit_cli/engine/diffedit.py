@@ -1,7 +1,7 @@
-"""DiffEdit (Couairon et al., arXiv:2210.11427), section 3.2: mask, encode, decode.
+"""The three steps of DiffEdit (Couairon et al., arXiv:2210.11427, section 3.2): mask, inversion, masked denoising.
 
-Symbols are the paper's: x_0 the picture's latents, x_t their inversion at level t, y_t the latents being edited,
-M the mask, R the reference ("from") text, Q the query ("to") text. All latents are (B, C, h, w) float32.
+Symbols follow the paper: x_0 are the latents of the picture, x_t their inversion at noise level t, y_t the edited
+latents, M the mask, R the reference ("from") text, Q the query ("to") text. All latents are (B, C, h, w) float32.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ from diffedit_cli.engine.interfaces import Embedding, Predictor
 from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
 from diffedit_cli.engine.solvers import DDIM
 
-MAPS_AT_ONCE = 8
-AGREEMENT = 0.8  # intersection over union of two masks from half of the maps each; that of all is nearer still
+MAPS_AT_ONCE = 8  # noise draws in one network batch
+AGREEMENT = 0.8  # least IoU of the masks from the two halves of the maps; the mask of all maps is more accurate still
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """x_0 ... x_r, (T+1, C, h, w), each beside its own level, so that nothing is blended across levels."""
+    """Inverted latents x_0 ... x_r, each with its own noise level, so that no blend mixes two levels.
+
+    Attributes:
+        latents: (T+1, C, h, w) latents of one picture, float32, from clean (x_0) to noisiest (x_r).
+        levels: The T+1 noise levels of the latents.
+
+    Raises:
+        ValueError: If the numbers of latents and levels differ.
+    """
 
     latents: Tensor
     levels: Sequence[Level]
@@ -36,7 +44,13 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt and what to steer away from, one row each; without `negative`, guidance is off."""
+    """A prompt with its negative prompt and guidance scale.
+
+    Attributes:
+        prompt: Prompt embeddings, one row.
+        negative: Embeddings of the negative prompt, one row. None, the default, switches guidance off.
+        guidance: Guidance scale. 1.0, the default, switches guidance off.
+    """
 
     prompt: Embedding
     negative: Embedding | None = None
@@ -44,15 +58,34 @@ class Text:
 
 
 class GuidedPredictor:
-    """Predictions for a text, guided; only each `every`-th, from the first, asks for the negative's too."""
+    """Predicts clean latents and noise for a prompt with classifier-free guidance (arXiv:2207.12598 Eq. 6).
+
+    The negative prompt is evaluated in the first call and every `every`-th after it. The calls in between shift the
+    clean latents by the guidance offset of the last of these (arXiv:2312.12487, section 5; arXiv:2410.19355).
+    """
 
     def __init__(self, model: Predictor, text: Text, every: int = 1) -> None:
+        """Initialises a predictor for one pass along the noise levels.
+
+        Args:
+            model: Diffusion model to evaluate.
+            text: Prompt, negative prompt and guidance scale.
+            every: Calls from one evaluation of the negative prompt to the next, at least 1. Default 1: every call.
+        """
         self._model, self._text, self._every = model, text, every
         self._asked = 0
         self._by = torch.zeros(())
 
     def __call__(self, x_t: Tensor, at: Level) -> Prediction:
-        """For x_t (B, C, h, w). In between the clean latents are moved as they were the last time."""
+        """Returns the guided prediction for x_t.
+
+        Args:
+            x_t: (B, C, h, w) latents at level `at`, float32.
+            at: Noise level of `x_t`.
+
+        Returns:
+            Clean latents and noise, (B, C, h, w) each.
+        """
         prompt, negative, guidance = self._text.prompt, self._text.negative, self._text.guidance
         if negative is None or guidance == 1.0:
             return self._model.predict(x_t, at, prompt)
@@ -68,11 +101,23 @@ class GuidedPredictor:
 def contrast_maps(
     model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
 ) -> Iterator[Tensor]:
-    """Step 1: |eps(x_t, Q) - eps(x_t, R)|, averaged over channels; one map (h, w) for each noise (n, C, h, w).
+    """Step 1 (section 3.2): yields contrast maps |eps(x_t, Q) - eps(x_t, R)|, averaged over channels.
 
-    x_0 is (1, C, h, w); `at_once` noises go through the network together. With the same negative on both sides guidance
-    only scales the difference, (u + g (q - u)) - (u + g (r - u)) = g (q - r), which `binarise` does not see: leave the
-    negatives out then.
+    With the same negative prompt for R and Q, guidance only scales the difference,
+    (u + g (q - u)) - (u + g (r - u)) = g (q - r), and `binarise` does not depend on the scale. Omit the negative
+    prompts in that case.
+
+    Args:
+        model: Diffusion model to evaluate.
+        x_0: (1, C, h, w) latents of the picture, float32.
+        at: Noise level at which the predictions are compared.
+        R: Reference text: what the picture shows.
+        Q: Query text: what it should show.
+        noise: (n, C, h, w) independent standard normal noise, float32.
+        at_once: Noise draws in one network batch. Default 8.
+
+    Yields:
+        One map (h, w), at least 0, for each of the n noise draws.
     """
     for some in torch.split(noise, at_once):
         x_t = add_noise(x_0, some, at)
@@ -80,19 +125,53 @@ def contrast_maps(
 
 
 def reference_prediction(model: Predictor, x_t: Tensor, at: Level, R: Text) -> Tensor:
-    """eps(x_t, R), (n, C, h, w): the same for every Q, which in one batch with it would change its last bits."""
+    """Returns the noise eps(x_t, R) that the model predicts for the reference text.
+
+    R is evaluated separately from Q, so that the result is the same for every Q: in one batch with Q its last bits
+    would change.
+
+    Args:
+        model: Diffusion model to evaluate.
+        x_t: (n, C, h, w) noisy latents at level `at`, float32.
+        at: Noise level of `x_t`.
+        R: Reference text.
+
+    Returns:
+        Predicted noise (n, C, h, w).
+    """
     return GuidedPredictor(model, R)(x_t, at).eps
 
 
 def contrast(model: Predictor, x_t: Tensor, at: Level, reference: Tensor, Q: Text) -> Tensor:
-    """Contrast maps (n, h, w) of noisy latents x_t and what R predicts for them, (n, C, h, w) each."""
+    """Returns the contrast maps |eps(x_t, Q) - eps(x_t, R)|, averaged over channels.
+
+    Args:
+        model: Diffusion model to evaluate.
+        x_t: (n, C, h, w) noisy latents at level `at`, float32.
+        at: Noise level of `x_t`.
+        reference: (n, C, h, w) noise eps(x_t, R), from `reference_prediction`.
+        Q: Query text.
+
+    Returns:
+        Maps (n, h, w), at least 0.
+    """
     return (GuidedPredictor(model, Q)(x_t, at).eps - reference).abs().mean(dim=1)
 
 
 def until_stable(maps: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Of the maps (h, w) as many, an even number, as it takes until the odd and the even ones give the same mask.
+    """Yields contrast maps until the odd and the even maps give nearly the same mask.
 
-    More would then change it little. The paper draws 10 whatever they show.
+    Two masks agree if their intersection over union is at least AGREEMENT: more maps would then change the mask
+    little. The paper always draws 10 maps.
+
+    Args:
+        maps: Contrast maps (h, w), an even number of them.
+
+    Yields:
+        The maps (h, w) up to the first agreement, an even number; all of them if there is no agreement.
+
+    Raises:
+        ValueError: If the maps end after an odd number.
     """
     odd: list[Tensor] = []
     even: list[Tensor] = []
@@ -108,16 +187,31 @@ def until_stable(maps: Iterator[Tensor]) -> Iterator[Tensor]:
 def binarise(
     contrast: Tensor, clamp: float = 3.0, threshold: float = 0.5, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Step 1, end: a contrast map (h, w) -> boolean mask M (h, w), or of `size` (H, W) with a smooth outline.
+    """Step 1 (section 3.2): returns the boolean mask M of a contrast map, clamped, rescaled and thresholded.
 
-    Extremes are cut at `clamp` times the map's own mean, the rest rescaled to [0, 1] and thresholded.
-    A map without contrast gives an empty mask.
+    Args:
+        contrast: (h, w) contrast map, at least 0.
+        clamp: Values are cut at this multiple of the map's mean. Default 3.0.
+        threshold: Cells above this value of the map rescaled to [0, 1] are masked. Default 0.5.
+        size: (H, W) of the mask, interpolated bilinearly for a smooth outline. Default: (h, w).
+
+    Returns:
+        Boolean mask of `size`; empty for a map without contrast.
     """
     return rescale(contrast, clamp, size) > threshold
 
 
 def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None = None) -> Tensor:
-    """Step 1: a contrast map (h, w), its extremes cut, in [0, 1]; all 0 where there is no contrast."""
+    """Step 1 (section 3.2): returns a contrast map with its extremes cut, rescaled to [0, 1].
+
+    Args:
+        contrast: (h, w) contrast map, at least 0.
+        clamp: Values are cut at this multiple of the map's mean, which becomes 1. Default 3.0.
+        size: (H, W) of the result, interpolated bilinearly. Default: (h, w).
+
+    Returns:
+        Map of `size` in [0, 1]; all 0 for a map without contrast.
+    """
     limit = contrast.mean() * clamp
     if not limit > 0:
         return torch.zeros(size or contrast.shape, dtype=contrast.dtype, device=contrast.device)
@@ -126,7 +220,15 @@ def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None =
 
 
 def resize(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Values of cells (h, w) at another size (H, W), bilinear."""
+    """Returns a grid of cells resized by bilinear interpolation.
+
+    Args:
+        grid: (h, w) values, floating point.
+        size: (H, W) of the result.
+
+    Returns:
+        Grid (H, W).
+    """
     return F.interpolate(grid[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
@@ -141,12 +243,23 @@ def invert(
     every: int = 1,
     begun: Sequence[Tensor] = (),
 ) -> Iterator[Tensor]:
-    """Step 2: inversion (Eq. 4), yielding x_1 ... x_r, one for each level after the first.
+    """Step 2: inverts the latents (Eq. 4) and yields x_1 ... x_r, one for each level after the first.
 
-    The first of them may be `begun` otherwise, as `noised` does. Steps go over `every` levels, counted from the last,
-    so that the first may be shorter; between two of them the noise is taken for constant.
-    `regularise` may change each prediction for the latents at a level. Each step is repeated `fixed_point` times with
-    the noise that its own result holds, of which DDIM's step down takes the latents back (AIDI, arXiv:2309.04907).
+    Args:
+        model: Diffusion model to evaluate.
+        x_0: (B, C, h, w) latents of the picture, float32.
+        levels: Noise levels from clean to noisiest.
+        caption: Text that describes the picture, R in the paper.
+        solver: New solver of this inversion. Default: DDIM.
+        regularise: Changes each prediction, given with the noise level of its latents. Default: no change.
+        fixed_point: How often each step is repeated with the noise predicted at its own result, so that DDIM's step
+            down leads back to the latents it started from (AIDI, arXiv:2309.04907). Default 0.
+        every: Levels in one step. Steps are counted from the noisiest level, so the first one may be shorter. The
+            levels between are interpolated with constant noise. Default 1.
+        begun: x_1, x_2, ... (B, C, h, w) that replace the first steps, from `noise_first_levels`. Default: none.
+
+    Yields:
+        Latents (B, C, h, w) at each level after the first, beginning with `begun`.
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
@@ -167,10 +280,19 @@ def invert(
 
 
 def noise_first_levels(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: float) -> list[Tensor]:
-    """Begins step 2 with x_1 ... of the forward process, up to the first level with so much noise, 0 to 1.
+    """Returns the first latents x_1, x_2, ... of step 2 from the forward process in place of inversion.
 
-    In what is clean and flat a network finds next to no noise, and all later steps of an inversion keep what was found
-    in the first (arXiv:2410.23530).
+    In clean and flat areas a network predicts next to no noise, and all later steps of an inversion keep the noise of
+    the first one (arXiv:2410.23530).
+
+    Args:
+        x_0: (B, C, h, w) latents of the picture, float32.
+        noise: Standard normal noise shaped like `x_0`.
+        levels: Noise levels from clean to noisiest.
+        b: Noise level to reach, 0 to 1: the first level with at least this `Level.b` is the last that is returned.
+
+    Returns:
+        Latents (B, C, h, w) of the levels after the first, up to that level; empty if the first one reaches it.
     """
     last = next((number for number, level in enumerate(levels) if level.b >= b), len(levels) - 1)
     return [add_noise(x_0, noise, level) for level in levels[1 : last + 1]]
@@ -186,16 +308,26 @@ def edit(
     guide_every: int = 1,
     under: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Step 3: from y_r = x_r down to y_0, each (1, C, h, w), keeping the background: y_t <- M y_t + (1 - M) x_t.
+    """Step 3: denoises y_r = x_r down to y_0 and keeps the background: y_t <- M y_t + (1 - M) x_t.
 
-    Clean latents `under` (1, C, h, w) stand in place of x_0 under the noise of y_r where M is not 0: zeros are noise
-    alone.
+    Both sides of each blend are at the same noise level, so at the end the background is exactly x_0.
 
-    M is (h, w) in [0, 1]: a cell is repainted in its share M of the steps, the last ones, and kept before (Differential
-    Diffusion, arXiv:2306.00950), so that 1 is always and 0 never. Both sides of each blend are at the same
-    level, so at the end the background is exactly x_0. The last `unguided` steps are not guided: what the
-    picture shows is decided by then (arXiv:2312.12487, arXiv:2404.07724). Of the others each `guide_every`-th asks
-    where guidance leads, and those between go the same way (arXiv:2312.12487, section 5; arXiv:2410.19355).
+    Args:
+        model: Diffusion model to evaluate.
+        trajectory: Inverted latents x_0 ... x_r of one picture.
+        M: (h, w) mask in [0, 1]. A cell is repainted in the share M of the steps, the last ones, and kept in the steps
+            before (Differential Diffusion, arXiv:2306.00950): 1 is repainted in every step, 0 in none.
+        query: Text Q with its negative prompt and guidance scale.
+        solver: New solver of this edit. Default: DDIM.
+        unguided: Last steps without guidance, as the content of the picture is decided by then (arXiv:2312.12487,
+            arXiv:2404.07724). Default 0.
+        guide_every: Guided steps from one evaluation of the negative prompt to the next. The steps between reuse its
+            guidance offset (arXiv:2312.12487, section 5; arXiv:2410.19355). Default 1.
+        under: (1, C, h, w) clean latents that replace x_0 under the noise of y_r where M is not 0. Zeros leave noise
+            alone. Default: x_0.
+
+    Yields:
+        Edited latents y_t (1, C, h, w) at each level below the noisiest; the last are y_0.
     """
     solver = solver or DDIM()
     guided, plain = GuidedPredictor(model, query, guide_every), GuidedPredictor(model, replace(query, guidance=1.0))
@@ -203,7 +335,7 @@ def edit(
     if under is not None:
         y_t = torch.where(M > 0, y_t + noisiest.a * (under - trajectory.latents[:1]), y_t)
     levels, latents = reversed(trajectory.levels), trajectory.latents[:-1].flip(0)
-    to_come = range(len(latents), 0, -1)  # steps
+    to_come = range(len(latents), 0, -1)  # number of steps left, this one included
     for left, (higher, lower), x_t in zip(to_come, pairwise(levels), latents, strict=True):
         guide = guided if left > unguided else plain
         y_t = solver.step(guide(y_t, higher), at=higher, to=lower)
@@ -212,7 +344,7 @@ def edit(
 
 
 def _both(model: Predictor, x_t: Tensor, at: Level, one: Embedding, other: Embedding) -> tuple[Prediction, Prediction]:
-    """In one batch, unless the prompts differ in length, as embeddings from files may."""
+    """Returns the predictions for two prompts, from one batch unless their lengths differ, as those of files may."""
     if one.tokens.shape[1] != other.tokens.shape[1]:
         return model.predict(x_t, at, one), model.predict(x_t, at, other)
     texts = one.rows(len(x_t)).followed_by(other.rows(len(x_t)))

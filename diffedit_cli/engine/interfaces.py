@@ -1,4 +1,4 @@
-"""What the algorithm asks of a diffusion model. The families (sd.py, sdxl.py, sd3.py) fulfil it."""
+"""Protocols and data types between the algorithm and a model, which networks/sd.py, sdxl.py and sd3.py implement."""
 
 from __future__ import annotations
 
@@ -16,55 +16,116 @@ from diffedit_cli.engine.process import Level, Prediction
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the network is told of B prompts: tokens (B, L, D) and, in some families, the whole prompt pooled (B, P)."""
+    """Prompt embeddings of B prompts.
+
+    Attributes:
+        tokens: (B, L, D) embeddings of L tokens.
+        pooled: (B, P) embeddings of the whole prompts, None (the default) in families without them (SD 1.x and 2.x).
+    """
 
     tokens: Tensor
     pooled: Tensor | None = None
 
     def rows(self, count: int) -> Embedding:
-        """One prompt for each of `count` pictures."""
+        """Returns the embedding of one prompt repeated for a batch.
+
+        Args:
+            count: Rows of the batch. An embedding of `count` rows is returned as it is.
+
+        Returns:
+            Prompt embeddings of `count` rows.
+        """
         return Embedding(
             self.tokens.expand(count, -1, -1), None if self.pooled is None else self.pooled.expand(count, -1)
         )
 
     def followed_by(self, other: Embedding) -> Embedding:
-        """Both in one batch, of the same family."""
+        """Returns both embeddings in one batch.
+
+        Args:
+            other: Prompt embeddings of the same family and the same length L.
+
+        Returns:
+            The rows of this embedding, then those of `other`.
+        """
         pooled = None
         if self.pooled is not None and other.pooled is not None:
             pooled = torch.cat([self.pooled, other.pooled])
         return Embedding(torch.cat([self.tokens, other.tokens]), pooled)
 
     def part(self, rows: slice) -> Embedding:
-        """Some of the prompts."""
+        """Returns some rows of the batch.
+
+        Args:
+            rows: Slice of the B rows.
+
+        Returns:
+            Prompt embeddings of these rows.
+        """
         return Embedding(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
     def to(self, dtype: torch.dtype) -> Embedding:
+        """Returns the embedding in another number format.
+
+        Args:
+            dtype: Number format of the result.
+
+        Returns:
+            Prompt embeddings of the same shapes.
+        """
         return Embedding(self.tokens.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
 
     def zeros(self) -> Embedding:
-        """Nothing, in the same shapes."""
+        """Returns an embedding of zeros in the same shapes."""
         return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
 
 
 class Watcher(Protocol):
-    """Sees a network's attention to some words, in the rows that it is told of."""
+    """Records the cross-attention of a network to some words of one prompt, in the batch rows assigned to it."""
 
     def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor | None:
-        """What is to be seen of a call of a cross-attention layer, hidden (B, cells, D) told (B, L, D), if anything."""
+        """Returns the attention to the watched words in one call of a cross-attention layer.
+
+        Args:
+            layer: Attention layer of diffusers.
+            hidden: (B, cells, K) hidden states of the layer, K channels.
+            told: (B, L, D) prompt embeddings that the layer attends to.
+
+        Returns:
+            Attention (n * heads, cells) of the n rows that hold the watched prompt; None if there is no such row.
+        """
         ...
 
     def add(self, looks: Tensor) -> None:
-        """Counts what `look` gave, once the network's call is done."""
+        """Adds an attention map to the mean, after the network call has succeeded.
+
+        Args:
+            looks: (n * heads, cells) attention, from `look`.
+        """
         ...
 
     def map(self, grid: tuple[int, int]) -> Tensor:
-        """How strongly each cell (h, w) of the latents' grid attends to the words that are watched."""
+        """Returns how strongly each cell of the latents attends to the watched words.
+
+        Args:
+            grid: (h, w) of the latents.
+
+        Returns:
+            Mean attention (h, w), 0 to 1.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """What the network is asked: latents x_t (B, C, h, w), the labels of their levels (B,), B prompts, B watches."""
+    """Input of a network evaluation.
+
+    Attributes:
+        x_t: (B, C, h, w) noisy latents, float32.
+        timesteps: (B,) timestep of each row.
+        text: Prompt embeddings of B prompts.
+        watches: Attention watcher of each of the B rows, None for a row without one.
+    """
 
     x_t: Tensor
     timesteps: Tensor
@@ -76,18 +137,25 @@ class ModelInput:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """Rows of the same can be in one call."""
+        """Shapes and number format without the batch size: inputs that are equal in this can share a network call."""
         tokens, pooled = self.text.tokens, self.text.pooled
         return self.x_t.shape[1:], tokens.shape[1:], tokens.dtype, None if pooled is None else pooled.shape[1:]
 
     def halves(self) -> tuple[ModelInput, ModelInput]:
-        """The first half is the longer one."""
+        """Returns the two halves of the batch; the first one is longer by a row if B is odd."""
         middle = math.ceil(len(self) / 2)
         first, second = slice(middle), slice(middle, None)
         return self._part(first), self._part(second)
 
     def followed_by(self, other: ModelInput) -> ModelInput:
-        """Both, of the same shape."""
+        """Returns both inputs in one batch.
+
+        Args:
+            other: Input of the same `shape`.
+
+        Returns:
+            The rows of this input, then those of `other`.
+        """
         return ModelInput(
             torch.cat([self.x_t, other.x_t]),
             torch.cat([self.timesteps, other.timesteps]),
@@ -100,78 +168,157 @@ class ModelInput:
 
 
 class Predictor(Protocol):
-    """A diffusion model in latent space: all that `diffedit.py` needs."""
+    """Diffusion model in latent space, as far as `diffedit.py` needs it."""
 
     def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
-        """For x_t (B, C, h, w) float32 at one level and the embedding of B prompts or of one."""
+        """Returns the clean latents and the noise that the network predicts in x_t, without guidance.
+
+        Args:
+            x_t: (B, C, h, w) latents at level `at`, float32.
+            at: Noise level of all rows.
+            text: Prompt embeddings of B prompts, or of one prompt for all rows.
+
+        Returns:
+            Clean latents and noise, (B, C, h, w) each, float32.
+        """
         ...
 
 
 class Model(Predictor, Protocol):
-    """A whole latent diffusion model: all that the stages need."""
+    """Latent diffusion model with VAE and text encoders, as far as the stages of the pipeline need it.
 
-    native_size: int  # pixels: pictures of native_size ** 2 are what it was trained on
-    multiple: int  # pixels: both sides of a picture must be multiples of this
-    evaluations: int  # network evaluations so far, one for each picture in a batch
+    Attributes:
+        native_size: Side in pixels of the square pictures that the model was trained on.
+        multiple: Both sides of a picture must be multiples of this number of pixels.
+        evaluations: Network evaluations so far, one for each row of a batch.
+    """
+
+    native_size: int
+    multiple: int
+    evaluations: int
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, h, w) for width and height in pixels, multiples of `multiple`."""
+        """Returns the shape of a picture's latents.
+
+        Args:
+            size: (width, height) in pixels, multiples of `multiple`.
+
+        Returns:
+            (C, h, w).
+        """
         ...
 
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
-        """steps + 1 levels from clean to noisiest. Raises UsageError for more steps than the model has.
+        """Returns the noise levels of the model's schedule.
 
-        Some schedules depend on how many `cells`, h * w, the latents have; None: those of a picture of native size.
+        Args:
+            steps: Number of steps, at least 1.
+            cells: h * w of the latents, which some schedules depend on. Default: that of a picture of native size.
+
+        Returns:
+            steps + 1 levels from clean to noisiest.
+
+        Raises:
+            UsageError: If the model has fewer timesteps than `steps` needs.
         """
         ...
 
     def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
-        """The embedding of one prompt, from so many layers of CLIP before the usual one.
+        """Returns the embedding of one prompt.
 
-        Raises ModelError for words the model does not know, UsageError for more layers than there are.
+        Args:
+            prompt: Prompt; the empty one stands for no prompt.
+            clip_skip: Number of layers before the usual layer of CLIP that the embedding is taken from. Default 0.
+
+        Returns:
+            Prompt embeddings of one row, in the network's number format.
+
+        Raises:
+            ModelError: If a word is not in the model's vocabulary, or the prompt has word weights, as in `(word)1.3`,
+                that the model does not support or that need compel, which is not installed.
+            UsageError: If CLIP has too few layers for `clip_skip`.
         """
         ...
 
     def prompt_warning(self, prompt: str) -> str | None:
-        """What of the prompt the model cannot see (it is too long), if anything."""
+        """Returns a warning with the end of a prompt that is too long for the model, or None if all of it is read.
+
+        Args:
+            prompt: Prompt.
+        """
         ...
 
     def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> AbstractContextManager[Watcher]:
-        """Sees meanwhile where the network looks for these words, in lower case, of a prompt that it is told.
+        """Returns a context manager that records the network's attention to words of a prompt while it is open.
 
-        Raises ModelError for a model without cross-attention, and for words that it does not see.
+        Args:
+            prompt: Prompt whose rows are watched.
+            words: Words of the prompt, in lower case.
+            clip_skip: As for `embed`. Default 0.
+
+        Returns:
+            Context manager of the watcher.
+
+        Raises:
+            ModelError: If the model has no cross-attention, or reads none of the words.
         """
         ...
 
     def encode(self, picture: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] -> latents x_0 (B, C, h, w) float32, the posterior's mean."""
+        """Returns the latents of pictures: the mean of the VAE's posterior, scaled.
+
+        Args:
+            picture: (B, 3, H, W) in [-1, 1]; H and W are multiples of `multiple`.
+
+        Returns:
+            Latents x_0 (B, C, h, w), float32.
+
+        Raises:
+            ModelError: If a side is longer than the model supports (SD 3).
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures (B, 3, H, W) float32, clipped to [-1, 1]."""
+        """Returns the pictures of latents.
+
+        Args:
+            latents: (B, C, h, w), float32.
+
+        Returns:
+            Pictures (B, 3, H, W), float32, clipped to [-1, 1].
+        """
         ...
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> Model:
-        """The same networks for one of several pictures at a time, with its own count of evaluations.
+        """Returns a view of the model for one of several pictures in progress, with its own count of evaluations.
 
-        It asks the network through `ask`, which answers as `ask_together` does.
+        Args:
+            ask: Returns the network output (B, C, h, w) for an input, or raises what the network raised for it. It
+                replaces the view's direct network calls, to join those of several views by `ask_together`.
         """
         ...
 
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
-        """The network's output (B, C, h, w) for each of several who ask B rows, or what it raised for that one."""
+        """Evaluates the network for several inputs, in shared calls where their shapes allow it.
+
+        Args:
+            asked: Inputs; each has a batch size B of its own.
+
+        Returns:
+            For each input the network output (B, C, h, w), or the exception raised for it.
+        """
         ...
 
     @property
     def vae_overflowed(self) -> bool:
-        """Whether its VAE overflowed in half precision, and is float32 from then on."""
+        """Whether the VAE overflowed in half precision and has been in float32 since."""
         ...
 
     @property
     def dtype_name(self) -> str:
-        """The network's number format: float32, float16 or bfloat16."""
+        """Number format of the network: float32, float16 or bfloat16."""
         ...
 
     def in_float32(self) -> AbstractContextManager[None]:
-        """For a while in float32: the way out when half precision overflows."""
+        """Returns a context manager in which all networks run in float32, for use after a half-precision overflow."""
         ...

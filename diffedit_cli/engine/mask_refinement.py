@@ -1,4 +1,4 @@
-"""Beyond the paper: a contrast map's own threshold, and what makes a mask fit an object better."""
+"""Refinements of the mask beyond the paper: automatic threshold, outline along edges, thin parts, holes, islands."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from diffedit_cli.engine.diffedit import rescale, resize
 from diffedit_cli.engine.region import widen
 
-BINS = 256  # of the histogram that a threshold is found in
-FLAT = 1e-4  # variance of colours in [0, 1] below which a place has no edge to follow
-RUNGS = 20  # thresholds in [0, 1), of which those from a half on are steps towards a higher one
-CHANNEL = 0.5  # cells: what leads out of a hole and is at most twice as wide does not keep it from being filled
-INSIDE, OUTSIDE = 0.5, 0.25  # of a map in [0, 1]: from here on colours are the object's, up to here its surroundings'
-SHADES = 16  # of each primary, that colours are counted in
-LIKELIER = 20  # times as frequent inside as outside: then a colour tells that a place belongs to the object
-RARE = 1e-5  # share of all colours that says nothing
+BINS = 256  # of the histogram from which Otsu's threshold is computed
+FLAT = 1e-4  # guided filter: variance of colours in [0, 1] below which a window has no edge to follow
+RUNGS = 20  # thresholds k / RUNGS in [0, 1): islands are removed at each one from 0.5 up to the requested threshold
+CHANNEL = 0.5  # latent cells: a hole is filled even if it is open to the outside by a channel up to twice as wide
+INSIDE, OUTSIDE = 0.5, 0.25  # map values in [0, 1]: above the first lies the object, up to the second its surroundings
+SHADES = 16  # bins of each colour channel in the colour histograms
+LIKELIER = 20  # a colour counts as the object's if it is this many times as frequent inside as outside
+RARE = 1e-5  # share of pixels added to each frequency outside, so that rare colours are no evidence
 
 
 def mask(
@@ -37,14 +37,14 @@ def mask(
     grow: float = 0.0,
     soft: bool = False,
 ) -> Tensor:
-    """A contrast map (h, w) -> boolean mask of `size` (H, W): the paper's `binarise`, and what refines it.
+    """Returns the mask of `size` (H, W) of a map `contrast` (h, w): `binarise`, refined where an argument is not 0.
 
-    Before the threshold (None: the map's own, `otsu`) the map is blurred by `smooth` latent cells, its outline follows
-    edges of the picture `guide` (3, gh, gw) in [-1, 1] within `edges` cells, and thin parts of the object's colours
-    join from a share `reach_down` below it (`grow_to_threshold`). Then regions below the share `islands` of the largest
-    go, the mask grows by `grow` cells, and holes are filled. With `soft` it is graded in [0, 1] (`ramp`).
+    Blurs by `smooth` latent cells, cuts at `clamp` times the mean, moves the outline to edges of the picture `guide`
+    (3, gh, gw) in [-1, 1] within `edges` cells, and masks values above `threshold` in [0, 1] (None: `otsu`) and thin
+    parts down to the share `reach_down` below it (`grow_to_threshold`). Then removes regions below the share `islands`
+    of the largest, grows by `grow` cells, fills holes with `fill_holes`. Boolean; with `soft` in [0, 1] (`ramp`).
 
-    A higher threshold gives no pixel that a lower one does not; with islands from a half on in steps of 1 / RUNGS.
+    A higher threshold adds no pixel to the mask. With `islands` this holds for multiples of 1 / RUNGS from 0.5 on.
     """
     if smooth:
         contrast = _blurred(contrast, smooth)
@@ -73,7 +73,7 @@ def mask(
 
 
 def _blurred(contrast: Tensor, cells: float) -> Tensor:
-    from scipy import ndimage  # a third of a second that only this need pay
+    from scipy import ndimage  # imported here: takes a third of a second
 
     return torch.from_numpy(ndimage.gaussian_filter(contrast.cpu().numpy(), cells)).to(contrast.device)
 
@@ -81,9 +81,10 @@ def _blurred(contrast: Tensor, cells: float) -> Tensor:
 def _tidied(
     regions: Sequence[NDArray[np.bool_]], cell: float, fill_holes: bool, islands: float, grow: float
 ) -> NDArray[np.bool_]:
-    """The mask (H, W) of the last of these regions, of ever higher thresholds, without holes and islands, and grown.
+    """Returns the last of the regions (H, W) of rising thresholds, without holes and islands, and grown.
 
-    `cell` is a latent cell's side in pixels.
+    It is intersected with the earlier regions, which are treated likewise, so that a higher threshold adds no pixel.
+    `cell` is the side of a latent cell in pixels.
     """
     shaped = np.ones_like(regions[-1])
     for one in regions:
@@ -96,12 +97,21 @@ def _tidied(
 
 
 def grow_to_threshold(drawn: Tensor, guide: Tensor, threshold: float, down: float) -> Tensor:
-    """Where a map (h, w) in [0, 1] is above the threshold, and what hangs together with that by pixels which are above
-    the share 1 - `down` of it and have a colour that tells, in the picture `guide` (3, h, w), in [-1, 1]; boolean.
+    """Returns where a map is above the threshold, with the fainter parts of the object's colours connected to that.
 
-    Such are the tail of a cat, the handle of a pot: a latent cell of it is mostly ground, so the map is weak there. A
-    lower threshold alone would take in as much of the ground. A colour tells if it is LIKELIER where the map is high
-    than where it is low. Which colours these are does not depend on the threshold: masks of a higher one stay within.
+    Such parts are thin, as the tail of a cat or the handle of a pot: a latent cell of theirs is mostly ground, so the
+    map is weak there. A lower threshold alone would include as much of the ground. A colour is the object's if it is
+    LIKELIER times as frequent where the map is high as where it is low. This does not depend on the threshold, so the
+    mask of a higher threshold lies within that of a lower one.
+
+    Args:
+        drawn: (h, w) map in [0, 1], at the size of the picture.
+        guide: (3, h, w) picture in [-1, 1].
+        threshold: Threshold of the map, 0 to 1.
+        down: How far below the threshold connected pixels may lie, as a share of it, 0 to 1.
+
+    Returns:
+        Boolean mask (h, w).
     """
     from scipy import ndimage
 
@@ -125,9 +135,15 @@ def grow_to_threshold(drawn: Tensor, guide: Tensor, threshold: float, down: floa
 
 
 def without_holes(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool_]:
-    """A mask (H, W) without holes: ground that the mask encloses is masked, but none that reaches the picture's border.
+    """Returns a mask with its holes filled: ground that the mask encloses, but none that reaches the picture's border.
 
-    Of a hole that leads out by less than twice `channel` pixels, what the mask still encloses at that distance counts.
+    Args:
+        M: (H, W) boolean mask.
+        channel: Pixels. Also fills a hole that is open to the outside by a channel less than twice as wide, as far as
+            the mask grown by this distance encloses it. Default 0: closed holes only.
+
+    Returns:
+        Boolean mask (H, W).
     """
     from scipy import ndimage
 
@@ -135,19 +151,27 @@ def without_holes(M: NDArray[np.bool_], channel: float = 0.0) -> NDArray[np.bool
         holeless: NDArray[np.bool_] = ndimage.binary_fill_holes(M)
         return holeless
     closed = without_holes(widen(M, channel))
-    if closed.all():  # from no ground there is no distance
+    if closed.all():  # the distance transform needs some ground
         return closed
     shrunk: NDArray[np.bool_] = ndimage.distance_transform_edt(closed) > channel
     return shrunk
 
 
 def follow_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
-    """A map (h, w) at the size of a picture (3, gh, gw), in [-1, 1], its outline drawn to edges within so many cells.
+    """Returns a map at the size of a picture, its outline moved to the picture's edges.
 
-    The guided filter (K. He et al., Guided image filtering, TPAMI 35, 2013; the fast one, arXiv:1505.00996): in each
-    window the result is linear in the picture's colours, and so has its edges.
+    This is the guided filter (K. He et al., Guided image filtering, TPAMI 35, 2013; the fast one, arXiv:1505.00996): in
+    each window the result is linear in the picture's colours, and so has its edges.
+
+    Args:
+        scaled: (h, w) map in [0, 1].
+        guide: (3, gh, gw) picture in [-1, 1].
+        cells: Distance in latent cells within which the outline is moved.
+
+    Returns:
+        Map (gh, gw) in [0, 1].
     """
-    from kornia.filters import guided_blur  # a fifth of a second that only this need pay
+    from kornia.filters import guided_blur  # imported here: takes a fifth of a second
 
     colours = (guide.to(scaled.device, scaled.dtype)[None] + 1) / 2
     cell = max(1, guide.shape[-1] // scaled.shape[-1])
@@ -158,19 +182,33 @@ def follow_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
 
 
 def ramp(scaled: Tensor, threshold: float) -> Tensor:
-    """A map in [0, 1] -> M of its size, in [0, 1]: 1 from the threshold on, falling to 0 at half of it.
+    """Returns a graded mask of a map: 1 from the threshold on, falling linearly to 0 at half the threshold.
 
-    So what the paper repaints is repainted as fully, and what differs less than half as much is not touched at all:
-    between them lies an edit's own surroundings, which may follow it a little.
+    What the paper repaints is then repainted fully, and what differs less than half as much is not repainted at all.
+    Between them lie the surroundings of the edit, which may follow it a little.
+
+    Args:
+        scaled: (h, w) map in [0, 1].
+        threshold: Threshold of the map, 0 to 1. With 0 the mask is 1 wherever the map is above 0.
+
+    Returns:
+        Mask (h, w) in [0, 1].
     """
     return (2 * scaled / threshold - 1).clamp(0, 1) if threshold else (scaled > 0).float()
 
 
 def otsu(contrast: Tensor, clamp: float) -> float:
-    """The threshold of the clamped and rescaled map that tells its two kinds of cells apart best, in [0, 1).
+    """Returns Otsu's threshold of a clamped and rescaled contrast map.
 
-    N. Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9 (1979): the one that maximises
-    the variance between the two. A map without contrast gives 0.
+    It maximises the variance between the cells below and above it (N. Otsu, A threshold selection method from
+    gray-level histograms, IEEE Trans. SMC 9, 1979).
+
+    Args:
+        contrast: (h, w) contrast map, at least 0.
+        clamp: Values are cut at this multiple of the map's mean, which becomes 1.
+
+    Returns:
+        Threshold in [0, 1); 0 for a map without contrast.
     """
     limit = contrast.mean() * clamp
     if not limit > 0:
@@ -186,10 +224,11 @@ def otsu(contrast: Tensor, clamp: float) -> float:
 
 
 def _undrowned(drawn: Tensor, plain: Tensor) -> Tensor:
-    """A map with its outline drawn, whose most is that of the plain one: no threshold leaves something of one only.
+    """Returns the map with its outline moved, stretched to the maximum of the plain one.
 
-    A faint speck can drown in its window: where less than half of its height is left, it is better as it was. Else
-    what is above that is stretched, by the same for every threshold, so that masks stay within those of lower ones.
+    Otherwise a threshold could leave a mask in the plain map and none in the other, as a faint speck can drown in its
+    filter window. If at most half of the maximum is left, the plain map is returned. Else the values above half of it
+    are stretched, independently of the threshold, so that masks stay within those of lower thresholds.
     """
     most, left = plain.max(), drawn.max()
     if left >= most:
@@ -201,7 +240,7 @@ def _undrowned(drawn: Tensor, plain: Tensor) -> Tensor:
 
 
 def _without(M: NDArray[np.bool_], islands: float) -> NDArray[np.bool_]:
-    """A mask (H, W) without regions smaller than this share of the largest."""
+    """Returns a mask (H, W) without regions smaller than the share `islands` of the largest one."""
     from scipy import ndimage
 
     regions, count = ndimage.label(M)

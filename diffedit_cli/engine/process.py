@@ -1,4 +1,4 @@
-"""The diffusion process: noise levels, what a prediction means, and the one step that serves both directions."""
+"""The diffusion process: noise levels, predictions of clean latents and noise, and the step between two levels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level: x_t = a * x_0 + b * eps. `timestep` is the label that the network is given.
+    """Noise level of a diffusion process: x_t = a * x_0 + b * eps.
 
-    Diffusion has a^2 + b^2 = 1 and whole labels; flow matching has a = 1 - t, b = t and labels in between.
+    Attributes:
+        timestep: Timestep that the network is conditioned on: an integer in diffusion, any number in flow matching.
+        a: Factor of the clean latents, 0 to 1. Diffusion has a^2 + b^2 = 1, flow matching a = 1 - t.
+        b: Factor of the noise, 0 to 1. Flow matching has b = t.
     """
 
     timestep: int | float
@@ -25,7 +28,7 @@ class Level:
 
     @property
     def log_snr(self) -> float:
-        """lambda = log(a / b), half the logarithm of the signal-to-noise ratio; inf where clean, -inf in mere noise."""
+        """lambda = log(a / b), half the log signal-to-noise ratio: inf for clean latents, -inf for pure noise."""
         if self.a > 0 and self.b > 0:
             return math.log(self.a / self.b)
         return math.inf if self.a > 0 else -math.inf
@@ -33,34 +36,64 @@ class Level:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of x_t: the clean latents and the noise in it, each shaped like x_t."""
+    """Clean latents and noise that the network predicts in x_t.
+
+    Attributes:
+        x_0: Clean latents, shaped like x_t.
+        eps: Noise, shaped like x_t.
+    """
 
     x_0: Tensor
     eps: Tensor
 
     def towards(self, other: Prediction, guidance: float) -> Prediction:
-        """Classifier-free guidance (arXiv:2207.12598 Eq. 6): from this, the negative, `guidance` times to `other`."""
+        """Returns the guided prediction of classifier-free guidance (arXiv:2207.12598 Eq. 6).
+
+        Args:
+            other: Prediction for the prompt; this one is that for the negative prompt.
+            guidance: Guidance scale: 0 gives this prediction, 1 gives `other`, more extrapolates beyond it.
+
+        Returns:
+            This prediction plus `guidance` times its difference to `other`.
+        """
         return Prediction(self.x_0 + guidance * (other.x_0 - self.x_0), self.eps + guidance * (other.eps - self.eps))
 
     def moved(self, by: Tensor, at: Level) -> Prediction:
-        """The same x_t at this level, taken for clean latents that are by so much others."""
+        """Returns the prediction with shifted clean latents, and its noise changed so that both still add up to x_t.
+
+        Args:
+            by: Shift of the clean latents, shaped like them.
+            at: Noise level of x_t, with b above 0.
+
+        Returns:
+            Prediction for the same x_t.
+        """
         return Prediction(self.x_0 + by, self.eps - at.a / at.b * by)
 
     def chunk(self) -> tuple[Prediction, Prediction]:
-        """The two halves of a batch that held two."""
+        """Returns the two halves of a batch, which has an even number of rows."""
         (x_0, other_x_0), (eps, other_eps) = self.x_0.chunk(2), self.eps.chunk(2)
         return Prediction(x_0, eps), Prediction(other_x_0, other_eps)
 
 
 def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: PredictionType) -> Prediction:
-    """A network's raw output for x_t as clean latents and noise.
+    """Returns the raw output of a network as clean latents and noise.
 
-    arXiv:2202.00512, appendix D, for v; arXiv:2209.03003 Eq. 1 for a flow's velocity, eps - x_0, where a + b = 1.
+    Sources: arXiv:2202.00512, appendix D, for v; arXiv:2209.03003 Eq. 1 for the velocity eps - x_0 of a flow.
+
+    Args:
+        output: (B, C, h, w) output of the network for `x_t`.
+        x_t: (B, C, h, w) latents at level `at`.
+        at: Noise level of `x_t`; a^2 + b^2 = 1 for "v_prediction", a + b = 1 for "flow_prediction".
+        prediction_type: Quantity that the network predicts.
+
+    Returns:
+        Clean latents and noise, (B, C, h, w) each.
     """
     if prediction_type == "epsilon":
         return Prediction((x_t - at.b * output) / at.a, output)
     if prediction_type == "sample" and at.b == 0:
-        return Prediction(x_t / at.a, torch.zeros_like(x_t))  # E[eps | x_t] where b goes to 0: clean latents hold none
+        return Prediction(x_t / at.a, torch.zeros_like(x_t))  # limit of E[eps | x_t] for b -> 0: no noise
     if prediction_type == "sample":
         return Prediction(output, (x_t - at.a * output) / at.b)
     if prediction_type == "flow_prediction":
@@ -69,20 +102,48 @@ def interpret(output: Tensor, x_t: Tensor, at: Level, prediction_type: Predictio
 
 
 def between(x_t: Tensor, at: Level, x_s: Tensor, to: Level) -> Prediction:
-    """The one prediction by which `step` leads from x_t at a level to x_s at another: to be followed in between.
+    """Returns the prediction by which `step` leads from x_t to x_s, for the latents at the levels between them.
 
-    Both hold the same x_0 and eps then, x_t = a_t x_0 + b_t eps and x_s = a_s x_0 + b_s eps.
+    It solves x_t = a_t x_0 + b_t eps and x_s = a_s x_0 + b_s eps for x_0 and eps.
+
+    Args:
+        x_t: (B, C, h, w) latents at level `at`.
+        at: Noise level of `x_t`.
+        x_s: (B, C, h, w) latents at level `to`.
+        to: Noise level of `x_s`, with another signal-to-noise ratio than `at`.
+
+    Returns:
+        Clean latents and noise, (B, C, h, w) each.
     """
     determinant = at.a * to.b - to.a * at.b
     return Prediction((to.b * x_t - at.b * x_s) / determinant, (at.a * x_s - to.a * x_t) / determinant)
 
 
 def add_noise(x_0: Tensor, noise: Tensor, to: Level) -> Tensor:
-    """x_t of the forward process, for independent noise."""
+    """Returns noisy latents x_t = a x_0 + b eps of the forward process.
+
+    Args:
+        x_0: (1, C, h, w) or (B, C, h, w) clean latents.
+        noise: (B, C, h, w) independent standard normal noise eps.
+        to: Noise level of the result.
+
+    Returns:
+        Latents x_t (B, C, h, w).
+    """
     return to.a * x_0 + to.b * noise
 
 
 def step(prediction: Prediction, to: Level) -> Tensor:
-    """The deterministic step to another level, noisier or cleaner: DDIM's (arXiv:2010.02502 Eq. 12 with sigma = 0),
-    and for a flow Euler's, since (1 - s) x_0 + s eps = x_t + (s - t) (eps - x_0)."""
+    """Returns the latents at another level, noisier or cleaner, by the deterministic step.
+
+    In diffusion this is the step of DDIM (arXiv:2010.02502 Eq. 12 with sigma = 0). In a flow it is the Euler step,
+    since (1 - s) x_0 + s eps = x_t + (s - t) (eps - x_0).
+
+    Args:
+        prediction: Clean latents and noise, (B, C, h, w) each, predicted at the level where the step begins.
+        to: Noise level where the step ends.
+
+    Returns:
+        Latents (B, C, h, w) at level `to`.
+    """
     return to.a * prediction.x_0 + to.b * prediction.eps

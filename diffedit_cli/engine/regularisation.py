@@ -1,4 +1,4 @@
-"""Predicted noise kept like noise while a picture is inverted (pix2pix-zero, arXiv:2302.03027, section 3.1)."""
+"""Regularises the predicted noise of an inversion towards white noise (pix2pix-zero, arXiv:2302.03027, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from torch import Tensor
 from diffedit_cli.engine.process import Level, Prediction
 from diffedit_cli.errors import UsageError
 
-SMALLEST = 8  # cells: the pyramid ends with the first picture whose shorter side is no longer than this
+SMALLEST = 8  # cells: the pyramid ends with the first scale whose shorter side is at most this long
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """Gradient steps of the predicted noise itself, not through the network: so nothing is evaluated again.
+    """Gradient steps on the predicted noise, not through the network, so that they cost no network evaluation.
 
-    `auto_corr` and `kl` are the weights of the two losses, 0 to leave one out; the shifts come from `generator`.
-    It acts on eps, whatever the network predicts: the same noise is treated the same in every family.
+    They act on eps, whatever quantity the network predicts: the same noise is treated the same in every family.
+
+    Attributes:
+        steps: Gradient steps for each prediction.
+        auto_corr: Weight of the autocorrelation loss; 0 omits it.
+        rolls: Random shifts of the autocorrelation loss in each step; each has the weight `auto_corr` / `rolls`.
+        kl: Weight of the KL divergence; 0 omits it.
+        generator: CPU generator of the shifts.
     """
 
     steps: int
@@ -30,9 +36,17 @@ class Regularisation:
     generator: torch.Generator
 
     def __call__(self, prediction: Prediction, at: Level) -> Prediction:
-        """The prediction for the latents at level `at` with its noise made more like noise: the latents stay.
+        """Returns a prediction with its noise regularised and its clean latents changed to match the same x_t.
 
-        Raises UsageError when weights too large for so few cells make it grow without end.
+        Args:
+            prediction: Clean latents and noise, (B, C, h, w) each, predicted at level `at`.
+            at: Noise level of the latents x_t.
+
+        Returns:
+            Prediction for the same x_t.
+
+        Raises:
+            UsageError: If the noise diverges, as weights are too large for latents of so few cells.
         """
         eps = prediction.eps
         for _ in range(self.steps):
@@ -50,9 +64,16 @@ class Regularisation:
 
 
 def auto_correlation(eps: Tensor, generator: torch.Generator) -> Tensor:
-    """How much eps (B, C, h, w) resembles itself when shifted, at every scale of a pyramid: a scalar.
+    """Returns the autocorrelation of noise at random shifts: squared mean products, over all scales of a pyramid.
 
-    Every channel and scale has a shift of its own from `generator`, up to half the shorter side, along both sides.
+    Each channel and scale has a random shift of its own, below half the shorter side, along either axis.
+
+    Args:
+        eps: (B, C, h, w) noise.
+        generator: CPU generator of the shifts.
+
+    Returns:
+        Scalar, at least 0, summed over pictures, channels, scales and axes.
     """
     loss = eps.new_zeros(())
     for channel in torch.split(eps.flatten(0, 1), 1):
@@ -68,14 +89,21 @@ def auto_correlation(eps: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def kl_divergence(eps: Tensor) -> Tensor:
-    """Twice the divergence of N(mean, variance) of eps (B, C, h, w) from N(0, 1), summed over pictures: a scalar."""
+    """Returns twice the KL divergence of the noise's normal distribution from N(0, 1).
+
+    Args:
+        eps: (B, C, h, w) noise. Mean and variance are those of each picture.
+
+    Returns:
+        Scalar, summed over pictures.
+    """
     each = eps.flatten(1)
     variance, mean = each.var(dim=1), each.mean(dim=1)
     return (variance + mean**2 - 1 - torch.log(variance + 1e-7)).sum()
 
 
 def _gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Of the loss; the stages that ask for it run in inference mode, where tensors know no gradients."""
+    """Returns the gradient of a loss, also in inference mode, in which the stages run."""
     with torch.inference_mode(False), torch.enable_grad():
         at = at.clone().requires_grad_()
         return torch.autograd.grad(loss(at), at)[0]

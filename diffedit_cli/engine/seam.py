@@ -1,8 +1,8 @@
-"""Beyond the paper: what is painted over takes on the colours around it, so that no patch shows.
+"""Beyond the paper: Poisson blending matches painted pixels to the colours around them, so that no seam shows.
 
-P. Pérez, M. Gangnet, A. Blake, Poisson image editing, SIGGRAPH 2003, sections 2 and 3: painted pixels keep their
-gradients and get the picture's own colours at the rim. It comes to this: the difference at the rim is continued inwards
-by the smoothest surface there is, the harmonic one, and added.
+Source: P. Pérez, M. Gangnet, A. Blake, Poisson image editing, SIGGRAPH 2003, sections 2 and 3. Painted pixels keep
+their gradients and get the picture's colours at the rim of the mask. This is equivalent to adding the colour difference
+at the rim, continued into the mask by the smoothest surface, the harmonic one.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from PIL import Image
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-GRAIN = 256  # pixels of the longer side that the surface is computed in: it is smooth
-MOST = 0.35  # in [-1, 1]: a rim that differs by more shows another thing, whose colour must not bleed in
+GRAIN = 256  # pixels of the longer side at which the surface is computed: it is smooth, so that this is enough
+MOST = 0.35  # of a range of [-1, 1]: a larger difference at the rim is another object, whose colour must not bleed in
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
 def blend_seam(painted: Floats, picture: Floats, M: Bools) -> Floats:
-    """A painted picture (H, W, 3) in [-1, 1] with the colours of `picture` around the mask M (H, W), continued in it.
+    """Returns a painted picture, matched inside the mask to the original colours around it.
 
-    Outside of the mask it stays as it was painted; so it does everywhere where the mask has no rim.
+    Args:
+        painted: (H, W, 3) painted picture in [-1, 1].
+        picture: (H, W, 3) original picture in [-1, 1].
+        M: (H, W) boolean mask of the painted pixels.
+
+    Returns:
+        Picture (H, W, 3) in [-1, 1], float32. It equals `painted` outside of the mask, and everywhere if the mask is
+        empty or covers everything and so has no rim.
     """
     height, width = M.shape
     scale = min(1.0, GRAIN / max(M.shape))
@@ -37,9 +44,16 @@ def blend_seam(painted: Floats, picture: Floats, M: Bools) -> Floats:
 
 
 def continue_colours(values: Floats, M: Bools) -> Floats:
-    """Values (h, w, bands) with those in the mask M (h, w) replaced by the harmonic continuation of those around it.
+    """Returns values with those in a mask replaced by the harmonic continuation of those around it.
 
-    Each is then the mean of its neighbours. Parts of the mask that no value is beside get 0.
+    Each replaced value is the mean of its neighbours (four, fewer at the border of the array).
+
+    Args:
+        values: (h, w, bands) values, float32.
+        M: (h, w) boolean mask.
+
+    Returns:
+        Values (h, w, bands), float32; 0 in parts of the mask that have no neighbour outside of it.
     """
     from scipy import sparse
     from scipy.sparse.linalg import splu
@@ -47,7 +61,7 @@ def continue_colours(values: Floats, M: Bools) -> Floats:
     (height, width), (rows, columns) = M.shape, np.nonzero(M)
     number = np.full(M.shape, -1)
     number[rows, columns] = unknowns = np.arange(len(rows))
-    neighbours = np.full(len(rows), 1e-6)  # beside nothing known any surface is smooth: then the flat one at 0
+    neighbours = np.full(len(rows), 1e-6)  # without known neighbours any flat surface would do: makes it 0
     around = np.zeros((len(rows), values.shape[2]))
     pairs = []
     for down, right in NEIGHBOURS:

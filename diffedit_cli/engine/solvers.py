@@ -1,6 +1,6 @@
-"""From what the network says at one level to the latents at the next: DDIM and DPM-Solver++, noisier or cleaner.
+"""Solvers that lead from one noise level to the next, noisier or cleaner: DDIM and DPM-Solver++.
 
-A solver serves one walk along the levels: it may remember what it was told before.
+A solver may keep earlier predictions, so that each pass along the noise levels needs a solver of its own.
 """
 
 from __future__ import annotations
@@ -15,21 +15,44 @@ from diffedit_cli.engine.process import Level, Prediction, step
 
 
 class DDIM:
-    """First order. With `eta` above 0 each step down exchanges part of the noise for fresh noise from `generator`."""
+    """First-order solver (arXiv:2010.02502): deterministic, or with fresh noise in each step down."""
 
     def __init__(self, eta: float = 0.0, generator: torch.Generator | None = None) -> None:
-        """eta is 0 (deterministic) to 1 (as noisy as the forward process backwards, DDPM)."""
+        """Initialises a solver for one pass along the noise levels.
+
+        Args:
+            eta: Amount of fresh noise that replaces predicted noise in each step down, from 0 (deterministic, the
+                default) to 1 (as in DDPM, the posterior of the forward process).
+            generator: CPU generator of the fresh noise. Default: torch's global generator.
+        """
         self.eta, self.generator = eta, generator
 
     def asks_at(self, lower: Level, higher: Level) -> Level:
-        """Timestep at which inversion evaluates the network for the step lower -> higher: that of `higher`.
+        """Returns the level at which inversion evaluates the network for the step lower -> higher.
 
-        The edit comes back with the noise predicted there, and eps(x_t, t+1) is closer to it than eps(x_t, t).
+        It has the timestep of `higher`: the edit comes back with the noise predicted there, and eps(x_t, t+1) is closer
+        to that noise than eps(x_t, t).
+
+        Args:
+            lower: Noise level of the latents x_t, where the step begins.
+            higher: Noise level where the step ends.
+
+        Returns:
+            Level with a and b of `lower` and the timestep of `higher`.
         """
         return replace(lower, timestep=higher.timestep)
 
     def step(self, prediction: Prediction, at: Level, to: Level) -> Tensor:
-        """The latents at level `to`, from the prediction for those at level `at`. All shaped alike."""
+        """Returns the latents at level `to`.
+
+        Args:
+            prediction: Clean latents and noise, (B, C, h, w) each, predicted for the latents at level `at`.
+            at: Noise level where the step begins.
+            to: Noise level where the step ends: lower than `at` if `eta` is above 0.
+
+        Returns:
+            Latents (B, C, h, w) at level `to`.
+        """
         prediction = self._refined(prediction, at, to)
         if self.eta > 0:
             noise = torch.randn(prediction.eps.shape, generator=self.generator, dtype=prediction.eps.dtype)
@@ -37,28 +60,47 @@ class DDIM:
         return step(prediction, to)
 
     def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:  # noqa: ARG002
-        """What is taken for true over the whole step."""
+        """Returns the prediction that is held constant over the step."""
         return prediction
 
 
 class DPMSolver(DDIM):
-    """DPM-Solver++ (2M), second order (arXiv:2211.01095, algorithm 2); with eta = 1 its SDE form (section 5).
+    """Second-order solver DPM-Solver++ (2M) (arXiv:2211.01095, algorithm 2); with eta = 1 its SDE form (section 5).
 
-    Its update, (b_s / b_t) x_t + a_s (1 - e^-h) D with D the clean latents extrapolated to the middle of the step, is
-    DDIM's with D in place of x_0, and the noise that x_t then holds: so it is written here. Steps that have the clean
-    level or mere noise at an end or behind them are of first order, for lambda is infinite there.
+    Its update is (b_s / b_t) x_t + a_s (1 - e^-h) D, with D the clean latents extrapolated to the middle of the step.
+    This equals the step of DDIM with D in place of x_0 and the noise that x_t then contains, and is implemented so.
+    Steps that begin or end at the clean level or at pure noise, or follow a step that began there, are of first order,
+    because lambda is infinite at these levels.
 
-    What is remembered is the last prediction of the clean latents, and nothing else: neither the latents that it was
-    made from nor those that the step gave. An edit predicts from blended latents only, so all that a step combines
-    comes from blended ones, and each cell only from its own: what was pasted reaches others through the network alone.
+    The solver keeps the last prediction of the clean latents, but neither the latents it was predicted from nor those
+    that the step gave. An edit predicts from blended latents only, so every term of a step comes from blended latents,
+    and each cell depends on terms of the same cell only: the pasted background reaches other cells through the network
+    alone.
     """
 
     def __init__(self, eta: float = 0.0, generator: torch.Generator | None = None) -> None:
+        """Initialises a solver for one pass along the noise levels.
+
+        Args:
+            eta: Amount of fresh noise in each step down, from 0 (deterministic, the default) to 1 (SDE).
+            generator: CPU generator of the fresh noise. Default: torch's global generator.
+        """
         super().__init__(eta, generator)
         self._last: tuple[Level, Tensor] | None = None
 
     def asks_at(self, lower: Level, higher: Level) -> Level:
-        """That of `lower`, without which an inversion is of first order; no network knows wholly clean latents."""
+        """Returns the level at which inversion evaluates the network for the step lower -> higher.
+
+        It is `lower` itself: with another timestep the inversion would be of first order. At the clean level it is that
+        of DDIM, because no network is trained on clean latents.
+
+        Args:
+            lower: Noise level of the latents x_t, where the step begins.
+            higher: Noise level where the step ends.
+
+        Returns:
+            `lower`, or with the timestep of `higher` if `lower` is clean.
+        """
         return lower if lower.b > 0 else super().asks_at(lower, higher)
 
     def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:
@@ -73,15 +115,26 @@ class DPMSolver(DDIM):
         return Prediction(D, prediction.eps + at.a / at.b * (prediction.x_0 - D))
 
 
-SOLVERS = {"dpm++": DPMSolver, "ddim": DDIM}  # as params.SCHEDULERS
+SOLVERS = {"dpm++": DPMSolver, "ddim": DDIM}  # the names of pipeline.param_fields.SCHEDULERS
 
 
 def renew(prediction: Prediction, at: Level, to: Level, eta: float, noise: Tensor) -> Prediction:
-    """The prediction for x_t at level t = `at`, part of its noise exchanged for `noise`, for the step down to s = `to`.
+    """Returns a prediction with part of its noise replaced by fresh noise, for the stochastic step from t down to s.
 
-    arXiv:2010.02502 Eq. 12 and 16: sigma of b_s eps is new, where sigma^2 = eta^2 (b_s / b_t)^2 (1 - a_t^2 / a_s^2).
-    Written as sigma = eta b_s sqrt(1 - (a_t b_s / (a_s b_t))^2), which is the same where a^2 + b^2 = 1, it is
-    q(x_s | x_t, x_0) of any Gaussian process at eta = 1, so that it holds for a flow too.
+    By arXiv:2010.02502 Eq. 12 and 16, the fresh part of the noise b_s eps has standard deviation sigma, where
+    sigma^2 = eta^2 (b_s / b_t)^2 (1 - a_t^2 / a_s^2). Written as sigma = eta b_s sqrt(1 - (a_t b_s / (a_s b_t))^2),
+    which is the same for a^2 + b^2 = 1, it gives q(x_s | x_t, x_0) of any Gaussian process at eta = 1, and so
+    holds for a flow too.
+
+    Args:
+        prediction: Clean latents and noise, (B, C, h, w) each, predicted for x_t.
+        at: Noise level t of x_t, where the step begins.
+        to: Noise level s where the step ends, lower than `at`.
+        eta: Amount of fresh noise, 0 to 1.
+        noise: (B, C, h, w) fresh standard normal noise.
+
+    Returns:
+        Prediction with the same clean latents.
     """
     share = eta * (1 - (at.a * to.b / (to.a * at.b)) ** 2) ** 0.5
     return Prediction(prediction.x_0, (1 - share**2) ** 0.5 * prediction.eps + share * noise)
