@@ -157,7 +157,7 @@ def best_window(seen: NDArray[np.float32], shape: tuple[int, int], avoid: Bools 
     taken = np.zeros(seen.shape) if avoid is None else _shares(avoid, seen.shape)
     score = ndimage.uniform_filter(seen * (1 - taken), cells, mode="constant")
     score = score / max(score.max(), 1e-12) - OVERLAP * ndimage.uniform_filter(taken, cells, mode="constant")
-    edge, (rows, columns) = cells // 2, (length - cells + 1 for length in seen.shape)  # centres of the windows that fit into the map
+    edge, (rows, columns) = cells // 2, (length - cells + 1 for length in seen.shape)  # centres of whole windows
     inner = score[edge : edge + rows, edge : edge + columns]
     row, column = np.unravel_index(int(inner.argmax()), inner.shape)
     window = window_around(shape, (round((column + cells / 2) * cell), round((row + cells / 2) * cell)))
@@ -279,7 +279,7 @@ def grow_into(picture: Pixels, M: Bools) -> Bools:
         begins.append(cells[one].ravel())
         ends.append(cells[other].ravel())
         steps.append(np.abs(colours[one] - colours[other]).max(axis=2).ravel())
-    ways = (np.concatenate(steps) + 1e-3, (np.concatenate(begins), np.concatenate(ends)))  # a length of 0 would be no edge
+    ways = (np.concatenate(steps) + 1e-3, (np.concatenate(begins), np.concatenate(ends)))  # length 0 is no edge
     graph = sparse.coo_matrix(ways, shape=(M.size + 1,) * 2).tocsr()
     away = dijkstra(graph, directed=False, indices=M.size, limit=SMOOTH)[:-1].reshape(M.shape)
     found: Bools = M & (away < SMOOTH)
