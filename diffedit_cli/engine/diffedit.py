@@ -249,7 +249,7 @@ def invert(
         model: Diffusion model to evaluate.
         x_0: (B, C, h, w) latents of the picture, float32.
         levels: Noise levels from clean to noisiest.
-        caption: Text that describes the picture, R in the paper.
+        caption: Text that describes the picture, with its guidance scale.
         solver: New solver of this inversion. Default: DDIM.
         regularise: Changes each prediction, given with the noise level of its latents. Default: no change.
         fixed_point: How often each step is repeated with the noise predicted at its own result, so that DDIM's step

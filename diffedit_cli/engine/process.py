@@ -28,7 +28,7 @@ class Level:
 
     @property
     def log_snr(self) -> float:
-        """lambda = log(a / b), half the log signal-to-noise ratio: inf for clean latents, -inf for pure noise."""
+        """Half the log signal-to-noise ratio, lambda = log(a / b): inf for clean latents, -inf for pure noise."""
         if self.a > 0 and self.b > 0:
             return math.log(self.a / self.b)
         return math.inf if self.a > 0 else -math.inf

@@ -1,1 +1,1 @@
-"""How a model computes: the families, their text encoders, attention, adapters, memory."""
+"""Implementations of the model families: text encoders, attention, adapters, checkpoint formats and memory use."""

@@ -1,4 +1,4 @@
-"""What is added to a model when it is read: LoRAs and textual inversions (arXiv:2208.01618)."""
+"""Applies adapters to a model while it is loaded: LoRAs and textual inversions (arXiv:2208.01618)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ from diffedit_cli.engine.networks.components import CHANGED, Parts
 from diffedit_cli.errors import ModelError
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-MOST_VECTORS = 75  # words between the start and the end of CLIP's prompts
-CLIP_KEYS = ("clip_l", "clip_g")  # what files of textual inversions for two text encoders call these
+MOST_VECTORS = 75  # tokens between the start and the end token of a CLIP prompt
+CLIP_KEYS = ("clip_l", "clip_g")  # tensor names in textual inversions for two text encoders
 
 
 def apply(
     parts: Parts, name: str, loras: Sequence[tuple[Path, float]], embeddings: Sequence[tuple[Path, str | None]]
 ) -> None:
-    """Changes the networks and tokenizers of the model `name`. Raises ModelError for files that do not fit it."""
+    """Adds textual inversions and LoRAs to the networks and tokenizers of the model `name`.
+
+    Args:
+        parts: Parts of the model by name, changed in place.
+        name: Name of the model, for messages.
+        loras: LoRA files with their scales.
+        embeddings: Textual inversion files with their tokens; None is the token that the file names.
+
+    Raises:
+        ModelError: If a file does not fit the model.
+    """
     for file, token in embeddings:
         embed(parts, file, token, name)
     for file, scale in loras:
@@ -31,7 +41,7 @@ def apply(
 
 
 class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
-    """What diffusers' loader wants of a pipeline: its parts as attributes, and that nothing is offloaded yet."""
+    """Stand-in for the pipeline that diffusers' loader expects: the parts as attributes, nothing offloaded."""
 
     hf_device_map = None
     components: dict[str, Any] = {}  # noqa: RUF012
@@ -41,17 +51,20 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
 
 
 def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
-    """Adds a LoRA to the networks. Raises ModelError for one that does not fit them whole."""
+    """Adds a LoRA to the networks. Raises ModelError unless all of it fits them."""
     try:
         lora.fuse({part: parts[part] for part in CHANGED if part in parts}, file, scale)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # the readers raise all kinds
+    except Exception as error:  # readers raise many types
         raise _unfit("LoRA", file, name, " ".join(str(error).split())[:200].rstrip(".")) from error
 
 
 def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
-    """Gives the tokenizers a token of its own, and the text encoders its vectors. Raises ModelError."""
+    """Adds the token of a textual inversion to the tokenizers, and its vectors to the text encoders.
+
+    Raises ModelError if the file does not fit the model or the token is in its vocabulary already.
+    """
     encoders = [part for part in TEXT_ENCODERS if part in parts]
     try:
         vectors = load_file(file)
@@ -80,13 +93,13 @@ def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
                 f'The token "{token}" of the embedding {file} is already a word of the model {name}; '
                 f"give it another: --embedding {file}:TOKEN."
             ) from error
-        # else CLIP takes the token of the highest number, now one of these, for the end of the prompt
+        # otherwise CLIP takes the token of the highest number, now an added one, for the end of the prompt
         body: Any = getattr(network, "text_model", network)
         body.eos_token_id = network.config.eos_token_id = tokenizer.eos_token_id
 
 
 def _difference(vectors: Tensor, width: int) -> str | None:
-    """Why a tensor is not the vectors of an embedding of this width, if it is not."""
+    """Returns why a tensor cannot be a textual inversion of this width, or None if it can."""
     if not vectors.is_floating_point() or vectors.ndim not in (1, 2):
         return "it does not hold vectors of floating-point numbers"
     if vectors.shape[-1] != width:

@@ -1,4 +1,4 @@
-"""Calls of the network: what several ask in one, of as many rows as the device's memory takes."""
+"""Network calls that join the inputs of several pictures, in batches that fit into the device's memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from torch import Tensor
 from diffedit_cli.engine.interfaces import ModelInput
 from diffedit_cli.errors import is_out_of_memory
 
-PAIR = 2  # rows of a guided evaluation: of several who ask, no more than so many for each go into one call
+PAIR = 2  # rows of a guided evaluation: a joined call has at most this number for each input
 
 
 class Calls:
-    """All calls of one network. What ran out of memory once is never again so large."""
+    """Calls of one network, in batches that get smaller for good after the memory was full."""
 
     def __init__(self, network: Callable[[ModelInput], Tensor]) -> None:
-        """`network` gives for B rows its output (B, C, h, w)."""
+        """Initialises the calls of a `network` that returns the output (B, C, h, w) for an input of B rows."""
         self._network = network
         self._most: float = math.inf
 
     def ask(self, rows: ModelInput) -> Tensor:
-        """The network's output (B, C, h, w) for one who asks. Raises what the network raises."""
+        """Returns the network output (B, C, h, w) for one input. Raises what the network raises."""
         return self._output(rows, len(rows))
 
     def ask_together(self, asked: Sequence[ModelInput]) -> list[Tensor | Exception]:
-        """For each who asks the output, or what the network raised for it alone; what has the same shape is joined."""
+        """Returns for each input the network output (B, C, h, w), or the exception that it raised for this input.
+
+        Inputs of the same shape are joined in one call. If that fails, each is evaluated by itself.
+        """
         answers: dict[int, Tensor | Exception] = {}
         for shape in dict.fromkeys(rows.shape for rows in asked):
             alike = [number for number, rows in enumerate(asked) if rows.shape == shape]
@@ -46,12 +49,12 @@ class Calls:
         return [answer for rows in asked for answer in self._answers([rows])]
 
     def _output(self, rows: ModelInput, most: int) -> Tensor:
-        """By calls of at most so many rows, and of half of them if that is too much."""
+        """Returns the network output from calls of at most `most` rows, halved where memory is full."""
         if len(rows) <= min(most, self._most):
             try:
                 return self._network(rows)
             except (RuntimeError, MemoryError) as error:
                 if len(rows) == 1 or not is_out_of_memory(error):
                     raise
-            self._most = math.ceil(len(rows) / 2)  # and only now, as the error is gone, is what the call held, too
+            self._most = math.ceil(len(rows) / 2)  # after the except block: the error held the call's memory
         return torch.cat([self._output(half, most) for half in rows.halves()])

@@ -1,4 +1,4 @@
-"""Networks are built by settings that a stranger may have written: never larger than their weights give reason for."""
+"""Limits the size of a network to that of its weights, as its settings may come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-TIMES = 2  # as much as is stored: what several layers share is stored once
-SPARE_NUMBERS, SPARE_TENSORS = 2**26, 1000  # that may be built beyond: 256 MB
+TIMES = 2  # factor on the stored size: weights shared by several layers are stored once
+SPARE_NUMBERS, SPARE_TENSORS = 2**26, 1000  # allowance beyond that: 256 MB
 
 
 @contextlib.contextmanager
 def no_larger_than(files: Iterable[Path]) -> Iterator[None]:
-    """While a network is read from these files. Raises ValueError as soon as more is built than they can fill.
+    """Context for reading a network: raises ValueError as soon as it has more weights than its files can fill.
 
-    Libraries build without memory and then fill in what the files lack: that is what takes it.
+    Libraries build a network without allocating it and then allocate the weights that the files lack, which is how a
+    small file could take all memory.
     """
     numbers, tensors = _held(files)
     numbers, tensors = TIMES * numbers + SPARE_NUMBERS, TIMES * tensors + SPARE_TENSORS
@@ -41,7 +42,7 @@ def no_larger_than(files: Iterable[Path]) -> Iterator[None]:
 
 
 def _held(files: Iterable[Path]) -> tuple[int, int]:
-    """How many numbers and tensors the files hold."""
+    """Returns how many numbers and how many tensors the files contain."""
     numbers = tensors = 0
     for path in files:
         with safe_open(path, framework="pt") as opened:

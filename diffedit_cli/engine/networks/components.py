@@ -1,4 +1,4 @@
-"""Reading the parts of a diffusers folder: every failure names the part, and only `.safetensors` weights are read."""
+"""Reads the parts of a diffusers folder. Every error names the part, and only `.safetensors` weights are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
 
-CHANGED = ("unet", "transformer", "text_encoder", "text_encoder_2")  # the networks that can be changed when read
+CHANGED = ("unet", "transformer", "text_encoder", "text_encoder_2")  # networks that adapters can change
 _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
@@ -43,7 +43,10 @@ def tokenizer(kind: Any) -> Reader:
 
 
 def scheduler(kind: Any) -> Reader:
-    """A scheduler made from the configuration of whichever the model ships, of the same noise process."""
+    """Returns a reader that makes a `kind` scheduler from the model's scheduler configuration.
+
+    The reader raises ValueError if the model's scheduler has another noise process.
+    """
 
     def read(at: Path, *_: Any) -> Any:
         config = json.loads((at / "scheduler_config.json").read_text())
@@ -56,7 +59,10 @@ def scheduler(kind: Any) -> Reader:
 
 
 def index(folder: Path) -> dict[str, Any]:
-    """The folder's `model_index.json`: its pipeline's class, parts and settings; empty if there is none."""
+    """Returns `model_index.json` of a folder: the pipeline's class, parts and settings; empty if there is none.
+
+    Raises ValueError if the file does not contain a JSON object.
+    """
     path = folder / "model_index.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
     if not isinstance(content, dict):
@@ -73,10 +79,20 @@ def read(
     variant: str | None,
     change: Callable[[Parts], None] | None = None,
 ) -> Parts:
-    """The parts by name, networks on the device and ready to run. Raises ModelError, naming what is amiss.
+    """Returns the parts of a model by name, the networks on the device and ready to run.
 
-    What `change` does is done in the number format that the weights are stored in, so that it can be stored again;
-    with `dtype` None they stay in it.
+    Args:
+        folder: Diffusers folder.
+        readers: Reader of each part by its name.
+        device: Torch device of the networks.
+        dtype: Number format of the networks. None keeps the stored one.
+        name: Name of the model, for messages.
+        variant: Variant of the weight files, such as "fp16"; None for the plain ones.
+        change: Changes the parts in place, in the stored number format, so that they can be stored again. Default: no
+            change.
+
+    Raises:
+        ModelError: If a part is missing or unreadable.
     """
     parts: Parts = {}
     for part, reader in readers.items():
@@ -89,7 +105,7 @@ def read(
             parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # the readers raise all kinds, tokenizers even plain Exception
+        except Exception as error:  # readers raise many types, tokenizers even plain Exception
             raise ModelError(
                 f"The model {name} cannot be loaded, its {part} is unreadable ({reason(error)}); check that "
                 f"{folder} is a complete Stable-Diffusion-format folder with .safetensors weights."
@@ -108,9 +124,9 @@ def read(
 
 @contextlib.contextmanager
 def fit_errors(name: str) -> Iterator[None]:
-    """Around what libraries do by a model's own settings, which a stranger wrote and which may not fit each other.
+    """Context for library calls that depend on a model's settings, which may contradict each other.
 
-    Raises ModelError in place of what they raise, but for what the device is to blame for.
+    Raises ModelError in place of a library's exception, except for those of diffedit and of the device.
     """
     try:
         yield
@@ -125,24 +141,24 @@ def fit_errors(name: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What a library says, in part of a sentence."""
+    """Returns the message of a library's exception in one line of at most 300 characters, without a full stop."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:
-    """The number format of a network's weights in its folder."""
+    """Returns the number format in which most weights of a network are stored."""
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(safe_open(path, framework="pt")) for path in _weights(folder, variant)]
         return precision.common(file.get_slice(name) for file in opened for name in file.keys())  # noqa: SIM118
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:
-    """The files of a network's weights."""
+    """Returns the weight files of a network."""
     return sorted(folder.glob(f"*model.{variant}*.safetensors" if variant else "*model*.safetensors"))
 
 
 def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:
-    """A network whose file gives all of its weights: missing ones would be random or empty."""
+    """Returns the loaded network. Raises ValueError if weights are missing, which would be random or empty."""
     network, info = loaded
     if info["missing_keys"]:
         raise ValueError(f"{len(info['missing_keys'])} weights are missing, {min(info['missing_keys'])} first")

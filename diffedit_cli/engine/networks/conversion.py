@@ -1,4 +1,4 @@
-"""Filling diffusers' networks from a checkpoint in the original layout; what was not taken from it can be asked."""
+"""Fills diffusers' networks from a checkpoint in the original layout, and reports the tensors that were not used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffedit_cli.engine.networks import precision
 from diffedit_cli.engine.networks.original_layout import Layout, Place
 
 SCALES = ("scale_weight", "weight_scale")
-"""What stands beside a weight that is to be multiplied by it: ComfyUI's older and newer name."""
+"""Names of the scale that a stored weight is to be multiplied by: ComfyUI's older and newer one."""
 
 
 class Checkpoint:
-    """A file in the original layout, read tensor by tensor; `left` names the tensors that nothing took yet."""
+    """Checkpoint in the original layout, read tensor by tensor; `left` has the names of the tensors not used yet."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -33,13 +33,22 @@ class Checkpoint:
             yield cls(file)
 
     def shape(self, name: str) -> list[int] | None:
-        """That of a tensor, None where there is none of this name."""
+        """Returns the shape of a tensor, or None if the checkpoint has no tensor of this name."""
         return list(self._file.get_slice(name).get_shape()) if name in self._names else None
 
     def fill(self, network: nn.Module, prefix: str, layout: Layout, absent: Mapping[str, Tensor] | None = None) -> None:
-        """Gives an empty network its weights: those whose names have the prefix, in the format of most of them.
+        """Fills an empty network with the tensors whose names have a prefix, in the number format of most of them.
 
-        `absent` are those that the file need not have. Raises ValueError where one is missing or of another shape.
+        Where a value would overflow in that format, the network is in float32.
+
+        Args:
+            network: Network without weights.
+            prefix: Start of the network's tensor names in the checkpoint.
+            layout: Places of the network's tensors in the original layout.
+            absent: Weights by name that the checkpoint may lack. Default: none.
+
+        Raises:
+            ValueError: If a weight is missing, of another shape, or in a format that diffedit does not read.
         """
         tensors, used, settings = {}, set(), settings_of(network)
         for name, weight in network.state_dict().items():
@@ -64,7 +73,7 @@ class Checkpoint:
         return tensor.reshape(shape)
 
     def _scaled(self, name: str) -> Tensor:
-        """A tensor as it is meant: float8 is often kept beside the scale that it was divided by."""
+        """Returns a tensor multiplied by its scale: float8 is often stored with the scale that it was divided by."""
         tensor: Tensor = self._file.get_tensor(name)
         if not tensor.is_floating_point():
             dtype = str(tensor.dtype).removeprefix("torch.")
@@ -80,20 +89,20 @@ class Checkpoint:
 
 
 def to_diffusers_layout(tensor: Tensor, place: Place) -> Tensor:
-    """Ours of a tensor of the original layout."""
+    """Returns a tensor of the original layout in that of diffusers."""
     tensor = tensor.chunk(place.of)[place.part] if place.of > 1 else tensor
     tensor = torch.cat(tensor.chunk(2)[::-1]) if place.swapped else tensor
     return tensor.T if place.turned else tensor
 
 
 def settings_of(network: Any) -> Mapping[str, Any]:
-    """A network's configuration, of diffusers or of transformers."""
+    """Returns the configuration of a network of diffusers or transformers."""
     config = network.config
     return config if isinstance(config, Mapping) else config.to_dict()
 
 
 def _bare(shape: Any) -> list[int]:
-    """Without the sides of 1 at the end, by which convolutions of one cell differ from plain matrices."""
+    """Returns a shape without sides of 1 at its end, by which 1 x 1 convolutions differ from matrices."""
     sides = list(shape)
     while sides and sides[-1] == 1:
         sides.pop()
@@ -101,7 +110,7 @@ def _bare(shape: Any) -> list[int]:
 
 
 def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether no number of it becomes infinite."""
+    """Returns whether no value of a tensor becomes infinite in a number format."""
     if dtype is not torch.float16 or tensor.dtype is dtype or not tensor.numel():
         return True
     return float(tensor.float().abs().max()) <= torch.finfo(dtype).max

@@ -1,4 +1,4 @@
-"""Where the network looks for words: its cross-attention (arXiv:2208.01626), seen while it predicts as always."""
+"""Records a network's cross-attention to words of a prompt (arXiv:2208.01626) without changing its predictions."""
 
 from __future__ import annotations
 
@@ -12,24 +12,31 @@ from torch import Tensor, nn
 from diffedit_cli.engine.diffedit import resize
 from diffedit_cli.engine.interfaces import Embedding, Watcher
 
-CELLS = 16  # a side: of these layers makes LEDITS++ (arXiv:2311.16711) its masks
+CELLS = 16  # side of the attention layers that LEDITS++ (arXiv:2311.16711) makes its masks from
 
 
 class Watch:
-    """How strongly each cell attends to some tokens of one prompt, averaged over heads, layers and pictures.
+    """Mean attention of each cell to some tokens of one prompt, over heads, layers and pictures.
 
-    Only the rows of a batch that are told `text` (1, L, D) count, whatever else is predicted beside them.
+    Only the rows of a batch that hold the embeddings of this prompt count, whatever the other rows are.
     """
 
     def __init__(self, text: Embedding, places: Sequence[int]) -> None:
+        """Initialises a watch of the tokens at `places` in the prompt embeddings `text` (1, L, D)."""
         self.tokens, self.places = text.tokens, list(places)
         self._sum: Tensor | None = None
         self._count = 0
 
     def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor | None:
-        """Of a call of diffusers' cross-attention `layer`, hidden (B, cells, D) looking at what it is told (B, L, D).
+        """Returns the attention in one call of a cross-attention layer.
 
-        Gives (B * heads, cells), or None where no row is told the text.
+        Args:
+            layer: Attention layer of diffusers.
+            hidden: (B, cells, K) hidden states of the layer, K channels.
+            told: (B, L, D) prompt embeddings that the layer attends to.
+
+        Returns:
+            Attention (n * heads, cells), float32, of the n rows that hold the watched prompt; None if there are none.
         """
         if told.shape[1:] != self.tokens.shape[1:]:
             return None
@@ -41,12 +48,15 @@ class Watch:
         return weights[..., self.places].float().mean(dim=-1)
 
     def add(self, looks: Tensor) -> None:
-        """Looks (B * heads, cells) of a call that did not fail."""
+        """Adds the attention (n * heads, cells) of a network call that succeeded."""
         self._sum = looks.sum(dim=0) + (0 if self._sum is None else self._sum)
         self._count += len(looks)
 
     def map(self, grid: tuple[int, int]) -> Tensor:
-        """The mean (h, w) over all that was seen, on the latents' grid; the layers' is coarser by a whole factor."""
+        """Returns the mean attention (h, w) at the size of the latents; the layers are coarser by a whole factor.
+
+        Raises RuntimeError if the network was not evaluated for the watched prompt.
+        """
         if self._sum is None:
             raise RuntimeError("nothing was predicted for the text that is watched")
         shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
@@ -56,9 +66,9 @@ class Watch:
 
 @contextlib.contextmanager
 def watch_attention(unet: nn.Module, watches: Sequence[Watcher | None]) -> Iterator[None]:
-    """One call of diffusers' UNet2DConditionModel, whose rows are watched by these, without a change to its output.
+    """Context for one call of diffusers' UNet2DConditionModel that records the attention of its rows for `watches`.
 
-    Of a call that fails nothing is seen.
+    The output of the network stays the same. A call that fails is not recorded.
     """
     rows = {watch: [row for row, one in enumerate(watches) if one is watch] for watch in watches if watch is not None}
     looks: list[tuple[Watcher, Tensor]] = []
@@ -80,9 +90,9 @@ def watch_attention(unet: nn.Module, watches: Sequence[Watcher | None]) -> Itera
 
 
 def layers(unet: Any) -> list[nn.Module]:
-    """The cross-attention of the decoder's block whose grid, at the model's own size, is nearest to CELLS a side.
+    """Returns the cross-attention layers of the decoder block whose side, at the native size, is nearest to CELLS.
 
-    The decoder's alone: with the encoder's, or with coarser layers, the built-in model's masks fit objects less.
+    Only the decoder's: with the encoder's or with coarser layers, masks of the built-in model fit objects less well.
     """
     blocks = list(unet.up_blocks)
     found: dict[float, list[nn.Module]] = {}

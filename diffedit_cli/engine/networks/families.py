@@ -1,4 +1,4 @@
-"""Which family's class reads a diffusers folder, and what is added to it on the way."""
+"""Loads a diffusers folder with the class of its family, and applies adapters on the way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
-Embeddings = Sequence[tuple[Path, str | None]]  # files with the tokens for their vectors; None: the file says it
+Embeddings = Sequence[tuple[Path, str | None]]  # files with their tokens; None: the token that the file names
 
 
 def load(
@@ -32,10 +32,22 @@ def load(
     vae_slicing: bool = False,
     vae_tiling: bool = False,
 ) -> Model:
-    """Reads a diffusers folder with the family that its `model_index.json` names, and what is added to it.
+    """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
-    What waits in the computer's memory until it is used: nothing, whole networks (`offload="model"`), or all of their
-    layers ("sequential"). Raises ModelError.
+    Args:
+        folder: Diffusers folder.
+        device: Torch device that computes.
+        dtype: Number format of the networks.
+        name: Name of the model, for messages. Default: the folder.
+        variant: Variant of the weight files, such as "fp16". Default: the plain ones.
+        loras: LoRA files with their scales.
+        embeddings: Textual inversion files with their tokens.
+        offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
+        vae_slicing: Whether the VAE handles the pictures of a batch one by one.
+        vae_tiling: Whether the VAE handles a large picture in tiles.
+
+    Raises:
+        ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
     model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
@@ -53,7 +65,10 @@ def load(
 def write_changed(
     folder: Path, name: str, variant: str | None, loras: Loras, embeddings: Embeddings, target: Path
 ) -> None:
-    """Replaces the networks and tokenizers in `target`, a copy of the folder, by changed ones. Raises ModelError."""
+    """Replaces the networks and tokenizers in `target`, a copy of the folder, by those with the adapters applied.
+
+    Raises ModelError if the model or an adapter cannot be used.
+    """
     readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
     found = components.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
     for part, changed in found.items():
@@ -73,7 +88,7 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
 
 
 def implementation(family: str) -> type[LatentDiffusion]:
-    """The class that computes a family of model_formats.FAMILIES."""
+    """Returns the class that implements a family of model_formats.FAMILIES."""
     module, _, name = FAMILIES[family].implementation.partition(".")
     found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
     return found
@@ -82,7 +97,7 @@ def implementation(family: str) -> type[LatentDiffusion]:
 def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[components.Parts], None] | None:
     if not loras and not embeddings:
         return None
-    from diffedit_cli.engine.networks import adapter_loading  # diffusers' loader is slow to import
+    from diffedit_cli.engine.networks import adapter_loading  # imported here: diffusers' loader is slow to import
 
     return functools.partial(adapter_loading.apply, name=name, loras=loras, embeddings=embeddings)
 

@@ -1,4 +1,4 @@
-"""Importing the libraries in half the time: without what a model does not need, and without pauses for garbage."""
+"""Halves the time that the libraries take to import: skips modules that no model needs, and garbage collection."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from types import ModuleType
 from typing import Any
 
 EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets")
-"""Packages whose `__init__` imports every model that there is, some hundred modules."""
+"""Packages whose `__init__` imports every model of diffusers, about a hundred modules."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
-"""Torch's compiler, and what losses and schedulers that are not used here ask for: a third of all that is there."""
+"""Torch's compiler, and what unused losses and schedulers import: a third of all imported modules."""
 
 
 class _Bare(ModuleType):
-    """A package whose own code runs only if someone asks it for a name; its modules are imported without that."""
+    """Package whose `__init__` runs only when a name of it is used; its modules are imported without that."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self.__class__ = ModuleType  # type: ignore[assignment]  # a plain package from now on
+        self.__class__ = ModuleType  # type: ignore[assignment]  # an ordinary package from now on
         assert self.__spec__ is not None
         assert self.__spec__.loader is not None
         self.__spec__.loader.exec_module(self)
@@ -30,14 +30,14 @@ class _Bare(ModuleType):
 
 
 class _Unused(_Bare):
-    """A package that libraries take when they are imported, or some names of it, for what is not done here."""
+    """Package that libraries import, or import names from, but that nothing here uses: names may be stand-ins."""
 
     def __getattr__(self, name: str) -> Any:
         return STAND_INS.get(name) or super().__getattr__(name)
 
 
 def _unmarked(function: Any = None, *_: Any, **__: Any) -> Any:
-    """For what only marks what may be compiled and what must not."""
+    """Stand-in for decorators that only mark what may be compiled: returns the function unchanged."""
     return function or (lambda inner: inner)
 
 
@@ -55,7 +55,7 @@ STAND_INS = {
 
 @contextlib.contextmanager
 def without_garbage() -> Iterator[None]:
-    """For a while without the garbage collector: imports make objects that stay, which it would look through again."""
+    """Context without garbage collection, which would scan the objects of imported modules again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -67,32 +67,32 @@ def without_garbage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_unused() -> Iterator[None]:
-    """For a while without what libraries import and nothing here uses. Imports torch and scipy themselves."""
+    """Context in which libraries do not import the packages of UNUSED. Imports torch and scipy themselves."""
     packages = [_bare(name, _Unused) for name in UNUSED]
     try:
         yield
     finally:
         for package in packages:
             if isinstance(package, _Unused):
-                package.__class__ = _Bare  # type: ignore[assignment]  # whoever asks it for anything now means it
+                package.__class__ = _Bare  # type: ignore[assignment]  # from now on any use is a real one
 
 
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """All of this, around whatever imports the libraries or loads a model."""
+    """Context with all of these savings, for importing the libraries and for loading a model."""
     with without_garbage(), without_unused():
         only_what_is_named()
         yield
 
 
 def only_what_is_named() -> None:
-    """Makes bare packages of the eager ones that are not imported yet. Imports diffusers itself, and torch."""
+    """Replaces the packages of EAGER that are not imported yet by bare ones. Imports diffusers itself, and torch."""
     for name in EAGER:
         _bare(name, _Bare)
 
 
 def _bare(name: str, kind: type[_Bare]) -> ModuleType | None:
-    """The package, bare, unless it is imported already."""
+    """Returns the package as a bare one, or None if it is imported already or does not exist."""
     spec = importlib.util.find_spec(name) if name not in sys.modules else None
     if spec is None:
         return None
@@ -100,5 +100,5 @@ def _bare(name: str, kind: type[_Bare]) -> ModuleType | None:
     package.__class__ = kind
     sys.modules[name] = package
     parent, _, own = name.rpartition(".")
-    setattr(sys.modules[parent], own, package)  # as importing it would
+    setattr(sys.modules[parent], own, package)  # as an import does
     return package

@@ -1,4 +1,4 @@
-"""Diffusers' inpainting pipelines, each as one function: a picture and a mask in, a picture out."""
+"""Runs diffusers' inpainting pipelines: repaints the masked part of a picture."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from diffedit_cli.errors import ModelError
 
 
 class Inpainter:
-    """A model that repaints under a mask without an inversion: made for that, or a plain one that starts from noise."""
+    """Model that repaints under a mask without inversion: an inpainting model, or a plain one that starts from noise.
+
+    Attributes:
+        factor: Pixels in a side of a latent cell.
+        native_size: Side in pixels of the square pictures that the model was trained on.
+        multiple: Both sides of a picture must be multiples of this number of pixels.
+        evaluations: Network evaluations so far, one for each row of a batch.
+    """
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        """Raises ModelError for a model whose network takes other channels than an inpainting pipeline gives."""
+        """Raises ModelError if the network has another number of input channels than an inpainting pipeline gives."""
         self.pipeline, self.name = pipeline, name
         self.network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
         latents, taken = pipeline.vae.config["latent_channels"], self.network.config["in_channels"]
-        if taken not in (latents, 2 * latents + 1):  # the latter: also the mask, and the picture without what it hides
+        if taken not in (latents, 2 * latents + 1):  # the latter: with mask and masked picture
             raise ModelError(
                 f"{name} is not an inpainting model: its network takes {taken} channels, "
                 f"not {latents} or {2 * latents + 1}."
@@ -40,13 +47,13 @@ class Inpainter:
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: torch.dtype, name: str, variant: str | None = None) -> Inpainter:
-        """Reads a diffusers folder, of weights only `.safetensors`. Raises ModelError."""
+        """Returns the model of a diffusers folder, from `.safetensors` weights only. Raises ModelError if unusable."""
         safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         index = components.index(folder)
         without = {part: value for part, value in safety.items() if part in index}  # results are checked elsewhere
         try:
             with _no_bar(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # the newest would call it dtype
+                warnings.simplefilter("ignore", FutureWarning)  # torch_dtype: new versions call it dtype
                 pipeline = AutoPipelineForInpainting.from_pretrained(
                     folder,
                     torch_dtype=dtype,
@@ -57,7 +64,7 @@ class Inpainter:
                 )
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # the readers raise all kinds
+        except Exception as error:  # readers raise many types
             raise ModelError(
                 f"The inpainting model {name} cannot be loaded ({components.reason(error)}); check that {folder} is a "
                 "complete inpainting model with .safetensors weights."
@@ -79,9 +86,11 @@ class Inpainter:
         generator: torch.Generator,
         progress: Callable[[int, int], None],
     ) -> Tensor:
-        """A picture (1, 3, H, W) in [-1, 1], repainted where the mask M (h, w) of its latents is 1; the same shape.
+        """Returns a picture (1, 3, H, W) in [-1, 1] repainted where the mask M (h, w) of its latents is 1.
 
-        Sides are multiples of `multiple`. Raises ModelError for a model that cannot do it.
+        H and W are multiples of `multiple`; `strength` is the share of the schedule of `steps` steps where repainting
+        starts, 0 to 1. `progress` is called after each step with the numbers of finished and of all steps.
+        Raises ModelError if the pipeline rejects these inputs.
         """
 
         def done(pipeline: Any, step: int, _: Any, kept: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +120,7 @@ class Inpainter:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """For a while in float32: the way out when half precision overflows."""
+        """Context in which the networks run in float32, for use after a half-precision overflow."""
         dtype = self.network.dtype
         self.pipeline.to(dtype=torch.float32)
         try:
@@ -125,7 +134,7 @@ class Inpainter:
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    """Diffusers draws none meanwhile."""
+    """Context without the progress bars of diffusers."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""What the families share: parts read from a folder, a VAE, prompts embedded once, half precision and the way out."""
+"""Base class of the families: loading, VAE, cache of prompt embeddings, network calls and float32 fallback."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from diffedit_cli.errors import ModelError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MOST_EMBEDDINGS = 64  # that are kept: of SD 3 they have 3 MB each, and a server or a run sees any number of prompts
+MOST_EMBEDDINGS = 64  # in the cache: those of SD 3 have 3 MB each, and a server or a run sees any number of prompts
 
 
 class LatentDiffusion(VaeLatents, ABC):
-    """A VAE, a network in its latents, and text encoders; latents stay float32, the networks run in their own dtype."""
+    """VAE, network on its latents, and text encoders. Latents are float32, the networks run in their own dtype."""
 
-    READERS: ClassVar[Mapping[str, components.Reader]]  # by the part's folder, which is also its argument of the class
+    READERS: ClassVar[Mapping[str, components.Reader]]  # by a part's folder, the name of its class argument too
     OPTIONAL: ClassVar[Sequence[str]] = ()  # parts that model_index.json may leave out
-    WEIGHS_WORDS: ClassVar[bool] = False  # in prompts such as "a (cat)1.3"
+    WEIGHS_WORDS: ClassVar[bool] = False  # whether prompts may have word weights, as in "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
 
     multiple: int
@@ -62,9 +62,9 @@ class LatentDiffusion(VaeLatents, ABC):
         variant: str | None = None,
         change: Callable[[components.Parts], None] | None = None,
     ) -> Self:
-        """Reads a diffusers folder. Only `.safetensors` weights are read, those of `variant` if it names one.
+        """Returns the model of a diffusers folder, from `.safetensors` weights only, of `variant` if given.
 
-        `change` changes its parts before they are used, by their names. Raises ModelError, naming what is amiss.
+        `change` changes the parts in place before they are used. Raises ModelError with the part that cannot be used.
         """
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
@@ -115,9 +115,9 @@ class LatentDiffusion(VaeLatents, ABC):
         return self._calls.ask_together(asked)
 
     def offload_to(self, device: str, offload: str) -> None:
-        """Computes on this device from now on; the networks, in the computer's memory, wait there until they are used.
+        """Computes on `device` from now on, while networks that are not in use wait in main memory.
 
-        `offload` says what moves at once: whole networks ("model") or their layers ("sequential").
+        `offload` is the unit that moves to the device: whole networks ("model") or their layers ("sequential").
         """
         from diffedit_cli.engine.networks.offload import by_layer, by_model  # accelerate is slow to import
 
@@ -133,7 +133,7 @@ class LatentDiffusion(VaeLatents, ABC):
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         self._embeddings.clear()
-        ask, self._ask = self._ask, self._calls.ask  # whoever works beside it has to wait
+        ask, self._ask = self._ask, self._calls.ask  # not joined: other pictures wait, as they share the networks
         try:
             with precision.in_float32(self._networks()):
                 yield
@@ -171,7 +171,7 @@ class LatentDiffusion(VaeLatents, ABC):
         )
 
     def _check_width(self, what: str, expected: int, given: int) -> None:
-        """Raises ModelError unless the network reads what the text encoders give."""
+        """Raises ModelError unless the width of the text encoders is the one that the network expects."""
         if expected != given:
             raise ModelError(
                 f"The model {self.name} does not fit: its {what} of width {expected} and its text "

@@ -1,4 +1,4 @@
-"""LoRAs (arXiv:2106.09685): W <- W + scale * alpha / r * B A in every layer, whatever tool named them."""
+"""Applies LoRAs (arXiv:2106.09685), W <- W + scale * alpha / r * B A, from the formats of kohya, PEFT and diffusers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from diffedit_cli.engine.networks.conversion import settings_of, to_diffusers_la
 from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
 from diffedit_cli.engine.networks.original_layout import Place
 
-# layer.lora_down.weight of kohya, layer.lora_A.weight of PEFT (with an adapter's name or without), and of diffusers
-# layer.lora.down.weight, layer.lora_linear_layer.down.weight and processor.to_q_lora.down.weight.
+# layer.lora_down.weight in kohya's files, layer.lora_A.weight in PEFT's (with or without an adapter name), and
+# layer.lora.down.weight, layer.lora_linear_layer.down.weight and processor.to_q_lora.down.weight in those of diffusers.
 _FACTOR = re.compile(
     r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?\.(?P<old>down|up)\.weight"
     r"|\.lora_(?P<new>down|up|A|B)(?:\.[A-Za-z]\w*)??\.weight)"
@@ -34,19 +34,19 @@ _PREFIXES = {
                      "clip_l_transformer_", "base_model_model_"),
     "text_encoder_2": ("lora_te2_", "text_encoder_2_", "text_encoders_clip_g_transformer_", "clip_g_transformer_"),
 }  # fmt: skip
-"""How the names of a part's layers start, dots read as underscores, as kohya writes them."""
+"""Prefixes of the layer names of each part, with underscores in place of dots, as kohya writes them."""
 _ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""How a LoRA may have begun on a model's own weights; by other ways of PEFT (pissa, loftq ...) it changes these."""
+"""Initialisations (PEFT's init_lora_weights) that keep the model's weights; others (pissa, loftq ...) change them."""
 
 Target = tuple[str, str, Place]
-"""A part, a layer of it, and where that stands in what a file changes."""
+"""A part, a layer of it, and the place of this layer in the weight that a file changes."""
 
 
 @dataclass
 class _Change:
-    """What a file says of one layer, or of some that stand in one there; `name` is how it calls them."""
+    """Change of one layer, or of several layers that are one in the file; `name` is the name in the file."""
 
     name: str
     targets: list[Target]
@@ -56,13 +56,13 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What PEFT says of how a part was trained; nothing where it says nothing."""
+    """PEFT's training settings of a part, empty if the file has none."""
 
     said: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _alphas(self) -> dict[str, tuple[int, Any]]:
-        """By the ends of layers' names: what is said last counts."""
+        """Position and alpha by the end of a layer's name, from `alpha_pattern`; the last matching entry counts."""
         own = self.said.get("alpha_pattern") or {}
         for pattern in own:
             if not re.fullmatch(r"[\w.]+", pattern):
@@ -70,7 +70,11 @@ class _Settings:
         return {pattern: (place, alpha) for place, (pattern, alpha) in enumerate(own.items())}
 
     def alpha(self, layer: str, usual: float) -> float:
-        """Looked up by each end of the name: a stranger's file may have any number of patterns. Raises ValueError."""
+        """Returns the alpha of a layer, or `usual` if the settings have none.
+
+        Looks up each end of the layer's name, as an untrusted file may have any number of patterns. Raises ValueError
+        for patterns that are regular expressions.
+        """
         words = layer.split(".")
         ends = (".".join(words[start:]) for start in range(len(words)))
         found = [self._alphas[end] for end in ends if end in self._alphas]
@@ -78,9 +82,15 @@ class _Settings:
 
 
 def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
-    """Adds a LoRA to the networks among the parts `unet`, `transformer`, `text_encoder`, `text_encoder_2`.
+    """Adds a LoRA to the networks.
 
-    Raises ValueError for one that is not to be applied whole, before anything is changed.
+    Args:
+        parts: Networks by the names `unet`, `transformer`, `text_encoder` and `text_encoder_2`, changed in place.
+        file: LoRA file (.safetensors).
+        scale: Factor of the change.
+
+    Raises:
+        ValueError: If any part of the LoRA cannot be applied; nothing is changed then.
     """
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -101,7 +111,7 @@ def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
 
 
 def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> list[_Change]:
-    """Raises ValueError for a key that is none of a LoRA's, or of another model's."""
+    """Returns the changes in a file. Raises ValueError for a key of another format or another model."""
     changes: dict[tuple[tuple[str, str], ...], _Change] = {}
 
     def change_of(layer: str) -> _Change:
@@ -133,7 +143,7 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
 
 
 def _names(parts: Mapping[str, Any]) -> dict[str, list[Target]]:
-    """All names, with underscores for dots, that files have for the layers of these networks."""
+    """Returns the layers by every name that files have for them, with underscores in place of dots."""
     names: dict[str, list[Target]] = {}
     for part, network in parts.items():
         prefixes = _PREFIXES.get(part) or _PREFIXES["denoiser"]
@@ -148,7 +158,7 @@ def _names(parts: Mapping[str, Any]) -> dict[str, list[Target]]:
 
 
 def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]:
-    """The names of a layer: ours, that of the original layout, and those that diffusers once had."""
+    """Yields the names of a layer: the present one, those of older diffusers, and that of the original layout."""
     if part.startswith("text_encoder"):
         bare = layer.removeprefix("text_model.")
         old = next((bare.removesuffix(new) + old for old, new in _ATTENTION.items() if bare.endswith(new)), bare)
@@ -164,7 +174,7 @@ def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]
 
 
 def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settings]) -> float:
-    """alpha / r. Raises ValueError unless both factors are there, as high and as wide as what they change."""
+    """Returns alpha / r. Raises ValueError unless there are both factors, finite and of the size of the weight."""
     if set(change.factors) != {"A", "B"}:
         raise ValueError(f"of {change.name} it has no pair of factors")
     if not all(change.factors[kind].numel() and change.factors[kind].ndim > 1 for kind in "AB"):
@@ -185,14 +195,14 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settin
 
 
 def _check_size(change: _Change, factor: float) -> None:
-    """Raises ValueError where the weights could become infinite in half precision."""
+    """Raises ValueError if the weights could become infinite in half precision."""
     A, B = (float(change.factors[kind].abs().max()) for kind in "AB")
     if not abs(factor) * len(change.factors["A"]) * A * B < torch.finfo(torch.float16).max:
         raise ValueError(f"its {change.name} changes weights by more than numbers hold, at a scale of {factor:g}")
 
 
 def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, _Settings]:
-    """PEFT's settings by part: those in the header, which diffusers writes, or those beside, which PEFT does."""
+    """Returns PEFT's settings by part: from the file beside the LoRA, as PEFT writes, or its header, as diffusers."""
     if beside := adapter_settings(file):
         settings = json.loads(beside.read_text(encoding="utf-8"))
         return dict.fromkeys(parts, _Settings(settings))
@@ -204,7 +214,7 @@ def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict
 
 
 def _share_said(settings: _Settings, layer: str, rank: int) -> float:
-    """alpha / r by PEFT's settings, 1 where there are none. Raises ValueError for another kind of adapter."""
+    """Returns alpha / r by PEFT's settings, 1 without settings. Raises ValueError for another kind of adapter."""
     said = settings.said
     if (kind := said.get("peft_type") or "LORA") != "LORA":
         raise ValueError(f"it is not a LoRA but {str(kind)[:40]}, as its settings say")

@@ -1,5 +1,4 @@
-"""The formats of models in diffusers' folders, one family each: which pipelines have it and what parts. Imports nothing
-heavy."""
+"""Table of the model families in diffusers' format: their pipelines and parts. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,9 +10,18 @@ from diffedit_cli.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A format of models: the pipelines that have it and the parts of a folder, the networks apart.
+    """Format of a family of models.
 
-    `implementation` names the class that computes it, in a module beside this one.
+    Attributes:
+        implementation: Module of this package and class in it that compute the family, as "sd.StableDiffusion".
+        pipelines: Names of the diffusers pipelines with this format.
+        networks: Parts of a folder that are networks.
+        others: Other parts that a folder must have.
+        optional: Parts that a folder may lack.
+        beside: Parts that neither a mask nor latents depend on.
+        denoiser: Part that is the denoising network.
+        attends: Whether the denoiser has cross-attention from the picture to the words, as UNets do.
+        follows_flow: Whether the family uses flow matching in place of a noise schedule.
     """
 
     implementation: str
@@ -21,10 +29,10 @@ class Family:
     networks: tuple[str, ...]
     others: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")  # no mask or latents depend on them
-    denoiser: str = "unet"  # the network that predicts
-    attends: bool = True  # from the picture to the words, as UNets do
-    follows_flow: bool = False  # and no noise schedule
+    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
+    denoiser: str = "unet"
+    attends: bool = True
+    follows_flow: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -66,7 +74,12 @@ FAMILIES = {
 
 
 def family_with(pipeline: object, name: str) -> str:
-    """The format of a pipeline. Raises ModelError for one that diffedit cannot use."""
+    """Returns the family of a diffusers pipeline class. Raises ModelError if diffedit cannot use it.
+
+    Args:
+        pipeline: Class name from `model_index.json`.
+        name: Name of the model, for messages.
+    """
     for family, known in FAMILIES.items():
         if pipeline in known.pipelines:
             return family
@@ -76,10 +89,10 @@ def family_with(pipeline: object, name: str) -> str:
 
 
 SETTINGS_KEY = "lora_adapter_metadata"
-"""Where the header of a LoRA that diffusers wrote has PEFT's settings."""
+"""Header entry with PEFT's settings in LoRA files that diffusers wrote."""
 
 
 def adapter_settings(lora: Path) -> Path | None:
-    """The file with the alpha of a LoRA that PEFT wrote by itself; None for any other LoRA."""
+    """Returns the settings file, which has the alpha, of a LoRA that PEFT wrote; None for any other LoRA."""
     path = lora.with_name("adapter_config.json")
     return path if lora.name == "adapter_model.safetensors" and path.is_file() else None

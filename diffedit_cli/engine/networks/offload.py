@@ -1,4 +1,4 @@
-"""Networks that wait in the computer's memory until they are used, by accelerate's hooks."""
+"""Moves networks from main memory to the device only while they are used, by accelerate's hooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def by_model(networks: Sequence[nn.Module], device: str) -> None:
-    """One network at a time is on the device: the one that was used last."""
+    """Keeps one network at a time on the device: the one that was used last."""
     hooks = [cpu_offload_with_hook(network, device)[1] for network in networks]
     for network in networks:
         for hook in hooks:
@@ -18,7 +18,7 @@ def by_model(networks: Sequence[nn.Module], device: str) -> None:
 
 
 def by_layer(networks: Sequence[nn.Module], device: str) -> None:
-    """One layer at a time is on the device: the least memory, and the slowest."""
+    """Keeps one layer at a time on the device: the slowest way, with the least memory."""
     for network in networks:
-        own = any(True for _ in network.parameters(recurse=False))  # such weights are no layer's
+        own = any(True for _ in network.parameters(recurse=False))  # weights outside of any layer
         cpu_offload(network, device, offload_buffers=own)

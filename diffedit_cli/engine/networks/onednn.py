@@ -1,7 +1,7 @@
-"""Convolutions of small networks, their weights kept as oneDNN wants them: it would else reorder them at each call.
+"""Keeps convolution weights of small networks in oneDNN's memory layout, which saves a reordering in each call.
 
-It wants another order for each shape of the input, and is far slower with a wrong one, so that each shape has weights
-of its own. The kernels are the same, and so are the results, to the last bit.
+The best layout depends on the input's shape, and oneDNN is far slower with another one, so that each shape has its own
+copy of the weights. The kernels are the same, and so are the results, to the last bit.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-MOST_SHAPES = 4  # that weights are kept for at once: one row and two, of two sizes
-MOST_BYTES = 2**27  # of a network whose weights may be kept several times; the built-in one has a third of that
+MOST_SHAPES = 4  # input shapes with weights at a time: one row and two rows, of two sizes
+MOST_BYTES = 2**27  # largest network with copies of its weights; the built-in one has a third of that
 
 
 class Convolution(nn.Conv2d):
-    """One that keeps its weights in order."""
+    """Convolution that keeps reordered copies of its weights."""
 
     packed: dict[tuple[torch.Size, torch.dtype], Tensor | None]
 
@@ -34,7 +34,7 @@ class Convolution(nn.Conv2d):
         return cast(Tensor, torch.ops.mkldnn._convolution_pointwise(input, ordered, bias, *how, "none", [], ""))
 
     def _in_order(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """None where torch would not ask oneDNN."""
+        """Returns the weights in oneDNN's layout for this input, or None if torch would not use oneDNN."""
         library: Any = torch._C
         padding, stride, dilation = [*self.padding], [*self.stride], [*self.dilation]
         none = [0, 0]
@@ -48,7 +48,7 @@ class Convolution(nn.Conv2d):
 
 
 def pack(network: nn.Module) -> None:
-    """From its next use on, if the network is small."""
+    """Makes the convolutions of a network keep reordered weights, if its weights have at most MOST_BYTES."""
     if sum(weights.nbytes for weights in network.parameters()) > MOST_BYTES:
         return
     for layer in network.modules():

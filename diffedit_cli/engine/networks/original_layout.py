@@ -1,4 +1,4 @@
-"""Where the tensors of diffusers' networks stand in the layout of Stable Diffusion's authors. Imports nothing heavy."""
+"""Maps tensor names of diffusers' networks to the layout of the original checkpoints. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Place:
-    """The name of a tensor in the original layout, and how ours is made from it.
+    """Place of a diffusers tensor in the original layout.
 
-    Ours is the block of rows `part` of `of` equal ones; `turned` swaps rows and columns, `swapped` the two halves.
+    Attributes:
+        name: Name of the tensor in the original layout.
+        part: Index of the block of rows that is the diffusers tensor.
+        of: Number of equal blocks of rows.
+        turned: Whether rows and columns are swapped.
+        swapped: Whether the two halves of the rows are swapped.
     """
 
     name: str
@@ -23,7 +28,7 @@ class Place:
 
 
 Layout = Callable[[str, Mapping[str, Any]], tuple[Place, ...]]
-"""From our name of a tensor and the network's settings to where it may stand; none where it is nowhere."""
+"""Returns the possible places of a tensor, by its name in diffusers and the network's settings; none if unknown."""
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -71,7 +76,7 @@ MMDIT_QKV = {
 
 
 def unet(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
-    """UNet2DConditionModel: blocks are counted through, a resnet and its attention in each."""
+    """Layout of UNet2DConditionModel: blocks, a resnet and its attention each, are numbered across all levels."""
     each = int(config["layers_per_block"]) + 1
     if found := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.*)", name):
         side, i, what, j, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
@@ -92,7 +97,7 @@ def unet(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
 
 
 def vae(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
-    """AutoencoderKL: the decoder's blocks are counted from the other end."""
+    """Layout of AutoencoderKL: the decoder's blocks are numbered from the other end."""
     last = len(config["block_out_channels"]) - 1
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
@@ -102,13 +107,13 @@ def vae(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
 
 
 def clip(name: str, _: Mapping[str, Any]) -> tuple[Place, ...]:
-    """OpenAI's text encoder, with the names that transformers gave its layers, now or at first."""
+    """Layout of OpenAI's CLIP text encoder, with the older or the present layer names of transformers."""
     bare = name.removeprefix("text_model.")
     return Place(bare if bare.startswith("text_projection") else f"text_model.{bare}"), Place(bare)
 
 
 def open_clip(name: str, _: Mapping[str, Any]) -> tuple[Place, ...]:
-    """OpenCLIP's text encoder: queries, keys and values stand in one tensor."""
+    """Layout of OpenCLIP's text encoder: queries, keys and values are one tensor."""
     name = name.removeprefix("text_model.")
     if name == "text_projection.weight":
         return Place("text_projection", turned=True), Place(name)
@@ -124,7 +129,7 @@ def open_clip(name: str, _: Mapping[str, Any]) -> tuple[Place, ...]:
 
 
 def mmdit(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
-    """SD3Transformer2DModel: queries, keys and values in one tensor; the last shifts and scales the other way round."""
+    """Layout of SD3Transformer2DModel: queries, keys and values are one tensor; last shifts and scales swapped."""
     if name == "pos_embed.pos_embed":
         return (Place("pos_embed"),)
     layer, _, kind = name.rpartition(".")
@@ -145,7 +150,7 @@ def mmdit(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
 
 
 def t5(name: str, _: Mapping[str, Any]) -> tuple[Place, ...]:
-    """T5's encoder: the same names, its words under one of two, or both."""
+    """Layout of T5's encoder: the names are the same, but the word embeddings may have either of two names."""
     other = {"shared.weight": "encoder.embed_tokens.weight", "encoder.embed_tokens.weight": "shared.weight"}
     return (Place(name), Place(other[name])) if name in other else (Place(name),)
 

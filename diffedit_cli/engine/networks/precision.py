@@ -1,4 +1,4 @@
-"""The number format that a network's weights are kept in, and float32 for a while."""
+"""The number format of a network's weights, and a context that computes in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# By safetensors' names. Float8 is for keeping weights, not for computing; nothing is gained by more than float32.
+# By safetensors' names. Float8 is for storage only, so it is computed in bfloat16; float64 gains nothing over float32.
 FORMATS = {
     "F64": torch.float32,
     "F32": torch.float32,
@@ -23,9 +23,9 @@ FORMATS = {
 
 
 def common(slices: Iterable[Any]) -> torch.dtype:
-    """The format of most of the numbers in a network's tensors, given as safetensors' slices; float32 if there is none.
+    """Returns the number format of most values in safetensors slices, float32 if there are none.
 
-    Whole numbers, such as positions, do not count.
+    Integers, such as positions, do not count.
     """
     counts: Counter[torch.dtype] = Counter()
     for one in slices:
@@ -36,16 +36,16 @@ def common(slices: Iterable[Any]) -> torch.dtype:
 
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """In here they compute in float32; then every tensor gets its own format back."""
+    """Context in which the networks compute in float32; afterwards every tensor has its own format again."""
 
     def tensors() -> list[torch.Tensor]:
         return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
 
-    dtypes = [tensor.dtype for tensor in tensors()]  # not all the same: a VAE or T5 may be float32 in part
+    dtypes = [tensor.dtype for tensor in tensors()]  # they may differ: a VAE or T5 may be partly float32
     for network in networks:
         network.to(torch.float32)
     try:
         yield
     finally:
         for tensor, dtype in zip(tensors(), dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)  # nothing is lost on the way back: every half is a float32
+            tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32

@@ -1,4 +1,4 @@
-"""Words that count more or less, `(word)1.3`: the syntax and the arithmetic of compel, which is imported if needed."""
+"""Word weights in prompts, as in `(word)1.3`: syntax and arithmetic of compel, which is imported if needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _GROUP = re.compile(r"(\(|\)(?:\d+(?:\.\d+)?)?)")
 
 
 def fragments(prompt: str) -> list[tuple[str, float]]:
-    """The prompt in pieces with their weights, which multiply inside each other. Parentheses without one are text."""
+    """Returns the fragments of a prompt with their weights.
+
+    Weights of nested parentheses are multiplied. Parentheses without a weight, or never closed, are text.
+    """
     groups: list[list[tuple[str, float]]] = [[]]
     for piece in _GROUP.split(prompt):
         if piece == "(":
@@ -29,17 +32,17 @@ def fragments(prompt: str) -> list[tuple[str, float]]:
             groups[-1] += whole
         elif piece:
             groups[-1].append((piece, 1.0))
-    flat = groups[0] + [piece for group in groups[1:] for piece in (("(", 1.0), *group)]  # what was never closed
+    flat = groups[0] + [piece for group in groups[1:] for piece in (("(", 1.0), *group)]  # groups never closed
     return [("".join(text for text, _ in same), weight) for weight, same in groupby(flat, key=lambda piece: piece[1])]
 
 
 def is_weighted(prompt: str) -> bool:
-    """Whether any word counts other than once."""
+    """Returns whether any weight in a prompt differs from 1."""
     return ")" in prompt and any(weight != 1.0 for _, weight in fragments(prompt))
 
 
 def refuse(prompt: str, model: str) -> None:
-    """Raises ModelError for a prompt with weights, which this model cannot read."""
+    """Raises ModelError if a prompt has weights, which the model does not support."""
     if is_weighted(prompt):
         raise ModelError(
             f'The model {model} reads no weights, as in "{prompt}"; leave out the numbers, or use a '
@@ -48,15 +51,25 @@ def refuse(prompt: str, model: str) -> None:
 
 
 def plain(prompt: str) -> str:
-    """The words alone."""
+    """Returns a prompt without its weights and their parentheses."""
     return "".join(text for text, _ in fragments(prompt)) if ")" in prompt else prompt
 
 
 def apply_weights(prompt: str, tokenizer: Any, write: Callable[[str], str], read: Read, like: Tensor) -> Tensor:
-    """Hidden states as `like` (1, L, D), those of each word its weight times as far from the empty prompt's.
+    """Returns the hidden states (1, L, D) of a prompt with word weights.
 
-    Below 1 all move towards those of the prompt without the word. `write` spells words as the tokenizer knows them.
-    Raises ModelError where compel is missing.
+    The states of a word are moved to its weight times their distance from those of the empty prompt. With a weight
+    below 1 all states move towards those of the prompt without the word.
+
+    Args:
+        prompt: Prompt with weights.
+        tokenizer: Tokenizer of the text encoder.
+        write: Spells a text as the tokenizer expects it.
+        read: Text encoder: token ids (1, L) and their mask to hidden states (1, L, D).
+        like: Hidden states (1, L, D) without weights; the result has their device and number format.
+
+    Raises:
+        ModelError: If compel is not installed.
     """
     try:
         from compel.embeddings_provider import EmbeddingsProvider
@@ -67,7 +80,7 @@ def apply_weights(prompt: str, tokenizer: Any, write: Callable[[str], str], read
         ) from None
 
     class Encoder:
-        """As much of a text encoder as compel asks for."""
+        """The interface of a text encoder that compel uses."""
 
         device, dtype = like.device, like.dtype
 
@@ -75,7 +88,7 @@ def apply_weights(prompt: str, tokenizer: Any, write: Callable[[str], str], read
             return SimpleNamespace(last_hidden_state=read(ids, mask))
 
     pieces = [(write(text), weight) for text, weight in fragments(prompt)]
-    pieces = [(text, weight) for text, weight in pieces if text.strip()]  # compel has no place for those without words
+    pieces = [(text, weight) for text, weight in pieces if text.strip()]  # compel accepts no fragment without words
     texts, weights = [text for text, _ in pieces], [weight for _, weight in pieces]
     provider = EmbeddingsProvider(tokenizer, Encoder(), device=like.device)
     states: Tensor = provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=like.device)

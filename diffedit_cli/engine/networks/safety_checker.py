@@ -1,4 +1,4 @@
-"""The safety checker that some models ship: CLIP's view of a picture compared with concepts kept as embeddings."""
+"""Safety checker that some models ship: compares a picture's CLIP embedding with those of unsafe concepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffedit_cli.errors import ModelError
 
 
 class SafetyChecker:
-    """Diffusers' checker, in float32: an overflow would flag nothing."""
+    """Safety checker of diffusers, in float32, because an overflow in half precision would flag nothing."""
 
     READERS = {  # noqa: RUF012
         "safety_checker": components.transformers_network(StableDiffusionSafetyChecker),
@@ -28,15 +28,15 @@ class SafetyChecker:
 
     @classmethod
     def load(cls, folder: Path, device: str, name: str, variant: str | None = None) -> SafetyChecker:
-        """Reads the checker of a diffusers folder that has one. Raises ModelError."""
+        """Returns the safety checker of a diffusers folder that has one. Raises ModelError if it is unreadable."""
         try:
             return cls(**components.read(folder, cls.READERS, device, torch.float32, name, variant), name=name)
         except ModelError as error:
             raise ModelError(f"{str(error).rstrip('.')}, or leave the checker out with --no-safety.") from error
 
     def flags(self, picture: Image.Image) -> bool:
-        """Whether the checker takes an RGB picture for unsafe."""
+        """Returns whether the checker classifies an RGB picture as unsafe."""
         with components.fit_errors(f"{self.name}, its safety checker among them,"):
             seen = self.extractor(picture, return_tensors="pt")["pixel_values"].to(self.network.device)
-            _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens what it is given
+            _, (flagged,) = self.network(clip_input=seen, images=[torch.zeros(0)])  # it blackens `images`
             return bool(flagged)

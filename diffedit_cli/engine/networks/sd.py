@@ -23,7 +23,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 class UNetDiffusion(LatentDiffusion):
-    """DDIM's levels around a UNet that attends to CLIP's tokens."""
+    """Base class of the families with a UNet that attends to CLIP's tokens, and with DDIM's noise levels."""
 
     WEIGHS_WORDS = True
 
@@ -42,7 +42,7 @@ class UNetDiffusion(LatentDiffusion):
         self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
 
     def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:  # noqa: ARG002
-        """The scheduler's own DDIM timesteps, reversed, after the clean level that it steps to at the end."""
+        """Returns the scheduler's timesteps in reverse, after the clean level where its last step ends."""
         limit = self.scheduler.config["num_train_timesteps"]
         if steps <= limit:
             self.scheduler.set_timesteps(steps)
@@ -55,7 +55,7 @@ class UNetDiffusion(LatentDiffusion):
 
     @contextmanager
     def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
-        """All text encoders split a prompt into the same tokens."""
+        """Watches the tokens that the first text encoder finds: all of them split a prompt into the same tokens."""
         with components.fit_errors(self.name):
             places = self.encoders[0].places(prompt, words)
         self._watch = watch = cross_attention.Watch(self.embed(prompt, clip_skip), places)
@@ -67,7 +67,7 @@ class UNetDiffusion(LatentDiffusion):
     def _output(self, rows: ModelInput) -> Tensor:
         with cross_attention.watch_attention(self.unet, rows.watches):
             output: Tensor = self.unet(
-                rows.x_t.to(rows.text.tokens.dtype),  # the UNet's own property looks through all of its modules
+                rows.x_t.to(rows.text.tokens.dtype),  # unet.dtype would search all of its modules
                 rows.timesteps,
                 encoder_hidden_states=rows.text.tokens,
                 added_cond_kwargs=self._conditions(rows.x_t, rows.text),
@@ -75,7 +75,7 @@ class UNetDiffusion(LatentDiffusion):
         return output
 
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Tensor] | None:  # noqa: ARG002
-        """What the UNet is told beside level and tokens."""
+        """Returns the conditions of the UNet beside timestep and tokens, None if there are none."""
         return None
 
     def _check_fit(self) -> None:
@@ -89,7 +89,7 @@ class UNetDiffusion(LatentDiffusion):
 
 
 class StableDiffusion(UNetDiffusion):
-    """SD 1.x and 2.x, epsilon and v-prediction."""
+    """Stable Diffusion 1.x and 2.x, with any of PREDICTION_TYPES."""
 
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 (arXiv:2403.03206): flow matching with a transformer, two CLIP text encoders, T5 if wanted."""
+"""Stable Diffusion 3 (arXiv:2403.03206): flow matching with a transformer, two CLIP text encoders, optionally T5."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import ModelError
 
-T5_TOKENS = 256  # that diffusers' pipeline gives the transformer
+T5_TOKENS = 256  # length of the T5 prompt, as in diffusers' pipeline
 
 
 class StableDiffusion3(LatentDiffusion):
-    """x_t = (1 - t) x_0 + t eps, and the network predicts the velocity eps - x_0."""
+    """Flow matching model: x_t = (1 - t) x_0 + t eps, and the network predicts the velocity eps - x_0."""
 
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
@@ -67,7 +67,7 @@ class StableDiffusion3(LatentDiffusion):
         self.multiple = self.factor * self.patch
 
     def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:
-        """The scheduler's sigmas, reversed: t = 0 is clean. A flow has as many levels as one asks for."""
+        """Returns levels at the scheduler's sigmas in reverse, t = 0 clean. A flow has any number of levels."""
         config = self.scheduler.config
         dynamic: dict[str, Any] = {}
         if config["use_dynamic_shifting"]:  # larger pictures need more noise (section 5.3.2): mu is linear in tokens
@@ -99,7 +99,7 @@ class StableDiffusion3(LatentDiffusion):
         return super().encode(picture)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
-        """CLIP's tokens side by side, widened with zeros to T5's width, then T5's: zeros where there is no T5."""
+        """Returns CLIP's tokens side by side, padded with zeros to T5's width, then T5's tokens, zeros without T5."""
         first, second = (clip.penultimate(prompt, clip_skip) for clip in self.clips)
         tokens = torch.cat([first.tokens, second.tokens], dim=-1)
         width = int(self.transformer.config["joint_attention_dim"])

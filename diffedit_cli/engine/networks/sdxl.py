@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (arXiv:2307.01952): two CLIP text encoders, and a UNet that is also told the picture's size."""
+"""Stable Diffusion XL (arXiv:2307.01952): two CLIP text encoders, and a UNet conditioned on the picture's size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from diffedit_cli.engine.networks.sd import StableDiffusion, UNetDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
 from diffedit_cli.errors import ModelError
 
-SIZES = 6  # original height and width, top and left of the crop, target height and width
+SIZES = 6  # values of the size condition: original height and width, top and left of the crop, target height and width
 
 
 class StableDiffusionXL(UNetDiffusion):
-    """The base model: tokens of both encoders side by side, the second's projection as pooled embedding."""
+    """SDXL base model: tokens of both text encoders side by side, the second one's projection as pooled embedding."""
 
     READERS = {  # noqa: RUF012
         **StableDiffusion.READERS,
@@ -44,11 +44,15 @@ class StableDiffusionXL(UNetDiffusion):
         force_zeros_for_empty_prompt: bool = True,
         name: str = "model",
     ) -> None:
-        """With `force_zeros_for_empty_prompt` the empty prompt is all zeros, as dropped captions were in training."""
+        """Initialises the model from its parts.
+
+        With `force_zeros_for_empty_prompt` the embedding of the empty prompt is zero, as for dropped captions in
+        training.
+        """
         self.clip, self.clip_2 = Clip(tokenizer, text_encoder, name), Clip(tokenizer_2, text_encoder_2, name)
         self.force_zeros = force_zeros_for_empty_prompt
         if vae.config["force_upcast"] and vae.dtype == torch.float16:
-            vae.to(torch.float32)  # the original VAE overflows in float16, and says so
+            vae.to(torch.float32)  # the original VAE overflows in float16; force_upcast says so
         super().__init__(vae=vae, unet=unet, encoders=[self.clip, self.clip_2], scheduler=scheduler, name=name)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:
@@ -57,7 +61,7 @@ class StableDiffusionXL(UNetDiffusion):
         return embedding.zeros() if prompt == "" and self.force_zeros else embedding
 
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Any]:
-        """Section 2.2: the whole picture, uncropped, at the size it is painted in."""
+        """Returns pooled embeddings and sizes (section 2.2) of an uncropped picture that was not resized."""
         height, width = (side * self.factor for side in x_t.shape[-2:])
         sizes = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=torch.float32)
         return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(x_t), SIZES)}

@@ -1,4 +1,4 @@
-"""Prompts as text encoders read them: a tokenizer and a network, in transformers' formats."""
+"""Text encoders: a tokenizer and a network of transformers that turn a prompt into embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PUNCTUATION = re.compile(r"[.,;:!?\"'…()]+")
 
 
 class TextEncoder:
-    """Reads at most `limit` tokens of a prompt, the special ones among them."""
+    """Text encoder that reads at most `limit` tokens of a prompt, special tokens included."""
 
     def __init__(self, tokenizer: Any, network: Any, name: str, limit: int) -> None:
         self.tokenizer, self.network, self.name, self.limit = tokenizer, network, name, limit
@@ -23,15 +23,15 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """D, of the hidden states."""
+        """Width D of the hidden states."""
         return int(self.network.config.hidden_size)
 
     def last(self, prompt: str) -> Embedding:
-        """The last hidden state (1, L, D)."""
+        """Returns the last hidden state (1, L, D) for a prompt."""
         return Embedding(self._run(prompt)[0])
 
     def warning(self, prompt: str) -> str | None:
-        """What of the prompt lies beyond the limit, if anything."""
+        """Returns a warning with the part of a prompt beyond the limit, or None if there is none."""
         prompt = self._written_out(prompt_weighting.plain(prompt))
         places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
         if len(places) <= self.limit:
@@ -41,9 +41,14 @@ class TextEncoder:
         return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{unseen}".'
 
     def places(self, prompt: str, words: Sequence[str]) -> list[int]:
-        """Where the tokens of these words, in lower case, stand in the prompt as the network reads it.
+        """Returns the positions of the tokens of words in the token sequence of a prompt.
 
-        Raises ModelError if the network sees none of them.
+        Args:
+            prompt: Prompt.
+            words: Words of the prompt, in lower case.
+
+        Raises:
+            ModelError: If none of the words is among the tokens that the network reads.
         """
         prompt = self._written_out(prompt_weighting.plain(prompt))
         whole = "|".join(map(re.escape, words))
@@ -62,10 +67,13 @@ class TextEncoder:
         return found
 
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
-        """Raises ModelError for a prompt that cannot be read; a large vocabulary reads everything somehow."""
+        """Raises ModelError for unknown words. Here none are: a large vocabulary encodes any text."""
 
     def _written_out(self, prompt: str) -> str:
-        """A textual inversion of several vectors has a token for each, TOKEN, TOKEN_1, ...; prompts name the first."""
+        """Returns a prompt with each textual inversion's token expanded to one token for each of its vectors.
+
+        A textual inversion of several vectors has the tokens TOKEN, TOKEN_1, ...; prompts name the first.
+        """
         added = self.tokenizer.added_tokens_encoder
         for token in added:
             if f"{token}_1" in added:
@@ -86,7 +94,7 @@ class TextEncoder:
 
 
 class Clip(TextEncoder):
-    """CLIP's text encoder, whose tokenizer states its own limit."""
+    """CLIP's text encoder, whose limit is that of its tokenizer or of its position embeddings."""
 
     def __init__(self, tokenizer: Any, network: Any, name: str) -> None:
         super().__init__(
@@ -95,11 +103,14 @@ class Clip(TextEncoder):
 
     @property
     def closed(self) -> bool:
-        """Whether its vocabulary has a token for what it lacks: CLIP's own spells anything."""
+        """Whether the vocabulary is a closed list of words with an unknown token; CLIP's own encodes any text."""
         return bool(self.tokenizer.unk_token_id != self.tokenizer.eos_token_id)
 
     def last(self, prompt: str, clip_skip: int = 0) -> Embedding:
-        """The last hidden state (1, L, D), or an earlier one, normed as the last is. Raises UsageError."""
+        """Returns the last hidden state (1, L, D), or with `clip_skip` an earlier one, normalised as the last one is.
+
+        Raises UsageError if the network has too few layers.
+        """
         body = getattr(self.network, "text_model", self.network)
 
         def choose(output: Any) -> Any:
@@ -108,15 +119,15 @@ class Clip(TextEncoder):
         return Embedding(self._chosen(prompt, choose)[0])
 
     def penultimate(self, prompt: str, clip_skip: int = 0) -> Embedding:
-        """The hidden state before the last (1, L, D), or an earlier one, and the projection (1, P) if there is one.
+        """Returns the penultimate hidden state (1, L, D), or an earlier one, and the projection (1, P) if there is one.
 
-        The projection is that of the words alone, whatever their weights. Raises UsageError.
+        The projection does not depend on word weights. Raises UsageError if the network has too few layers.
         """
         tokens, output = self._chosen(prompt, lambda output: self._hidden(output, clip_skip, 2))
         return Embedding(tokens, getattr(output, "text_embeds", None))
 
     def _chosen(self, prompt: str, choose: Callable[[Any], Any]) -> tuple[Any, Any]:
-        """What is chosen of the network's output, words weighted as the prompt says, and the output without weights."""
+        """Returns the chosen hidden state with the prompt's word weights, and the network output without weights."""
         output = self._run(prompt_weighting.plain(prompt), output_hidden_states=True)
         if not prompt_weighting.is_weighted(prompt):
             return choose(output), output
@@ -127,7 +138,7 @@ class Clip(TextEncoder):
         return prompt_weighting.apply_weights(prompt, self.tokenizer, self._written_out, read, choose(output)), output
 
     def _hidden(self, output: Any, clip_skip: int, usual: int) -> Any:
-        """The hidden state `clip_skip` layers before the `usual` one, counted from the end."""
+        """Returns the hidden state `clip_skip` layers before the `usual` one, counted from the end."""
         states = output.hidden_states
         if clip_skip + usual > len(states):
             raise UsageError(
@@ -147,7 +158,7 @@ class Clip(TextEncoder):
         )
 
     def _written_out(self, prompt: str) -> str:
-        """A closed vocabulary lacks punctuation, which says nothing to it."""
+        """Also removes punctuation from unknown words for a closed vocabulary, which has no punctuation."""
         prompt = super()._written_out(prompt)
         if not self.closed or not self._lacks(prompt):
             return prompt

@@ -1,4 +1,4 @@
-"""The latents of a VAE: pictures in and out, in float32 where half precision overflows."""
+"""Encodes pictures to latents and decodes them with a VAE, in float32 if half precision overflows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class VaeLatents:
     """A VAE on its device. Latents are (B, C, h, w) float32, pictures (B, 3, H, W) in [-1, 1]."""
 
     def __init__(self, vae: AutoencoderKL, name: str) -> None:
-        """`name` is the model's, for messages."""
+        """Initialises the latents of a VAE; `name` is the model's, for messages."""
         self.vae, self.name = vae, name
-        self.device = vae.device  # where it computes, wherever its networks wait
+        self.device = vae.device  # that computes, also if offloaded networks wait elsewhere
         self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self._vae_dtype = vae.dtype
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, h, w) for width and height in pixels."""
+        """Returns the latents' shape (C, h, w) for a picture's (width, height) in pixels."""
         return int(self.vae.config["latent_channels"]), size[1] // self.factor, size[0] // self.factor
 
     @property
@@ -39,7 +39,7 @@ class VaeLatents:
 
     def _encoded(self, picture: Tensor) -> Tensor:
         posterior = self.vae.encode(picture.to(self.device, self.vae.dtype)).latent_dist
-        x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # no noise comes in
+        x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # mean: no noise
         return x_0
 
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class VaeLatents:
         return float(self.vae.config.get("shift_factor") or 0.0)
 
     def _spared(self, compute: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        """The VAE alone goes to float32 when it alone overflows: the network stays as fast as it is."""
+        """Returns the result of the VAE. If the VAE overflows, it alone changes to float32: the network stays fast."""
         with components.fit_errors(self.name):
             result = compute(given)
         if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
@@ -61,7 +61,7 @@ class VaeLatents:
         return result
 
     def _check_channels(self, network: Any, what: str) -> None:
-        """Raises ModelError unless the network takes what the VAE gives, and gives what it takes."""
+        """Raises ModelError unless the network's input and output channels are those of the latents."""
         config, latents = network.config, self.vae.config["latent_channels"]
         if config["in_channels"] != latents or (config["out_channels"] or config["in_channels"]) != latents:
             raise ModelError(
