@@ -26,23 +26,24 @@ def mask(
     contrast: Tensor,
     size: tuple[int, int],
     *,
-    clamp: float = 3.0,
-    threshold: float | None = 0.5,
-    smooth: float = 0.0,
-    edges: float = 0.0,
-    guide: Tensor | None = None,
-    reach_down: float = 0.0,
+    clamp: float = 3.0,  # times the mean of the map
+    threshold: float | None = 0.5,  # in [0, 1); None: Otsu's
+    smooth: float = 0.0,  # sigma in latent cells
+    edges: float = 0.0,  # latent cells
+    guide: Tensor | None = None,  # (3, gh, gw) in [-1, 1]
+    reach_down: float = 0.0,  # share of the threshold, 0 to 1
     fill_holes: bool = False,
-    islands: float = 0.0,
-    grow: float = 0.0,
+    islands: float = 0.0,  # share of the largest region's area, 0 to 1
+    grow: float = 0.0,  # latent cells
     soft: bool = False,
 ) -> Tensor:
-    """Returns the mask of `size` (H, W) of a map `contrast` (h, w): `binarise`, refined where an argument is not 0.
+    """Returns the mask of `size` (H, W) of a map `contrast` (h, w): `binarise`, refined where an argument says so.
 
-    Blurs by `smooth` latent cells, cuts at `clamp` times the mean, moves the outline to edges of the picture `guide`
-    (3, gh, gw) in [-1, 1] within `edges` cells, and masks values above `threshold` in [0, 1] (None: `otsu`) and thin
-    parts down to the share `reach_down` below it (`grow_to_threshold`). Then removes regions below the share `islands`
-    of the largest, grows by `grow` cells, fills holes with `fill_holes`. Boolean; with `soft` in [0, 1] (`ramp`).
+    In this order: `smooth` blurs the map; `clamp` cuts it (`rescale`); `edges` moves its outline to the edges of the
+    picture `guide` within that distance (`follow_edges`); `threshold` selects pixels (None: `otsu`); `reach_down` adds
+    thin parts of the object's colours down to this share below the threshold (`grow_to_threshold`); `fill_holes` fills
+    holes, again at the end; `islands` removes regions smaller than this share of the largest; `grow` grows the mask.
+    The result is boolean, or with `soft` graded in [0, 1] (`ramp`).
 
     A higher threshold adds no pixel to the mask. With `islands` this holds for multiples of 1 / RUNGS from 0.5 on.
     """

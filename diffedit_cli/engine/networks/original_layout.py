@@ -76,7 +76,7 @@ MMDIT_QKV = {
 
 
 def unet(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
-    """Layout of UNet2DConditionModel: blocks, a resnet and its attention each, are numbered across all levels."""
+    """Layout of UNet2DConditionModel: blocks, a resnet and its attention each, are numbered across all resolutions."""
     each = int(config["layers_per_block"]) + 1
     if found := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.*)", name):
         side, i, what, j, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
