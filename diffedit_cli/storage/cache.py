@@ -23,7 +23,7 @@ from diffedit_cli.storage.cache_folder import (
     UNFINISHED,
     CacheFolder,
     Entry,
-    remove,
+    discard,
 )
 
 PATIENCE = 0.05  # seconds between two attempts at a lock
@@ -114,8 +114,9 @@ class Cache(CacheFolder):
     def prune(self, keep_bytes: int) -> list[Entry]:
         """Removes unfinished files, then the least recently used entries until at most `keep_bytes` are left.
 
-        With `keep_bytes` 0 also removes notes and unused locks. Returns the removed entries. Raises OutputError if an
-        entry cannot be removed, UsageError if the folder is not marked as diffedit's.
+        Files that a process is writing and models that it holds stay. With `keep_bytes` 0 also removes notes and unused
+        locks. Returns the removed entries. Raises OutputError if an entry cannot be removed, UsageError if the folder is
+        not marked as diffedit's.
         """
         if not self.is_marked:
             if paths.is_folder(self.root) and any(self.root.iterdir()):
@@ -127,9 +128,8 @@ class Cache(CacheFolder):
             if keep_bytes and total <= keep_bytes and entry.kind != UNFINISHED:
                 break
             try:
-                (atomic.remove_if_left if entry.kind == UNFINISHED else remove)(entry.path)
-            except FileNotFoundError:  # another process has removed it
-                pass
+                if not discard(entry):
+                    continue
             except OSError as error:
                 raise OutputError(
                     f"{entry.path} cannot be removed: {error.strerror}; check the permissions of the cache folder."

@@ -132,13 +132,8 @@ class CacheFolder:
         for entry in entries if total + size > limit else ():
             if total <= most:
                 break
-            if entry.kind == UNFINISHED and not atomic.is_left(entry.path):
-                continue
-            with model_locks.unless_held(entry.path) if entry.kind == MODEL else contextlib.nullcontext(True) as free:
-                if free:
-                    with contextlib.suppress(FileNotFoundError):
-                        remove(entry.path)
-                    total -= _weight(entry)
+            if discard(entry):
+                total -= _weight(entry)
         return total
 
     def _scan(self) -> Iterator[Entry]:
@@ -206,6 +201,20 @@ def _weight(entry: Entry) -> int:
 def _size(path: Path) -> int:
     files = [path] if paths.is_file(path) else [file for file in path.rglob("*") if paths.is_file(file)]
     return sum(file.stat().st_size for file in files)
+
+
+def discard(entry: Entry) -> bool:
+    """Removes an entry, unless a process is writing it or holds it as its model. Returns whether it is gone.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):  # another process has removed it
+        if entry.kind == UNFINISHED:
+            atomic.remove_if_left(entry.path)
+        with model_locks.unless_held(entry.path) if entry.kind == MODEL else contextlib.nullcontext(True) as free:
+            if free and entry.kind != UNFINISHED:
+                remove(entry.path)
+    return not os.path.lexists(entry.path)
 
 
 def remove(path: Path) -> None:
