@@ -1,1 +1,1 @@
-"""DiffEdit on one picture: mask, inversion and repainting, each cached by its inputs."""
+"""DiffEdit for one picture: mask, inversion and repainting, each cached by its inputs."""

@@ -1,6 +1,7 @@
-"""What each result depends on, under the names of the options: parts of cache keys and of metadata.
+"""The inputs of each result under the names of the options, for cache keys and metadata.
 
-Most parameters say beside their field in `Params` which records they stand in; here is what depends on others.
+Most parameters declare beside their field in `Params` which records contain them. This module adds the parameters that
+a record contains only depending on others.
 """
 
 from __future__ import annotations
@@ -17,48 +18,51 @@ Record = dict[str, Any]
 
 
 def everything(params: Params) -> Record:
-    """Every parameter; None where it is not given."""
+    """Returns every parameter; None if it is not set."""
     return _record(params, parameters(params), {})
 
 
 def contrast(params: Params) -> Record:
-    """What the contrast map depends on."""
+    """Returns the inputs of the contrast map."""
     negatives = ["from_negative", "to_negative", "guidance"] if params.guided_mask else []
     return _standing(params, "contrast") | _record(params, negatives) | text(params)
 
 
 def reference(params: Params) -> Record:
-    """What the prediction for --from depends on that --to is compared with."""
+    """Returns the inputs of the prediction for --from, which the prediction for --to is compared with."""
     negative = ["from_negative", "guidance"] if params.guided_mask else []
     return _standing(params, "reference") | _record(params, negative) | text(params)
 
 
 def bare(params: Params) -> Record:
-    """What a prediction without a prompt depends on, for the noises of the mask."""
+    """Returns the inputs of the prediction without a prompt, for the noise draws of the mask."""
     return _standing(params, "bare") | text(params)
 
 
 def attention(params: Params) -> Record:
-    """What the attention map depends on: with a number of maps only on words of --to. Raises UsageError."""
+    """Returns the inputs of the attention map. Raises UsageError if --from is not words.
+
+    With a fixed number of maps, --to counts only through the words that are looked for.
+    """
     words = {"words": params.telling_words}
-    if params.maps == AUTO:  # as many as the contrast needs
+    if params.maps == AUTO:  # the contrast map decides how many
         return words | contrast(params)
     return words | _record(params, ["maps"]) | reference(params)
 
 
 def maps(params: Params) -> dict[str, Record]:
-    """What each of the maps depends on that the mask is made from, by its name."""
+    """Returns the inputs of each map that the mask is made from, by the map's name."""
     records = {"contrast": contrast, "attention": attention}
     return {name: records[name](params) for name in MASK_METHODS[params.mask_method]}
 
 
 def mask(params: Params) -> Record:
-    """What the mask depends on."""
+    """Returns the inputs of the mask."""
     return contrast(params) | _standing(params, "mask")
 
 
 def inversion(params: Params) -> Record:
-    """What the inversion depends on."""
+    """Returns the inputs of the inversion."""
     record = _standing(params, "inversion") | {"invert-every": params.inversion_stride}
     record |= _record(params, ["last_level"]) if params.last_level else {}
     record |= _record(params, ["invert_from", "seed"]) if params.invert_from else {}
@@ -69,35 +73,35 @@ def inversion(params: Params) -> Record:
 
 
 def edit(params: Params) -> Record:
-    """What the edit depends on beside its mask and its inversion."""
+    """Returns the inputs of the edit besides its mask and its inversion."""
     return repainting(params) | _standing(params, "edit") | region(params)
 
 
 def region(params: Params) -> Record:
-    """What decides where and how is painted, as far as it is given."""
+    """Returns the parameters that decide where and how the edit paints, if they differ from their defaults."""
     return _standing(params, "region")
 
 
 def repainting(params: Params) -> Record:
-    """What the network's part of the edit depends on beside its mask and its inversion."""
+    """Returns the inputs of the network's part of the edit, besides its mask and its inversion."""
     record = _standing(params, "repainting")
     record |= {"eta": params.edit_eta, "seed": params.seed} if params.edit_eta else {}
     return record | prompts.record("negative", params.negative or "") | text(params)
 
 
 def text(params: Params) -> Record:
-    """What every embedding of a prompt depends on, where it is not the default."""
+    """Returns the inputs that all prompt embeddings share, if they differ from their defaults."""
     return _standing(params, "text")
 
 
 def zeros(params: Params, names: Iterable[str]) -> Record:
-    """Of these levels those that are 0, which no record says else: where a model has another default."""
+    """Returns the levels among `names` that are 0: other records omit them, although the model's default may differ."""
     levels = [name for name in ("invert_from", "last_level") if name in names]
     return _record(params, [name for name in levels if not getattr(params, name)])
 
 
 def _standing(params: Params, record: str) -> Record:
-    """The parameters that say that they stand in a record, always or where they differ from their default."""
+    """Returns the parameters that declare this record, always or because they differ from their default."""
     defaults = type(params)
     found = [
         name

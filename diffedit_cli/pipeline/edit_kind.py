@@ -1,19 +1,18 @@
-"""What kind of edit two prompts ask for, read from their words by position and short lists; no model is asked.
+"""Reads the kind of an edit from the words of its two prompts, by position and short lists, without a model.
 
 | kind       | what differs                                | --from                 | --to                          |
 |------------|---------------------------------------------|------------------------|-------------------------------|
 | everything | the medium or the style                     | a photo of a cat       | a watercolour of a cat        |
-| object     | a thing gives way to another                | a cat on the grass     | a dog on the grass            |
-| remove     | a thing goes, and nothing stands in for it  | a cat and a rose       | a rose                        |
-| add        | a thing comes, and nothing gives way to it  | a man                  | a man wearing glasses         |
+| object     | a thing is replaced by another              | a cat on the grass     | a dog on the grass            |
+| remove     | a thing goes, and nothing replaces it       | a cat and a rose       | a rose                        |
+| add        | a thing comes, and nothing is replaced      | a man                  | a man wearing glasses         |
 | attribute  | how the same thing looks, or what it does   | a red car; a dog sits  | a blue car; a dog runs        |
 | background | the place phrase alone                      | a cat on the grass     | a cat in the snow; a cat      |
 | everything | a thing and the place, and no word stays    | a cat on the grass     | a dog in the snow             |
-| object     | nothing, or else several of these at once   | a cat on the grass     | a black cat in the snow       |
+| object     | nothing, or several of these at once        | a cat on the grass     | a black cat in the snow       |
 
-What the phrases of a prompt are is told in `phrases`. Parts of a body (*closed eyes*) are looks of their owner. Another
-look of a place is another background where it is scenery (*a stormy sky*), and an attribute elsewhere (*a marble
-table*).
+`phrases` splits a prompt into phrases. Parts of a body (*closed eyes*) are looks of their owner. If only the looks of a
+place differ, the kind is background for scenery (*a stormy sky*) and attribute for any other place (*a marble table*).
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ KINDS = ("object", "attribute", "background", "everything", "add", "remove")
 
 @dataclass(frozen=True)
 class Change:
-    """The edit that two prompts ask for; all words are in lower case, without weights and punctuation."""
+    """The edit that two prompts ask for; all words are lower case, without weights and punctuation."""
 
     kind: str
     """One of KINDS."""
     old: tuple[str, ...]
-    """The words of --from that give way, articles and other little words left out: ``("cat",)``."""
+    """The words of --from that --to drops, without articles and other function words: ``("cat",)``."""
     new: tuple[str, ...]
-    """The words of --to that come."""
+    """The words that only --to has."""
     kept: tuple[str, ...]
-    """The things that both name alike, as they stand in the target: ``("a rose",)``."""
+    """The things that both prompts name alike, as --to words them: ``("a rose",)``."""
     dropped: tuple[str, ...]
-    """The things that only --from names, where the kind is remove."""
+    """The things that only --from names, if the kind is remove; else empty."""
     added: tuple[str, ...]
-    """The things that only --to names, where the kind is add."""
+    """The things that only --to names, if the kind is add; else empty."""
     place: str
-    """The place phrase of the target, ``"on the grass"``, or nothing."""
+    """The place phrase of --to, such as ``"on the grass"``, or an empty string."""
 
 
 def change_of(source: str, target: str) -> Change:
-    """The kind of edit, and the words and things that it is about."""
+    """Returns the kind of edit that two prompts ask for, with the words and things that differ."""
     (old_style, before), (new_style, after) = read(source), read(target)
     pairs = _match(before, after)
     gone = [phrase for number, phrase in enumerate(before) if number not in pairs]
@@ -72,7 +71,7 @@ def change_of(source: str, target: str) -> Change:
 
 
 def _kind(gone: Sequence[Phrase], come: Sequence[Phrase], same: Sequence[tuple[Phrase, Phrase]]) -> str:
-    """By what only one of the prompts names, and by how that differs which both do."""
+    """Returns the kind, from phrases that only one prompt has and from differences between phrases that both have."""
     lost, won = ([phrase for phrase in side if not phrase.is_place] for side in (gone, come))
     unlike = [one for one, two in same if one.looks != two.looks]
     looks = any(not phrase.is_scenery for phrase in unlike)
@@ -91,14 +90,14 @@ def _kind(gone: Sequence[Phrase], come: Sequence[Phrase], same: Sequence[tuple[P
 
 
 def _does_the_same(one: Phrase, two: Phrase, strictly: bool) -> bool:
-    """Whether the prompts say nothing unlike of it; strictly, nothing that the other leaves out either."""
+    """Whether two phrases name the same actions; unless `strictly`, one may leave some of them out."""
     return one.does == two.does or (not strictly and (one.does <= two.does or two.does <= one.does))
 
 
 def _match(before: list[Phrase], after: list[Phrase]) -> dict[int, int]:
-    """Which phrase of the target has the head of which of the source, the most alike first.
+    """Pairs phrases of --from and --to by their head, most alike first; returns index -> index.
 
-    What is a place in one (a boat on a lake) and a thing in the other (a lake) becomes a place in both.
+    A phrase that is a place in one prompt (a boat on a lake) and a thing in the other (a lake) becomes a place in both.
     """
     pairs: dict[int, int] = {}
     for likeness in (3, 2, 1, 0):
@@ -117,7 +116,7 @@ def _match(before: list[Phrase], after: list[Phrase]) -> dict[int, int]:
 
 
 def _content(tokens: Iterable[str]) -> list[str]:
-    """Each once."""
+    """Returns the content words, each once, in order."""
     words = [word for token in tokens if token not in LITTLE for word in token.split("_")]
     return list(dict.fromkeys(words))
 
@@ -127,7 +126,7 @@ def _text(words: Iterable[str]) -> str:
 
 
 def _place(phrases: Iterable[Phrase]) -> str:
-    """One after the other, each after its preposition; without one if it became a place by its counterpart."""
+    """Joins place phrases with their prepositions; a phrase that its counterpart made a place may have none."""
     words = [
         word for phrase in phrases for word in (phrase.link, *phrase.words) if word != phrase.link or word in LITTLE
     ]
@@ -135,7 +134,7 @@ def _place(phrases: Iterable[Phrase]) -> str:
 
 
 def _things(phrases: Iterable[Phrase]) -> tuple[str, ...]:
-    """As they stand, a thing and what it is of together: a bowl of apples."""
+    """Returns the things as the prompt words them; "of" joins a thing and its content: a bowl of apples."""
     texts: list[str] = []
     last = -2
     for phrase in phrases:

@@ -1,4 +1,4 @@
-"""DiffEdit on one picture: mask, invert, edit, each stage read from the cache or computed."""
+"""Runs DiffEdit on one picture: mask, inversion and edit, each read from the cache or computed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from diffedit_cli.storage.cache import Cache
 
 
 class EditPipeline:
-    """One model and one cache, for any number of pictures; the model is loaded when first needed, and once."""
+    """DiffEdit with one model and one cache, for any number of pictures. The model is loaded once, on first use."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class EditPipeline:
         safety: bool = True,
         inpainter: ModelFolder | None = None,
     ) -> None:
-        """`progress` is told stage, steps done, steps in all. With `any_picture` one that is unlike all that the model
-        knows is only warned of.
+        """Sets up the stages without loading the model. Raises DeviceError if the device is not available.
 
-        An `inpainter` paints in place of inversion and edit. Raises DeviceError for a device that is not here.
+        `progress` is called with stage, steps done and steps in total. With `any_picture` a failed domain check of a
+        picture is a warning, not a ModelError. An `inpainter` replaces inversion and edit.
         """
         self.folder, self.cache = folder, cache
         session = ModelSession(folder, device, dtype, memory, any_picture)
@@ -76,15 +76,15 @@ class EditPipeline:
         return self.context.session
 
     def beside(self, ask: Callable[[ModelInput], Tensor], wait: Callable[[], None]) -> EditPipeline:
-        """For one of several pictures at a time: it asks by `ask`, and calls `wait` while another makes the same."""
+        """Returns a view for concurrent edits: `ask` runs the network, `wait` is called while an entry is locked."""
         own = copy.copy(self)
         own.context = replace(self.context, session=self.session.beside(ask), cache=self.context.cache.beside(wait))
         return own
 
     def mask(self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE) -> Mask:
-        """Step 1 of the paper, cut down to what is allowed.
+        """Returns the mask (step 1 of the paper), restricted to the limits `allowed`.
 
-        Raises NothingToEdit for an empty mask, and where what --from names is not seen.
+        Raises NothingToEdit if the mask is empty or the picture does not show what --from names.
         """
         vocabulary.check(params, self.folder, ["mask"])
         with stats.clock("mask"):
@@ -93,7 +93,7 @@ class EditPipeline:
         return self._mask(picture, plan, stats, allowed)
 
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:
-        """Step 2 of the paper: the whole trajectory, x_0 first."""
+        """Returns the whole inversion trajectory (step 2 of the paper), x_0 first."""
         with stats.clock("invert"):
             self.context.check_fits(picture, stats)
             params = self._plan(self._prompt_models(stats).captioned(params, picture)).given
@@ -108,14 +108,14 @@ class EditPipeline:
         latents: Latents | None,
         allowed: MaskLimits = mask_limits.NONE,
     ) -> list[EditVariant]:
-        """Step 3 of the paper, once for each variant, after whatever of mask and latents is not given.
+        """Returns one result per variant (step 3 of the paper); a mask or latents that are None are computed first.
 
-        The variants go through the network one after the other: in a batch the last bits of each would depend on
-        how many there are, and one that is repeated alone must come out the same.
+        The variants are evaluated one after the other: in a batch the last bits of each would depend on the batch size,
+        and a variant that is repeated alone must come out the same. With --best only the best one is returned.
 
-        Raises NothingToEdit for an empty mask, InputError for a mask or latents of something else, and Withheld.
+        Raises NothingToEdit for an empty mask, InputError for a mask or latents of another edit, and Withheld.
         """
-        stats.evaluations |= {"mask": 0, "invert": 0}  # what is given costs nothing
+        stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
@@ -146,12 +146,12 @@ class EditPipeline:
         return self._checked(results, picture, params, plan, stats)
 
     def frames(self, latents: Latents, stats: EditStats) -> list[NDArray[np.uint8]]:
-        """Every level of the inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
+        """Returns every level of the inversion decoded, (h, w, 3), clean level first. Costs no network evaluation."""
         with stats.clock("frames"):
             return InversionStage(self.context).frames(latents, stats)
 
     def embeds_file(self, name: str, picture: Picture, params: Params, stats: EditStats, telling: bool = True) -> bytes:
-        """What the model is told for the prompt of this name, for --NAME-embeds; `telling` the words or not."""
+        """Returns the embeddings file of a prompt for --NAME-embeds; `telling` adds the words to its metadata."""
         models = self._prompt_models(stats)
         params = self._plan(models.expanded(params)).given
         params = models.captioned(params, picture) if name == "caption" else params
@@ -162,7 +162,7 @@ class EditPipeline:
         return replace(plan, judged=params.best or (plan.judged and self.folder.unexplained is not None))
 
     def _place(self, params: Params, picture: Picture, stats: EditStats) -> str:
-        """Where a picture is, if an edit needs to know that, its prompts do not say it, and the model can."""
+        """Returns the picture's place if the edit needs one, the prompts name none, and the model knows places."""
         if self.inpainting or not (self.folder.places and self._plan(params).lacks_place):
             return ""
         return scenery.place_of(self.context, picture, self.folder.places, params, stats)
@@ -173,7 +173,7 @@ class EditPipeline:
             return MaskStage(self.context).find(picture, plan, stats, allowed)
 
     def _requested(self, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None) -> Params:
-        """What an edit is asked for with what is given to it. Raises ModelError, and UsageError."""
+        """Returns the parameters, adapted to a provided mask or provided latents. Raises ModelError or UsageError."""
         asked = {"mask": mask is None, "invert": not (latents or self.inpainting), "edit": not self.inpainting}
         vocabulary.check(params, self.folder, [stage for stage, is_asked in asked.items() if is_asked])
         if self.inpainting:
@@ -184,7 +184,7 @@ class EditPipeline:
     def _checked(
         self, results: list[EditVariant], picture: Picture, params: Params, plan: Plan, stats: EditStats
     ) -> list[EditVariant]:
-        """With --best only the one that --to explains best. Warns of what went wrong; raises Withheld."""
+        """Returns the results, with --best only the best one. Warns of a poor result; raises Withheld."""
         results = [verdicts.best(results)] if params.best else results
         if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):
             stats.warn(warning)
@@ -196,7 +196,7 @@ class EditPipeline:
 
 
 def with_cache(pipeline: EditPipeline, cache: Cache | None) -> EditPipeline:
-    """The same model beside another cache."""
+    """Returns a copy of the pipeline with the same model and another cache."""
     own = copy.copy(pipeline)
     own.cache, own.context = cache, replace(pipeline.context, cache=StageCache(cache))
     return own

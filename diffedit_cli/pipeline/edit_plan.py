@@ -1,4 +1,4 @@
-"""What the kind of an edit decides: which prompts find its region, which paint it, and what it starts from."""
+"""Derives from the kind of an edit which prompts find its region, which prompt is painted, and where it starts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Prompt, Sentences
 
 PICTURE, NOISE, FILL = "picture", "noise", "fill"
-"""What an edit starts from inside of its region: the picture's own inversion, noise alone, or a smooth fill of what is
-around it. The last two ask the network for no inversion."""
+"""The latents that an edit starts from inside of its region.
+
+These are the picture's own inversion, noise alone, or a smooth fill from the surroundings. The last two need no
+inversion by the network.
+"""
 
 FRESH = {"strength": 1.0, "invert_from": 1.0}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -27,24 +30,24 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "add": {"room": 0.0, "mask_strength": 0.75, **FRESH},
     "remove": {"room": 0.12, "strength": 0.7, "invert_from": 1.0, "guidance": 1.0},
 }
-"""Of each kind, what is not given; the figures are in docs/regions.md."""
-NOWHERE = {"strength": 0.4}  # to remove where nobody knows the place: what is painted stays a surface
-PASTE_ABOVE = 50.0  # of 255: how much a colour must differ to count as changed
+"""Default parameters of each kind of edit; their evaluation is in docs/regions.md."""
+NOWHERE = {"strength": 0.4}  # removal without a known place: with more noise a new thing would be painted
+PASTE_ABOVE = 50.0  # of 255: smallest difference of a colour that counts as a change
 ADD_MAPS = 2
-WHOLE = 0.7  # of the threshold, for a thing that is kept: what is missed of it is lost
+WHOLE = 0.7  # factor on the threshold for a thing that stays: parts of it outside the mask would be lost
 STARTS = {"background": NOISE, "add": NOISE, "remove": FILL}
 PAINTS_TARGET = ("object", "attribute", "add")
-"""The kinds that paint what --to names, in more room than they change: --to should explain what comes."""
+"""The kinds that paint --to in a larger region than they change, so that --to should explain the result."""
 CLAIMS = ("object", "attribute", "remove", "background")
-"""The kinds whose --from names what must be there."""
+"""The kinds whose --from names something that must be in the picture."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The kind of an edit, and its parameters with all of their values.
+    """The kind of an edit, and its parameters with all values set.
 
-    `compared` are those of the mask, whose --from is what the network is asked to see; `painted` are those of the edit,
-    whose --to is what is painted and whose negative is what is not.
+    `compared` are the parameters of the mask: the network looks for what their --from names. `painted` are the
+    parameters of the edit: their --to is painted, and their negative prompt is avoided.
     """
 
     kind: str
@@ -52,26 +55,31 @@ class Plan:
     compared: Params
     painted: Params
     there: Params | None = None
-    """Those that find what is there already, where something is to be added beside it."""
+    """Parameters that find the things already in the picture, if something is added beside them."""
     judged: bool = False
-    """Whether it is measured how well --to explains what is painted; of what fills a thing that stays (apples in a
-    bowl) that says nothing, as --to explains the thing with either."""
+    """Whether to measure how well --to explains what is painted.
+
+    Meaningless for the content of a thing that stays (apples in a bowl): --to explains the thing with any content.
+    """
     lacks_place: bool = False
-    """Whether what is painted is a place that the prompts do not name."""
+    """Whether the edit paints a place that the prompts do not name."""
 
     @property
     def start(self) -> str:
-        """One of PICTURE, NOISE and FILL."""
+        """The latents that the edit starts from: PICTURE, NOISE or FILL."""
         return STARTS.get(self.kind, PICTURE)
 
     @property
     def tightens(self) -> bool:
-        """Whether of what is painted only what truly changed is kept."""
+        """Whether only pixels that truly changed are kept of the painted region."""
         return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
     def settles(self, final: bool) -> bool:
-        """Whether what is painted takes on the picture's colours at its rim: where that is not what somebody drew as
-        the final mask, and always where nothing but what comes or goes may show."""
+        """Whether the painted region is blended into the picture's colours at its rim.
+
+        Always so for add and remove, where nothing but the thing that is added or removed may change; otherwise unless
+        the mask is `final` (see `Mask.is_final`).
+        """
         return self.kind in ("add", "remove") or (self.tightens and not final)
 
     def record(self) -> dict[str, Any]:
@@ -80,33 +88,36 @@ class Plan:
         return cache_keys.region(self.given) | told
 
     def variant(self, number: int) -> Plan:
-        """What makes one of the variants alone, from 0."""
+        """Returns the plan of variant `number` alone, counted from 0."""
         return dataclasses.replace(self, given=self.given.variant(number), painted=self.painted.variant(number))
 
     @property
     def claims(self) -> bool:
-        """Whether --from names what must be in the picture; with a negative of its own it says more than that."""
+        """Whether the picture must show what --from names.
+
+        Not required with --anyway, or if the mask has a negative prompt, which says more than --from alone.
+        """
         return self.kind in CLAIMS and not self.given.anyway and not self.given.guided_mask
 
 
 def plan_of(params: Params, own: Mapping[str, float], place: str = "", attends: bool = False) -> Plan:
-    """The plan of an edit by a model with these defaults of its `own`, by the parameters' names.
+    """Returns the plan of an edit by a model with defaults of its `own`, by parameter name.
 
-    `place` is where the picture is known to be, which counts where something is removed and the prompts name no place.
-    `attends` says whether the model's network attends to words, so that its attention can show where they are.
+    `place` is the known place of the picture, used if something is removed and the prompts name no place. `attends`
+    says whether the model's network has cross-attention to words, so that its attention can show where they are.
     """
     change = _change(params)
     kind = change.kind if params.region == AUTO else params.region
     if kind == "remove" and not change.place:
         change = dataclasses.replace(change, place=place)
-    whole = [thing for thing in change.kept if f"{thing} of" in str(params.to)]  # a bowl, of which the apples change
+    whole = [thing for thing in change.kept if f"{thing} of" in str(params.to)]  # a bowl whose apples change
     beside = [thing for thing in change.kept if thing not in whole]
     usual = {
         **parameters.USUAL,
         "invert_from": 0.0,
         "last_level": 0.0,
         "paste_above": PASTE_ABOVE,
-        "negative": " and ".join(beside) if kind in PAINTS_TARGET else "",  # so that they are not painted twice
+        "negative": " and ".join(beside) if kind in PAINTS_TARGET else "",  # things that stay are not painted twice
     }
     like = "attribute" if kind == "object" and whole else kind
     lacks_place = kind == change.kind == "remove" and not change.place
@@ -139,10 +150,10 @@ def _text(prompt: Prompt) -> str | None:
 
 
 def _compared(full: Params, change: Change) -> Params:
-    """Which prompts are told apart to find the region.
+    """Returns the parameters of the mask, with the two prompts that tell the region apart.
 
-    What is to be added is sought where the target sees it; a background is what is left of the things in it, so those
-    are sought, where the source sees them.
+    To add something, the prompts are swapped: its place is where --to is seen. A background is what remains without the
+    things in it, so --from is compared with its own place phrase, which finds the things.
     """
     if full.region == "add":
         return dataclasses.replace(
@@ -160,6 +171,7 @@ def _compared(full: Params, change: Change) -> Params:
 
 
 def _there(full: Params, change: Change) -> Params | None:
+    """Returns the parameters that find the things already there; None unless something is added beside them."""
     if full.region != "add" or not change.kept or not isinstance(full.from_, str):
         return None
     strength, bare = parameters.MASK_STRENGTH, _place(full.from_)
@@ -167,17 +179,17 @@ def _there(full: Params, change: Change) -> Params | None:
 
 
 def _few(maps: int | str) -> int | str:
-    """A place is chosen where something is added: no outline need be settled."""
+    """Returns fewer maps for AUTO: an addition needs a place, not a settled outline."""
     return ADD_MAPS if maps == AUTO else maps
 
 
 def _painted(full: Params, change: Change) -> Params:
-    """What is told to whoever paints: around a thing its place alone, and nothing of what goes."""
+    """Returns the parameters of the edit; for a background or a removal only the place phrase is painted."""
     if full.region in ("background", "remove") and _text(full.to) is not None and full.region == change.kind:
         return dataclasses.replace(full, to=change.place)
     return full
 
 
 def _place(prompt: str) -> str:
-    """What is left of a prompt when its things are gone."""
+    """Returns the place phrase of a prompt, without its things."""
     return edit_kind.change_of(prompt, prompt).place

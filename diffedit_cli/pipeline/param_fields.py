@@ -1,4 +1,4 @@
-"""Every parameter of the method: type, default, and what is said of it. `Params` has them all."""
+"""Every parameter of the method with type, default and metadata. `Params` combines these classes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.parameter import AUTO, OFF, Range, parameter
 from diffedit_cli.pipeline.prompts import Prompt
 
-EXPAND_LIMIT = 64  # sentences at once
-MOST_ROOM = 2.0  # times the box of what is masked
-MOST_CELLS = 16  # that a mask may be blurred or grown by
+EXPAND_LIMIT = 64  # sentences per prompt, generated in one batch
+MOST_ROOM = 2.0  # times the sides of the mask's bounding box
+MOST_CELLS = 16  # longest distance in latent cells, such as a blur or growth of the mask
 MOST_VARIANTS = 1000
-MOST_GUIDANCE = 1000  # beyond, numbers overflow that a network takes
-SCHEDULERS = {"dpm++": 2, "ddim": 1}  # and the levels in a step of the inversion: a second-order one is as true by two
-MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # by maps
-MOST = 10**5  # of whatever is counted
+MOST_GUIDANCE = 1000  # a larger scale overflows the network's inputs
+SCHEDULERS = {"dpm++": 2, "ddim": 1}  # levels per inversion step; a second-order one is as accurate with 2
+MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # maps of each
+MOST = 10**5  # largest value of a count
 SHARE, CELLS, SCALE = Range(0, 1, open_least=True), Range(0, MOST_CELLS), Range(0, MOST_GUIDANCE)
-# The groups that commands take.
+# Groups of options; a command takes whole groups.
 PROMPT, EXPAND, EXPAND_MODEL, TEXT, MASK, ZOOM, SEED, STEPS = (
     "prompt", "expand", "expand-model", "text", "mask", "zoom", "seed", "steps",
 )  # fmt: skip
@@ -28,7 +28,7 @@ SCHEDULER, CAPTION, CAPTION_MODEL, INVERSION, GUIDING, EDIT = (
 
 @dataclass(frozen=True, kw_only=True)
 class PromptParams:
-    """What the model is told."""
+    """The prompts, and how they become prompt embeddings."""
 
     from_: Prompt = parameter("", PROMPT, "What is in the picture now.", keys=("contrast", "reference"))
     to: Prompt = parameter("", PROMPT, "What it should become.", keys=("contrast", "repainting"))
@@ -46,7 +46,7 @@ class PromptParams:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskParams:
-    """What finds the mask, and the noise levels."""
+    """Parameters of the mask, the seed and the number of noise levels."""
 
     from_negative: Prompt = parameter("", MASK, "What --from is not, while looking for the mask.")
     to_negative: Prompt = parameter("", MASK, "What --to is not, while looking for the mask.")
@@ -146,7 +146,7 @@ class MaskParams:
 
 @dataclass(frozen=True, kw_only=True)
 class InversionParams:
-    """The way into noise."""
+    """Parameters of the inversion."""
 
     scheduler: str = parameter(
         "dpm++",
@@ -223,7 +223,7 @@ class InversionParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EditParams:
-    """The way back, and what is kept of it."""
+    """Parameters of the edit, and of the pixels that are kept of it."""
 
     guidance: float | None = parameter(
         None,

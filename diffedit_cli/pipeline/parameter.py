@@ -1,4 +1,4 @@
-"""What is said of a parameter beside its field in `Params`: help, range, words, group, and the stages that it concerns.
+"""Metadata of the fields of `Params`: help, range, words, group, and the records that they belong to.
 
 Checks, command-line options, job-file columns, cache keys, help and the page of parameters derive from it.
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 from diffedit_cli.errors import UsageError
 
-AUTO = "auto"  # a caption that a model writes, a threshold that is the map's own, as many maps as it takes ...
-OFF = "off"  # on the command line, a zoom of 1
+AUTO = "auto"  # a caption by a model, a threshold derived from the map, as many maps as needed ...
+OFF = "off"  # word for a zoom of 1 on the command line
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`, without these where they are open; `most` is infinity for no end."""
+    """An interval from `least` to `most`; an open end is excluded, and `most` may be infinite."""
 
     least: float
     most: float = math.inf
@@ -32,7 +32,7 @@ class Range:
         return inside and not ((self.open_least and value == self.least) or (self.open_most and value == self.most))
 
     def __str__(self) -> str:
-        """`between 0 and 1`, `above 0`, `at least 0 and below 1`, for a sentence."""
+        """Returns the interval in words: `between 0 and 1`, `above 0`, `at least 0 and below 1`."""
         if not (self.open_least or self.open_most) and self.most < math.inf:
             return f"between {self.least:g} and {self.most:g}"
         least = f"{'above' if self.open_least else 'at least'} {self.least:g}"
@@ -43,11 +43,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Parameter:
-    """What is said of a parameter.
+    """Metadata of one parameter.
 
-    `group` names the options that commands take together. `words` are what may be said in place of a number, with
-    their values. `keys` are the records (`cache_keys`) that the parameter always stands in, `changed_in` those that it
-    stands in only where it differs from its default: so adding a parameter changes no existing cache key.
+    `group` names a set of options that a command takes together. `words` maps words that may replace a number to their
+    values. `keys` are the records (see `cache_keys`) that always contain the parameter. `changed_in` are the records
+    that contain it only if it differs from its default, so that adding a parameter does not change existing cache keys.
     """
 
     group: str
@@ -59,7 +59,7 @@ class Parameter:
     changed_in: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any, usual: float | None = None) -> None:
-        """Raises UsageError for a value out of range; `usual` is what the default is where it depends."""
+        """Raises UsageError for an invalid value; `usual` is the default to name if the field's own is None."""
         if self.choices and value not in self.choices:
             known = (" or " if len(self.choices) == 2 else ", ").join(self.choices)
             raise UsageError(f"{flag(name)} {value} is unknown; use {known}.")
@@ -73,15 +73,15 @@ class Parameter:
 
 
 def parameter(default: Any, group: str, help: str, range: Range | None = None, **more: Any) -> Any:
-    """A field of `Params` with this default; `more` are fields of `Parameter`."""
+    """Returns a field of `Params` with this default; `more` are fields of `Parameter`."""
     return dataclasses.field(default=default, metadata={"parameter": Parameter(group, help, range, **more)})
 
 
 def parameters(params: Any) -> dict[str, Parameter]:
-    """What is said of each parameter of `Params`, or of one of it, by field, in their order."""
+    """Returns the metadata of every parameter of `Params` or of an instance, by field name, in field order."""
     return {one.name: one.metadata["parameter"] for one in dataclasses.fields(params)}
 
 
 def flag(name: str) -> str:
-    """The command-line spelling of a parameter: `mask_strength` -> `--mask-strength`."""
+    """Returns the command-line spelling of a parameter: `mask_strength` -> `--mask-strength`."""
     return "--" + name.rstrip("_").replace("_", "-")

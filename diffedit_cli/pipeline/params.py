@@ -1,4 +1,4 @@
-"""All parameters of an edit: what they mean together, and what follows from them."""
+"""The parameters of an edit as one validated dataclass, with the values that are derived from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
 from diffedit_cli.pipeline.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
-MOST_MAPS = 10  # that AUTO draws: as many as the paper always does
-MASK_STRENGTH, STRENGTH, GUIDANCE = 0.5, 0.9, 7.5  # where neither the kind of edit nor the model has its own
+MOST_MAPS = 10  # limit of AUTO: as many as the paper always draws
+MASK_STRENGTH, STRENGTH, GUIDANCE = 0.5, 0.9, 7.5  # used if neither the kind of edit nor the model sets one
 USUAL = {"mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDANCE}
 SEED_LIMIT = 2**63
-VARIANTS_ETA = 0.6  # of several results; at 1 objects are right less often: 38 % of 24, at 0.6 58 %, at 0 62 %
+VARIANTS_ETA = 0.6  # eta of --variants; of 24 object edits 38 % succeed at eta 1, 58 % at 0.6, 62 % at 0
 REFINEMENTS = (
     "smooth",
     "edges",
@@ -34,12 +34,12 @@ REFINEMENTS = (
     "reach_down",
     "grow",
     "soft",
-)  # of the mask, beyond the paper
+)  # parameters that refine the mask beyond the paper
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params(EditParams, InversionParams, MaskParams, PromptParams):
-    """Parameters of mask, inversion and edit. Raises UsageError for a value out of range."""
+    """Parameters of mask, inversion and edit. Raises UsageError for a value out of range or an invalid combination."""
 
     def __post_init__(self) -> None:
         for name, said in parameters(self).items():
@@ -52,7 +52,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         self._check_together()
 
     def _check_levels(self) -> None:
-        """Raises UsageError for a share of the steps that is less than one."""
+        """Raises UsageError if a strength covers less than one of the steps."""
         for name in ("mask_strength", "strength"):
             share = USUAL[name] if getattr(self, name) is None else getattr(self, name)
             if levels_up_to(share, self.steps) < 1:
@@ -62,7 +62,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
                 )
 
     def _check_together(self) -> None:
-        """Raises UsageError for parameters that do not go with each other."""
+        """Raises UsageError for parameters that exclude each other."""
         if self.soft and self.grow:
             raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
         if self.fixed_point and self.scheduler != "ddim":
@@ -86,20 +86,21 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
 
     @property
     def inversion_stride(self) -> int:
-        """Where it is not given: the scheduler's own."""
+        """Levels per step of the inversion: `invert_every`, or the default of the scheduler."""
         return self.invert_every or SCHEDULERS[self.scheduler]
 
     @property
     def edit_eta(self) -> float:
-        """Where it is not given: 0, but so much for several variants, which would else be the same."""
+        """The eta of the edit: `eta`, or 0 for one result and VARIANTS_ETA for several, which would be equal at 0."""
         if self.eta is not None:
             return self.eta
         return 0.0 if self.variants == 1 else VARIANTS_ETA
 
     def variant(self, number: int) -> Params:
-        """What makes one of the variants alone, from 0, which is the edit without others; its mask is the first's.
+        """Returns the parameters of variant `number`, counted from 0; variant 0 equals the edit without other variants.
 
-        So is its inversion, but for one that is nothing but noise: then that alone makes the difference.
+        All variants share the mask and the inversion of the first one. If the inversion is pure noise (`invert_from`
+        1), each variant draws its own, and eta stays 0 because that noise already makes the variants differ.
         """
         eta = self.eta
         if eta is None:
@@ -108,11 +109,11 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
 
     @property
     def guided_mask(self) -> bool:
-        """Only different negatives keep the guidance scale from cancelling out of the mask (see engine.contrast)."""
+        """Whether guidance affects the mask; it cancels out unless the negatives differ (see engine.diffedit)."""
         return self.from_negative != self.to_negative
 
     def prompts_of(self, stages: Iterable[str] = ("mask", "invert", "edit")) -> dict[str, Prompt]:
-        """What these stages are told, by the options' names."""
+        """Returns the prompts of these stages by option name."""
         told: dict[str, Prompt] = {}
         if "mask" in stages:
             told |= {"from": self.from_, "to": self.to}
@@ -125,9 +126,10 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         return told
 
     def masked_by(self, attends: bool) -> Params:
-        """With AUTO made out: both maps if the model `attends` to words, and some of --from are to give way.
+        """Returns the parameters with `mask_method` AUTO replaced by the method that fits the prompts and the model.
 
-        Where nothing gives way, as when something is added, the old words do not show the place.
+        That is both maps if the model `attends` to words and --to drops words of --from, else noise alone: if no word
+        is dropped, as when something is added, the old words do not show the place.
         """
         if self.mask_method != AUTO:
             return self
@@ -135,44 +137,48 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         return dataclasses.replace(self, mask_method=method)
 
     def filled(self, defaults: Mapping[str, Any]) -> Params:
-        """With these values for what is None; what has a value keeps it."""
+        """Returns a copy with these defaults in place of None; other values are unchanged."""
         absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **absent) if absent else self
 
     @property
     def most_maps(self) -> int:
+        """The largest number of noise draws that the contrast map averages."""
         return MOST_MAPS if isinstance(self.maps, str) else self.maps
 
     @property
     def telling_words(self) -> list[str]:
-        """What the attention mask looks for. Raises UsageError if --from is no words."""
+        """The words that the attention map looks for. Raises UsageError if --from is not words."""
         return prompts.telling_words(self.from_, self.to)
 
     @property
     def growth(self) -> float:
-        """Where it is not given: 0.4 cells, so that what comes has room and no rim of what was stays; 0 if soft."""
+        """Latent cells that the mask grows by: `grow`, or 0 if soft, else 0.4.
+
+        0.4 cells leave room for the new object and no rim of the old one.
+        """
         if self.grow is not None:
             return self.grow
         return 0.0 if self.soft else 0.4
 
     @property
     def zoom_factor(self) -> float | None:
-        """None: as far as it pays."""
+        """The fixed zoom factor; None to zoom as far as it pays."""
         return None if isinstance(self.zoom, str) else self.zoom
 
     @property
     def binarisation(self) -> dict[str, Any]:
-        """The keyword arguments of engine.mask_refinement.mask."""
+        """Keyword arguments of engine.mask_refinement.mask."""
         threshold = None if self.threshold == AUTO else self.threshold
         refined = {name: getattr(self, name) for name in REFINEMENTS} | {"grow": self.growth}
         return {"clamp": self.clamp, "threshold": threshold, **refined}
 
 
 def _is_text(words: str) -> bool:
-    """Whether none of it stands for a byte of another encoding."""
+    """Whether a string has no surrogates, which Python decodes bytes of another encoding to."""
     return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def levels_up_to(strength: float, steps: int) -> int:
-    """How many of `steps` levels lie up to `strength`, rounded down but for the last bits of a float product."""
+    """Returns how many of `steps` levels lie up to `strength` (0 to 1), rounded down except for float errors."""
     return min(steps, int(steps * strength + 1e-6))

@@ -1,4 +1,4 @@
-"""Read-through cache for what the stages compute, keyed by a digest of their inputs."""
+"""Read-through cache for stage outputs, keyed by a digest of their inputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from diffedit_cli.storage import artifacts, hashing, records
 from diffedit_cli.storage.artifacts import Arrays
 from diffedit_cli.storage.cache import Cache
 
-SCHEMA = 2  # raise it when the same parameters give other results: old cache entries are then no longer found
+SCHEMA = 2  # raise it when the same parameters give other results, so that old cache entries are no longer found
 
 
 class StageCache:
-    """Arrays by kind and inputs; without a folder nothing is kept, and everything computed."""
+    """Cached arrays by kind and inputs; without a cache folder everything is computed."""
 
     def __init__(self, cache: Cache | None) -> None:
         self._cache = cache
 
     def beside(self, wait: Callable[[], None]) -> StageCache:
-        """The same entries for one of several pictures at a time: it calls `wait` while another makes what it needs."""
+        """Returns a view for concurrent edits; it calls `wait` while another edit computes an entry that it needs."""
         return StageCache(Cache(self._cache.root, wait) if self._cache else None)
 
     def get_or_compute(
@@ -33,19 +33,19 @@ class StageCache:
         stats: EditStats,
         compute: Callable[[Collection[str]], Mapping[str, Arrays]],
     ) -> Mapping[str, Arrays]:
-        """The arrays of a stage by kind, each read from the cache by its inputs, else computed and stored.
+        """Returns the arrays of a stage by kind, each read from the cache by its inputs, or else computed and stored.
 
-        `compute` gets the kinds that are missing. Meanwhile other processes that need them wait. `stats` counts a hit
-        or a miss of the stage.
+        `compute` receives the kinds that are missing. Other processes that need the same entries wait meanwhile.
+        `stats` counts a hit or a miss of the stage.
         """
         keys = {kind: cache_key(kind, values) for kind, values in inputs.items()}
         with contextlib.ExitStack() as lock:
             found = self._read_all(keys, stats)
             if len(found) < len(keys) and self._cache:
                 lock.enter_context(self._cache.alone(keys[min(keys)]))
-                found = self._read_all(keys, stats)  # by another process, meanwhile
+                found = self._read_all(keys, stats)  # another process may have stored it meanwhile
             missing = [kind for kind in inputs if kind not in found]
-            stats.cache[stage] = "miss" if missing else stats.cache.get(stage, "hit")  # of all parts and variants
+            stats.cache[stage] = "miss" if missing else stats.cache.get(stage, "hit")  # of all crops and variants
             if not missing:
                 stats.spent(stage, 0)
                 return found
@@ -57,8 +57,11 @@ class StageCache:
     def get_or_compute_part(
         self, kind: str, inputs: Mapping[str, Any], stats: EditStats, compute: Callable[[], Arrays]
     ) -> Arrays:
-        """The arrays of a part of a stage. Not counted in the statistics and not locked: two processes may compute it
-        twice. What is not finite is not stored."""
+        """Returns intermediate arrays of a stage, read from the cache by their inputs, or else computed and stored.
+
+        Not counted in the statistics and not locked: two processes may compute them twice. Arrays with values that are
+        not finite are not stored.
+        """
         key = cache_key(kind, inputs)
         found = self._read(kind, key, stats)
         if found is not None:
@@ -79,7 +82,7 @@ class StageCache:
             arrays, record = artifacts.unpack(entry)
             if (record["key"], record["kind"]) != (key, kind):
                 raise ValueError("it is another entry")
-        except FileNotFoundError:  # another process has made room since
+        except FileNotFoundError:  # another process has evicted it since
             return None
         except artifacts.UNREADABLE:
             stats.warn(f"The cache entry {entry} is damaged; it is made again.")
@@ -96,6 +99,6 @@ class StageCache:
 
 
 def cache_key(kind: str, inputs: Mapping[str, Any]) -> str:
-    """Digest (hex) of a kind and its inputs; the model and its adapters count by digest, whatever they are called."""
+    """Returns the digest (hex) of a kind and its inputs; the model and its adapters count by digest, not by name."""
     relevant = {name: value for name, value in inputs.items() if name not in folder.SPELLINGS}
     return hashing.of_record({"schema": SCHEMA, "kind": kind, **relevant})

@@ -1,4 +1,4 @@
-"""What every stage works with: a loaded model, the cache, and somebody to tell how far it is."""
+"""The model session, the cache and the progress callback that all stages share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 @dataclass(frozen=True)
 class StageContext:
-    """A model session and a cache for all stages of any number of pictures.
+    """A model session, a cache and a progress callback for all stages of any number of pictures.
 
-    `native_size` is the side in pixels of the pictures that the model which paints was trained on.
+    `native_size` is the side in pixels of the training pictures of the model that paints.
     """
 
     session: ModelSession
@@ -40,13 +40,15 @@ class StageContext:
         return self.session.folder
 
     def inputs(self, picture: Picture) -> dict[str, Any]:
-        """What all results for a picture depend on: picture, size, model, number format, memory options."""
+        """Returns the inputs of all results for a picture: picture, size, model, dtype and memory options."""
         record = {"picture": picture.digest, "size": list(picture.size), **self.folder.record()}
         return {**record, "dtype": self.session.dtype, **self.session.memory.record()}
 
     def latents(self, picture: Picture, stats: EditStats) -> Tensor:
-        """x_0 (1, C, h, w), the same for whatever is done with the picture. Raises ModelError for one that does not
-        fit the model."""
+        """Returns the VAE latents x_0 (1, C, h, w) of a picture, which all stages share.
+
+        Raises ModelError if the picture does not fit the model.
+        """
         if (x_0 := self.session.latents_at_hand(picture)) is not None:
             return x_0
         inputs = self.inputs(picture) | {"dtype": self.session.model(stats).dtype_name}
@@ -56,20 +58,20 @@ class StageContext:
         return self.session.take_latents(picture, encoded, stats)
 
     def check_fits(self, picture: Picture, stats: EditStats) -> None:
-        """Raises ModelError for a picture that does not fit, also where all that is asked of it is in the cache.
+        """Raises ModelError for a picture that does not fit the model, even if all stages are in the cache.
 
-        A part of one is as fit as the whole.
+        A crop is not checked: it fits if the whole picture does.
         """
         if not picture.part and self.folder.fitness is not None and "fitness" not in stats.evaluations:
             with device_errors(self.session.device), torch.inference_mode():
                 self.latents(picture, stats)
 
     def watched(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
-        """The same steps, each told to `progress`."""
+        """Yields the same latents and reports each step to `progress`."""
         for done, latents in enumerate(steps, start=1):
             self.progress(stage, done, total)
             yield latents
 
     def boxes(self, M: NDArray[np.bool_], params: Params, specks: bool = True) -> list[Box]:
-        """Where to look closer at a masked (H, W) picture."""
+        """Returns the boxes to look at more closely in a masked (H, W) picture; see `zoom.boxes`."""
         return zoom.boxes(M, params.zoom_factor, self.native_size, specks)

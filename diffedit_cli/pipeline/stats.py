@@ -1,4 +1,4 @@
-"""What the work on one picture costs, and what is worth saying about it."""
+"""Cost and warnings of the work on one picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOAD = "load"
 
 @dataclass
 class EditStats:
-    """What one picture cost, by stage."""
+    """Network evaluations, cache hits and seconds of one picture by stage, and its warnings."""
 
     evaluations: dict[str, int] = field(default_factory=dict)
     cache: dict[str, str] = field(default_factory=dict)
@@ -21,19 +21,19 @@ class EditStats:
     region: str | None = None
     """The kind of the edit."""
     gain: float | None = None
-    """How well --from explains the region that was found (engine.evidence)."""
+    """How well --from explains the region that was found (engine.evidence); None if it was not measured."""
 
     def warn(self, message: str) -> None:
         if message not in self.warnings:
             self.warnings.append(message)
 
     def spent(self, stage: str, evaluations: int) -> None:
-        """A stage may come several times."""
+        """Adds the evaluations of a stage, which may run several times."""
         self.evaluations[stage] = self.evaluations.get(stage, 0) + evaluations
 
     @contextlib.contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Times a stage, but not the loading of the model that may fall into it."""
+        """Measures the seconds of a stage, without those for loading the model within it."""
         started, loading = time.perf_counter(), self.seconds.get(LOAD, 0.0)
         yield
         loading = self.seconds.get(LOAD, 0.0) - loading
