@@ -1,7 +1,7 @@
 """The inputs of each result under the names of the options, for cache keys and metadata.
 
-Most parameters declare beside their field in `Params` which records contain them. This module adds the parameters that
-a record contains only depending on others.
+Most parameters declare beside their field in `Params` which records contain them. This module adds those that belong to
+a record only for certain values of other parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model painted -> the finished picture, and the record of how it was made."""
+"""Composes the finished picture from the repainted crops, and the record of how it was made."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from diffedit_cli.storage import records
 
 @dataclass(frozen=True)
 class Repainting:
-    """What a model painted of a part of a picture, (h, w, 3) in [-1, 1], `cells` latents long, and what from."""
+    """A crop as a model painted it, float32 (h, w, 3) in [-1, 1], with its box in the picture and its record.
+
+    `cells` is the longer side of the crop's latents.
+    """
 
     picture: NDArray[np.float32]
     cells: int
     box: Box
     record: Mapping[str, Any]
-    latents: Mapping[str, Any] | None = None  # how its inversion was made; an inpainting model has none
-    before: NDArray[np.float32] | None = None  # what the model shows of the part when it changes nothing
-    unexplained: float | None = None  # what of the result --to does not explain (engine.evidence)
+    latents: Mapping[str, Any] | None = None  # record of its inversion; None for an inpainting model
+    before: NDArray[np.float32] | None = None  # the unedited crop as the model reproduces it
+    unexplained: float | None = None  # error that --to leaves unexplained (engine.evidence)
 
 
 @dataclass(frozen=True)
 class EditVariant:
-    """The finished picture, what the model painted of it before it was composed, what from, and the record.
+    """A finished picture with the repainted crops that it was composed of, the mask of its changes, and its record.
 
-    `latents` are those of the whole picture, if it was painted as a whole and not by an inpainting model.
+    `latents` are those of the whole picture; None if it was painted in crops or by an inpainting model.
     """
 
     picture: Picture
@@ -48,20 +51,20 @@ class EditVariant:
 
     @property
     def unexplained(self) -> float | None:
-        """What of the result --to does not explain, the most of its parts."""
+        """The largest error that --to leaves unexplained among the crops (engine.evidence); None if none was judged."""
         found = [part.unexplained for part in self.painted if part.unexplained is not None]
         return max(found, default=None)
 
     @property
     def seed(self) -> int | None:
-        """That it was drawn with, if anything was."""
+        """The seed of the noise that was drawn for this result; None if none was drawn."""
         drawn = [self.record.get(part, {}).get("seed") for part in ("edit", "latents")]
         found: int | None = next((seed for seed in drawn if seed is not None), None)
         return found
 
     @property
     def image(self) -> Image.Image:
-        """The finished picture in its own mode, of 8 bits."""
+        """The finished picture as an image of 8 bits, in its own mode."""
         return self.picture.image
 
 
@@ -74,9 +77,10 @@ def compose_variant(
     painted: Sequence[Repainting],
     about: Mapping[str, Any],
 ) -> EditVariant:
-    """The picture with what was painted in the space around a mask in place of what truly changed there.
+    """Returns the picture with the repainted crops pasted in where they truly changed.
 
-    It fades in over `feather` latent cells. `about` says of what and by which model.
+    `space` is the mask with its room, the region that was painted. The edit fades in over `feather` latent cells.
+    `about` are the inputs that all results for the picture share, such as the model.
     """
     params = plan.given
     is_drawn = mask.made is None or "drawn" in mask.made
@@ -90,14 +94,14 @@ def compose_variant(
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
-    if mask.made is not None:  # flat, as that of a mask which was only found
+    if mask.made is not None:  # a flat record, like that of a mask from `diffedit mask`
         by = {stage: part for stage, part in inner.items() if stage != "mask"}
         changed = replace(changed, made={**mask.made, **by, masks.CHANGED: True})
     return EditVariant(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
 
 
 def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.float32]:
-    """What was painted of a part, in the picture's colours at the rim of what changed."""
+    """Returns a repainted crop, blended into the picture's colours at the rim of the changed region."""
     height, width = part.picture.shape[:2]
     M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
     inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
@@ -106,8 +110,10 @@ def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.fl
 
 
 def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Repainting], plan: Plan) -> Mask:
-    """The core of the mask, and what around it, in its space, came out otherwise than the picture does when nothing is
-    changed; all of the space where nothing did."""
+    """Returns the mask of the changes: its core, and pixels of its space that differ from the unedited crop.
+
+    The mask is all of its space if nothing changed.
+    """
     limit, exchanged = plan.given.paste_above or 0.0, plan.kind in ("object", "add")
     keep = np.zeros_like(space.pixels)
     for part in painted:

@@ -83,7 +83,7 @@ class Plan:
         return self.kind in ("add", "remove") or (self.tightens and not final)
 
     def record(self) -> dict[str, Any]:
-        """What is painted depends on, beside what the parameters say that the painter is told."""
+        """Returns the record entries that the plan adds: region, and --from if the painted prompt is not --to."""
         told = {} if self.painted.to == self.given.to else prompts.record("from", self.given.from_)
         return cache_keys.region(self.given) | told
 

@@ -1,4 +1,4 @@
-"""Embeddings <-> files: what a text encoder made of a prompt, to keep, to mix elsewhere, and to give back."""
+"""Reads and writes prompt embeddings as files, to keep them, mix them elsewhere, and use them in place of words."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def pack(embedding: Embedding, about: Mapping[str, Any], model: ModelFolder) -> 
 
 
 def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, str | None]:
-    """The embedding (1, L, D), several rows averaged, on the device and in the dtype of `like`; perhaps a warning.
+    """Returns the embedding (1, L, D) in a file, several rows averaged, and a warning or None.
 
-    `like` is any embedding of the model. Raises InputError for a file that does not fit it.
+    `like` is any embedding of the model; the result has its device and dtype. The warning says that another model made
+    the file. Raises InputError for a file that does not fit the model.
     """
     tensors, made = _read(file)
     tokens = _averaged(file, tensors[file.tokens], rank=3)
@@ -55,7 +56,7 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
 
 
 def average(embeddings: Sequence[Embedding]) -> Embedding:
-    """The mean of several prompts of one shape (1, L, D), computed in float32."""
+    """Returns the mean of the embeddings of several prompts of one shape (1, L, D), computed in float32."""
     first = embeddings[0]
     tokens = torch.cat([one.tokens for one in embeddings])
     pooled = [one.pooled for one in embeddings if one.pooled is not None]
@@ -67,7 +68,7 @@ def _mean(rows: Tensor) -> Tensor:
 
 
 def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors, and the record of a file of ours."""
+    """Returns all tensors of a file, and its record, which is empty unless diffedit wrote the file."""
     path = file.path
     if hashlib.sha256(files.read(path, "embeddings file")).hexdigest() != file.digest:
         raise InputError(f"The embeddings file {path} was changed while it was in use; run the command again.")
@@ -86,7 +87,7 @@ def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _averaged(file: Embeds, tensor: Tensor, rank: int) -> Tensor:
-    """The mean over the prompts of a batch, as one row. One prompt stays as it is, bit for bit."""
+    """Returns the mean over a batch of prompts as one row; a single prompt is returned bit for bit."""
     tensor = tensor if tensor.ndim == rank else tensor[None]
     if 0 in tensor.shape or not tensor.isfinite().all():
         raise InputError(f"The embeddings file {file} holds values that are not finite, or none; make it again.")

@@ -1,4 +1,4 @@
-"""Repainting by an inpainting model, in place of inversion and edit."""
+"""Repainting by an inpainting model, which replaces inversion and edit."""
 
 from __future__ import annotations
 
@@ -26,23 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InpaintingOutput:
-    """What the model painted, (h, w, 3) in [-1, 1], of `grid` latent cells, and what that cost."""
+    """A picture (h, w, 3) in [-1, 1] as an inpainting model painted it, and the cost.
+
+    `grid` is its height and width in latent cells.
+    """
 
     picture: NDArray[np.float32]
     grid: tuple[int, int]
     evaluations: int
-    overflowed: bool  # in half precision: it was repeated in float32
+    overflowed: bool  # half precision overflowed, and float32 was used instead
 
 
 class InpaintingStage:
-    """One inpainting model, loaded when first needed, and once."""
+    """One inpainting model, loaded once, on first use."""
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
         self.folder, self.device, self.dtype = folder, device, dtype
         self._inpainter: Inpainter | None = None
 
     def check(self, params: Params) -> None:
-        """Raises UsageError for what an inpainting model cannot do."""
+        """Raises UsageError for parameters that an inpainting model does not support."""
         if params.soft:
             raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
         if params.best:
@@ -56,9 +59,9 @@ class InpaintingStage:
         generator: torch.Generator,
         progress: Callable[[int, int], None],
     ) -> InpaintingOutput:
-        """The picture, fitted to the model, repainted where the mask covers any pixel of a cell.
+        """Returns the picture, fitted to the model, repainted in every latent cell with a masked pixel.
 
-        Raises ModelError, and UsageError for prompts that are no words.
+        Raises ModelError, and UsageError for prompts that are embeddings files.
         """
         to = _words("to", params.to)
         negative = _words("negative", params.negative or "")
@@ -99,7 +102,7 @@ class InpaintingStage:
         return InpaintingOutput(array, grid, model.evaluations - before, overflowed)
 
     def record(self, params: Params) -> dict[str, Any]:
-        """What the result depends on beside picture and mask, under the names of the options."""
+        """Returns the inputs of the result besides picture and mask, under the names of the options."""
         names = ("guidance", "strength", "steps", "seed")
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
@@ -119,4 +122,4 @@ class InpaintingStage:
 def _words(name: str, prompt: Prompt) -> str:
     if isinstance(prompt, Embeds):
         raise UsageError(f"--inpainter reads words only; give --{name} in place of --{name}-embeds.")
-    return str(prompt)  # of sentences about a concept, the concept
+    return str(prompt)  # expanded sentences count as their concept

@@ -1,4 +1,4 @@
-"""Whether a mask or latents file that is given to an edit was made for it."""
+"""Checks whether a mask or latents file that is provided for an edit was made for it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from diffedit_cli.pipeline.params import Params
 def check_given(
     picture: Picture, plan: Plan, mask: Mask | None, latents: Latents | None, inputs: Mapping[str, Any], inpaints: bool
 ) -> None:
-    """Raises InputError for a mask or latents of something else, NothingToEdit for an empty mask.
+    """Raises InputError for a mask or latents of another edit, NothingToEdit for an empty mask.
 
-    `inputs` is what results for the picture depend on; where an inpainting model paints, a mask may be of other steps.
+    `inputs` are the inputs of all results for the picture. With an inpainting model the mask may have been made with
+    other steps.
     """
     if mask is not None:
         check_mask(mask, picture, None if inpaints else plan.given, inputs)
@@ -44,7 +45,7 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
 
 
 def follow_latents(latents: Latents, params: Params) -> Params:
-    """The parameters with those of the latents where they give none."""
+    """Returns the parameters; strength and levels that are None are taken from the latents' record."""
     made = latents.made
     names = {"strength": "strength", "invert_from": "invert-from", "last_level": "last-level"}
     said = {field: made.get(name, 0.0) for field, name in names.items()}
@@ -52,13 +53,13 @@ def follow_latents(latents: Latents, params: Params) -> Params:
 
 
 def params_for_mask(mask: Mask | None, params: Params) -> Params:
-    """The parameters with the kind of edit that a mask was found for, where no --from tells it."""
+    """Returns the parameters, with the kind of edit that the mask was found for if --from is empty."""
     kind = None if mask is None or mask.made is None else mask.made.get("region")
     return replace(params, region=kind) if kind in KINDS and params.region == AUTO and not params.from_ else params
 
 
 def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: Plan) -> None:
-    """Raises NothingToEdit where --from does not explain the picture: what it names is not there."""
+    """Raises NothingToEdit if the gain of --from is below the limit: the picture does not show what it names."""
     if gain is not None and limit is not None and gain < limit:
         raise NothingToEdit(
             f"No {_thing(plan.given)} is seen in {picture.name}; say in --from what is there, or paint nevertheless "
@@ -67,7 +68,7 @@ def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: 
 
 
 def _thing(params: Params) -> str:
-    """What --from names and --to does not, or all of it where a thing is only to look otherwise."""
+    """Returns the words of --from that --to drops, or all of them if a thing keeps its name."""
     source = str(params.from_)
     if not isinstance(params.from_, str) or params.region in ("attribute", "background"):
         return source.removeprefix("a ").removeprefix("an ")
@@ -75,9 +76,9 @@ def _thing(params: Params) -> str:
 
 
 def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) -> None:
-    """Raises InputError for latents of another picture, model, caption or way through the levels.
+    """Raises InputError for latents of another picture, model, caption or noise schedule, UsageError for a zoom.
 
-    And UsageError for a zoom: the latents are those of the whole picture.
+    The latents are those of the whole picture, so no crop of it can be zoomed in on.
     """
     if params.zoom not in (AUTO, 1):
         raise UsageError(
@@ -97,7 +98,7 @@ def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) ->
 
 
 def _check_made(what: str, name: str, made: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    made = {"clip-skip": Params.clip_skip, "last-level": 0.0, **made}  # said only where not the default
+    made = {"clip-skip": Params.clip_skip, "last-level": 0.0, **made}  # in a record only if not the default
     keys = (
         "picture",
         "model",
@@ -119,5 +120,5 @@ def _check_made(what: str, name: str, made: Mapping[str, Any], about: Mapping[st
 
 
 def _model_of(record: Mapping[str, Any]) -> str:
-    """A model and what is added to it, in words."""
+    """Returns the names of a model and its adapters, for a message."""
     return " + ".join([record.get("model-name", "?"), *record.get("lora", ()), *record.get("embedding", ())])

@@ -1,4 +1,4 @@
-"""Step 2 of the paper: a picture's latents walked back into noise, every level kept."""
+"""Step 2 of the paper: inverts a picture's latents into noise and keeps every level."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from diffedit_cli.storage.artifacts import Arrays
 
 @dataclass(frozen=True)
 class InversionStage:
-    """Inverts pictures, or parts of them."""
+    """Inverts pictures or crops of them."""
 
     context: StageContext
 
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:
-        """The whole trajectory, x_0 first; `params` have all of their values."""
+        """Returns the whole trajectory, x_0 first; `params` must have all values set."""
         context = self.context
         inputs = context.inputs(picture) | cache_keys.inversion(params)
         arrays = context.cache.get_or_compute(
@@ -47,7 +47,7 @@ class InversionStage:
         return Latents(arrays["trajectory"], arrays["timesteps"], made)
 
     def frames(self, latents: Latents, stats: EditStats) -> list[NDArray[np.uint8]]:
-        """Every level of an inversion decoded, (h, w, 3), the clean one first. Costs no network evaluation."""
+        """Returns every level of an inversion decoded, (h, w, 3), clean level first. Costs no network evaluation."""
         session, trajectory = self.context.session, torch.split(torch.from_numpy(latents.trajectory), 1)
 
         def decode() -> Arrays:
@@ -61,7 +61,7 @@ class InversionStage:
         return list(pictures.pixels(decoded))
 
     def _trajectory(self, picture: Picture, params: Params, stats: EditStats) -> Arrays:
-        """x_0 ... x_r (T+1, C, h, w), and the timestep of each."""
+        """Returns the trajectory x_0 ... x_r (T+1, C, h, w), and the timestep of each level (T+1,)."""
         context = self.context
         model = context.session.model(stats)
         x_0 = context.latents(picture, stats)

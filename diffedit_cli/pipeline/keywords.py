@@ -11,7 +11,7 @@ from diffedit_cli.pipeline.prompts import Prompt
 
 
 class GivenParams(TypedDict, total=False):
-    """The fields of Params, as keyword arguments of functions that make one."""
+    """The fields of `Params` as keyword arguments of functions that construct one."""
 
     from_: Prompt
     to: Prompt
@@ -63,7 +63,7 @@ class GivenParams(TypedDict, total=False):
 
 
 def fits(name: str, value: Any) -> bool:
-    """Whether a parameter may be of this type."""
+    """Whether a value has the type of a parameter; an int may stand for a float."""
     kinds = _kinds()[name]
     if isinstance(value, bool):
         return bool in kinds

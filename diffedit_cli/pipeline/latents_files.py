@@ -1,4 +1,4 @@
-"""Latents files: the trajectory of an inversion."""
+"""Reads and writes latents files, which hold the trajectory of an inversion."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from diffedit_cli.storage.artifacts import UNREADABLE, Arrays, pack, reason, unp
 
 @dataclass(frozen=True)
 class Latents:
-    """A trajectory (T+1, C, h, w) float32 from x_0 to x_r, its timesteps (T+1,), and how it was made."""
+    """A trajectory (T+1, C, h, w) float32 from x_0 to x_r, its timesteps (T+1,), and its record `made`."""
 
     trajectory: NDArray[np.float32]
     timesteps: NDArray[np.int64 | np.float64]
     made: Mapping[str, Any]
-    name: str = ""  # of the file it was read from
+    name: str = ""  # name of the file it was read from
 
 
 def pack_latents(latents: Latents) -> bytes:
+    """Returns the bytes of a latents file."""
     arrays: Arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps}
     return pack(arrays, records.record("latents", latents.made))
 
 
 def load_latents(path: Path) -> Latents:
-    """Raises InputError."""
+    """Reads a latents file. Raises InputError if it cannot be used."""
     files.check_readable(path, "latents file")
     try:
         arrays, about = unpack(path)

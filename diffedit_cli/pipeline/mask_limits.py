@@ -1,4 +1,4 @@
-"""Limits of a mask: drawn ones, a box, and a point that says which of its regions is meant."""
+"""Limits of a mask: drawn areas to keep or leave out, a box, and a point that selects one of its regions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from diffedit_cli.storage import files
 
 @dataclass(frozen=True)
 class MaskLimits:
-    """What a picture's mask is cut down to: the white of one picture, the black of another, both of its size, a box
-    (x, y, width, height), and the region at a point (x, y), in pixels from the upright picture's upper left corner."""
+    """Areas that a picture's mask is restricted to.
+
+    The mask keeps what lies in the white of `within`, in the black of `exclude` (both of the picture's size), in `box`
+    (x, y, width, height) and in the region at `point` (x, y). Coordinates are in pixels from the upper left corner of
+    the upright picture.
+    """
 
     within: Mask | None = None
     exclude: Mask | None = None
@@ -27,7 +31,7 @@ class MaskLimits:
     point: tuple[int, ...] | None = None
 
     def applied(self, mask: Mask, picture: Picture) -> Mask:
-        """What the limits leave of the mask; they join its record. Raises NothingToEdit if that is nothing."""
+        """Returns the mask cut down to the limits, which join its record. Raises NothingToEdit if nothing is left."""
         pixels = mask.pixels
         if self.within is not None:
             pixels = _left(
@@ -46,7 +50,7 @@ class MaskLimits:
         return mask if self == NONE else mask.cut(pixels, self._recorded(mask))
 
     def open(self, picture: Picture) -> NDArray[np.bool_]:
-        """Where (H, W) a mask may lie at all."""
+        """Returns the pixels (H, W) that a mask may cover: those in the drawn areas and the box."""
         pixels = np.ones(picture.size[::-1], dtype=bool)
         if self.within is not None:
             pixels &= self.within.pixels
@@ -55,7 +59,10 @@ class MaskLimits:
         return pixels & _inside(self.box, pixels) if self.box is not None else pixels
 
     def region(self, picture: Picture) -> NDArray[np.uint8] | None:
-        """Where (H, W), as grey, something new is to be, if that is said: a box, a drawn region, or around a point."""
+        """Returns the place of a thing to add, uint8 (H, W), 0 or 255; None if no limit sets it.
+
+        The place is the box, the drawn area, or a window around the point.
+        """
         pixels = None
         if self.box is not None or self.within is not None:
             pixels = self.open(picture)
@@ -64,7 +71,7 @@ class MaskLimits:
         return None if pixels is None else pixels.astype(np.uint8) * 255
 
     def check(self, picture: Picture) -> None:
-        """Raises InputError for what is no limit of this picture."""
+        """Raises InputError for limits that do not fit this picture."""
         for mask in (self.within, self.exclude):
             if mask is not None:
                 check_size(mask, picture)
@@ -77,7 +84,10 @@ class MaskLimits:
                 )
 
     def _recorded(self, mask: Mask) -> dict[str, str]:
-        """A mask that was already limited counts as drawn: only its file gives it again."""
+        """Returns the record of a mask after cutting it down.
+
+        A mask that was already limited counts as drawn, because only its file reproduces it.
+        """
         drawn = {"within": self.within, "exclude": self.exclude}
         said = {name: limit.digest for name, limit in drawn.items() if limit is not None}
         places = {"box": self.box, "point": self.point}
@@ -97,7 +107,7 @@ def load(
     point: tuple[int, ...] | None = None,
     max_pixels: int = files.MAX_PIXELS,
 ) -> MaskLimits:
-    """Raises InputError for a file that is no picture of this picture's size, or a place that is not in it."""
+    """Reads the limits of a picture. Raises InputError for a file of another size or a place outside of the picture."""
     read = [masks.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)]
     limits = MaskLimits(read[0], read[1], box, point)
     limits.check(picture)
@@ -105,7 +115,7 @@ def load(
 
 
 def place(option: str, text: str | None, *parts: str) -> tuple[int, ...] | None:
-    """Whole numbers with commas between them, one for each of the parts. Raises UsageError."""
+    """Parses whole numbers separated by commas, one for each of the `parts`. Raises UsageError."""
     if text is None:
         return None
     try:
@@ -125,7 +135,7 @@ def _inside(box: tuple[int, ...], pixels: NDArray[np.bool_]) -> NDArray[np.bool_
 
 
 def _region(pixels: NDArray[np.bool_], x: int, y: int) -> NDArray[np.bool_]:
-    """The connected region of a mask (H, W) that holds a pixel; empty where none does."""
+    """Returns the connected region of a mask (H, W) that holds the pixel (x, y); empty if none does."""
     from scipy import ndimage
 
     regions, _ = ndimage.label(pixels)
@@ -144,7 +154,7 @@ def _words(place: tuple[int, ...]) -> str:
 
 
 def check_size(mask: Mask, picture: Picture) -> None:
-    """Raises InputError for a mask of another size than the picture's."""
+    """Raises InputError if the mask and the picture differ in size."""
     height, width = mask.pixels.shape
     if (width, height) != picture.size:
         raise InputError(

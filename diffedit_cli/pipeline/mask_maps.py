@@ -1,4 +1,4 @@
-"""The maps of step 1: contrast, attention and evidence, computed with as few network evaluations as they need."""
+"""The maps of step 1: contrast, attention and evidence, computed with as few network evaluations as possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diffedit_cli.storage.artifacts import Arrays
 
 @dataclass
 class MapComputation:
-    """The maps (h, w) of one picture, the attention in the very evaluations that give the contrast."""
+    """Computes the maps (h, w) of one picture; the evaluations for the contrast map also give the attention map."""
 
     context: StageContext
     picture: Picture
@@ -34,7 +34,7 @@ class MapComputation:
     references: list[Tensor] = field(default_factory=list)
 
     def compute(self, names: Collection[str]) -> Arrays:
-        """Of `contrast`, `attention` and `evidence` (2, h, w) those of these names."""
+        """Returns the maps of these names among `contrast`, `attention`, both (h, w), and `evidence` (2, h, w)."""
         model, params = self.context.session.model(self.stats), self.params
         self.attention, self.references = [], []
         source, target = self._texts()
@@ -56,7 +56,7 @@ class MapComputation:
         return {name: found[name].cpu().numpy() for name in names}
 
     def _texts(self) -> tuple[diffedit.Text, diffedit.Text]:
-        """R and Q."""
+        """Returns the texts that the paper calls R (reference, --from) and Q (query, --to)."""
         told = {
             name: self.context.session.embedding(prompt, self.params, self.stats)
             for name, prompt in self.params.prompts_of(["mask"]).items()
@@ -70,7 +70,7 @@ class MapComputation:
     def _maps(
         self, model: Model, x_0: Tensor, at: Level, R: diffedit.Text, Q: diffedit.Text | None, noise: Tensor
     ) -> Iterator[Tensor]:
-        """A contrast map (h, w) for each noise (n, C, h, w); without Q what R predicts in place of it, (C, h, w)."""
+        """Yields a contrast map (h, w) per noise of (n, C, h, w); without Q the prediction for R (C, h, w) instead."""
         at_once = noises_at_once(self.params)
         for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
             x_t = add_noise(x_0, some, at)
@@ -78,9 +78,9 @@ class MapComputation:
             yield from reference if Q is None else diffedit.contrast(model, x_t, at, reference, Q)
 
     def _reference(self, model: Model, x_t: Tensor, at: Level, R: diffedit.Text, first: int) -> Tensor:
-        """eps(x_t, R) for the noises from this number on, and where the network looks for the words of R meanwhile.
+        """Returns eps(x_t, R) for the noises from number `first` on, and collects the attention to the words of R.
 
-        Cached for itself: it is the same for many a --to.
+        Cached by itself, because many edits with the same --from and another --to share it.
         """
         params, watches = self.params, "attention" in MASK_METHODS[self.params.mask_method]
 
@@ -103,7 +103,7 @@ class MapComputation:
         return eps
 
     def _evidence(self, model: Model, x_0: Tensor, at: Level, noise: Tensor) -> Tensor:
-        """What is left unexplained of the first noises, (2, h, w): without a prompt, and with --from."""
+        """Returns the unexplained error of the first noises, (2, h, w): without a prompt, and with --from."""
         reference = self.references[0]
         some = noise[: len(reference)]
 
@@ -123,6 +123,6 @@ def _level(params: Params) -> int:
 
 
 def noises_at_once(params: Params) -> int:
-    """Noises whose predictions are asked for together."""
-    rows = 2 if params.guided_mask else 1  # of the batch, for each noise
+    """Returns the number of noises whose predictions are computed in one batch."""
+    rows = 2 if params.guided_mask else 1  # of the batch, per noise
     return 2 if params.maps == AUTO else diffedit.MAPS_AT_ONCE // rows

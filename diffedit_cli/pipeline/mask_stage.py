@@ -1,4 +1,4 @@
-"""Step 1 of the paper: the maps that a mask is made from, and the mask that they give."""
+"""Step 1 of the paper: computes the maps of a picture and derives the mask from them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
 
-USUAL = float(Params.threshold)  # what a higher one finds is a part of what this does
-RIM = 0.25  # latent cells that a background takes of the thing in it, so that nothing of the old one stays around it
-LOOKED_AT = 512  # pixels of the longer side, when ground is told from a thing
-MOST_GROUND = 0.5  # of a thing's mask: where more of it looks like its surroundings, it is like them
+USUAL = float(Params.threshold)  # default threshold; the mask at a higher one is a subset
+RIM = 0.25  # latent cells by which a background overlaps the thing in it, so that none of the old one is left
+LOOKED_AT = 512  # pixels of the longer side at which ground is told from a thing
+MOST_GROUND = 0.5  # share of a thing's mask: if more looks like the surroundings, the thing itself does
 
 
 @dataclass(frozen=True)
 class MaskProposal:
-    """A mask (H, W) as grey, the map (h, w) that it was made from, and how well --from explains it, if that was asked.
+    """A mask uint8 (H, W), the map (h, w) that it was derived from, and the evidence for --from if it was measured.
 
-    `wide` is the mask at the usual threshold where a higher one is asked for. `explained` is (2, h, w): the error
-    without a prompt, and with --from.
+    `wide` is the mask at the default threshold if a higher one is set, else the same as `shown`. `explained` (2, h, w)
+    is the unexplained error without a prompt, and with --from.
     """
 
     shown: NDArray[np.uint8]
@@ -48,7 +48,7 @@ class MaskProposal:
     explained: NDArray[np.float32] | None = None
 
     def gain(self) -> float | None:
-        """What --from explains of the region, or of the map where that gave none (engine.evidence)."""
+        """Returns how well --from explains the region, or all of the map if the region is empty (engine.evidence)."""
         if self.explained is None:
             return None
         without, told = torch.from_numpy(self.explained)
@@ -62,15 +62,15 @@ class MaskProposal:
 
 @dataclass(frozen=True)
 class MaskStage:
-    """Finds what an edit has to change."""
+    """Finds the mask of an edit."""
 
     context: StageContext
 
     def find(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits) -> Mask:
-        """The mask of a picture, cut down to what is allowed.
+        """Returns the mask of a picture, restricted to the limits `allowed`.
 
-        What it finds in a large picture is sought again in each part of it, closer. Raises NothingToEdit for an empty
-        mask, and where what --from names is not seen.
+        In a large picture each region is searched again in a crop, at a closer zoom. Raises NothingToEdit if the mask
+        is empty or the picture does not show what --from names.
         """
         params, contrast = plan.given, None
         if plan.kind == "everything":
@@ -96,7 +96,7 @@ class MaskStage:
         return mask
 
     def _propose(self, picture: Picture, plan: Plan, stats: EditStats) -> MaskProposal:
-        """What the model shows of where to edit. Raises NothingToEdit where what --from names is not seen."""
+        """Returns the mask that the model proposes. Raises NothingToEdit if it does not see what --from names."""
         folder = self.context.folder
         if plan.kind == "add":
             proposal = self._free_place(picture, plan.compared, plan.there, stats)
@@ -108,11 +108,11 @@ class MaskStage:
         return proposal
 
     def _seek(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> MaskProposal:
-        """The mask of a picture, or of a part of it, and then of each of its parts, ever closer while that pays.
+        """Returns the mask of a picture or crop, searched again in crops of its regions, ever closer while that pays.
 
-        With `explain` also how well --from explains the whole picture. Where to look closer is decided at the usual
-        threshold where a higher one is asked for: in other parts other maps would be found, and a mask that is no part
-        of that of a lower threshold.
+        With `explain` the evidence for --from in the whole picture is added. The crops are chosen at the default
+        threshold if a higher one is set: other crops would give other maps, and a mask that is not a subset of the mask
+        at a lower threshold.
         """
         found = self._seek_at_once(picture, params, stats, explain)
         boxes = self.context.boxes(found.wide > 0, params, specks=False)
@@ -129,14 +129,14 @@ class MaskStage:
         )
 
     def _free_place(self, picture: Picture, params: Params, there: Params | None, stats: EditStats) -> MaskProposal:
-        """Where the target's words are seen most, beside what is there already."""
+        """Returns the window where the words of --to are seen most, beside the things already there."""
         found = self._seek_at_once(picture, params, stats, False)
         taken = None if there is None else self._seek_at_once(picture, there, stats, False).shown > 0
         shown = region.best_window(found.contrast, found.shown.shape, avoid=taken)
         return replace(found, shown=shown.astype(np.uint8) * 255)
 
     def _seek_at_once(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> MaskProposal:
-        """The mask of a picture, or of a part of it, as a whole."""
+        """Returns the mask of a picture or crop without looking closer at its regions."""
         maps = self._maps(picture, params, stats, explain)
         explained = maps.pop("evidence").numpy() if explain else None
         contrast = used = functools.reduce(torch.mul, maps.values())
@@ -151,7 +151,7 @@ class MaskStage:
         return MaskProposal(shown, wide, contrast.numpy(), explained)
 
     def _maps(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> dict[str, Tensor]:
-        """The maps (h, w) that the mask is made from, each cached for itself; those missing are made in one go."""
+        """Returns the maps (h, w) of the mask, each with its own cache entry; missing maps are computed together."""
         records = cache_keys.maps(params)
         if explain:
             records["evidence"] = cache_keys.reference(params) | {
@@ -168,7 +168,7 @@ class MaskStage:
         return {name: torch.from_numpy(found[name][name]) for name in inputs}
 
     def _shape(self, contrast: Tensor, picture: Picture, params: Params) -> NDArray[np.uint8]:
-        """The mask that is made from a map (h, w), as grey."""
+        """Returns the mask uint8 (H, W) that is derived from a map (h, w)."""
         (width, height), (h, w) = picture.size, contrast.shape
         guide = None
         if params.edges or params.reach_down:
@@ -179,9 +179,10 @@ class MaskStage:
 
 
 def surroundings(picture: Picture, shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """All but what a mask (H, W) shows, with a rim of it, and what runs into it; nothing if it shows nothing, or all.
+    """Returns the mask uint8 (H, W) of a background: all but the thing in it, with its rim and adjoining ground.
 
-    `cells` are the latents' along the longer side.
+    `shown` (H, W) is the mask of the thing, and `cells` the longer side of the latents. Returns an empty mask if
+    `shown` is empty or covers everything.
     """
     from scipy import ndimage
 
@@ -196,7 +197,7 @@ def surroundings(picture: Picture, shown: NDArray[np.uint8], cells: int) -> NDAr
 
 
 def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What is around a thing and runs into its mask (H, W), seen at no more than LOOKED_AT pixels."""
+    """Returns the surroundings of a thing that run into its mask (H, W), computed at no more than LOOKED_AT pixels."""
     height, width = thing.shape
     scale = min(1.0, LOOKED_AT / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -206,7 +207,7 @@ def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def hint(mask: Mask, picture: Picture, params: Params) -> str | None:
-    """What to change where a mask that was found covers very little of the picture, or most of it; else None."""
+    """Returns advice for a mask that covers very little of the picture, or most of it; else None."""
     if LEAST <= mask.share <= MOST:
         return None
     threshold = f"--threshold ({params.threshold} now)"

@@ -1,4 +1,4 @@
-"""One model on one device: loaded when first needed, what it makes of prompts and pictures, and what can fail there."""
+"""A model on a device: loads it on first use, computes prompt embeddings and latents, and handles device failures."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
 from diffedit_cli.pipeline.stats import LOAD, EditStats
 from diffedit_cli.storage.artifacts import Arrays, finite
 
-AT_ONCE = 8  # pictures that are edited together where a GPU has more to give than one asks of it
+AT_ONCE = 8  # pictures that are edited together on a GPU that one picture does not use fully
 
 
 class ModelSession:
-    """Keeps the model, and the latents of the picture at hand."""
+    """Holds the loaded model, and the latents of the last picture."""
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions, any_picture: bool) -> None:
-        """With `any_picture` one that is unlike all that the model knows is only warned of.
+        """Chooses device and dtype without loading the model. Raises DeviceError if the device is not available.
 
-        Raises DeviceError for a device that is not here.
+        With `any_picture` a failed domain check of a picture is a warning, not a ModelError.
         """
         self.folder, self.memory, self.any_picture = folder, memory, any_picture
         self.device = choose_device(device)
@@ -50,24 +50,24 @@ class ModelSession:
 
     @property
     def at_once(self) -> int:
-        """How many pictures are best edited together: one where that would change float32's last bits."""
+        """The number of pictures to edit together: 1 on the CPU, and in float32, whose last bits would change."""
         return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> ModelSession:
-        """The same model for one of several pictures at a time, its network asked through `ask`."""
+        """Returns a view of the same model for concurrent edits; it evaluates the network through `ask`."""
         own = copy.copy(self)
         own._open = lambda stats: self.model(stats).beside(ask)
         own._model = own._x_0 = None
         return own
 
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
-        """The network's answers to several who got the model already."""
+        """Returns the network's output, or its exception, for each of several inputs. The model must be loaded."""
         assert self._model is not None
         with torch.inference_mode():
             return self._model.ask_together(asked)
 
     def model(self, stats: EditStats) -> Model:
-        """The model, loaded at the first call."""
+        """Returns the model, loaded at the first call."""
         if self._model is None:
             self._model = self._open(stats)
         return self._model
@@ -81,7 +81,7 @@ class ModelSession:
         return model
 
     def embedding(self, prompt: Prompt, params: Params, stats: EditStats) -> Embedding:
-        """What the model is told by a prompt: words, sentences to average, or a file."""
+        """Returns the prompt embeddings of words, of sentences (averaged) or of an embeddings file."""
         model = self.model(stats)
         if isinstance(prompt, Sentences):
             return embedding_files.average([self.embedding(text, params, stats) for text in prompt.texts])
@@ -94,25 +94,28 @@ class ModelSession:
         return embedding
 
     def pack_embedding(self, prompt: Prompt, params: Params, stats: EditStats, telling: bool) -> bytes:
-        """The file of what the model is told by a prompt; `telling` the words or not."""
+        """Returns the embeddings file of a prompt; `telling` adds the prompt's words to its metadata."""
         with device_errors(self.device), torch.inference_mode():
             embedding = self.embedding(prompt, params, stats)
         record = prompts.record("prompt", prompt) | cache_keys.text(params) if telling else {}
         return embedding_files.pack(embedding, record, self.folder)
 
     def latents_at_hand(self, picture: Picture) -> Tensor | None:
-        """x_0 (1, C, h, w) of the picture that was encoded last, if it is this one."""
+        """Returns x_0 (1, C, h, w) if this picture was the last one encoded, else None."""
         return self._x_0[1] if self._x_0 is not None and self._x_0[0] == picture.digest else None
 
     def take_latents(self, picture: Picture, encoded: Arrays, stats: EditStats) -> Tensor:
-        """x_0 (1, C, h, w) of what `encode` gave, now or earlier. Raises ModelError for a picture that does not fit."""
+        """Keeps and returns x_0 (1, C, h, w) of an `encode` result. Raises ModelError if the picture does not fit."""
         _check_fitness(self.folder, self.any_picture, picture, float(encoded["misfit"][0]), stats)
         x_0 = torch.from_numpy(encoded["latents"]).to(self.device)
         self._x_0 = picture.digest, x_0
         return x_0
 
     def encode(self, picture: Picture, stats: EditStats) -> Arrays:
-        """VAE latents x_0 (1, C, h, w) and the misfit (1,), which is 0 for models of any picture, and for crops."""
+        """Returns VAE latents x_0 (1, C, h, w) and the out-of-domain score (1,).
+
+        The score is 0 for models without a domain check, and for crops.
+        """
         model = self.model(stats)
         size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
         x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
@@ -121,19 +124,21 @@ class ModelSession:
             strength, _ = limited
             misfit = domain_check.misfit(model, x_0, strength, generator(0, picture, "fitness"))
             stats.spent("fitness", domain_check.DRAWS)
-        # in the order that a file has: with another the network's last bits would be others than from the cache
+        # C order, as read from a cache entry: another memory layout would change the network's last bits
         return {"latents": np.ascontiguousarray(x_0.cpu().numpy()), "misfit": np.array([misfit])}
 
     def levels(self, params: Params, cells: int, stats: EditStats) -> Sequence[Level]:
-        """The levels of an inversion, the clean one first; those below the last one are left out."""
+        """Returns the levels of an inversion, the clean one first, without those below `last_level`."""
         assert params.strength is not None
         last = params.last_level or 0.0
         every = self.model(stats).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
         return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
 
     def check_given(self, latents: Latents, picture: Picture, params: Params, stats: EditStats) -> None:
-        """Raises InputError for latents of another shape or other levels than this picture's and these parameters',
-        whatever they say they were made for."""
+        """Raises InputError for latents whose shape or levels are not those of this picture and these parameters.
+
+        Checks the arrays, whatever the record of the file says.
+        """
         model = self.model(stats)
         shape = model.latent_shape(pictures.fitted_size(picture.size, model.native_size, model.multiple))
         held = latents.trajectory.shape[1:]
@@ -149,9 +154,9 @@ class ModelSession:
             )
 
     def run_stage(self, stage: str, stats: EditStats, compute: Callable[[], Arrays]) -> Arrays:
-        """What a stage computes on the device. Half precision that overflows is repeated in float32, with a warning.
+        """Returns the arrays that a stage computes on the device; if half precision overflows, float32 repeats it.
 
-        Raises ModelError where that overflows too, DeviceError for what the device fails in.
+        The repetition causes a warning. Raises ModelError if float32 overflows too, DeviceError if the device fails.
         """
         model = self.model(stats)
         before = model.evaluations - stats.evaluations.get("fitness", 0)
@@ -174,13 +179,13 @@ class ModelSession:
 
 
 def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
-    """One for each seed, picture and purpose, so that a result is the same alone, in a batch and on any device."""
+    """Returns a generator for a seed, picture and purpose: a result is the same alone, in a batch and on any device."""
     entropy = hashlib.sha256(f"{seed} {picture.digest} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(entropy[:8], "big") // 2)
 
 
 def _check_fitness(folder: ModelFolder, any_picture: bool, picture: Picture, misfit: float, stats: EditStats) -> None:
-    """Raises ModelError, or warns, if the picture is unlike all that a model of a small world knows."""
+    """Raises ModelError, or warns, if the out-of-domain score of a picture exceeds the limit of a small-world model."""
     _, limit = folder.fitness or (0.0, math.inf)
     if misfit > limit:
         unlike = f"{picture.name} is unlike the drawn scenes that the small model {folder.name} knows"
