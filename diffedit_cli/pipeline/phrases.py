@@ -1,9 +1,9 @@
-"""The phrases of a prompt: what is named, how it looks, what it does, where it is; told by position and short lists.
+"""Splits a prompt into phrases: what they name, look like, do and where they are, by position and short lists.
 
-A prompt is cut at commas, conjunctions, prepositions and verbs; the last word of a phrase is its head, those before it
-are its looks. A phrase after *on*, *in*, *at*, *under*... is a place. Clothes (*in a dress*), and what follows *with*,
-*and*, *of*, *next to* or a verb, are things; parts of a body belong to what the owner does. A word in -ing or -ed is a
-verb after a noun, and a look before one.
+A prompt is cut at commas, conjunctions, prepositions and verbs. The last word of a phrase is its head, the words before
+it are its looks. A phrase after *on*, *in*, *at*, *under*... is a place. Clothes (*in a dress*), and phrases after
+*with*, *and*, *of*, *next to* or a verb, are things. Parts of a body count as actions of their owner. A word in -ing or
+-ed is a verb after a noun, and a look before one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 
 def _singular(noun: str) -> str:
-    """Near enough to find the same noun again."""
+    """Returns an approximate singular, good enough to find the same noun again."""
     if noun.endswith("ies") and len(noun) > 4:
         return noun[:-3] + "y"
     if noun.endswith(("sses", "xes", "ches", "shes")):
@@ -40,7 +40,7 @@ _DETERMINERS = _listed("a an the this that these those some his her its their my
 _PRONOUNS = _listed("it him her them itself himself herself themselves each other")
 _COPULAS = _listed("is are was were be being has have")
 JOINTS = _listed(", and or but while that which who plus")
-_NEIGHBOUR = _listed("near beside next_to close_to")  # a place by scenery, a thing by anything else
+_NEIGHBOUR = _listed("near beside next_to close_to")  # a place before scenery, a thing before anything else
 PLACING = _NEIGHBOUR | _listed(
     "on in at under over above below beneath behind by inside outside against along across through around among "
     "between beyond into onto upon amid within in_front_of in_the_middle_of on_top_of surrounded_by during underneath "
@@ -73,7 +73,7 @@ _BODY = _nouns(
     "eyes hair mouth face ears nose arms hands legs foot feet head tail wings fur skin tooth teeth tongue lips smile "
     "frown expression paws shoulders knees"
 )
-_POSTURE = _listed("air left right back side camera viewer")  # in the air, to the left: a pose, no place
+_POSTURE = _listed("air left right back side camera viewer")  # in the air, to the left: a pose, not a place
 _CLOTHES = _nouns(
     "dress shirt t-shirt blouse jacket coat suit spacesuit tuxedo uniform costume skirt trousers pants jeans shorts "
     "scarf hat cap glasses sunglasses armor armour kimono sweater hoodie clothes clothing outfit pyjamas pajamas gown "
@@ -85,7 +85,7 @@ _SCENERY = _nouns(
 )
 _BACKGROUND = _nouns("background backdrop")
 _PHOTOGRAPHS = _listed("photo photograph picture image")
-_PLAIN = _PHOTOGRAPHS | _listed(  # a photograph is no style of its own, however good it is
+_PLAIN = _PHOTOGRAPHS | _listed(  # words for a photograph of any quality, which is not a style
     "portrait close-up closeup shot view scene snapshot realistic high quality "
     "high-quality detailed real good nice beautiful color colour"
 )
@@ -103,27 +103,27 @@ _LIKENESS = _listed("statue sculpture figurine figure toy model doll group pair 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A thing or a place, and what is said of it."""
+    """A thing or a place, with its looks and actions."""
 
     number: int
-    link: str  # the preposition, conjunction or verb right before it, or nothing
+    link: str  # preposition, conjunction or verb directly before it, or empty
     words: tuple[str, ...]
     looks: frozenset[str]
-    head: str  # in the singular
+    head: str  # singular
     is_place: bool
-    does: frozenset[str] = frozenset()  # stems of verbs, what is said of it after "is", and its parts of a body
+    does: frozenset[str] = frozenset()  # verb stems, predicates after "is", and parts of its body
 
     @property
     def is_scenery(self) -> bool:
         return self.is_place and (self.head in _SCENERY | _BACKGROUND or self.link == "against")
 
     def is_likeness_of(self, other: Phrase) -> bool:
-        """Whether it is a cat sculpture and the other a cat."""
+        """Whether this phrase depicts the other, as a cat sculpture depicts a cat."""
         return self.head in _LIKENESS and other.head in self.looks
 
 
 def read(prompt: str) -> tuple[frozenset[str], list[Phrase]]:
-    """The words that say the medium or style, and the phrases of the rest."""
+    """Returns the words that name the medium or style, and the phrases of the rest of the prompt."""
     style, rest = _style(tokens_of(prompt))
     phrases = _phrases(rest)
     if len(phrases) > 1 and phrases[0].head in _PHOTOGRAPHS and phrases[0].link == ",":  # a photo on the grass
@@ -135,13 +135,19 @@ def read(prompt: str) -> tuple[frozenset[str], list[Phrase]]:
 
 
 def tokens_of(prompt: str) -> list[str]:
-    """In lower case, without weights and brackets, all stops as commas, "in front of" and the like as one."""
+    """Returns the words in lower case, without weights and brackets; stops become commas.
+
+    Compounds such as "in front of" become one token, joined by underscores.
+    """
     text = _TOGETHER.sub(lambda found: found[0].replace(" ", "_"), " ".join(_WEIGHT.sub(" ", prompt.lower()).split()))
     return ["," if word in ".,;:!?|" else word for word in _WORD.findall(text)]
 
 
 def _style(tokens: list[str]) -> tuple[list[str], list[str]]:
-    """What says the medium or style - "an oil painting of", ", anime style", "in watercolour" - and the rest."""
+    """Splits tokens into the words that name the medium or style, and the rest.
+
+    Examples of a style are "an oil painting of", ", anime style" and "in watercolour".
+    """
     style: list[str] = []
     while "of" in tokens[1:]:
         at = tokens.index("of", 1)
@@ -163,7 +169,7 @@ def _style(tokens: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _clause(part: list[str]) -> tuple[list[str], list[str]]:
-    """What says the style after a preposition, or as the last words, and what is left."""
+    """Splits a part into the style, which a preposition introduces or the last words name, and the rest."""
     for at, word in enumerate(part):
         if word not in ("in", "as", "in_the_style_of"):
             continue
@@ -176,7 +182,7 @@ def _clause(part: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _phrases(tokens: Sequence[str]) -> list[Phrase]:
-    """Cuts before every little word and verb; `and` between two looks is no cut (black and white)."""
+    """Cuts tokens before every function word and verb; `and` between two looks does not cut (black and white)."""
     phrases: list[Phrase] = []
     link, verbs, words = "", list[str](), list[str]()
     for at, word in enumerate([*tokens, ","]):
@@ -198,10 +204,10 @@ def _phrases(tokens: Sequence[str]) -> list[Phrase]:
 
 
 def _is_verb(word: str, previous: str, following: str, words: Sequence[str]) -> bool:
-    """Whether it is said of a noun before it: a man riding a horse, but not a riding man."""
+    """Whether a word is a verb of the noun before it: a man riding a horse, but not a riding man."""
     if word in _FINITE:
         return bool(words) or previous in ("that", "which", "who")
-    if word.endswith("s") and words[:1] in (["a"], ["an"]) and len(words) > 1:  # where no plural can stand
+    if word.endswith("s") and words[:1] in (["a"], ["an"]) and len(words) > 1:  # no plural can stand here
         is_plural = word != _singular(word) and not word.endswith("as")
         return is_plural and words[-1] not in _ADJECTIVES and following in _CUTS | _DETERMINERS
     if len(word) < 5 or not word.endswith(("ing", "ed")) or _singular(word) in _NO_VERBS:
@@ -214,7 +220,7 @@ def _is_verb(word: str, previous: str, following: str, words: Sequence[str]) -> 
 
 
 def _add(phrases: list[Phrase], link: str, verbs: Sequence[str], words: Sequence[str]) -> None:
-    """Adds what a phrase says: one of its own, or more of those before it."""
+    """Adds a phrase to the list, or its words to a phrase that is already there."""
     owners = [phrase.number for phrase in phrases if not phrase.is_place and phrase.link in JOINTS | {""}]
     does = frozenset(map(_stem, verbs))
     said = [word for word in words if word not in _DETERMINERS | _PRONOUNS | {"and"}]
@@ -253,7 +259,7 @@ def _is_place(link: str, head: str, words: Sequence[str], last: Phrase | None) -
 
 
 def _stem(verb: str) -> str:
-    """sitting, sits -> sit; lying, lies -> li"""
+    """Returns the stem of a verb: sitting, sits -> sit; lying, lies -> li."""
     stem = re.sub(r"(?:ing|ed|es|s)$", "", verb)
     stem = stem[:-1] if stem[-2:-1] == stem[-1:] else stem
     return stem[:-1] + "i" if stem.endswith("y") else stem

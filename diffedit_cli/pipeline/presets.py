@@ -1,4 +1,4 @@
-"""How much an edit may cost: defaults in place of those of `Params`, chosen by SceneBench (docs/tuning.md)."""
+"""Presets of the cost of an edit: defaults that replace those of `Params`, chosen by SceneBench (docs/tuning.md)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     BALANCED: {},
     "best": {"steps": 40, "maps": 10},
 }
-"""By name; whatever else is given for one of these parameters counts more."""
+"""Parameters by preset name; a value that is set explicitly takes precedence."""
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The parameters of a preset. Raises UsageError for a name that there is not."""
+    """Returns the parameters of a preset. Raises UsageError for an unknown name."""
     if name not in PRESETS:
         raise UsageError(f"--preset {name} is unknown; use {', '.join(PRESETS)}.")
     return PRESETS[name]

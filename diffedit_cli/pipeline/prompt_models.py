@@ -1,6 +1,6 @@
-"""Prompts made by models: captions of pictures by BLIP (arXiv:2201.12086), sentences by Flan-T5 (arXiv:2210.11416).
+"""Prompts written by models: captions of pictures by BLIP (arXiv:2201.12086), sentences by Flan-T5 (arXiv:2210.11416).
 
-They run on the processor in float32, so that what they write is the same beside any device.
+The models run on the CPU in float32, so that their texts do not depend on the device of the edit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffedit_cli.pipeline.prompts import Sentences
 from diffedit_cli.storage import artifacts, hashing, records
 from diffedit_cli.storage.cache import Cache
 
-# diffusers' guide to DiffEdit
+# from diffusers' guide to DiffEdit
 TEMPLATE = (
     "Provide a caption for images containing a {}. The captions should be in English and should be no longer than 150 "
     "characters."
@@ -36,14 +36,14 @@ CONFIG = "config.json"
 
 @dataclasses.dataclass(frozen=True)
 class PromptModels:
-    """Writes what the parameters leave to models; what was written once is kept in the cache."""
+    """Writes captions and sentences with models, and keeps them in the cache."""
 
     cache: Cache | None
-    memo: Path  # where digests of big files are remembered
+    memo: Path  # folder of remembered digests of large files
     warn: Callable[[str], None] = lambda _: None
 
     def captioned(self, params: Params, picture: Picture) -> Params:
-        """With the picture's caption where it is `auto`. Raises ModelError."""
+        """Returns the parameters with the caption `auto` replaced by the picture's caption. Raises ModelError."""
         if params.caption != AUTO:
             return params
         folder = find(params.caption_model, "BlipForConditionalGeneration")
@@ -52,7 +52,7 @@ class PromptModels:
         return dataclasses.replace(params, caption=caption)
 
     def expanded(self, params: Params) -> Params:
-        """With sentences about what --from and --to name, if any are asked for. Raises ModelError."""
+        """Returns the parameters with --from and --to expanded into sentences if --expand is set. Raises ModelError."""
         concepts = {name: getattr(params, name) for name in ("from_", "to")} if params.expand else {}
         concepts = {name: concept for name, concept in concepts.items() if isinstance(concept, str) and concept}
         if not concepts:
@@ -70,7 +70,7 @@ class PromptModels:
         return Sentences(concept, tuple(self._remembered("sentences", about, write)), params.expand_model)
 
     def _digest(self, folder: Path) -> str:
-        """Of the files that say what a model writes. Raises ModelError."""
+        """Returns the digest (hex) of the model's weights and settings. Raises ModelError."""
         total, own = hashlib.sha256(), _weights(folder)
         try:
             for path in sorted(folder.iterdir()):
@@ -89,7 +89,7 @@ class PromptModels:
                 if said["key"] != key:
                     raise ValueError("it is another entry")
                 return [str(text) for text in json.loads(arrays["texts"].tobytes())]
-            except FileNotFoundError:  # another process has made room since
+            except FileNotFoundError:  # another process has evicted it since
                 pass
             except artifacts.UNREADABLE:
                 self.warn(f"The cache entry {entry} is damaged; it is made again.")
@@ -104,7 +104,7 @@ class PromptModels:
 
 
 def find(name: str, architecture: str) -> Path:
-    """The folder of a model of transformers, by hub id or folder, if it is on this machine. Raises ModelError."""
+    """Returns the folder of a transformers model by hub id or path, if it is on this machine. Raises ModelError."""
     folder = registry.local(name) or registry.in_hub_cache(name, CONFIG)
     if folder is None:
         advice = f"download it with: diffedit models pull {name}" if name.count("/") == 1 else "name a folder or hub id"
@@ -125,7 +125,7 @@ def find(name: str, architecture: str) -> Path:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files of weights that are read: those of no variant."""
+    """Returns the weights files to load: those without a variant."""
     return [path for path in folder.iterdir() if weights.is_weights(path.name) and not weights.variant_of(path.name)]
 
 
@@ -151,7 +151,7 @@ def _sentences(folder: Path, concept: str, count: int, seed: str, name: str) -> 
 
 
 def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, Any]:
-    """Tokenizer or processor, and network. Raises ModelError."""
+    """Returns the tokenizer or processor, and the network. Raises ModelError."""
     from diffedit_cli.engine.networks import building
 
     try:
@@ -161,14 +161,14 @@ def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, An
         return reader.from_pretrained(folder, local_files_only=True), loaded
     except MemoryError:
         raise
-    except Exception as error:  # transformers raises all kinds
+    except Exception as error:  # transformers raises exceptions of many types
         raise ModelError(
             f"The model {name} cannot be loaded ({artifacts.reason(error)[:300].rstrip('.')}); get it again."
         ) from error
 
 
 def _settle_generation(network: Any) -> None:
-    """Of how a model says that it writes only its tokens count: a hundred thousand beams would take all memory."""
+    """Keeps only the special tokens of a model's generation settings: 100,000 beams would exhaust the memory."""
     from transformers import GenerationConfig
 
     for part in network.modules():

@@ -1,4 +1,4 @@
-"""What a model is told: words, or a file of embeddings that stands for words. No tensor is read here."""
+"""Prompts: words, or a file of prompt embeddings in their place. No tensor is read here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from diffedit_cli.models import weights
 from diffedit_cli.storage import files
 
 TOKENS, POOLED = "tokens", "pooled"
-SENTENCES = "-sentences"  # ends the key of what a record says of them
+SENTENCES = "-sentences"  # suffix of the record's key for the texts of `Sentences`
 _LITTLE = ("a", "an", "the", "and", "or", "of", "in", "on", "at", "by", "to", "for", "from", "with", "is", "are")
-_AROUND = ".,;:!?\"'…()"  # a word
+_AROUND = ".,;:!?\"'…()"  # characters stripped from the ends of a word
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class Embeds:
-    """A `.safetensors` file of embeddings: it counts by its content, whatever it is called.
+    """A `.safetensors` file of prompt embeddings, identified by its content, not by its name.
 
     `tokens` and `pooled` are the names of its tensors (B, L, D) or (L, D), and (B, P) or (P).
     """
@@ -36,7 +36,7 @@ class Embeds:
 
     @classmethod
     def at(cls, path: str | Path) -> Embeds:
-        """A file by what its header says. Raises InputError, or ModelError for a pickled one."""
+        """Returns the embeddings file at a path, by its header. Raises InputError, or ModelError for a pickled file."""
         path = Path(path)
         files.check_readable(path, "embeddings file")
         weights.refuse_pickle(path)
@@ -57,7 +57,7 @@ class Embeds:
 
 @dataclass(frozen=True)
 class Sentences:
-    """What a model wrote about a concept, to be averaged in its place."""
+    """Sentences that a model wrote about a concept; the mean of their embeddings replaces the concept's own."""
 
     concept: str
     texts: tuple[str, ...]
@@ -71,7 +71,7 @@ Prompt = str | Embeds | Sentences
 
 
 def _names(path: Path, ranks: Mapping[str, int]) -> tuple[str, str | None]:
-    """Which tensor is which: by our names, else by there being only one that it can be. Raises InputError."""
+    """Returns the names of the tokens and pooled tensors: diffedit's own, or the only candidates. Raises InputError."""
     pooled = [name for name in ranks if POOLED in name]
     others = [name for name in ranks if name not in pooled]
     tokens = [TOKENS] if TOKENS in others else others
@@ -89,9 +89,9 @@ def _names(path: Path, ranks: Mapping[str, int]) -> tuple[str, str | None]:
 
 
 def choose_prompts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Prompt]:
-    """The files that a command line gives in place of words, by the words' own parameters.
+    """Returns the embeddings files that the command line names in place of words, by the parameter of the words.
 
-    Raises UsageError where it gives both, and what `Embeds.at` raises.
+    Raises UsageError if both words and a file are set, and the errors of `Embeds.at`.
     """
     found: dict[str, Prompt] = {}
     for name in names:
@@ -107,9 +107,10 @@ def choose_prompts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 
 def telling_words(source: Prompt, target: Prompt) -> list[str]:
-    """The words by which the source differs from the target, articles and the like left out, in lower case.
+    """Returns the words by which the source differs from the target, lower case, without articles and the like.
 
-    All that say something if none differs, or if the target is a file. Raises UsageError unless the source is words.
+    Returns all content words of the source if none differs, or if the target is an embeddings file. Raises UsageError
+    unless the source is words.
     """
     if not isinstance(source, str):
         given = "--expand" if isinstance(source, Sentences) else "--from-embeds"
@@ -121,7 +122,7 @@ def telling_words(source: Prompt, target: Prompt) -> list[str]:
 
 
 def replaced_words(source: Prompt, target: Prompt) -> list[str]:
-    """The telling words of the source that the target does not have; none of a source that is no words."""
+    """Returns the content words of the source that the target lacks; none if the source is not words."""
     if not isinstance(source, str):
         return []
     staying = set() if isinstance(target, Embeds) else set(_words(str(target)))
@@ -134,9 +135,9 @@ def _telling(source: str) -> list[str]:
 
 
 def _words(prompt: str) -> list[str]:
-    """Each once, in order, without weights and punctuation."""
+    """Returns the words of a prompt, each once, in order, without weights and punctuation."""
     from diffedit_cli.engine.networks import (
-        prompt_weighting,  # which imports torch: only a mask that looks for words need
+        prompt_weighting,  # deferred: it imports torch
     )
 
     parts = prompt_weighting.plain(prompt).lower().split()
@@ -144,7 +145,7 @@ def _words(prompt: str) -> list[str]:
 
 
 def record(key: str, prompt: Prompt) -> dict[str, Any]:
-    """The entry of a record: words under the option's name, a file's digest under that of its own option."""
+    """Returns the record entries of a prompt: words under the option's name, a file's digest under NAME-embeds."""
     if isinstance(prompt, Embeds):
         return {f"{key}-embeds": prompt.digest}
     if isinstance(prompt, Sentences):
@@ -154,5 +155,5 @@ def record(key: str, prompt: Prompt) -> dict[str, Any]:
 
 
 def counterpart(key: str) -> str:
-    """`to` -> `to-embeds` and back: of the two a record holds one."""
+    """Returns the other key of a prompt, `to` -> `to-embeds` and back; a record holds one of the two."""
     return key.removesuffix("-embeds") if key.endswith("-embeds") else f"{key}-embeds"

@@ -1,4 +1,4 @@
-"""Step 3 of the paper: what the mask covers is repainted, by the model itself or by an inpainting model."""
+"""Step 3 of the paper: repaints the masked region, with the model itself or an inpainting model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from diffedit_cli.pipeline.zoom import Part
 from diffedit_cli.storage import artifacts
 from diffedit_cli.storage.artifacts import Arrays
 
-JUDGED_AT = 0.75  # the noise in which a result is judged, as a share of the levels
+JUDGED_AT = 0.75  # noise level at which a result is judged, as a share of the levels
 
 
 @dataclass(frozen=True)
 class RepaintStage:
-    """Repaints masked parts of pictures. `safety_record` is what each result says of its safety checker."""
+    """Repaints masked crops of pictures. `safety_record` joins the record of every result."""
 
     context: StageContext
     inpainting: InpaintingStage | None
     safety_record: dict[str, Any]
 
     def repaint(self, part: Part, latents: Latents | None, plan: Plan, stats: EditStats) -> Repainting:
-        """What the model paints of a part; without latents it is the inpainting model that paints."""
+        """Returns a crop as the model repaints it; without latents the inpainting model repaints it."""
         if latents is None:
             return self._inpainted(part, plan, stats)
         context, (h, w) = self.context, latents.trajectory.shape[-2:]
-        # a cell is repainted when any pixel of it is: what the mask shows is then never half old
+        # a cell with any masked pixel is repainted, so that no masked pixel keeps half of the old picture
         M = F.adaptive_max_pool2d(torch.from_numpy(part.mask.shown.astype(np.float32))[None] / 255, (h, w))[0]
         arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
         inputs = context.inputs(part.picture) | cache_keys.repainting(plan.painted) | {"start": plan.start}
@@ -64,7 +64,7 @@ class RepaintStage:
         return Repainting(decoded["picture"], max(h, w), part.box, record, latents.made, before, error)
 
     def _edited(self, part: Part, M: Tensor, plan: Plan, latents: Latents, stats: EditStats) -> Arrays:
-        """The part decoded, (h, w, 3) in [-1, 1], and where that is judged what of it --to does not explain, (1,)."""
+        """Returns the decoded crop (h, w, 3) in [-1, 1] and, if judged, the error (1,) that --to leaves unexplained."""
         session, params = self.context.session, plan.painted
         model = session.model(stats)
         every = model.levels(params.steps, M.numel())
@@ -93,7 +93,7 @@ class RepaintStage:
         return made
 
     def _round_trip(self, part: Part, latents: Latents, stats: EditStats) -> NDArray[np.float32]:
-        """What the VAE shows of a picture that nothing is done to, (h, w, 3) in [-1, 1]."""
+        """Returns the crop (h, w, 3) in [-1, 1] as the VAE reproduces it without any edit."""
         session = self.context.session
 
         def decode() -> Arrays:

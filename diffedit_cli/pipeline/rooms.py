@@ -1,4 +1,4 @@
-"""Where an edit may paint, and what of that is kept: the room around a mask, and what truly changed in it."""
+"""Where an edit may paint and which of these pixels it keeps: the room around a mask, and the changes in it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from diffedit_cli.pipeline.zoom import Part
 
 
 def space(mask: Mask, plan: Plan, picture: Picture, allowed: MaskLimits) -> Mask:
-    """The mask with the room that the kind of edit paints in, as far as it is allowed.
+    """Returns the mask enlarged by the room that the kind of edit paints in, within the limits `allowed`.
 
-    A mask that somebody drew, cut, or was shown as the final one, is never left.
+    A final mask is not enlarged: one that was drawn or cut by the user, or shown as the mask of an edit's changes.
     """
     room = plan.given.room or 0.0
     if not room or mask.is_final:
@@ -36,7 +36,7 @@ def space(mask: Mask, plan: Plan, picture: Picture, allowed: MaskLimits) -> Mask
 
 
 def keep_changes(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of the space (H, W) that was painted in the mask itself, and what came out otherwise around it (h, w)."""
+    """Returns the pixels (H, W) to keep: the mask, and pixels of its space that `apart` (h, w) marks as changed."""
     height, width = space.shape
     wide = Image.fromarray(apart).resize((width, height), Image.Resampling.NEAREST)
     found: NDArray[np.bool_] = mask | (space & np.asarray(wide))
@@ -44,7 +44,7 @@ def keep_changes(mask: NDArray[np.bool_], space: NDArray[np.bool_], apart: NDArr
 
 
 def starting_latents(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: int) -> Tensor | None:
-    """The clean latents under the noise that an edit starts from, where they are not x_0, the picture's own."""
+    """Returns the clean latents that the edit starts from under its noise; None for x_0, the picture's own."""
     if plan.start == PICTURE:
         return None
     if plan.start == NOISE:
@@ -54,14 +54,14 @@ def starting_latents(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: 
 
 
 def fill_room(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
-    """What a model sees, (3, height, width) in [-1, 1], of a picture whose masked part (H, W) is filled from around."""
+    """Returns the model's input (3, height, width) in [-1, 1], with the masked region (H, W) filled from around it."""
     shown = pictures.pixels(picture.fitted(size)).transpose(1, 2, 0)
     wide = np.asarray(Image.fromarray(M.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
     return region.fill_region(shown, wide).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
 
 
 def _slope(mask: NDArray[np.bool_], pixels: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Grey that falls from the mask to the end of its room: what is graded fades out."""
+    """Returns grey values uint8 (H, W) that fall from the mask to the end of its room: a soft mask fades out."""
     from scipy import ndimage
 
     away, left = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(pixels)

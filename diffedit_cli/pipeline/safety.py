@@ -1,4 +1,4 @@
-"""Withholding what the safety checker of the model that paints flags."""
+"""Withholds results that the safety checker of the painting model flags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SafetyFilter:
-    """The checker that a model ships, if it ships one and is not told `--no-safety`."""
+    """The safety checker of a model; off with `--no-safety`, and for models that ship none."""
 
     def __init__(self, folder: ModelFolder, device: str, on: bool) -> None:
         self.folder, self.device = folder, device
@@ -25,7 +25,7 @@ class SafetyFilter:
         self._checker: SafetyChecker | None = None
 
     def checker(self) -> SafetyChecker:
-        """Loaded at the first call. Raises ModelError."""
+        """Returns the checker, loaded at the first call. Raises ModelError."""
         if self._checker is None:
             from diffedit_cli.engine.networks.safety_checker import SafetyChecker
 
@@ -34,7 +34,7 @@ class SafetyFilter:
         return self._checker
 
     def check_all(self, results: Iterable[Picture], stats: EditStats) -> None:
-        """Raises Withheld for a result that the checker flags; asks nothing where it is off."""
+        """Raises Withheld for a result that the checker flags; does nothing if the filter is off."""
         if self.on:
             with stats.clock("safety"):
                 for result in results:

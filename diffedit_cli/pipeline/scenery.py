@@ -1,4 +1,4 @@
-"""In which of the places that a model of a small world knows a picture is, where nobody says it."""
+"""Finds which of a small-world model's places a picture shows, if the prompts do not say it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
 
-AT = 0.5  # the noise in which places are told apart, as a share of the levels
+AT = 0.5  # noise level at which places are compared, as a share of the levels
 
 
 def place_of(context: StageContext, picture: Picture, places: Sequence[str], params: Params, stats: EditStats) -> str:
-    """That of the prompts for places ("on the grass") which explains the picture best (engine.evidence).
+    """Returns the place ("on the grass") among `places` that explains the picture best (engine.evidence).
 
-    It costs one network evaluation for each place, and nothing where the cache has the answer for the picture.
+    Costs one network evaluation per place, and none if the cache has the answer for the picture.
     """
     session = context.session
     inputs = context.inputs(picture) | cache_keys.text(params)

@@ -1,4 +1,4 @@
-"""What is wrong with a result, as far as that can be seen without looking: for a warning in words."""
+"""Detects faults of a result that can be measured, for a warning in words."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET, Plan
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.int16]
 
-SAME = 18  # of 255: a colour that changed by no more looks as it did
-LEFT = 0.4  # of what was to go: as it was before
-SEAM = 2.0  # times the step of colours that the picture itself has across the rim
-LEAST_SEAM = 24.0  # of 255: a step that nobody sees is none
+SAME = 18  # of 255: a colour that changed by no more looks unchanged
+LEFT = 0.4  # share of unchanged pixels above which the old thing counts as left
+SEAM = 2.0  # times the picture's own step of colours across the rim
+LEAST_SEAM = 24.0  # of 255: a smaller step is not visible
 
 
 def best(results: Sequence[EditVariant]) -> EditVariant:
-    """The one that --to explains best (engine.evidence)."""
+    """Returns the result that --to explains best (engine.evidence)."""
     return min(results, key=lambda result: result.unexplained or 0.0)
 
 
 def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | None) -> str | None:
-    """What went wrong, and what to try, if anything did."""
+    """Returns what went wrong and what to try, or None; `limit` is the largest error --to may leave unexplained."""
     if (
         plan.kind in PAINTS_TARGET
         and limit is not None
@@ -46,13 +46,13 @@ def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | No
             f"Much of what was in {picture.name} is left; try another --seed, a lower --threshold, or a higher "
             "--guidance."
         )
-    if plan.kind != "background" and _seam(M, before, after) > SEAM:  # there the rim is a thing's own outline
+    if plan.kind != "background" and _seam(M, before, after) > SEAM:  # the rim of a background is a thing's own outline
         return f"The edit of {picture.name} has a seam; try --feather 1, or more --room."
     return None
 
 
 def _around(edited: EditVariant, picture: Picture) -> tuple[Bools, Pixels, Pixels]:
-    """The mask (h, w), and the colours (h, w, 3) before and after, of its box and a pixel around it."""
+    """Returns the mask (h, w) and the colours (h, w, 3) before and after, in the mask's box and a pixel around it."""
     M, (width, height) = edited.mask.pixels, picture.size
     left, top, right, bottom = pictures.bounds(M, (0, 0, width, height)) or (0, 0, width, height)
     box = max(0, left - 1), max(0, top - 1), min(width, right + 1), min(height, bottom + 1)
@@ -63,7 +63,7 @@ def _around(edited: EditVariant, picture: Picture) -> tuple[Bools, Pixels, Pixel
 
 
 def _without_room(M: Bools, room: float) -> Bools:
-    """Of a mask that grew by `room` times the longer side of what it was, that; what is around looks as it did."""
+    """Undoes the growth of a mask by `room` times its longer side: that margin looks as it did before the edit."""
     from scipy import ndimage
 
     reach = room * max(M.shape) / (1 + 2 * room)
@@ -72,18 +72,18 @@ def _without_room(M: Bools, room: float) -> Bools:
 
 
 def _left(M: Bools, before: Pixels, after: Pixels) -> float:
-    """The share of the masked pixels that look as they did."""
+    """Returns the share of the masked pixels that look as they did before the edit."""
     apart = np.abs(before - after).max(axis=2)[M]
     return float((apart <= SAME).mean()) if apart.size else 0.0
 
 
 def _seam(M: Bools, before: Pixels, after: Pixels) -> float:
-    """How much larger the step of colours across the mask's rim is than the picture's own was."""
+    """Returns the step of colours across the mask's rim, relative to the picture's own; 0 if it is not visible."""
     was, now = (_step(M, pixels) for pixels in (before, after))
     return now / max(was, 1.0) if now > LEAST_SEAM else 0.0
 
 
 def _step(M: Bools, pixels: Pixels) -> float:
-    """The mean difference of neighbours of which the mask covers one; 0 where there are none."""
+    """Returns the mean difference of neighbouring pixels of which one is masked; 0 if there are none."""
     across = [np.abs(np.diff(pixels, axis=axis)).max(axis=2)[np.diff(M, axis=axis)] for axis in (0, 1)]
     return float(np.concatenate(across).mean()) if sum(map(len, across)) else 0.0

@@ -1,4 +1,4 @@
-"""Words that a model of a small world does not know, and what was perhaps meant."""
+"""Rejects words that a small-world model does not know, and suggests similar words that it knows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 
 _WORD = re.compile(r"[^\W\d_]+")
-SHORTEST, ALIKE = 3, 0.7  # letters of a word that may be meant, and how like it must be (0 to 1)
+SHORTEST, ALIKE = 3, 0.7  # least letters of a suggested word, and its least similarity (0 to 1)
 
 
 def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
-    """Raises ModelError for a prompt of these stages with a word that the model does not know, before it is loaded."""
+    """Raises ModelError for a word in the prompts of these stages that the model does not know, before it is loaded."""
     added = [embedding.token or "" for embedding in folder.embeddings]
-    if folder.words is None or "" in added:  # a file that names its own token was not read yet
+    if folder.words is None or "" in added:  # a token that only the file names is not read yet
         return
     known = {*map(str.lower, folder.words), *_words(added)}
     told = params.prompts_of(stages)
@@ -37,7 +37,7 @@ def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
 
 
 def check_different(params: Params) -> None:
-    """Raises UsageError where --from and --to say the same, and nothing else tells the two apart."""
+    """Raises UsageError if --from and --to say the same and their negative prompts do not differ either."""
     source, target = params.from_, params.to
     if params.guided_mask or not (isinstance(source, str) and isinstance(target, str)):
         return

@@ -1,4 +1,4 @@
-"""Where to look closer: the parts of a large picture that a mask covers, each with room around it."""
+"""Chooses crops to look at more closely: the masked regions of a large picture, with room around them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Box, Picture
 
-ROOM = 0.25  # around a region, as a share of its longer side: context, but little, for that costs sharpness
-LEAST_GAIN = 1.5  # of a zoom that is worth its evaluations
-MOST_PARTS = 4  # looked at one by one: each costs as much as the whole picture
-MOST_REGIONS = 100  # more is dust: there is no place to look closer at
-NEAR = 1 / 32  # of the longer side: a latent cell of 256 pixels, two of 512
-SPECK = 0.05  # regions below this share of the largest are not sought again
+ROOM = 0.25  # margin of a region, as a share of its longer side: little context, because it costs sharpness
+LEAST_GAIN = 1.5  # smallest zoom that is worth its evaluations
+MOST_PARTS = 4  # crops; each costs as much as the whole picture
+MOST_REGIONS = 100  # more regions are dust, and not worth a closer look
+NEAR = 1 / 32  # of the longer side: a latent cell at 256 pixels, two at 512
+SPECK = 0.05  # regions below this share of the largest get no crop
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a picture, with its mask, and where it lies; or the whole."""
+    """A crop of a picture, or the whole picture, with its mask and its box."""
 
     picture: Picture
     mask: Mask
@@ -39,19 +39,19 @@ class Part:
 
 
 def inside(M: NDArray[Any], box: Box) -> NDArray[Any]:
-    """The part of a mask (H, W) in a box, not copied."""
+    """Returns the part of a mask (H, W) in a box, as a view."""
     left, top, right, bottom = box
     return M[top:bottom, left:right]
 
 
 def boxes(M: NDArray[np.bool_], factor: float | None, native: int, specks: bool = True) -> list[Box]:
-    """Where to look at a masked (H, W) picture, apart from each other; none where it is best looked at as a whole.
+    """Returns disjoint boxes to look at in a masked (H, W) picture; none if it is best looked at as a whole.
 
-    Each is a square, where the picture has the room, around a connected region and ROOM times its longer side on
-    every side of it, but never of fewer than `native` pixels a side: below, nothing is gained. With a `factor`, each
-    is that share of the picture's size instead, or as large as its region if that is more; None finds it, and zooms
-    only where every part is at least LEAST_GAIN times smaller than the picture. Without `specks` tiny regions get
-    none; with them every masked pixel is in a box.
+    Each box is a square, if the picture has the room, around a connected region, with ROOM times the longer side of the
+    region on every side, but never smaller than `native` pixels a side, because nothing is gained below. With a
+    `factor`, each box has the picture's sides divided by it instead, or the size of its region if that is larger. With
+    None the size is automatic, and boxes are returned only if each is at least LEAST_GAIN times smaller than the
+    picture. Without `specks` tiny regions get no box; with them every masked pixel is in a box.
     """
     height, width = M.shape
     if factor == 1 or not M.any() or (factor is None and max(M.shape) < LEAST_GAIN * native):
@@ -68,11 +68,13 @@ def boxes(M: NDArray[np.bool_], factor: float | None, native: int, specks: bool 
 def sharpen(
     M: NDArray[np.uint8], wide: NDArray[np.uint8], closer: Mapping[Box, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
-    """What was found in some boxes from close by, in place of a mask (H, W) found from afar, but only near that: things
-    that look alike are told apart better with all of the picture in view. Specks outside the boxes are left out.
+    """Returns a mask (H, W) with the regions in some boxes replaced by masks that were found in closer crops.
 
-    `wide`, and the second of what was found in a box, are the same at a threshold that is not raised: by these it is
-    decided what is near, and whether anything is found, so that a higher threshold never adds a pixel.
+    Only pixels near the old mask are replaced: with the whole picture in view, things that look alike are told apart
+    better. Specks outside the boxes are left out.
+
+    `wide`, and the second mask of each box, are the masks at a threshold that is not raised. They decide what is near
+    and whether a crop shows anything, so that a higher threshold never adds a pixel.
     """
     from scipy import ndimage
 
@@ -84,7 +86,7 @@ def sharpen(
 
 
 def _regions(M: NDArray[np.bool_], specks: bool) -> list[Box]:
-    """The bounding box of each connected region."""
+    """Returns the bounding box of each connected region; without `specks`, of each region that is not tiny."""
     from scipy import ndimage
 
     labels, count = ndimage.label(M)
@@ -111,14 +113,14 @@ def _around(region: Box, picture: tuple[int, int], factor: float | None, native:
 
 
 def _span(centre: int, length: int, limit: int) -> tuple[int, int]:
-    """So long and around the centre, moved into the picture."""
+    """Returns start and end of an interval of this length around a centre, moved into the picture."""
     length = min(length, limit)
     start = min(max(0, centre - length // 2), limit - length)
     return start, start + length
 
 
 def _merged(boxes: Iterable[Box]) -> list[Box]:
-    """Boxes that overlap become one, and so do those whose union grows least while there are too many."""
+    """Merges boxes that overlap and, while there are more than MOST_PARTS, the pair whose union grows least."""
     found = list(dict.fromkeys(boxes))
     while len(found) > 1:
         pairs = combinations(found, 2)
