@@ -1,1 +1,1 @@
-"""Which model: names, folders, downloads, checkpoints, adapters, devices, loading."""
+"""Models: names, folders, downloads, checkpoints, adapters, devices and loading."""

@@ -1,4 +1,4 @@
-"""LoRA and textual-inversion files as the command line names them: checked, identified, not yet read."""
+"""LoRA and textual-inversion files named on the command line, checked and identified, but not loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffedit_cli.storage import hashing, paths
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA and its strength; 1 is as trained."""
+    """A LoRA file and its strength; 1 is the strength that it was trained with."""
 
     file: Path
     scale: float
@@ -24,18 +24,18 @@ class Lora:
 
     @property
     def identity(self) -> str:
-        """What results depend on: not where the file lies."""
+        """What results depend on: content and strength, not the path of the file."""
         return f"lora {self.digest} {self.scale!r}"
 
     @property
     def words(self) -> str:
-        """As the command line says it."""
+        """The spelling on the command line."""
         return str(self.file) if self.scale == 1 else f"{self.file}:{self.scale:g}"
 
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """Vectors for a token that prompts can use; without one the file says it, by its content or its name."""
+    """A file of vectors for a token of prompts; if `token` is None, the file's content or name provides it."""
 
     file: Path
     token: str | None
@@ -43,21 +43,21 @@ class TextualInversion:
 
     @property
     def identity(self) -> str:
-        """What results depend on; the file's name counts where it may be the token."""
+        """What results depend on: content and token; the file's name counts if it may be the token."""
         return f"embedding {self.digest} {self.token or self.file.stem}"
 
     @property
     def words(self) -> str:
-        """As the command line says it."""
+        """The spelling on the command line."""
         return str(self.file) if self.token is None else f"{self.file}:{self.token}"
 
 
 Addition = Lora | TextualInversion
-LARGEST = 10**6  # bytes of settings; PEFT writes some thousand
+LARGEST = 10**6  # bytes of a LoRA's settings; PEFT writes a few thousand
 
 
 def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
-    """FILE or FILE:SCALE. Raises UsageError or ModelError."""
+    """Returns the LoRAs named as FILE or FILE:SCALE. Raises UsageError or ModelError."""
     found = []
     for words in given:
         path, _, tail = words.rpartition(":")
@@ -80,7 +80,7 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
 
 
 def embeddings(given: Iterable[str], memo: Path) -> tuple[TextualInversion, ...]:
-    """FILE or FILE:TOKEN. Raises UsageError or ModelError."""
+    """Returns the textual inversions named as FILE or FILE:TOKEN. Raises UsageError or ModelError."""
     found = []
     for words in given:
         path, _, tail = words.rpartition(":")

@@ -1,4 +1,4 @@
-"""Single-file checkpoints in the layout of Stable Diffusion's authors -> folders in diffusers' format."""
+"""Converts single-file checkpoints in the layout of Stable Diffusion's authors to folders in diffusers' format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffedit_cli.storage import files, paths
 if TYPE_CHECKING:
     from diffedit_cli.engine.networks.conversion import Checkpoint
 
-# What starts the names of a part's tensors.
+# Prefixes of the names of a component's tensors.
 NETWORK, VAE, T5 = "model.diffusion_model.", "first_stage_model.", "text_encoders.t5xxl.transformer."
 TEXT_ENCODERS = {
     "sd15": {"text_encoder": "cond_stage_model.transformer."},
@@ -33,9 +33,9 @@ TEXT_ENCODERS = {
         "text_encoder_2": "text_encoders.clip_g.transformer.",
     },
 }
-ONE_FILE = "1000GB"  # no shards
+ONE_FILE = "1000GB"  # no weights file is split into shards
 RULES = 2
-"""The edition of what `convert` does: what an earlier one made is made anew."""
+"""Version of the rules of `convert`; a folder converted with an earlier version is converted again."""
 
 _UNNEEDED = re.compile(
     "|".join(
@@ -51,14 +51,17 @@ _UNNEEDED = re.compile(
         )
     )
 )
-"""What checkpoints hold beside weights: the noise schedule, what training kept, what no edit asks the text encoders,
-the half of CLIP that sees pictures, how activations were quantised, and marks that are read elsewhere."""
+"""Tensors of checkpoints that a conversion leaves out.
+
+These are the noise schedule, the state of training, outputs of the text encoders that no edit uses, CLIP's vision
+network, quantisation scales of activations, and marks that are read elsewhere.
+"""
 
 
 def kind_of(file: Path) -> str:
-    """The named model that a checkpoint is built like.
+    """Returns the name of the built-in model (a key of TEXT_ENCODERS) whose layout a checkpoint has.
 
-    Raises ModelError for all that is no such checkpoint, and for a model of another noise process.
+    Raises ModelError for a file that is no such checkpoint, and for a model of another noise process.
     """
     predictions.refuse_edm(file)
     names = weights.header(file)
@@ -72,7 +75,7 @@ def kind_of(file: Path) -> str:
 
 
 def configuration_digest(folder: Path, family: Family) -> str:
-    """Sha256 (hex) over the files that `convert` takes from a configuration."""
+    """Returns the sha256 (hex) of the files that `convert` takes from a configuration."""
     total = hashlib.sha256()
     taken = [path for part in (*family.parts, *family.optional) for path in _settings(folder / part)]
     for path in (folder / "model_index.json", *sorted(taken)):
@@ -81,20 +84,20 @@ def configuration_digest(folder: Path, family: Family) -> str:
 
 
 def _settings(part: Path) -> list[Path]:
-    """The files of a part that say what its weights are of; none where the part is missing."""
+    """Returns the settings and vocabularies of a component; an empty list if the component is missing."""
     return [path for path in part.glob("*") if path.suffix in (".json", ".txt") and ".safetensors" not in path.name]
 
 
 def edition(file: Path) -> str:
-    """What tells conversions of the same file and configuration apart: what `convert` does, and the .yaml beside."""
+    """Returns a tag for all else that a conversion depends on: the version of the rules, and the .yaml file beside."""
     beside = predictions.digest_of_beside(file)[:16]
     return f"{RULES}-{beside}" if beside else str(RULES)
 
 
 def convert(file: Path, configuration: Path, target: Path, family: Family) -> None:
-    """Makes the folder `target`, whole or not at all: weights from the file, all else from `configuration`.
+    """Writes the folder `target`, whole or not at all: weights from the file, all else from `configuration`.
 
-    Raises ModelError for files that do not fit each other, OutputError where the folder cannot be made.
+    Raises ModelError if file and configuration do not fit each other, OutputError if the folder cannot be written.
     """
     kind = kind_of(file)
     predicted = None if kind == "sd3" else predictions.of(file)
@@ -105,14 +108,14 @@ def convert(file: Path, configuration: Path, target: Path, family: Family) -> No
             _copy_settings(configuration / part, folder / part, part)
         try:
             _write_index(configuration, folder, set(parts))
-            if kind != "sd3":  # which follows a flow
+            if kind != "sd3":  # SD3 follows a flow, not a noise schedule
                 _settle_scheduler(file, folder, predicted)
             _write_networks(file, folder, kind, with_t5)
         except OSError as error:
-            if error.errno not in (None, errno.ENOENT):  # the disk's, not the readers' own
+            if error.errno not in (None, errno.ENOENT):  # an error of the disk, not of the readers
                 raise
             raise _unfit(file, configuration, str(error)) from error
-        except Exception as error:  # the readers raise all kinds
+        except Exception as error:  # the readers raise exceptions of many types
             raise _unfit(file, configuration, str(error)) from error
 
 
@@ -133,7 +136,7 @@ def _copy_settings(source: Path, target: Path, part: str) -> None:
 
 
 def _write_index(configuration: Path, folder: Path, parts: set[str]) -> None:
-    """The index, without the parts that no checkpoint has (the safety checker)."""
+    """Writes the index without the components that no checkpoint has (the safety checker)."""
     index = json.loads((configuration / "model_index.json").read_text(encoding="utf-8"))
     for name, value in index.items():
         if isinstance(value, list) and name not in parts:
@@ -143,7 +146,10 @@ def _write_index(configuration: Path, folder: Path, parts: set[str]) -> None:
 
 
 def _settle_scheduler(file: Path, folder: Path, predicted: str | None) -> None:
-    """What the network predicts, and by an empty tensor of that name, that it was trained to zero terminal SNR."""
+    """Writes what the checkpoint says about its noise process to the scheduler's settings.
+
+    That is the prediction type, and zero terminal SNR if there is an empty tensor named ztsnr.
+    """
     path = folder / "scheduler" / "scheduler_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     if predicted is not None:
@@ -173,12 +179,12 @@ def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
                 network = _empty(folder / part, kind, part, checkpoint)
             checkpoint.fill(network, prefix, layout, _absent(network, kind, part))
             if part == "text_encoder_3":
-                network.tie_weights()  # its words have two names
+                network.tie_weights()  # its token embeddings have two names
             if part == "text_encoder":
                 layers = network.config.num_hidden_layers
             with weights.writing():
                 network.save_pretrained(folder / part, max_shard_size=ONE_FILE)
-        # Stable Diffusion 2 leaves out OpenCLIP's last layer, which its files hold.
+        # Stable Diffusion 2 does not use OpenCLIP's last layer, which its files hold.
         skipped = f"{TEXT_ENCODERS['sd21']['text_encoder']}transformer.resblocks.{layers}."
         left = sorted(n for n in checkpoint.left if not _UNNEEDED.fullmatch(n) and not n.startswith(skipped))
     if left:
@@ -187,7 +193,10 @@ def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
 
 
 def _empty(folder: Path, kind: str, part: str, checkpoint: Checkpoint) -> Any:
-    """The network of a part by its settings, without weights. How many channels a denoiser takes, the file says."""
+    """Returns the network of a component without weights, by its settings.
+
+    The number of input channels of a denoiser comes from the file.
+    """
     from accelerate import init_empty_weights
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -209,7 +218,7 @@ def _empty(folder: Path, kind: str, part: str, checkpoint: Checkpoint) -> Any:
 
 
 def _absent(network: Any, kind: str, part: str) -> dict[str, Any]:
-    """Weights that files need not have: in those of Stable Diffusion 3 the first text encoder's projection is none."""
+    """Returns weights that files may lack: the projection of SD3's first text encoder, which is then the identity."""
     import torch
 
     name = "text_projection.weight"

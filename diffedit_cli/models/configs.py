@@ -1,6 +1,6 @@
-"""What the JSON files of a model say, checked before anything is built from it: a stranger may have written them.
+"""Validates the JSON files of a model before anything is built from them: a stranger may have written them.
 
-Nothing heavy is imported: a number that would take all memory is named in a moment.
+Nothing heavy is imported, so that a value that would exhaust the memory is reported at once.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import paths
 
-WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # the most of each that a setting may say
-ADDED = 10_000  # tokens that a vocabulary may be given afterwards: each is looked for in every prompt
-BLOCKS = 8  # of a network, and of most lists
-PLACES = 100  # that a model may know: each costs a network evaluation
-LEAST_TENSORS = 4  # of a layer of any kind
-SPARE = 2**20  # numbers that need not be stored
-SMALL = (".json", ".txt", ".model")  # what the files of settings and vocabularies end in
-SIDE = 4096  # pixels that a model may be made for
-UNLIMITED = int(1e30)  # by which transformers means that a tokenizer has no limit
+WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # upper limits of sizes, layers and token ids in settings
+ADDED = 10_000  # upper limit of tokens added to a vocabulary: each is searched for in every prompt
+BLOCKS = 8  # upper limit of the blocks of a network, and of the length of most lists
+PLACES = 100  # upper limit of a small-world model: each costs a network evaluation
+LEAST_TENSORS = 4  # per layer of any kind
+SPARE = 2**20  # computed values that are allowed beyond the size of the weights
+SMALL = (".json", ".txt", ".model")  # suffixes of files of settings and vocabularies
+SIDE = 4096  # upper limit of a side in pixels
+UNLIMITED = int(1e30)  # value that transformers writes for a tokenizer without a limit
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting may be: in words, and as a test of one value; several in a list, or none at all where that is so.
+    """The valid values of a setting, in words and as a test of one value.
 
-    `several` is the length that a list may have, 0 for one value; `only` says that it has to be a list, of something.
+    `several` is the largest length of a list of such values, 0 if only one value is valid. `only` requires a list, of
+    at least one value. `nothing` allows None.
     """
 
     words: str
@@ -41,7 +42,7 @@ class Kind:
     nothing: bool = False
 
     def holds(self, value: Any, depth: int = 2) -> bool:
-        """Whether it is such a value; lists may hold lists of them."""
+        """Whether a value is valid; lists may hold lists of valid values."""
         if value is None:
             return self.nothing
         if isinstance(value, list) and self.several:
@@ -70,7 +71,7 @@ def _is_size(value: Any) -> bool:
 
 
 _NUMBER = Kind("a number", _is_number)
-_LIMIT = Kind("a number", lambda value: type(value) in (int, float) and math.isfinite(value))  # however high
+_LIMIT = Kind("a number", lambda value: type(value) in (int, float) and math.isfinite(value))  # of any size
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 _TEXT = Kind("a text", lambda value: isinstance(value, str) and len(value) <= WIDTH)
 _TOKEN = Kind("a token", _is_token, several=ADDED, nothing=True)
@@ -152,7 +153,7 @@ _BY_KIND: dict[Kind, str] = {
     _SIZE: "crop_size size",
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
-    Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would read instead
+    Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would load instead
     _OBJECT: "text_config vision_config id2label label2id task_specific_params",
     _ADDED: "added_tokens_decoder extra_special_tokens",
 }
@@ -172,9 +173,10 @@ _PART = Kind(
 
 
 def check(name: str, folder: Path, family: Family, held: Callable[[str], tuple[int, int]]) -> None:
-    """Raises ModelError for a model of this name whose files say what no model can be.
+    """Raises ModelError for a model of this name whose settings are not those of any model.
 
-    `held` says how many tensors and bytes the weights of a part hold: there is no layer without.
+    `held` returns the number of tensors and of bytes in the weights of a component, because no layer is without
+    tensors.
     """
     _check_sizes(name, folder, (".json",))
     for path in folder.glob("*.json"):
@@ -207,12 +209,12 @@ def check_folder(name: str, folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         if path.name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
             _check_ids(name, path, read(name, path))
-        elif ".index." not in path.name:  # which names files of weights
+        elif ".index." not in path.name:  # an index names weights files
             _check_settings(name, path, read(name, path), _KINDS)
 
 
 def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:
-    """Raises ModelError for files of these kinds that are none, or too large together."""
+    """Raises ModelError if files with these suffixes are not regular files, or are too large together."""
     total = 0
     for path in (path for path in sorted(folder.glob("*")) if path.suffix in endings):
         if not paths.is_file(path):
@@ -225,7 +227,7 @@ def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:
 
 
 def read(name: str, path: Path) -> dict[str, Any]:
-    """What a file says. Raises ModelError for one that says nothing."""
+    """Returns the JSON object in a file. Raises ModelError if there is none."""
     try:
         found = weights.read_json(path)
     except (OSError, ValueError):
@@ -264,7 +266,7 @@ def _check_settings(name: str, path: Path, said: Mapping[str, Any], kinds: Mappi
 
 
 def _check_ids(name: str, path: Path, said: Any) -> None:
-    """Of tokens no number is larger than any vocabulary, and few are added to it."""
+    """Raises ModelError for token ids that are larger than any vocabulary, and for too many added tokens."""
     added = said if path.name == "added_tokens.json" else said.get("added_tokens")
     if path.name != "vocab.json" and not _ADDED.holds(added):
         raise _damaged(name, path, f"the added tokens must be {_ADDED.words}")
@@ -278,7 +280,7 @@ def _check_ids(name: str, path: Path, said: Any) -> None:
 
 
 def _layers(said: Mapping[str, Any]) -> int:
-    """About how many layers a network would be built of: of UNets and VAEs on their way down."""
+    """Returns about how many layers a network would have; for UNets and VAEs those on the way down."""
     blocks = len(said.get("block_out_channels", ()))
     depth = _spread(said.get("layers_per_block"), blocks)
     inner = _spread(said.get("transformer_layers_per_block"), blocks)
@@ -287,20 +289,20 @@ def _layers(said: Mapping[str, Any]) -> int:
 
 
 def _positions(said: Mapping[str, Any]) -> int:
-    """How many numbers tell a transformer of Stable Diffusion 3 where it looks; they are computed as it is built."""
-    usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' own
+    """Returns how many values of position embeddings an SD3 transformer computes when it is built."""
+    usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' defaults
     side, heads, width = (_largest(said.get(key, usual[key])) for key in usual)
     return side**2 * heads * width
 
 
 def _spread(value: Any, blocks: int) -> list[int]:
-    """The number of each block, from one for all or a list of them."""
+    """Returns the number of each block, from one number for all or a list."""
     each = value if isinstance(value, list) else [value] * blocks
     return [_largest(one) for one in [*each, *[1] * blocks][:blocks]]
 
 
 def _largest(value: Any) -> int:
-    """Of a number, or of all in a list; 1 where nothing is said."""
+    """Returns a number, or the largest in a list; 1 if it is missing."""
     return max(map(_largest, value), default=1) if isinstance(value, list) else int(value or 1)
 
 

@@ -1,4 +1,4 @@
-"""Which device and number format the networks run in, and what to say when the device fails."""
+"""Chooses the device and dtype of the networks, limits threads, and explains failures of the device."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def fit_threads() -> None:
-    """No more threads than processors that a container may use, where its quota is less than the machine has.
+    """Limits torch's threads to a container's processor quota, if that is less than the machine has.
 
-    Torch knows of a process's affinity, not of quotas, and threads that wait for time hold up the others. What the
-    environment says (OMP_NUM_THREADS) counts more.
+    Torch knows a process's affinity but not its quota, and threads that wait for processor time hold up the others. The
+    environment variable OMP_NUM_THREADS takes precedence.
     """
     allowed = quota(CGROUPS)
     if allowed < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
@@ -29,21 +29,22 @@ def fit_threads() -> None:
 
 
 def quota(groups: Path) -> float:
-    """How many processors the control group in this folder may keep busy, of version 2 or 1; inf for all there are."""
+    """Returns how many processors the control group (version 2 or 1) in a folder may use; inf without a limit."""
     try:
         if (groups / "cpu.max").exists():
             most, period = (groups / "cpu.max").read_text(encoding="ascii").split()
         else:
             most, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(most) / int(period) if int(most) > 0 else math.inf
-    except (OSError, ValueError):  # "max" is no number
+    except (OSError, ValueError):  # "max", for no limit, is not a number
         return math.inf
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the best device here; of several GPUs, that of this process among those it was started with.
+    """Returns the name of an available device; `auto` is the best one.
 
-    Raises DeviceError or UsageError.
+    With several GPUs `auto` is the one of this process, by LOCAL_RANK. Raises DeviceError if the device is not
+    available, UsageError if its name is unknown.
     """
     here = ["cpu"]
     if torch.cuda.is_available():
@@ -62,7 +63,7 @@ def choose_device(name: str) -> str:
 
 @contextlib.contextmanager
 def device_errors(device: str) -> Iterator[None]:
-    """What torch says of a device that fails or is full. Raises DeviceError in its place."""
+    """Raises DeviceError in place of torch's own error if the device fails or is out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

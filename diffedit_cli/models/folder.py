@@ -20,17 +20,17 @@ from diffedit_cli.storage.cache import default_root
 from diffedit_cli.storage.files import new_folder
 
 SPELLINGS = ("model-name", "model-config", "lora", "embedding")
-"""Of a model's record what says how it was called; the digest says which it is."""
+"""Keys of a model's record that say how the model was named; the digest identifies it."""
 AT_TOP = ("model_index.json", FITNESS, WORLD)
-"""The files of a model that lie beside its parts."""
+"""The files of a model that lie beside its components."""
 
 
 @dataclass(frozen=True)
 class ModelFolder(SmallWorld):
-    """A folder in diffusers' format, checked but not loaded; `variant` is that of its weights' file names.
+    """A folder in diffusers' format, checked but not loaded.
 
-    `loras` and `embeddings` are added to it when it is loaded. `config` is the model, if one was named, that a
-    checkpoint's configuration comes from.
+    `variant` is the variant in the file names of its weights. `loras` and `embeddings` are added when it is loaded.
+    `config` names the model, if any, that a checkpoint's configuration comes from.
     """
 
     name: str
@@ -41,11 +41,14 @@ class ModelFolder(SmallWorld):
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
-    held: object = field(default=None, compare=False, repr=False)  # what keeps a converted one in the cache
+    held: object = field(default=None, compare=False, repr=False)  # lock that keeps a converted model in the cache
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 (hex) over the parts' files, names and contents, and what is added."""
+        """Sha256 (hex) of the names and contents of the components' files, and of the adapters.
+
+        The safety checker does not count, because no mask or latents depend on it.
+        """
         beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
         try:
@@ -62,21 +65,21 @@ class ModelFolder(SmallWorld):
 
     @property
     def additions(self) -> dict[str, Any]:
-        """For the engine: files with scales, files with tokens."""
+        """The adapters as arguments of the engine: LoRA files with scales, embeddings files with tokens."""
         return {
             "loras": [(lora.file, lora.scale) for lora in self.loras],
             "embeddings": [(embedding.file, embedding.token) for embedding in self.embeddings],
         }
 
     def record(self) -> dict[str, Any]:
-        """What metadata say of the model, under the names of the options where they have one."""
+        """Returns the metadata of the model, under the names of the options if there are such options."""
         added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
         said = {option: [addition.words for addition in found] for option, found in added.items() if found}
         config = {"model-config": self.config} if self.config else {}
         return {"model": self.digest, "model-name": self.name, **config, **said}
 
     def files(self) -> Iterator[Path]:
-        """The files of all parts that are there, of the weights only those of the model's variant."""
+        """Yields the files of all components that exist; of the weights only those of the model's variant."""
         for part in FAMILIES[self.family].all_parts:
             if paths.is_folder(self.path / part):
                 for path in sorted((self.path / part).iterdir()):
@@ -90,12 +93,12 @@ class ModelFolder(SmallWorld):
 
     @property
     def attends(self) -> bool:
-        """Whether its network attends from the picture to the words, as UNets do."""
+        """Whether the network has cross-attention from the picture to the words, as UNets have."""
         return FAMILIES[self.family].attends
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts, in its scheduler's words, or `flow`."""
+        """The prediction type of the network in its scheduler's words, or `flow`."""
         if FAMILIES[self.family].follows_flow:
             return "flow"
         return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
@@ -113,7 +116,7 @@ class ModelFolder(SmallWorld):
         return int(2 ** (len(levels) - 1))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes by part."""
+        """Returns the size of each component in bytes."""
         sizes: dict[str, int] = {}
         for path in self.files():
             part = path.parent.name
@@ -123,9 +126,10 @@ class ModelFolder(SmallWorld):
     def save(
         self, folder: Path, finish: Callable[[Path], None] = lambda _: None, check: Callable[[], None] = lambda: None
     ) -> None:
-        """Writes the model as one folder, whole or not at all, replacing what is there. Raises OutputError.
+        """Writes the model as one folder, whole or not at all, replacing an existing one. Raises OutputError.
 
-        `finish` may change the copy before it takes its place, and `check` raise for what has come there by then.
+        `finish` may change the copy before it is moved into place, and `check` may raise an error for files that have
+        appeared there meanwhile.
         """
         with new_folder(folder, replace=True, check=check) as fresh:
             at_top = [path for name in AT_TOP if paths.is_file(path := self.path / name)]
@@ -140,7 +144,7 @@ class ModelFolder(SmallWorld):
 
 
 def not_of_a_model(folder: Path) -> list[Path]:
-    """The files below a folder that `ModelFolder.save` cannot have written there."""
+    """Returns the files below a folder that `ModelFolder.save` cannot have written."""
     parts = {part for family in FAMILIES.values() for part in family.all_parts}
 
     def is_saved(path: Path) -> bool:

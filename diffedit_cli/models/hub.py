@@ -1,4 +1,7 @@
-"""The hub: what a download would be, and the download. The only module that goes online, and only when called."""
+"""Downloads models from the Hugging Face hub, and lists a download beforehand. Goes online only when called.
+
+No other module of diffedit_cli.models goes online.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from diffedit_cli.storage.files import amount
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-SHA256_DIGITS = 64  # of the name of a large file's content; that of a small one is another hash
-WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # that write captions and sentences
+SHA256_DIGITS = 64  # length of a large file's ETag; a small file's is another hash
+WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # they write captions and sentences
 PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository, its size in bytes, and whether it is here already."""
+    """A file of a repository, its size in bytes, and whether it is on this machine already."""
 
     name: str
     size: int
@@ -34,7 +37,7 @@ class File:
 
 @dataclass(frozen=True)
 class Offer:
-    """What `download` would fetch."""
+    """The files that `download` would fetch, and the revision and licence of their repository."""
 
     repository: str
     revision: str
@@ -47,7 +50,7 @@ class Offer:
 
 
 def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -> Offer:
-    """Asks the hub for a model's files. Raises UsageError for what is no hub model, ModelError for the rest."""
+    """Asks the hub for a model's files. Raises UsageError for a name that is not on the hub, ModelError otherwise."""
     repository = hub_id(name)
     if name == BUILTIN:
         raise UsageError("The model builtin is in the package; there is nothing to download.")
@@ -78,13 +81,12 @@ def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -
 
 
 def download(offer: Offer, say: Callable[[str], None]) -> None:
-    """Fetches the files that are missing, each from where an earlier download of it ended. Raises ModelError or
-    OutputError."""
+    """Downloads the missing files, each resumed where an earlier download ended. Raises ModelError or OutputError."""
     from huggingface_hub import hf_hub_download
 
     for file in offer.missing:
         say(f"{file.name} ({amount(file.size)})")
-        # What a model is known by comes last and under the branch's name: only then it counts as being here.
+        # The file that identifies a model comes last, by branch name: only then the model counts as present.
         revision = None if file == offer.files[-1] else offer.revision
         with _explained(offer.repository):
             if weights.is_weights(Path(file.name).name):
@@ -93,7 +95,10 @@ def download(offer: Offer, say: Callable[[str], None]) -> None:
 
 
 def _fetch_content(offer: Offer, file: File) -> None:
-    """A file's content to where the hub's library keeps it, and finds it: its own download starts over when killed."""
+    """Downloads a file into the folder where the hub's library looks for its content.
+
+    The library's own download starts over when it is killed; this one resumes.
+    """
     from filelock import FileLock
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
@@ -102,7 +107,7 @@ def _fetch_content(offer: Offer, file: File) -> None:
     url = hf_hub_url(offer.repository, file.name, revision=offer.revision)
     told = get_hf_file_metadata(url)
     if not told.etag or "/" in told.etag:
-        return  # no name for its content; the library will say why
+        return  # no name for its content; the library's own download will report why
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=offer.repository, repo_type="model") / "blobs"
     folder.mkdir(parents=True, exist_ok=True)
     content, part = folder / told.etag, folder / f"{told.etag}.part"
@@ -121,14 +126,14 @@ def _fetch_content(offer: Offer, file: File) -> None:
 
 
 def _go_online() -> None:
-    """Lifts what the program sets at its start, before the hub's library reads it."""
+    """Undoes the offline setting that the program makes at its start, before the hub's library reads it."""
     os.environ["HF_HUB_OFFLINE"] = "0"
     if sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
 
 
 def _chosen(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
-    """Of all files those that diffedit reads, the index last. Raises ModelError when something needed is not there."""
+    """Returns the files that diffedit reads, the index last. Raises ModelError if a required file is missing."""
     if INDEX not in names:
         raise ModelError(f"{repository} is not a diffusers model, it has no {INDEX}; name another.")
     parts: dict[str, list[str]] = {}
@@ -144,7 +149,10 @@ def _chosen(repository: str, names: list[str], variant: str | None, with_weights
 
 
 def _chosen_of_writer(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
-    """The same for a model that writes prompts, which has no parts. Raises ModelError."""
+    """Returns the files of a model that writes prompts, its settings last. Raises ModelError.
+
+    Such a model has no components.
+    """
     root = [name for name in names if "/" not in name]
     chosen = [name for name in root if name.endswith((".json", ".txt", "spiece.model")) and name != CONFIG]
     if with_weights:
@@ -153,7 +161,7 @@ def _chosen_of_writer(repository: str, names: list[str], variant: str | None, wi
 
 
 def _weights(repository: str, part: str, files: list[str], variant: str | None) -> list[str]:
-    """A part's weights; none for a tokenizer or scheduler."""
+    """Returns the weights files of a component; none for a tokenizer or scheduler. Raises ModelError."""
     found = [file for file in files if weights.is_weights(file)]
     chosen = [file for file in found if weights.variant_of(file) == variant]
     if chosen:
@@ -173,7 +181,7 @@ def _weights(repository: str, part: str, files: list[str], variant: str | None) 
 
 @contextlib.contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turns whatever the hub's library raises into one sentence."""
+    """Turns all exceptions of the hub's library into an error of one sentence."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
@@ -190,7 +198,7 @@ def _explained(repository: str) -> Iterator[None]:
         ) from None
     except HFValidationError:
         raise UsageError(f"{repository} is not a model of the hub; name an id like owner/name.") from None
-    except Exception as error:  # the transport's own, which change with the library's version
+    except Exception as error:  # transport errors, whose types change with the library's version
         if _of_the_disk(error):
             paths.need_home(Path(constants.HF_HUB_CACHE), "keep models in", "set HOME or HF_HOME")
             raise OutputError(
@@ -210,7 +218,7 @@ def _explained(repository: str) -> Iterator[None]:
 
 
 def _of_the_disk(error: Exception) -> bool:
-    """The library's own errors and those of connections are also kinds of OSError."""
+    """Whether an error comes from the disk: those of the library and of connections are OSErrors, too."""
     return (
         isinstance(error, OSError)
         and error.errno is not None

@@ -1,4 +1,4 @@
-"""Loading a model, and keeping the last one where a process does one command after the other."""
+"""Loads models, and keeps the last one for processes that run several commands."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NEEDED = ("kornia.filters", "scipy.ndimage")
 
 
 class Loader:
-    """Loads models. One that keeps gives the same model again, as long as nothing of it is another."""
+    """Loads models; one that keeps them returns the last model again, for as long as nothing of it changes."""
 
     def __init__(self) -> None:
         self.keeps = False
         self._last: tuple[Any, Model] | None = None
 
     def keep(self) -> None:
-        """From now on the last model is kept. All that loading and editing import is imported now."""
+        """Keeps the last model from now on, and imports all modules that loading and editing need."""
         self.keeps = True
         with fast_imports.quickly():
             from diffedit_cli.engine.networks import families
@@ -34,10 +34,10 @@ class Loader:
                 importlib.import_module(name)
             for family in FAMILIES:
                 families.implementation(family)
-        gc.freeze()  # libraries stay: not to be looked through after each command
+        gc.freeze()  # libraries stay: the collector need not scan them after each command
 
     def load(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions) -> Model:
-        """Raises ModelError for a model that cannot be read, DeviceError for lack of memory."""
+        """Returns the loaded model. Raises ModelError if it cannot be read, DeviceError if memory does not suffice."""
         key = folder, folder.digest if self.keeps else None, device, dtype, memory
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
             return self._last[1]
@@ -58,4 +58,4 @@ class Loader:
 
 
 LOADER = Loader()
-"""That of this process."""
+"""The loader of this process."""

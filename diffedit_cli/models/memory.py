@@ -1,4 +1,4 @@
-"""What a model takes of its device's memory: its number format, and what waits elsewhere."""
+"""Options that decide how much memory of the device a model takes: dtype, offloading, and VAE slices or tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def number_format(option: str, name: str) -> str:
-    """One of NUMBER_FORMATS by its name or its short one. Raises UsageError, which calls the option so."""
+    """Returns one of NUMBER_FORMATS by its full or short name. Raises UsageError that names the `option`."""
     found = SHORT.get(name, name)
     if found not in NUMBER_FORMATS:
         raise UsageError(f"{option} {name} is unknown; use {', '.join(NUMBER_FORMATS[:-1])} or {NUMBER_FORMATS[-1]}.")
@@ -22,7 +22,10 @@ def number_format(option: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class OffloadOptions:
-    """What waits in the computer's memory, and how the VAE is spared. Raises UsageError for an unknown `offload`."""
+    """Which weights wait in the computer's memory, and how the VAE saves memory.
+
+    Raises UsageError for an unknown `offload`.
+    """
 
     offload: str = "none"
     vae_slicing: bool = False
@@ -33,5 +36,5 @@ class OffloadOptions:
             raise UsageError(f"--offload {self.offload} is unknown; use {', '.join(OFFLOADS)}.")
 
     def record(self) -> dict[str, Any]:
-        """What results depend on: tiles leave their traces, slices and offloading do not."""
+        """Returns the options that change results: tiles leave traces, slices and offloading do not."""
         return {"vae-tiling": True} if self.vae_tiling else {}

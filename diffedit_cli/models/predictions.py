@@ -1,4 +1,4 @@
-"""What a checkpoint says that its network predicts: by its tensors, its header, or the .yaml beside."""
+"""Reads the prediction type of a checkpoint from its tensors, its header, or the .yaml file beside it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import paths
 
-HEADER = ("modelspec.prediction_type", "modelspec.predict_key")  # as Stability's standard says it, and as ComfyUI does
+HEADER = ("modelspec.prediction_type", "modelspec.predict_key")  # keys of Stability's standard and of ComfyUI
 WORDS = {
     **dict.fromkeys(("epsilon", "eps", "EpsScaling"), "epsilon"),
     **dict.fromkeys(("v", "v_prediction", "v-prediction", "VScaling"), "v_prediction"),
     **dict.fromkeys(("x0", "sample"), "sample"),
 }
-"""By the words of headers and of both kinds of .yaml, what a scheduler calls it."""
-_LARGEST = 2**16  # bytes; the longest of published ones has 5,000
+"""Maps the values in headers and in both kinds of .yaml files to the prediction types of schedulers."""
+_LARGEST = 2**16  # bytes; the longest published .yaml file has 5,000
 
 
 def of(file: Path) -> str | None:
-    """`epsilon`, `v_prediction` or `sample`; None where nothing says so.
+    """Returns `epsilon`, `v_prediction` or `sample`; None if nothing states it.
 
-    The .yaml beside is somebody's own word on the file and goes first, then a mark, then the header, which tools
-    fill in by themselves. Raises ModelError for what is said and is none of them.
+    The .yaml file beside takes precedence, because somebody wrote it about this file. Then comes a mark among the
+    tensors, then the header, which tools fill in by themselves. Raises ModelError for any other value.
     """
     for source, said in _sayings(file):
         if said not in WORDS:
@@ -38,7 +38,7 @@ def of(file: Path) -> str | None:
 
 
 def refuse_edm(file: Path) -> None:
-    """Raises ModelError for a model of EDM's noise process, such as CosXL or Playground 2.5: its tensors say so."""
+    """Raises ModelError for a model of EDM's noise process, such as CosXL or Playground 2.5, known by its tensors."""
     if edm := [name for name in weights.header(file) if name.startswith("edm_")]:
         raise ModelError(
             f"{file} is of EDM's noise process, which diffedit cannot follow (it holds {edm[0]}); use a model that "
@@ -47,7 +47,7 @@ def refuse_edm(file: Path) -> None:
 
 
 def digest_of_beside(file: Path) -> str:
-    """Sha256 (hex) of the .yaml beside, empty where there is none. Raises ModelError."""
+    """Returns the sha256 (hex) of the .yaml file beside; empty if there is none. Raises ModelError."""
     text = _beside(file)
     return "" if text is None else hashlib.sha256(text).hexdigest()
 
@@ -63,7 +63,7 @@ def _sayings(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def yaml_of(file: Path) -> Path:
-    """The settings that some tools write beside a checkpoint, whether they are there or not."""
+    """Returns the path of the settings that some tools write beside a checkpoint, whether they exist or not."""
     return file.with_suffix(".yaml")
 
 
@@ -82,7 +82,7 @@ def _beside(file: Path) -> bytes | None:
 
 
 def _said_in_yaml(text: bytes, file: Path) -> str | None:
-    """The parameterization in a configuration of latent-diffusion, the scaling in one of generative-models."""
+    """Returns the parameterization in a latent-diffusion configuration, or the scaling in a generative-models one."""
     import yaml
 
     try:

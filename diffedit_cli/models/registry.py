@@ -1,4 +1,4 @@
-"""Which models there are: names -> folders on this machine, checked but not loaded. Nothing here goes online."""
+"""Finds models on this machine by name, checked but not loaded. Nothing here goes online."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model that has a name: where it comes from, its licence, and about what there is to download, in bytes."""
+    """A model with a built-in name: its source, family, licence, and approximate download size in bytes."""
 
     source: str
     family: str
@@ -54,9 +54,10 @@ NAMES = {
 def find(
     name: str, *, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> ModelFolder:
-    """A model by name, hub id, folder or checkpoint file, if it is on this machine. Raises ModelError.
+    """Returns a model by name, hub id, folder or checkpoint file, if it is on this machine. Raises ModelError.
 
-    A checkpoint is converted once, into the cache folder `kept`, with the configuration of `config`; `say` is told so.
+    A checkpoint is converted once, into the cache folder `kept`, with the configuration of the model `config`; `say` is
+    called with a message before.
     """
     kept, path, again = kept or default_root(), local(name), "get it again"
     if path is None:
@@ -73,8 +74,8 @@ def find(
 
 
 def local(name: str) -> Path | None:
-    """The file or folder that a name means; None for a model of the hub, perhaps in its cache."""
-    # Not by methods of Path: they raise for users that are not there and for names that no file can have.
+    """Returns the file or folder that a name refers to; None for a hub model, even if it is in the hub's cache."""
+    # Not by methods of Path: they raise for unknown users and for names that no file can have.
     if name in NAMES:
         return BUILTIN_FOLDER if name == BUILTIN else None
     path = os.path.expanduser(name)  # noqa: PTH111
@@ -82,7 +83,7 @@ def local(name: str) -> Path | None:
 
 
 def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], None]) -> tuple[Path, object]:
-    """The folder that a checkpoint was converted into, now or earlier, and what keeps it in the cache meanwhile.
+    """Returns the folder that a checkpoint was converted into, now or earlier, and the lock that keeps it in the cache.
 
     Raises ModelError or OutputError.
     """
@@ -103,7 +104,10 @@ def _converted(file: Path, kept: Path, config: str | None, say: Callable[[str], 
 
 
 def _configuration(name: str, kind: str, file: Path) -> Path:
-    """The folder with what a checkpoint of this kind lacks; it needs no weights. Raises ModelError."""
+    """Returns the folder with the configuration that a checkpoint of this kind lacks. Raises ModelError.
+
+    The folder needs no weights.
+    """
     folder = local(name) or in_hub_cache(hub_id(name))
     if folder is None:
         pulled = name if hub_id(name).count("/") == 1 else kind
@@ -122,12 +126,12 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
 
 
 def hub_id(name: str) -> str:
-    """What the hub calls a model."""
+    """Returns the hub id of a model."""
     return NAMES[name].source if name in NAMES else name
 
 
 def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None:
-    """The folder of the hub's cache that holds this repository with this file, perhaps only in part."""
+    """Returns the folder of the hub's cache that holds this file of a repository, perhaps incomplete; else None."""
     if repository.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -141,7 +145,7 @@ def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None
 
 
 def is_here(name: str) -> bool:
-    """Whether `find` would find it."""
+    """Whether `find` finds the model."""
     try:
         find(name)
     except ModelError:
@@ -156,7 +160,7 @@ def _advice(name: str) -> str:
 
 
 def family_of(folder: Path, name: str) -> str:
-    """The format that a folder's index names. Raises ModelError for one that diffedit cannot use."""
+    """Returns the family that a folder's index names. Raises ModelError for one that diffedit cannot use."""
     index = folder / "model_index.json"
     try:
         pipeline = weights.read_json(index).get("_class_name")
@@ -168,7 +172,10 @@ def family_of(folder: Path, name: str) -> str:
 
 
 def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
-    """The folder with its family and variant. Raises ModelError unless it has all parts, weights as `.safetensors`."""
+    """Returns the folder with its family and variant.
+
+    Raises ModelError unless it has all components, with their weights as `.safetensors`.
+    """
     family = family_of(folder, name)
     for part in FAMILIES[family].parts:
         if not paths.is_folder(folder / part):
@@ -196,9 +203,10 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
 
 
 def check_shards(name: str, folder: Path, variant: str | None, again: str) -> None:
-    """An index of weights names such files alone, and all are there. Raises ModelError: libraries read what it names.
+    """Raises ModelError if an index of weights names files that are missing, or that are not weights of the folder.
 
-    What it names counts in the model's digest, so it lies in that folder and is of that variant.
+    Libraries read what an index names. These files count in the model's digest, so they must lie in that folder and be
+    of that variant.
     """
     pattern = f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"
     for index in folder.glob(pattern):

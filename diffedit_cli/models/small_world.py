@@ -1,4 +1,7 @@
-"""What a model of a small world says of itself: which pictures it takes, its own defaults, its words and places."""
+"""What the folder of a small-world model states: the pictures it takes, its own defaults, its words and places.
+
+A small-world model was trained on a narrow domain of pictures, as the built-in model was.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,32 @@ from diffedit_cli.models import configs
 from diffedit_cli.storage import paths
 
 FITNESS = "fitness.json"
-"""What a model of a small world says of itself."""
+"""File in which a small-world model states its limits and defaults."""
 OWN = {"guidance": 100.0, "invert_from": 1.0, "last_level": 1.0, "paste_above": 255.0}
-"""The parameters that a model may have defaults of its own for, with the most that they can be."""
+"""The parameters that a model may set its own defaults for, with their largest values."""
 WORLD = "world.json"
-"""What a model of a small world knows."""
+"""File in which a small-world model states the words and places that it knows."""
 
 
 class SmallWorld:
-    """What only the folder of a model of a small world has; of others every property is None or empty."""
+    """Properties of a small-world model, read from its folder; for other models each is None or empty."""
 
     name: str
     path: Path
 
     @property
     def fitness(self) -> tuple[float, float] | None:
-        """Of a model of a small world: the noise to try a picture with, and the misfit that it may have.
+        """Noise level and limit of the domain check; None for a model that takes any picture.
 
-        None for a model that takes any picture. See engine.networks.domain_check. Raises ModelError.
+        The noise level is a share of the schedule, the limit the largest out-of-domain score (see
+        engine.networks.domain_check). Raises ModelError.
         """
         said = self._own_words
         return (self._number(said, "strength"), self._number(said, "limit")) if said is not None else None
 
     @property
     def defaults(self) -> dict[str, float]:
-        """What it says of itself in place of usual defaults, by the parameters' names. Raises ModelError."""
+        """The model's own defaults in place of the usual ones, by parameter name. Raises ModelError."""
         found: dict[str, float] = {}
         for name, most in OWN.items():
             said = name.replace("_", "-")
@@ -50,23 +54,23 @@ class SmallWorld:
 
     @property
     def evidence(self) -> float | None:
-        """How well a prompt must explain a region for what it names to be there (engine.evidence); None: no limit."""
+        """Least gain of a prompt over no prompt if a region shows what it names (engine.evidence); None: no limit."""
         return self._own_number("evidence")
 
     @property
     def evidence_of_looks(self) -> float | None:
-        """The same for a thing that is to look otherwise: another red than the model's own is still red."""
+        """The same for a thing whose looks are to change: a red unlike the model's own is still red."""
         own = self._own_number("evidence-of-looks")
         return self.evidence if own is None else own
 
     @property
     def unexplained(self) -> float | None:
-        """How much of a result --to may leave unexplained (engine.evidence) before that is said; None: not asked."""
+        """Largest error that --to may leave unexplained before a warning (engine.evidence); None: not measured."""
         return self._own_number("unexplained")
 
     @property
     def words(self) -> list[str] | None:
-        """All words that a model of a small world knows; None for one that reads any. Raises ModelError."""
+        """All words that the model knows; None for a model that reads any words. Raises ModelError."""
         if not paths.is_file(self.path / WORLD):
             return None
         words = configs.read(self.name, self.path / WORLD).get("words")
@@ -74,8 +78,7 @@ class SmallWorld:
 
     @property
     def places(self) -> list[str]:
-        """How one says each place that a model of a small world knows ("on the grass"); none of another's. Raises
-        ModelError."""
+        """Prompts for the places that the model knows ("on the grass"); empty for other models. Raises ModelError."""
         known = configs.read(self.name, self.path / WORLD).get("places") if paths.is_file(self.path / WORLD) else None
         return [str(place) for place in known.values()] if isinstance(known, dict) else []
 

@@ -1,4 +1,4 @@
-"""Files of weights: what their names say, and what they really are by their first bytes."""
+"""Weights files: what their names say, and what they contain according to their first bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from diffedit_cli.storage import paths
 _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
-_LONGEST_HEADER = 16_000_000  # bytes; of real ones some hundred thousand, most of it what a trainer noted
+_LONGEST_HEADER = 16_000_000  # bytes; real headers have some hundred thousand, mostly a trainer's notes
 MOST_SETTINGS = 16_000_000  # bytes of a JSON file
-MOST_LISTS = 2**20  # and objects, of a JSON file: a vocabulary has one for each token
-MOST_TENSORS = 2**14  # of a file: checkpoints have some thousand
-_UNREAD = 4000  # tensors
+MOST_LISTS = 2**20  # lists and objects in a JSON file: a vocabulary has one for each token
+MOST_TENSORS = 2**14  # in a file; checkpoints have a few thousand
+_UNREAD = 4000  # tensors, assumed for damaged weights
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
 
 
@@ -30,14 +30,14 @@ def is_weights(name: str) -> bool:
 
 
 def variant_of(name: str) -> str | None:
-    """`fp16` for `model.fp16.safetensors`, None for `model.safetensors`."""
+    """Returns `fp16` for `model.fp16.safetensors`, None for `model.safetensors`."""
     found = _NAME.fullmatch(name)
     return found and (found["variant"] or found["late"])
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Raises OSError where safetensors has an error of its own for what the system said."""
+    """Raises OSError in place of safetensors' own error if the system reported one."""
     from safetensors import SafetensorError
 
     try:
@@ -50,7 +50,7 @@ def writing() -> Iterator[None]:
 
 
 def read_json(path: Path) -> Any:
-    """What a model's settings say. Raises OSError or ValueError, also for a device and for what is nested absurdly."""
+    """Returns the content of a model's settings. Raises OSError or ValueError, also for devices and absurd nesting."""
     if path.stat().st_size > MOST_SETTINGS:
         raise ValueError(f"it has more than {MOST_SETTINGS} bytes")
     try:
@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
 
 
 def _parsed(content: bytes) -> Any:
-    """What JSON says. Raises ValueError for too many lists and objects, which take far more memory than bytes."""
+    """Parses JSON. Raises ValueError for too many lists and objects, which take far more memory than their bytes."""
     if content.count(b"[") + content.count(b"{") > MOST_LISTS:
         raise ValueError(f"it holds more than {MOST_LISTS} lists and objects")
     return json.loads(content.decode("utf-8-sig"))
@@ -69,7 +69,7 @@ def _parsed(content: bytes) -> Any:
 def refuse_pickle(path: Path) -> None:
     """Raises ModelError for a pickled file, whatever it is called."""
     try:
-        if paths.is_there(path) and not paths.is_file(path):  # opening a pipe may never return
+        if paths.is_there(path) and not paths.is_file(path):  # opening a pipe may block forever
             raise ModelError(
                 f"{path} is not a file of weights but a folder, a pipe or a device; name a .safetensors file."
             )
@@ -77,7 +77,7 @@ def refuse_pickle(path: Path) -> None:
             start = file.read(9)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
-    # A safetensors file starts with the length of its header, any eight bytes, and the header with a brace.
+    # A safetensors file starts with its header's length, any eight bytes, and then a brace.
     if start.startswith(_PICKLED) and start[8:] != b"{":
         raise ModelError(f"{path} is a pickled file, which can run code and is never read; get it as .safetensors.")
 
@@ -85,7 +85,7 @@ def refuse_pickle(path: Path) -> None:
 def header(
     path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
 ) -> dict[str, dict[str, Any]]:
-    """Tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
+    """Returns tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
     tensors = _first_part(path, what, instead)
     tensors.pop("__metadata__", None)
     return tensors
@@ -94,13 +94,13 @@ def header(
 def metadata(
     path: Path, what: str = "checkpoint", instead: str = "a diffusers folder or a .safetensors file"
 ) -> dict[str, str]:
-    """What the writer of a file says of it. Raises ModelError for any other file."""
+    """Returns the metadata that the writer of a file put into it. Raises ModelError for any other file."""
     said = _first_part(path, what, instead).get("__metadata__") or {}
     return {str(key): str(value) for key, value in said.items()}
 
 
 def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
-    """All that stands before the numbers. Raises ModelError."""
+    """Returns all that precedes the numbers in a file. Raises ModelError."""
     refuse_pickle(path)
     wrong = ModelError(f"{path} is not a .safetensors {what}; name {instead}.")
     try:
@@ -125,8 +125,10 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
 
 
 def held(folder: Path, variant: str | None) -> tuple[int, int]:
-    """Tensors and bytes of the weights of this variant in a folder; of damaged ones, as loading tells, a few thousand
-    tensors."""
+    """Returns the number of tensors and of bytes in the weights of this variant in a folder.
+
+    Damaged weights count as a few thousand tensors; loading them reports the damage.
+    """
     own = [path for path in folder.iterdir() if is_weights(path.name) and variant_of(path.name) == variant]
     size = sum(path.stat().st_size for path in own)
     try:

@@ -20,7 +20,7 @@ KIND = "embeds"
 
 
 def pack(embedding: Embedding, about: Mapping[str, Any], model: ModelFolder) -> bytes:
-    """A `.safetensors` file: tokens (B, L, D) and, where there is, pooled (B, P), float32, and `about` them."""
+    """Returns a `.safetensors` file: float32 tokens (B, L, D), pooled (B, P) if present, and the record `about`."""
     tensors = {TOKENS: embedding.tokens, POOLED: embedding.pooled}
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     of_model = {"model": model.digest, "model-name": model.name}
