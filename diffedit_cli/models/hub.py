@@ -50,7 +50,7 @@ class Offer:
 
 
 def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -> Offer:
-    """Asks the hub for a model's files. Raises UsageError for a name that is not on the hub, ModelError otherwise."""
+    """Asks the hub for a model's files. Raises UsageError for a name that is no hub id, ModelError for all else."""
     repository = hub_id(name)
     if name == BUILTIN:
         raise UsageError("The model builtin is in the package; there is nothing to download.")
