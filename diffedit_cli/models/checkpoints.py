@@ -53,13 +53,13 @@ _UNNEEDED = re.compile(
 )
 """Tensors of checkpoints that a conversion leaves out.
 
-These are the noise schedule, the state of training, outputs of the text encoders that no edit uses, CLIP's vision
+These are the noise schedule, the state of training, parts of the text encoders that no edit uses, CLIP's vision
 network, quantisation scales of activations, and marks that are read elsewhere.
 """
 
 
 def kind_of(file: Path) -> str:
-    """Returns the name of the built-in model (a key of TEXT_ENCODERS) whose layout a checkpoint has.
+    """Returns the name (a key of TEXT_ENCODERS) of the model whose layout a checkpoint has.
 
     Raises ModelError for a file that is no such checkpoint, and for a model of another noise process.
     """

@@ -19,7 +19,7 @@ from diffedit_cli.storage import paths
 WIDTH, LAYERS, IDS = 2**16, 256, 2**20  # upper limits of sizes, layers and token ids in settings
 ADDED = 10_000  # upper limit of tokens added to a vocabulary: each is searched for in every prompt
 BLOCKS = 8  # upper limit of the blocks of a network, and of the length of most lists
-PLACES = 100  # upper limit of a small-world model: each costs a network evaluation
+PLACES = 100  # upper limit of places that a model knows: each costs a network evaluation
 LEAST_TENSORS = 4  # per layer of any kind
 SPARE = 2**20  # computed values that are allowed beyond the size of the weights
 SMALL = (".json", ".txt", ".model")  # suffixes of files of settings and vocabularies
@@ -31,8 +31,8 @@ UNLIMITED = int(1e30)  # value that transformers writes for a tokenizer without 
 class Kind:
     """The valid values of a setting, in words and as a test of one value.
 
-    `several` is the largest length of a list of such values, 0 if only one value is valid. `only` requires a list, of
-    at least one value. `nothing` allows None.
+    `several` is the largest length of a list of such values, 0 if a list is not valid. `only` requires a list, of at
+    least one value. `nothing` allows None.
     """
 
     words: str
@@ -173,7 +173,7 @@ _PART = Kind(
 
 
 def check(name: str, folder: Path, family: Family, held: Callable[[str], tuple[int, int]]) -> None:
-    """Raises ModelError for a model of this name whose settings are not those of any model.
+    """Raises ModelError for a model of this name with settings that no model can have.
 
     `held` returns the number of tensors and of bytes in the weights of a component, because no layer is without
     tensors.
@@ -202,7 +202,7 @@ def check(name: str, folder: Path, family: Family, held: Callable[[str], tuple[i
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Raises ModelError for a value in the JSON files of a folder that no setting can have, and for too large files."""
+    """Raises ModelError for invalid settings in a folder's JSON files, an adapter, and files that are too large."""
     _check_sizes(name, folder, SMALL)
     if paths.is_there(adapter := folder / "adapter_config.json"):
         raise ModelError(f"The model {name} has an adapter in {adapter}; remove it, and add the adapter with --lora.")

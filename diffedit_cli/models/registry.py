@@ -20,7 +20,7 @@ BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """A model with a built-in name: its source, family, licence, and approximate download size in bytes."""
+    """A model with a short name: its source, family, licence, and approximate download size in bytes."""
 
     source: str
     family: str

@@ -100,7 +100,7 @@ def metadata(
 
 
 def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]]:
-    """Returns all that precedes the numbers in a file. Raises ModelError."""
+    """Returns the header of a file, which is all that precedes the tensor data. Raises ModelError."""
     refuse_pickle(path)
     wrong = ModelError(f"{path} is not a .safetensors {what}; name {instead}.")
     try:

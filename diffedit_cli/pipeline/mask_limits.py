@@ -107,7 +107,10 @@ def load(
     point: tuple[int, ...] | None = None,
     max_pixels: int = files.MAX_PIXELS,
 ) -> MaskLimits:
-    """Reads the limits of a picture. Raises InputError for a file of another size or a place outside of the picture."""
+    """Reads the limits of a picture.
+
+    Raises InputError for a file that is not a picture of the same size, and for a place outside of the picture.
+    """
     read = [masks.load_mask(path, max_pixels=max_pixels) if path is not None else None for path in (within, exclude)]
     limits = MaskLimits(read[0], read[1], box, point)
     limits.check(picture)

@@ -179,10 +179,10 @@ class MaskStage:
 
 
 def surroundings(picture: Picture, shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """Returns the mask uint8 (H, W) of a background: all but the thing in it, with its rim and adjoining ground.
+    """Returns the mask uint8 (H, W) of a background: all but a thing, plus the thing's rim and ground in its mask.
 
-    `shown` (H, W) is the mask of the thing, and `cells` the longer side of the latents. Returns an empty mask if
-    `shown` is empty or covers everything.
+    Ground is what runs into the mask from the surroundings without an edge. `shown` (H, W) is the mask of the thing,
+    and `cells` the longer side of the latents. Returns an empty mask if `shown` is empty or covers everything.
     """
     from scipy import ndimage
 

@@ -70,8 +70,8 @@ def sharpen(
 ) -> NDArray[np.uint8]:
     """Returns a mask (H, W) with the regions in some boxes replaced by masks that were found in closer crops.
 
-    Only pixels near the old mask are replaced: with the whole picture in view, things that look alike are told apart
-    better. Specks outside the boxes are left out.
+    Of a closer mask only pixels near the coarse mask count: with the whole picture in view, things that look alike are
+    told apart better. A box keeps the coarse mask if nothing is found near it. Specks outside the boxes are left out.
 
     `wide`, and the second mask of each box, are the masks at a threshold that is not raised. They decide what is near
     and whether a crop shows anything, so that a higher threshold never adds a pixel.
