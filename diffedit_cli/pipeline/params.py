@@ -99,8 +99,8 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def variant(self, number: int) -> Params:
         """Returns the parameters of variant `number`, counted from 0; variant 0 equals the edit without other variants.
 
-        All variants share the mask and the inversion of the first one. If the inversion is pure noise (`invert_from`
-        1), each variant draws its own, and eta stays 0 because that noise already makes the variants differ.
+        All variants share the mask of the first one, and its inversion unless the edit starts from noise or a fill.
+        With `invert_from` 1 eta stays 0, because the noise of that inversion is meant to make the variants differ.
         """
         eta = self.eta
         if eta is None:
