@@ -115,8 +115,8 @@ class Cache(CacheFolder):
         """Removes unfinished files, then the least recently used entries until at most `keep_bytes` are left.
 
         Files that a process is writing and models that it holds stay. With `keep_bytes` 0 also removes notes and unused
-        locks. Returns the removed entries. Raises OutputError if an entry cannot be removed, UsageError if the folder is
-        not marked as diffedit's.
+        locks. Returns the removed entries. Raises OutputError if an entry cannot be removed, UsageError if the folder
+        is not marked as diffedit's.
         """
         if not self.is_marked:
             if paths.is_folder(self.root) and any(self.root.iterdir()):
