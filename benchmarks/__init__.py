@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: quality on scenes with known truth, later also speed."""
+"""Reproducible measurements of quality, on scenes with known truth, and of speed."""

@@ -1,8 +1,8 @@
-"""How well the strict measure agrees with grades by eye: ``python -m benchmarks.agreement [DIR]``
+"""Compares the strict measure with grades by eye: run ``python -m benchmarks.agreement [DIR]``.
 
-The grades of the first edits of each kind are in ``benchmarks/grades.json``, by the day, a letter an edit: A to show,
-B recognisable and acceptable, C wrong or ugly; and whether each passed then. Where the pictures of the last grades
-are made again by ``benchmarks.scenebench``, its folder DIR says what passes now.
+``benchmarks/grades.json`` holds the gradings of the first edits of each kind by date, a letter for each edit: A fit to
+show, B recognisable and acceptable, C wrong or ugly; and whether the edit passed the strict measure then. DIR is the
+folder of a ``benchmarks.scenebench`` run that reproduces the pictures of the latest grades, to count what passes now.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ GRADES = Path(__file__).with_name("grades.json")
 
 
 def gradings() -> list[dict[str, Any]]:
-    """Each with what it is about, the letters by kind, and what passed."""
+    """Returns the gradings: description, letters by kind, and which edits passed."""
     found: list[dict[str, Any]] = json.loads(GRADES.read_text())["gradings"]
     return found
 
 
 def latest() -> dict[str, Any]:
-    """The last grades of each kind."""
+    """Returns the latest grades of each kind, as one grading."""
     found: dict[str, Any] = {"about": "The last grades of each kind.", "grades": {}, "passed": {}}
     for said in gradings():
         for name in ("grades", "passed"):
@@ -33,13 +33,13 @@ def latest() -> dict[str, Any]:
 
 
 def passed(folder: Path) -> dict[tuple[str, int], bool]:
-    """Of each edit by diffedit, by kind and number, whether it passes the strict measure."""
+    """Returns whether each edit by diffedit passes the strict measure, by kind and number."""
     rows = map(json.loads, (folder / "cases.jsonl").read_text().splitlines())
     return {(row["kind"], row["case"]): bool(row["strict"]) for row in rows if row["method"] == "ours"}
 
 
 def counted(grades: Mapping[str, str], found: Mapping[tuple[str, int], bool]) -> dict[str, Counter[tuple[str, bool]]]:
-    """For each kind how many edits of each grade pass, and how many do not."""
+    """Counts, for each kind, the edits of each grade that pass and that do not."""
     return {
         kind: Counter((grade, found[kind, number]) for number, grade in enumerate(letters))
         for kind, letters in grades.items()
@@ -48,7 +48,7 @@ def counted(grades: Mapping[str, str], found: Mapping[tuple[str, int], bool]) ->
 
 
 def table(counts: Mapping[str, Counter[tuple[str, bool]]]) -> str:
-    """Markdown: a row a kind and one for all, edits that pass of those with each grade."""
+    """Returns a Markdown table with a row for each kind and one for all: how many edits of each grade pass."""
     lines = ["| kind | A pass | B pass | C pass | A | A or B |", "|---|---|---|---|---|---|"]
     for kind, count in {**counts, "all": sum(counts.values(), Counter())}.items():
         of = {grade: count[grade, True] + count[grade, False] for grade in "ABC"}

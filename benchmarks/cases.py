@@ -1,7 +1,7 @@
-"""Edits with known truth: held-out scenes of the drawn worlds, and the same scenes with the edit done.
+"""Edits with known truth: held-out scenes of the drawn worlds, before and after the edit.
 
-``draw_case(number)`` draws SceneBench's first cases, of the present world; ``draw_case_of(kind, number)`` those of the
-wider world by kind of edit. The same arguments always give the same case.
+``draw_case(number)`` draws SceneBench's original cases, from the present world; ``draw_case_of(kind, number)`` draws
+cases by kind of edit, from the wider world. The same arguments always yield the same case.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from training.places import CANVAS, PLACES
 from training.scenes import FRUIT, HELD_OUT, OBJECTS, PRESENT, WIDER, Scene, scene, with_article
 
-FIRST_SEED = HELD_OUT + 2_000_000  # apart from the seeds that training looks at while it goes
+FIRST_SEED = HELD_OUT + 2_000_000  # apart from the held-out seeds that training itself looks at
 KINDS = ("object", "two", "colour", "place", "add", "remove", "bowl")
-FIRST_OF_KINDS = 4_000_000  # after a world's held-out seeds began: the other benchmarks' lie before, the judge's after
+FIRST_OF_KINDS = 4_000_000  # from a world's held_out on: other benchmarks' seeds lie before, the judge's after
 SEEDS_OF_A_KIND = 100_000
-BESIDE_EVERY = 4  # of the edits of colour one has a second object beside the one that changes
-SEEN = 8  # of 255, by which a channel has changed
+BESIDE_EVERY = 4  # one in this many recolourings shows a second object
+SEEN = 8  # levels of 255 by which a channel must differ to count as changed
 
 
 @dataclass(frozen=True)
 class Case:
-    """One edit: pictures (256, 256, 3) bytes, masks (256, 256) bool; `old` becomes `new`, `kept` are the others.
+    """One edit: pictures (256, 256, 3) bytes, masks (256, 256) bool; `old` becomes `new`, `kept` are the other objects.
 
-    `old` is "" where something is added, `new` where it is removed; where the place changes they are the places' names,
-    and both masks are empty.
+    `old` is "" if an object is added, `new` is "" if one is removed. If the place changes, they are the names of the
+    places, and both masks are empty.
     """
 
     number: int
@@ -41,26 +41,26 @@ class Case:
     picture: NDArray[np.uint8]
     result: NDArray[np.uint8]
     mask: NDArray[np.bool_]  # where the old object is
-    new_mask: NDArray[np.bool_]  # where the new one is in the true result
+    new_mask: NDArray[np.bool_]  # where the new object is in the true result
     kept: dict[str, NDArray[np.bool_]]
     empty: NDArray[np.uint8]
-    """The picture with neither the old object nor the new one; the true result where the place changes."""
+    """The picture with neither the old nor the new object; if the place changes, the true result."""
     seed: int
-    """Of the scene before the edit."""
+    """Seed of the scene before the edit."""
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """All that the true edit touches: both objects, with their shadows."""
+        """Pixels that the true edit changes: both objects, with their shadows."""
         return self.mask | self.new_mask | differing(self.picture, self.result)
 
 
 def differing(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where two pictures differ for more than the eye overlooks: (256, 256)."""
+    """Returns where two pictures differ visibly (256, 256)."""
     return np.asarray(np.abs(one.astype(int) - other).max(axis=2) > SEEN)
 
 
 def draw_case(number: int) -> Case:
-    """About 60 % one object, 25 % two, 15 % bowls of fruit."""
+    """Returns a case of the present world: about 60 % with one object, 25 % with two, 15 % with a bowl of fruit."""
     rng = random.Random(number)
     lot = rng.random()
     kind = "one" if lot < 0.6 else "two" if lot < 0.85 else "bowl"
@@ -76,21 +76,21 @@ def draw_case(number: int) -> Case:
 
 
 def draw_case_of(kind: str, number: int) -> Case:
-    """One of KINDS; the objects are in their colours where the world's `draw_names` gives them one."""
+    """Returns a case of one of KINDS; objects have a colour where the world's `draw_names` chooses one."""
     world = PRESENT if kind == "bowl" else WIDER
     seed = world.held_out + FIRST_OF_KINDS + KINDS.index(kind) * SEEDS_OF_A_KIND + number
     return _DRAWN[kind](number, seed, random.Random(f"{kind} {number}"))
 
 
 def describe(drawn: Scene) -> str:
-    """What a person would type: the objects, without the place."""
+    """Returns the prompt that a person would type: the objects, without the place."""
     if drawn.kind == "bowl":
         return f"a bowl of {drawn.objects[0]}"
     return " and ".join(with_article(name) for name in drawn.objects)
 
 
 def describe_place(drawn: Scene) -> str:
-    """The objects, if there are any, and the place: ``a cat on the grass``, ``on the grass``."""
+    """Returns a prompt of the objects, if any, and the place: ``a cat on the grass``, ``on the grass``."""
     return f"{describe(drawn)} {PLACES[drawn.place].phrase}".strip()
 
 
@@ -99,7 +99,7 @@ def pixels(drawn: Scene) -> NDArray[np.uint8]:
 
 
 def without_fruit(before: Scene, after: Scene, seed: int) -> NDArray[np.uint8]:
-    """The place with its bowl where neither scene has fruit, and the bare place where one has."""
+    """Returns the scene with its bowl, but with the bare place where either scene has fruit."""
     fruit = differing(pixels(before), pixels(after))
     for drawn in (before, after):
         fruit |= mask_of(drawn, drawn.objects[0])
@@ -107,7 +107,7 @@ def without_fruit(before: Scene, after: Scene, seed: int) -> NDArray[np.uint8]:
 
 
 def mask_of(drawn: Scene, name: str) -> NDArray[np.bool_]:
-    """Where an object is: nowhere, if the scene does not show it."""
+    """Returns the mask of an object, empty if the scene does not show it."""
     if name not in drawn.masks:
         return np.zeros((CANVAS, CANVAS), dtype=bool)
     return np.asarray(drawn.masks[name]) > 127
@@ -156,7 +156,7 @@ def _object(number: int, seed: int, rng: random.Random) -> Case:
 
 
 def _two(number: int, seed: int, rng: random.Random) -> Case:
-    """One of the two is exchanged, either."""
+    """Exchanges either of two objects."""
     shown = scene(seed, "two", world=WIDER).objects
     return _exchanged("two", number, seed, "two", None, rng.choice(shown), WIDER.draw_other(rng, shown))
 
@@ -176,7 +176,7 @@ def _place(number: int, seed: int, rng: random.Random) -> Case:
 
 
 def _add(number: int, seed: int, rng: random.Random) -> Case:
-    """Beside an object; every other one in an empty place, which is named."""
+    """Adds an object beside another; in every other case to an empty place, which the prompts name."""
     alone = number % 2 == 1
     before = scene(seed, "empty" if alone else "one", world=WIDER)
     new = WIDER.draw_other(rng, before.objects)
@@ -186,7 +186,7 @@ def _add(number: int, seed: int, rng: random.Random) -> Case:
 
 
 def _remove(number: int, seed: int, rng: random.Random) -> Case:
-    """One of two objects; every other one the only object, where the place is named."""
+    """Removes one of two objects; in every other case the only object, where the prompts name the place."""
     alone = number % 2 == 1
     before = scene(seed, "one" if alone else "two", world=WIDER)
     old = rng.choice(before.objects)

@@ -1,9 +1,9 @@
-"""Time and memory of an edit at full size: a model of Stable Diffusion 1.5's sizes with random weights.
+"""Measures time and memory of an edit by a model of Stable Diffusion 1.5's size with random weights.
 
     python -m benchmarks.fullsize [--small] [--keep FOLDER] [-- options of diffedit edit]
 
-The model is written and run in processes of their own, so that the peak is that of `diffedit edit` alone. Random
-weights paint nothing that is worth seeing; how long they take and how much memory is all that is measured.
+The model is written and run in separate processes, so that the peak of memory is that of `diffedit edit` alone. Random
+weights paint nothing meaningful: only time and memory are measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Stable Diffusion 1.5's own configuration, where it differs from the classes' defaults; the small one is to try this.
+# Stable Diffusion 1.5's configuration where it differs from the classes' defaults; the small one is for trials.
 UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 VAE = {
     "sample_size": 512, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
@@ -39,7 +39,7 @@ SCHEDULER = {
 
 
 def write_model(folder: Path, small: bool) -> None:
-    """A whole model folder in bfloat16; one network at a time is in memory."""
+    """Writes a model folder in bfloat16, with one network in memory at a time."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -49,7 +49,7 @@ def write_model(folder: Path, small: bool) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     unet = UNet2DConditionModel(**(SMALL_UNET if small else UNET))
-    with torch.no_grad():  # random networks hardly listen to the text: without this the mask would be empty
+    with torch.no_grad():  # random networks hardly depend on the text: without this the mask would be empty
         for name, weight in unet.named_parameters():
             if "attn2.to_" in name:
                 weight.mul_(4)
@@ -73,7 +73,7 @@ def write_model(folder: Path, small: bool) -> None:
 
 
 def write_picture(path: Path) -> None:
-    """A photograph of 512 x 512 pixels."""
+    """Writes a photograph of 512 x 512 pixels."""
     from PIL import Image
     from skimage import data
 
@@ -81,7 +81,7 @@ def write_picture(path: Path) -> None:
 
 
 def measure(folder: Path, options: list[str]) -> tuple[dict[str, Any], float]:
-    """What `diffedit edit --json` says, and the peak memory of that one process in bytes."""
+    """Returns the output of `diffedit edit --json`, and the peak memory of its process in bytes."""
     words = ["edit", "picture.png", "--from", "cat", "--to", "dog", "--model", "model", "--no-cache", "--json"]
     words += ["--steps", "4", "--dtype", "bfloat16", "--threshold", "0.2", *options]
     running = subprocess.Popen([sys.executable, "-m", "diffedit_cli", *words], stdout=subprocess.PIPE, cwd=folder)

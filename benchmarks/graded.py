@@ -1,7 +1,7 @@
-"""Contact sheets of graded edits: ``python -m benchmarks.graded DIR --out docs/graded``
+"""Draws contact sheets of graded edits: run ``python -m benchmarks.graded DIR --out docs/graded``.
 
-DIR is what ``benchmarks.scenebench --pictures`` wrote. Writes OUT/KIND.jpg: pictures and what became of them, under
-their prompts and the last grade in ``benchmarks/grades.json``.
+DIR is a folder written by ``benchmarks.scenebench --pictures``. Writes OUT/KIND.jpg: pictures and results, below their
+prompts and the latest grade in ``benchmarks/grades.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUALITY = 88
 
 
 def sheet(folder: Path, kind: str, letters: str) -> Image.Image:
-    """The first edits of a kind, each with its grade."""
+    """Returns a contact sheet of the first edits of a kind, each with its grade."""
     cells = []
     for number, grade in enumerate(letters):
         with Image.open(folder / "pictures" / f"{kind}-{number:03}.png") as final:

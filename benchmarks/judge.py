@@ -1,4 +1,4 @@
-"""An independent judge: a small classifier trained on rendered scenes, never on the diffusion model.
+"""An independent judge: a small classifier trained on drawn scenes, never on output of the diffusion model.
 
 ``python -m benchmarks.judge`` trains it into the training folder and reports its accuracy on held-out crops.
 """
@@ -21,12 +21,12 @@ from training.scenes import FRUIT, HELD_OUT, MIXED_FRUIT, OBJECTS, scene
 from training.workspace import save_atomically, workspace
 
 CLASSES = (*OBJECTS, *FRUIT, MIXED_FRUIT, "nothing")
-SIZE = 64  # pixels: crops are judged at this size
-MARGIN = 0.12  # of the box, around it
+SIZE = 64  # side of a crop in pixels
+MARGIN = 0.12  # share of the box added around it
 
 
 class Judge(nn.Module):
-    """Crops (B, 3, 64, 64) in [-1, 1] -> logits over CLASSES."""
+    """Classifier of crops (B, 3, 64, 64) in [-1, 1]; returns logits over CLASSES."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Judge(nn.Module):
         self.head = nn.Linear(widths[-1], len(CLASSES))
 
     def features(self, crops: Tensor) -> list[Tensor]:
-        """The output of every block."""
+        """Returns the output of every block."""
         found = []
         for block in self.blocks:
             crops = block(crops)
@@ -53,7 +53,7 @@ class Judge(nn.Module):
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a square around the mask, with a margin."""
+    """Returns left, top, right, bottom of a square around the mask, with a margin."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     half = max(bottom - top, right - left) * (0.5 + MARGIN)
@@ -62,7 +62,7 @@ def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def crop(picture: NDArray[np.uint8], box: tuple[int, int, int, int]) -> Tensor:
-    """(3, 64, 64) in [-1, 1]; what lies outside the picture is its edge repeated."""
+    """Returns a crop (3, 64, 64) in [-1, 1]; outside of the picture its edge is repeated."""
     reach = max(0, -box[0], -box[1], box[2] - picture.shape[1], box[3] - picture.shape[0])
     padded = np.pad(picture, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     piece = Image.fromarray(padded).crop([side + reach for side in box]).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -70,7 +70,7 @@ def crop(picture: NDArray[np.uint8], box: tuple[int, int, int, int]) -> Tensor:
 
 
 def example(seed: int) -> tuple[Tensor, int]:
-    """A crop of a scene and its class: an object, slightly off centre, or a place without one."""
+    """Returns a crop of a scene and its class: an object, slightly off centre, or a place without objects."""
     rng = random.Random(seed)
     drawn = scene(seed)
     picture = np.asarray(drawn.picture)
@@ -91,7 +91,7 @@ def examples(first: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def train(count: int, epochs: int) -> tuple[Judge, float]:
-    """The judge, and its accuracy on 1,000 crops of scenes that it has not seen."""
+    """Returns a trained judge and its accuracy on 1,000 crops of held-out scenes."""
     torch.manual_seed(0)
     judge, (crops, labels) = Judge(), examples(0, count)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.02)
@@ -101,7 +101,7 @@ def train(count: int, epochs: int) -> tuple[Judge, float]:
         chosen = torch.randint(0, count, (64,))
         batch = crops[chosen]
         batch = torch.where(torch.rand(64, 1, 1, 1) < 0.5, batch.flip(3), batch)
-        batch = batch + 0.08 * torch.rand(64, 1, 1, 1) * torch.randn_like(batch)  # not to be fooled by a soft decoder
+        batch = batch + 0.08 * torch.rand(64, 1, 1, 1) * torch.randn_like(batch)  # robust to a soft decoder
         if step % 3 == 0:
             batch = F.interpolate(F.avg_pool2d(batch, 2), SIZE, mode="bilinear")
         loss = F.cross_entropy(judge(batch), labels[chosen], label_smoothing=0.05)
@@ -120,7 +120,7 @@ def train(count: int, epochs: int) -> tuple[Judge, float]:
 
 @functools.cache
 def trained() -> tuple[Judge, float]:
-    """The judge and its accuracy, from the training folder."""
+    """Returns the judge and its accuracy, from the training folder. Raises SystemExit if it is not trained."""
     path = workspace() / "judge" / "judge.pt"
     if not path.is_file():
         raise SystemExit("There is no judge yet; train it with: python -m benchmarks.judge")
@@ -132,14 +132,14 @@ def trained() -> tuple[Judge, float]:
 
 @torch.inference_mode()
 def verdict(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
-    """What the judge sees where the mask is."""
+    """Returns the class that the judge assigns to the area of the mask."""
     judge, _ = trained()
     return CLASSES[int(judge(crop(picture, box_of(mask))[None]).argmax())]
 
 
 @torch.inference_mode()
 def distance(picture: NDArray[np.uint8], other: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Like LPIPS (arXiv:1801.03924), with the judge's features: unit-normalised by channel, squared, averaged."""
+    """Returns a distance like LPIPS (arXiv:1801.03924) on the judge's features: unit-normalised, squared, averaged."""
     judge, _ = trained()
     box = box_of(mask)
     pairs = zip(*(judge.features(crop(pixels, box)[None]) for pixels in (picture, other)), strict=True)

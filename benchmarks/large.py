@@ -1,7 +1,7 @@
-"""Edits of large pictures with known truth: scenes of the built-in world at 12 megapixels, the object a small part.
+"""Measures edits of large pictures with known truth: 12-megapixel scenes of the built-in world with a small object.
 
-``python -m benchmarks.large --cases 20 --out DIR`` edits each with zoom and without, and once more the same scene at
-256 pixels, by the command, each in a process of its own. Writes DIR/large.jsonl, DIR/large.md and pictures to look at.
+``python -m benchmarks.large --cases 20 --out DIR`` edits each scene with zoom, without zoom, and at 256 pixels, each by
+a command in its own process. Writes DIR/large.jsonl, DIR/large.md and pictures to look at.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.scenebench import Interval, interval, overlap, rows_of
 from training.scenes import OBJECTS, OPAQUE, scene, sprite, stand, with_article
 
 SIZE = (4000, 3000)
-SHARE = 0.03  # of the picture that the object covers
+SHARE = 0.03  # share of the picture that the object covers
 MEASURES = {
     "iou": "mask IoU (old object)",
     "changed_iou": "mask IoU (both objects)",
@@ -41,7 +41,7 @@ WAYS = {
 
 
 def draw_case(number: int, size: tuple[int, int] = SIZE, share: float = SHARE) -> Case:
-    """One object on an empty place, and another in its stead; the same number at any size is the same scene."""
+    """Returns a case that exchanges the only object of a place; the same number is the same scene at any size."""
     rng = random.Random(number)
     old, new = rng.sample(list(OBJECTS), 2)
     width, height = size
@@ -63,7 +63,7 @@ def draw_case(number: int, size: tuple[int, int] = SIZE, share: float = SHARE) -
 def _stood(
     place: Image.Image, name: str, centre: float, bottom: float, area: float, flipped: bool
 ) -> tuple[Image.Image, NDArray[np.bool_]]:
-    """The place with an object of so many pixels, and where it is."""
+    """Returns the place with an object of `area` pixels, and the object's mask."""
     image = sprite(OBJECTS[name])
     opaque = (np.asarray(image.getchannel("A")) > OPAQUE).mean() * image.width * image.height
     scale = (area / opaque) ** 0.5
@@ -77,14 +77,14 @@ def _stood(
 
 
 def gradient_energy(picture: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
-    """Mean squared difference between neighbours, in grey levels, over the pixels `where`."""
+    """Returns the mean squared gradient, in grey levels per pixel, over the pixels `where`."""
     grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=float)
     down, across = np.gradient(grey)
     return float((down**2 + across**2)[where].mean())
 
 
 def edited(case: Case, folder: Path, words: Sequence[str]) -> dict[str, float]:
-    """Every figure of one edit, by the command, in a process of its own."""
+    """Edits a case by the command, in its own process, and returns every figure."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / f"{case.number:03}.jpg"
     Image.fromarray(case.picture).save(picture, quality=95)
@@ -108,7 +108,7 @@ def edited(case: Case, folder: Path, words: Sequence[str]) -> dict[str, float]:
 
 
 def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    """Each measure's mean and interval; an edit that failed has no sharpness."""
+    """Returns each measure's mean and interval; a failed edit has no sharpness."""
     values = {name: [row[name] for row in rows if name in row] for name in MEASURES}
     return {name: interval(found) for name, found in values.items() if found}
 

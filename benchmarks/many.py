@@ -1,9 +1,9 @@
-"""What a run over many pictures costs beside the network, and whether it goes on as it began.
+"""Measures the overhead of a run over many pictures, and whether memory and results stay constant.
 
-``python -m benchmarks.many --out DIR`` edits held-out scenes of the built-in world with one `diffedit run`, some by a
-`diffedit edit` each, alone and handed to `diffedit serve`, and then many at few steps while it watches the memory and
-the open files of the process; some of these are then edited again, alone. Writes DIR/many.md, DIR/memory.csv and
-DIR/memory.png.
+``python -m benchmarks.many --out DIR`` edits held-out scenes of the built-in world with one `diffedit run`, and some of
+them with a `diffedit edit` each, alone and handed to `diffedit serve`. Then it edits many at few steps while it watches
+the memory and the open files of the process, and edits some of these again, alone. Writes DIR/many.md, DIR/memory.csv
+and DIR/memory.png.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from training.workspace import Curve
 
 COMMAND = (sys.executable, "-m", "diffedit_cli")
 OPTIONS = ("--model", "builtin", "--no-cache", "--quiet", "--force", "--json")
-STAGES = ("mask", "invert", "edit")  # whose time is the network's, with next to nothing beside it
+STAGES = ("mask", "invert", "edit")  # stages whose time is almost only that of the network
 QUICK = ("--steps", "4", "--maps", "1", "--threshold", "0.3")
-WATCH_EVERY = 20  # pictures
-COMPARE_EVERY = 100  # pictures
+WATCH_EVERY = 20  # pictures between two looks at memory and open files
+COMPARE_EVERY = 100  # one of this many pictures is edited again, alone
 Job = dict[str, str]
 
 
 @dataclass
 class Watch:
-    """What was seen of a long run."""
+    """Observations of a long run."""
 
-    points: list[tuple[int, int]] = field(default_factory=list)  # pictures done, and bytes of memory then
+    points: list[tuple[int, int]] = field(default_factory=list)  # finished pictures, and bytes of memory then
     open_files: list[int] = field(default_factory=list)
-    ended: Counter[str] = field(default_factory=Counter)  # how pictures ended, by status or error code
+    ended: Counter[str] = field(default_factory=Counter)  # number of pictures by status or error code
 
     @property
     def slope(self) -> float:
-        """Bytes a picture, by least squares over the second half, when all that is kept is there."""
+        """Bytes of growth per picture, by least squares over the second half, when all that stays loaded is loaded."""
         half = self.points[len(self.points) // 2 :]
         x, y = (sum(values) / len(half) for values in zip(*half, strict=True))
         return float(sum((a - x) * (b - y) for a, b in half) / sum((a - x) ** 2 for a, _ in half))
 
 
 def draw(folder: Path, count: int) -> Path:
-    """So many scenes as PNG, and the job file that edits them."""
+    """Writes scenes as PNG, and returns the job file that edits them."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
@@ -70,7 +70,7 @@ def network_seconds(result: dict[str, Any]) -> float:
 
 
 def run(jobs: Path, out: Path, words: Sequence[str] = ()) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each result of a run, and the process that runs."""
+    """Yields each result of a run, with the number of the process."""
     command = [*COMMAND, "run", str(jobs), "--out", str(out), *OPTIONS, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -79,7 +79,7 @@ def run(jobs: Path, out: Path, words: Sequence[str] = ()) -> Iterator[tuple[dict
 
 
 def resident(process: int) -> int:
-    """Bytes of its memory, on Linux."""
+    """Returns the resident memory of a process in bytes, on Linux."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -89,7 +89,7 @@ def read(jobs: Path) -> list[Job]:
 
 
 def edit(job: Job, output: Path, words: Sequence[str] = ()) -> float:
-    """Seconds of a single command, which may end in an error."""
+    """Returns the seconds of a single command, which may fail."""
     command = (*COMMAND, "edit", job["input"], "--from", job["from"], "--to", job["to"], "-o", str(output))
     started = time.perf_counter()
     subprocess.run((*command, *OPTIONS, *words), stdout=subprocess.DEVNULL, check=False)
@@ -97,12 +97,12 @@ def edit(job: Job, output: Path, words: Sequence[str] = ()) -> float:
 
 
 def one_by_one(jobs: Path, out: Path, count: int) -> float:
-    """The median of single commands, each in a process of its own, the files warm."""
+    """Returns the median seconds of single commands, each in its own process, with warm files."""
     return median(edit(job, out / "one.png") for job in read(jobs)[:count])
 
 
 def watched(jobs: Path, out: Path) -> Watch:
-    """A run at few steps; its memory also as a curve: memory.csv, memory.png."""
+    """Watches a run at few steps, and draws its memory as a curve: memory.csv, memory.png."""
     curve, seen = Curve(out / "memory.csv", ("megabytes",), -1), Watch()
     for done, (result, process) in enumerate(run(jobs, out / "watched", QUICK), start=1):
         seen.ended[result["status"] if not result["error"] else f"error {result['error']['code']}"] += 1
@@ -115,7 +115,7 @@ def watched(jobs: Path, out: Path) -> Watch:
 
 
 def compared(jobs: Path, out: Path) -> tuple[int, int]:
-    """How many pictures of the watched run come out the same alone, to the pixel, and of how many."""
+    """Returns how many pictures of the watched run are equal to the pixel when edited alone, and of how many."""
     found = []
     for job in read(jobs)[::COMPARE_EVERY]:
         before, alone = out / "watched" / Path(job["input"]).name, out / "alone.png"

@@ -1,4 +1,4 @@
-"""The ways to edit that SceneBench compares: ours, diffusers' DiffEdit, SDEdit, and DDIM inversion without a mask."""
+"""Editing methods that SceneBench compares: diffedit, diffusers' DiffEdit, SDEdit, DDIM inversion without a mask."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from diffedit_cli.pipeline.stats import EditStats
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of a case. `decoded` is the model's picture before anything is pasted back into it."""
+    """The result of a method on a case; `decoded` is the model's picture before the original is pasted back."""
 
     final: NDArray[np.uint8]
     decoded: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
     evaluations: int
     seconds: float
-    networks: float | None = None  # seconds of these inside of UNet, VAE and text encoders, on a processor
+    networks: float | None = None  # seconds spent in UNet, VAE and text encoders, on a processor only
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where the networks run, and in which numbers: the same for every method."""
+    """Device and dtype of the networks, the same for every method."""
 
     device: str = "cpu"
     dtype: str = "float32"
 
     def done(self) -> None:
-        """Wait for a GPU: it answers before it is ready."""
+        """Waits for the GPU, whose calls return before they are complete."""
         if self.device != "cpu":
             torch.cuda.synchronize()
 
 
 ON_CPU = Where()
-THE_SOURCE = "{from}"  # as a negative: the case's own source prompt
+THE_SOURCE = "{from}"  # as a negative prompt: stands for the case's source prompt
 Method = Callable[[Case], Outcome]
 
 
@@ -66,7 +66,10 @@ def at_canvas(image: Image.Image, case: Case) -> NDArray[np.uint8]:
 
 
 class Ours:
-    """The product's own stages, nothing taken from a cache; without a mask it is plain DDIM inversion and decoding."""
+    """diffedit's own stages without a cache.
+
+    If not `masked`, the mask is the whole picture: with the DDIM scheduler this is plain inversion and decoding.
+    """
 
     def __init__(self, folder: ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU) -> None:
         self.pipeline = EditPipeline(folder, None, device=where.device, dtype=where.dtype)
@@ -74,7 +77,7 @@ class Ours:
         model = self.pipeline.session.model(EditStats())
         assert isinstance(model, LatentDiffusion)
         networks = (model.network, model.vae.encoder, model.vae.decoder, *(one.network for one in model.encoders))
-        for network in networks if where.device == "cpu" else ():  # a GPU would be slowed by waiting for each call
+        for network in networks if where.device == "cpu" else ():  # to wait for each call would slow a GPU
             network.register_forward_pre_hook(self._enter)
             network.register_forward_hook(self._leave)
         self._inside = self._entered = 0.0
@@ -104,9 +107,9 @@ class Ours:
 
 
 class Pipeline:
-    """What diffusers' pipelines share here: the same weights and guidance, the picture at the model's size, counts."""
+    """Base of diffusers' pipelines: the same weights and guidance, pictures at the model's size, evaluation counts."""
 
-    guidance = GUIDANCE  # of a model that says nothing
+    guidance = GUIDANCE  # for a model that sets none
 
     def __init__(self, name: str, folder: Path, where: Where = ON_CPU) -> None:
         with warnings.catch_warnings():
@@ -126,7 +129,7 @@ class Pipeline:
         self.evaluations += len(inputs[0])
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
-        """The result, and the mask (h, w) if there is one."""
+        """Returns the result, and the mask (h, w) or None."""
         raise NotImplementedError
 
     def __call__(self, case: Case) -> Outcome:
@@ -143,14 +146,15 @@ class Pipeline:
 
 
 class DiffusersDiffEdit(Pipeline):
-    """The deprecated pipeline with its defaults, the source prompt as negative as its guide does."""
+    """The deprecated pipeline with its defaults, and the source prompt as negative prompt, as in its guide."""
 
     def __init__(self, folder: Path, where: Where = ON_CPU, steps: int = 50, maps: int = 10) -> None:
         self.steps, self.maps = steps, maps
         super().__init__("StableDiffusionDiffEditPipeline", folder, where)
         from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)  # PNDM has a step more one way
+        # PNDM would take one more step in one direction.
+        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.inverse_scheduler = DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
 
     def edit(self, case: Case, image: Image.Image, generator: torch.Generator) -> tuple[Image.Image, Any]:
@@ -168,7 +172,7 @@ class DiffusersDiffEdit(Pipeline):
 
 
 class SDEdit(Pipeline):
-    """Image-to-image: noise, then denoise towards the target (arXiv:2108.01073)."""
+    """Image to image: adds noise, then denoises towards the target prompt (arXiv:2108.01073)."""
 
     def __init__(self, folder: Path, where: Where = ON_CPU) -> None:
         super().__init__("StableDiffusionImg2ImgPipeline", folder, where)
@@ -180,7 +184,7 @@ class SDEdit(Pipeline):
 
 
 class RoundTrip:
-    """No edit: the true result after nothing but the VAE's round trip, as good as its decoder allows."""
+    """No edit: the true result encoded and decoded by the VAE, the best that its decoder allows."""
 
     def __init__(self, folder: ModelFolder) -> None:
         self.model = families.load(folder.path, "cpu", torch.float32, folder.name)
@@ -194,7 +198,7 @@ class RoundTrip:
 
 
 def build(name: str, folder: ModelFolder, params: Params, where: Where = ON_CPU) -> Method:
-    """One of METHODS, or CEILING, ready to run."""
+    """Returns one of METHODS, or CEILING, ready to run."""
     if name == CEILING:
         return RoundTrip(folder)
     if name == "ours":

@@ -1,7 +1,7 @@
-"""What an edit costs in pictures of 256 to 2048 px, with zoom and without; ``python -m benchmarks.scaling --out DIR``.
+"""Times edits of 256 to 2048 px pictures, with and without zoom: run ``python -m benchmarks.scaling --out DIR``.
 
-One drawn scene at every size, the built-in model, few steps, the median of some warm edits. Writes DIR/scaling.json.
-``python -m benchmarks.performance`` draws it.
+Edits one drawn scene at every size with the built-in model and few steps; times are medians of some warm edits. Writes
+DIR/scaling.json, which ``python -m benchmarks.performance`` plots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffedit_cli.models import registry
 from diffedit_cli.pipeline.params import Params
 
 SIZES = (256, 512, 1024, 2048)
-SHARE = 0.05  # of the picture that the object covers
+SHARE = 0.05  # share of the picture that the object covers
 WAYS = {"zoom auto": Params(steps=4, maps=2), "zoom off": Params(steps=4, maps=2, zoom=1)}
 
 

@@ -1,11 +1,11 @@
-"""SceneBench: edits with known truth, measured; ``python -m benchmarks.scenebench --cases 40 --out DIR``.
+"""SceneBench measures edits with known truth: run ``python -m benchmarks.scenebench --cases 40 --out DIR``.
 
-So many cases of each kind (`benchmarks.cases.KINDS`), judged by `benchmarks.strict`, and beside it by the older judge,
-which asks only what an object looks like most, where it knows the objects: ``python -m benchmarks.judge`` trains it,
-without it its columns are empty. Writes DIR/cases.jsonl (a run goes on where it stopped), DIR/scenebench.json,
-DIR/scenebench.md, DIR/contact-KIND.png, and with ``--pictures`` what the first method made, as
-DIR/pictures/KIND-NNN.png. With ``--jobs N`` N cases are edited at a time, with one thread each: much sooner done on
-processors, but the seconds are then those of one thread.
+Edits this many cases of each kind (`benchmarks.cases.KINDS`) and measures them by `benchmarks.strict`. The older judge
+also measures cases whose objects it knows; it only tells what an object looks like most. ``python -m benchmarks.judge``
+trains it; without it its columns are empty. Writes DIR/cases.jsonl (an interrupted run resumes), DIR/scenebench.json,
+DIR/scenebench.md, DIR/contact-KIND.png and, with ``--pictures``, the results of the first method as
+DIR/pictures/KIND-NNN.png. ``--jobs N`` edits N cases at a time, with one thread each: on processors the run ends much
+sooner, but the seconds are then those of one thread.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ MEASURES = {
     "evaluations": "evaluations",
     "seconds": "seconds",
 }
-SHARES = ("strict", "success", "kept", *KINDS)  # shown in %; of a kind the strict success is shown
-Interval = tuple[float, float, float]  # a mean, and the ends of its 95 % interval
+SHARES = ("strict", "success", "kept", *KINDS)  # shown in %; the figure of a kind is its strict success
+Interval = tuple[float, float, float]  # mean, lower and upper end of its 95 % interval
 RESAMPLES = 2000
 SHEET_CASES, SHEET_COLUMNS, SHEET_SIDE, SHEET_HEAD = 24, 4, 160, 14
 Key = tuple[str, int]
@@ -54,7 +54,7 @@ Key = tuple[str, int]
 
 
 def psnr(made: NDArray[np.uint8], true: NDArray[np.uint8], where: NDArray[np.bool_]) -> float | None:
-    """Peak signal-to-noise ratio in decibels, over the pixels `where`, if there are any."""
+    """Returns the peak signal-to-noise ratio in dB over the pixels `where`, None if there are none."""
     if not where.any():
         return None
     error = np.square(made[where].astype(float) - true[where]).mean()
@@ -62,7 +62,7 @@ def psnr(made: NDArray[np.uint8], true: NDArray[np.uint8], where: NDArray[np.boo
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union."""
+    """Returns the intersection over union of two masks."""
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
@@ -76,12 +76,12 @@ def has_judge() -> bool:
 
 
 def judged(case: Case) -> bool:
-    """Whether the judge can tell if an edit succeeded: it is there, and knows each object by name."""
+    """Returns whether the judge can tell if an edit succeeded: it is trained, and knows every object by name."""
     return has_judge() and bool(case.new_mask.any()) and {case.new, *case.kept} <= set(judge.CLASSES)
 
 
 def measure(case: Case, outcome: Outcome) -> dict[str, Any]:
-    """Every figure of one edit; None where there is nothing to measure."""
+    """Returns every figure of one edit, None where it does not apply."""
     everywhere, mask = case.mask | case.new_mask, outcome.mask
     figures = strict.figures_of(outcome.final, case)
     success = kept = distance = None
@@ -106,7 +106,7 @@ def measure(case: Case, outcome: Outcome) -> dict[str, Any]:
 
 
 def failed_case(case: Case) -> dict[str, Any]:
-    """An edit that found nothing to do, or whose picture was refused: it counts as no overlap and no success."""
+    """Returns the figures of an edit that found nothing to do or was refused: no overlap and no success."""
     failed = {"strict": 0.0, "changed": 0.0}
     if case.mask.any():
         failed["iou"] = 0.0
@@ -116,7 +116,7 @@ def failed_case(case: Case) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and its 95 % bootstrap interval."""
+    """Returns the mean and its 95 % bootstrap interval."""
     array = np.asarray(values)
     means = np.random.default_rng(0).choice(array, (RESAMPLES, len(array))).mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
@@ -124,7 +124,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Interval]]:
-    """Method -> measure -> mean and interval."""
+    """Returns the mean and interval of each measure, by method."""
     table: dict[str, dict[str, Interval]] = {}
     for method in (*METHODS, CEILING):
         mine = [row for row in rows if row["method"] == method]
@@ -136,7 +136,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Interval
 
 
 def rows_of(first: str, figures: Mapping[str, Mapping[str, Interval]], measures: Mapping[str, str]) -> str:
-    """A Markdown table: a row for each name, with its figure of each measure or a dash."""
+    """Returns a Markdown table with a row for each name and a column for each measure; a dash for a missing figure."""
     lines = [f"| {first} | " + " | ".join(measures.values()) + " |", "|---" * (len(measures) + 1) + "|"]
     for name, found in figures.items():
         lines.append(f"| {name} | " + " | ".join(cell(measure, found.get(measure)) for measure in measures) + " |")
@@ -144,7 +144,7 @@ def rows_of(first: str, figures: Mapping[str, Mapping[str, Interval]], measures:
 
 
 def cell(name: str, figure: Interval | None) -> str:
-    """A figure as people read it: name is a key of MEASURES."""
+    """Formats a figure for a table; `name` is a key of MEASURES, or a kind."""
     if figure is None:
         return "-"
     if name in SHARES:
@@ -164,7 +164,7 @@ def run(case: Case, method: Method) -> Outcome | None:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a case: a row for each method, and the first method's picture if it made one."""
+    """The results of a case: a row for each method, and the first method's picture if it produced any."""
 
     case: Case
     rows: list[dict[str, Any]]
@@ -172,7 +172,7 @@ class Made:
 
 
 class Worker:
-    """Edits one case after the other with each of some methods; a number alone is one of `draw_case`."""
+    """Edits cases with several methods; a key that is a number alone is a case of `draw_case`."""
 
     def __init__(
         self, model: str, methods: Sequence[str], params: Params, threads: int | None, where: Where = ON_CPU
@@ -181,7 +181,7 @@ class Worker:
 
     @functools.cached_property
     def built(self) -> dict[str, Method]:
-        """The methods ready to run, made in the process that runs them."""
+        """The methods by name, built in the process that runs them."""
         if self.threads:
             torch.set_num_threads(self.threads)
         return {name: build(name, registry.find(self.model), self.params, self.where) for name in self.methods}
@@ -211,13 +211,13 @@ def _ask(key: Any) -> Any:
 
 
 def each(call: Callable[[Any], Any], keys: Sequence[Any], jobs: int) -> Iterator[Any]:
-    """What `call` says of every case, in order, so many at a time."""
+    """Yields `call(key)` for every key, in order, computed by `jobs` processes."""
     with get_context("spawn").Pool(jobs, _start, (call,)) as pool:
         yield from pool.imap(_ask, keys)
 
 
 def typed(value: str) -> Any:
-    """A parameter's value: a number, True or False, or else its words."""
+    """Parses a parameter's value: a Python literal such as a number or True, else the text itself."""
     try:
         return ast.literal_eval(value)
     except (SyntaxError, ValueError):
@@ -225,7 +225,7 @@ def typed(value: str) -> Any:
 
 
 class Folder:
-    """Where a run writes what it made, and finds it again."""
+    """The output folder of a run, from which an interrupted run resumes."""
 
     def __init__(self, out: Path, pictures: bool) -> None:
         self.out, self.pictures = out, out / "pictures" if pictures else None
@@ -234,11 +234,11 @@ class Folder:
                 folder.mkdir(parents=True, exist_ok=True)
         self.log = out / "cases.jsonl"
         rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
-        self.rows = [row for row in rows if "strict" in row]  # there was no strict measure before
+        self.rows = [row for row in rows if "strict" in row]  # without rows from before there was a strict measure
         self.done = {(row["kind"], row["case"], row["method"]) for row in self.rows}
 
     def lacks(self, key: Key, methods: Sequence[str]) -> bool:
-        """Whether a case has to be run, if only for its pictures."""
+        """Returns whether a case has to be run, be it only for its pictures."""
         files = [self.cell(key)] if key[1] < SHEET_CASES else []
         files += [self.picture(key)] if self.pictures else []
         return any((*key, name) not in self.done for name in methods) or not all(file.exists() for file in files)
@@ -263,7 +263,7 @@ class Folder:
 
 
 def sheet_cell(case: Case, final: NDArray[np.uint8] | None, grade: str = "") -> Image.Image:
-    """A picture and what a method made of it, under their prompts and a grade; black where it made nothing."""
+    """Returns a picture and a method's result below their prompts and a grade; black in place of a missing result."""
     cell = Image.new("RGB", (2 * SHEET_SIDE, SHEET_HEAD + SHEET_SIDE))
     ImageDraw.Draw(cell).text((2, 1), f"{grade or case.number}: {case.source} -> {case.target}", fill="white")
     for left, picture in ((0, case.picture), (SHEET_SIDE, final)):
@@ -308,12 +308,12 @@ def main() -> None:
 
 
 def of_method(method: str, by_kind: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
-    """Every measure of one method: a row for each kind."""
+    """Returns a Markdown table of every measure of one method, with a row for each kind."""
     return rows_of("kind", {kind: table[method] for kind, table in by_kind.items() if method in table}, MEASURES)
 
 
 def beyond(rows: Sequence[Mapping[str, Any]], method: str, kinds: Sequence[str]) -> str:
-    """How many of a method's edits of each kind fail by which figure of the strict measure."""
+    """Returns a table of how many of a method's edits of each kind fail by each figure of the strict measure."""
     names = [*dict.fromkeys(name for limits in strict.AT_MOST.values() for name in limits), *strict.AT_LEAST]
     lines = [f"| kind | edits | none made | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for kind in kinds:
@@ -326,7 +326,7 @@ def beyond(rows: Sequence[Mapping[str, Any]], method: str, kinds: Sequence[str])
 
 
 def report(out: Path, folder: ModelFolder, rows: list[Any], kinds: Sequence[str], cases: int) -> None:
-    """Writes tables and JSON."""
+    """Writes scenebench.md and scenebench.json, and prints the former."""
     table, by_kind = summarise(rows), {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in kinds}
     ceiling = table.pop(CEILING)
     accuracy = judge.trained()[1] if has_judge() else None

@@ -1,10 +1,10 @@
-"""Our edit and diffusers' DiffEdit, one after the other in one process; ``python -m benchmarks.speed --out DIR``.
+"""Times diffedit and diffusers' DiffEdit in turns in one process: run ``python -m benchmarks.speed --out DIR``.
 
-The same weights, pictures, device and dtype, all of it warm; medians, ratios of pairs, and SceneBench's quality beside
-them, the judge's too where ``python -m benchmarks.judge`` trained it. Writes DIR/speed.json and DIR/speed.md. With
-``--fullsize`` instead a model of Stable Diffusion 1.5's size with random weights edits a photograph of 512 px: only for
-the time. There ``--share 0.2`` takes a fifth of each side's steps and maps, where hours would pass otherwise.
-``python -m benchmarks.performance`` makes docs/performance.md of it.
+Both use the same weights, pictures, device and dtype, and are warm. Reports medians, ratios of pairs, and SceneBench's
+measures of quality, including the judge's if ``python -m benchmarks.judge`` has trained it. Writes DIR/speed.json and
+DIR/speed.md. With ``--fullsize``, a model of Stable Diffusion 1.5's size with random weights edits a photograph of
+512 px instead, only for the time. There ``--share 0.2`` takes a fifth of both sides' steps and maps, which saves hours.
+``python -m benchmarks.performance`` writes docs/performance.md from the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage.cache import Cache
 from training.scenes import OBJECTS
 
-AS_THEIRS = Params(  # the pipeline's own defaults, its guide's negative, and no more than the paper's mask
+AS_THEIRS = Params(  # the pipeline's defaults, the negative prompt of its guide, and the paper's mask
     steps=50, maps=10, scheduler="ddim", invert_guidance=7.5, guidance_end=1, guidance_every=1, negative=THE_SOURCE,
     strength=0.8, invert_from=0, mask_method="noise", edges=0, grow=0,
 )  # fmt: skip
@@ -53,13 +53,13 @@ Row = dict[str, Any]
 
 
 def elsewhere(case: Case) -> Case:
-    """The same picture with another wish, whose truth is not drawn: only for its time."""
+    """Returns a case with the same picture and another target prompt; its truth is not drawn, as only time counts."""
     other = next(name for name in OBJECTS if name not in (case.old, case.new, *case.kept))
     return replace(case, target=case.target.replace(case.new, other), new=other)
 
 
 class Again:
-    """Another --to for a picture that was edited just before: its inversion is kept."""
+    """Edits a picture that was just edited with another --to: its inversion comes from the cache."""
 
     def __init__(self, ours: Ours, folder: Path) -> None:
         self.ours, self.folder, self.count = ours, folder, 0
@@ -75,7 +75,7 @@ class Again:
 
 
 def fewer(params: Params, share: float) -> Params:
-    """A share of the steps and of the maps, each rounded, and of the most maps where they are drawn until settled."""
+    """Returns parameters with a share of the steps and of the maps (of the most, if drawn until settled), rounded."""
     if share == 1:
         return params
     return replace(params, steps=round(params.steps * share), maps=round(params.most_maps * share))
@@ -88,7 +88,7 @@ def scenes(count: int) -> list[Case]:
 def compared(
     ways: dict[str, Method], cases: Sequence[Case], measure: Callable[[Case, Outcome], Row]
 ) -> dict[str, dict[str, list[float]]]:
-    """Each way's figures of each case, the ways taking turns; the first case only warms them up."""
+    """Returns each way's figures of each case, by measure; the ways take turns, and the first case is a warm-up."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     for number, case in enumerate(cases):
         rows: dict[str, Row] = {}
@@ -112,7 +112,7 @@ def compared(
 
 
 def figures(values: dict[str, list[float]]) -> dict[str, Interval]:
-    """Means with their intervals; medians of what is timed."""
+    """Returns means, or medians of times, with their intervals."""
     made = {name: interval(found) for name, found in values.items() if name in MEASURES}
     for name in {"seconds", "ratio", "overhead"} & made.keys():
         _, low, high = made[name]
@@ -121,7 +121,7 @@ def figures(values: dict[str, list[float]]) -> dict[str, Interval]:
 
 
 def photographs(count: int) -> list[Case]:
-    """A photograph again and again; nothing is known of what is on it, so nothing but time can be measured."""
+    """Returns cases of one photograph; no truth is known of it, so that only time can be measured."""
     from skimage import data
 
     picture = data.astronaut()
@@ -136,7 +136,7 @@ def only_time(_: Case, made: Outcome) -> Row:
 
 
 def machine() -> str:
-    """What figures of the processor were taken on."""
+    """Returns a description of the processor, the number of threads and the version of torch."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor() or platform.machine(),

@@ -1,8 +1,8 @@
-"""Which clean sprite, and where, explains a picture best: analysis by synthesis over the drawn world's own sprites.
+"""Finds the clean sprite and its placement that explain a picture best: analysis by synthesis with the world's sprites.
 
-A picture of a scene is its background with one sprite more. `View` holds a picture at one scale, with its
-background; `Search` looks for the placement of a sprite that leaves the least energy of the difference unexplained:
-everywhere at a coarse scale by Fourier transforms, then around the best places at a fine one.
+A picture of a scene is modelled as its background with one more sprite. `View` holds a picture at one scale, with its
+background. `Search` finds the placement of a sprite that leaves the least energy of the difference unexplained:
+everywhere at a coarse scale by Fourier transforms, then around the best places at a fine scale.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from benchmarks.textures import BLUR, Floats
 from training.places import CANVAS
 from training.scenes import WIDER
 
-COARSE, FINE = 72, 96  # pixels of a picture's side
-PAD = 12  # a part of the side, added around it: the picture's rim goes on there, since sprites may be cut off by it
-SIZES = tuple(32 * 1.25**step for step in range(9))  # the longer side of a sprite, of 256 pixels, looked for at first
+COARSE, FINE = 72, 96  # sides of the coarse and the fine view in pixels
+PAD = 12  # 1 / PAD of the side is added around it, where the edge is repeated: sprites may be cut off by the edge
+SIZES = tuple(32 * 1.25**step for step in range(9))  # longer side of a sprite in the coarse search, in pixels of 256
 DARKEST, BRIGHTEST = 0.88, 1.1  # scenes are lit by 0.9 to 1.08
-SHADOW = 0.65  # a shadow leaves at least this share of the light: darker is an object, if only a brown one
-STARTS = 3  # places of the coarse search that the fine one begins at
-STEPS = (  # of the fine search: reach in pixels, factors of the size, factors of the aspect
+SHADOW = 0.65  # a shadow leaves at least this share of the light: darker pixels are an object, such as a brown one
+STARTS = 3  # results of the coarse search from which the fine search starts
+STEPS = (  # steps of the fine search: reach in pixels, factors of the size, factors of the aspect
     (2, (0.88, 1.0, 1.13), (0.85, 1.0, 1.18)),
     (1, (0.95, 1.0, 1.05), (0.93, 1.0, 1.07)),
 )
-LAST_STEP = (1, (0.97, 1.0, 1.03), (0.97, 1.0, 1.03))  # also between pixels
-LARGEST = 160  # pixels of a sprite's sides: views show none as large
+LAST_STEP = (1, (0.97, 1.0, 1.03), (0.97, 1.0, 1.03))  # also at half pixels
+LARGEST = 160  # longest side of a sprite in pixels: larger than any in a view
 RIM = 2  # pixels around a drawn sprite, for its blur
 NOWHERE = 1e12
 
 Box = tuple[float, float, float, float]
-"""Top, left, bottom, right, of 256 pixels."""
+"""Top, left, bottom, right, in pixels of 256."""
 WHOLE: Box = (0, 0, CANVAS, CANVAS)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a sprite stands: its middle, height and width in pixels of 256, and the light on it."""
+    """The placement of a sprite: centre, height and width in pixels of 256, and the factor of the light on it."""
 
     y: float
     x: float
@@ -59,7 +59,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Found:
-    """The best placement of a sprite, and the energy that it leaves unexplained in the whole picture."""
+    """The best placement of a sprite, and the energy `cost` that it leaves unexplained in the whole picture."""
 
     name: str
     placement: Placement
@@ -67,7 +67,7 @@ class Found:
 
 
 class Spot(NamedTuple):
-    """The best place of a sprite at one size of the coarse search, and what it gains or loses there."""
+    """The best position of a sprite of one size in the coarse search, and the change of energy `gained` there."""
 
     gained: float
     size: int
@@ -77,29 +77,34 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A picture (s, s, 3) in [0, 255], and the background that it had without the object, with room around both."""
+    """A picture (s, s, 3) in [0, 255] and its background without the object, both padded."""
 
     picture: Floats
     background: Floats
-    inside: NDArray[np.bool_]  # (s, s): not the room around
+    inside: NDArray[np.bool_]  # (s, s): false in the padding
 
     @functools.cached_property
     def distance(self) -> Floats:
-        """(s, s), squared, of the picture to the background; 0 around."""
+        """Squared distance (s, s) of the picture to the background; 0 in the padding."""
         return np.asarray(np.square(self.picture - self.background).sum(2) * self.inside)
 
     @functools.cached_property
     def spectrum(self) -> Tensor:
-        """(4, s, f), of what a pixel costs if it is not explained, less what it costs behind a sprite; of its colours.
-        The coarse search takes each pixel for either the sprite's or the background's, by its alpha."""
+        """Fourier transforms (4, s, f) of the squared picture less `distance`, and of the picture's three colours.
+
+        The coarse search takes each pixel for either the sprite's or the background's, weighted by alpha.
+        """
         lost = np.square(self.picture).sum(2) - self.distance
         made: Tensor = torch.fft.rfft2(_planes(lost[None], self.picture.transpose(2, 0, 1)))
         return made
 
     @functools.cached_property
     def planes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(2, s, s), (6, s, s) and (1, s, s): of E + A B - A g R, what is left of a picture E + B with a sprite R of
-        alpha A and light g, all that its squared sum has beside the light, what it has times -2 g, and times g ** 2."""
+        """Planes (2, s, s), (6, s, s) and (1, s, s), whose correlations with a sprite yield the unexplained energy.
+
+        A sprite R of alpha A and light g on the background B leaves E + A B - A g R of a picture E + B. The planes are
+        for the terms of its squared sum without g, for those times -2 g, and for those times g ** 2.
+        """
         behind = self.background.transpose(2, 0, 1)
         change = self.picture.transpose(2, 0, 1) - behind
         alone = _planes(2 * (behind * change).sum(0)[None], np.square(behind).sum(0)[None])
@@ -108,11 +113,11 @@ class View:
 
     @property
     def scale(self) -> float:
-        """Pixels of this view to one of 256."""
+        """Pixels of this view per pixel of 256."""
         return _side_within(self.picture.shape[0]) / CANVAS
 
     def place(self, spot: Spot, height: float, width: float, flipped: bool) -> Placement:
-        """The placement of what stands at a spot of this view."""
+        """Returns the placement of a sprite at a spot of this view."""
         pad = (self.picture.shape[0] - _side_within(self.picture.shape[0])) / 2
         y, x = ((at + RIM - pad) / self.scale for at in (spot.row, spot.column))
         return Placement(y + height / 2, x + width / 2, height, width, flipped)
@@ -127,13 +132,13 @@ def _planes(*parts: NDArray[Any]) -> Tensor:
 
 
 def shaded(background: Floats, picture: Floats) -> Floats:
-    """A background in the shadow in which it is most like a picture."""
+    """Returns a background darkened at each pixel, by a factor of at least SHADOW, to be most like a picture."""
     along = (picture * background).sum(2) / np.maximum(np.square(background).sum(2), 1)
     return np.asarray(along.clip(SHADOW, 1)[..., None] * background, dtype=np.float32)
 
 
 def view(picture: Floats, background: Floats) -> View:
-    """With the rim's colours around both."""
+    """Returns the view of a picture and a background, both padded with their edges."""
     pad = picture.shape[0] // PAD
     wide = ((pad, pad), (pad, pad), (0, 0))
     inside = np.pad(np.ones(picture.shape[:2], dtype=bool), pad)
@@ -142,7 +147,7 @@ def view(picture: Floats, background: Floats) -> View:
 
 @functools.lru_cache(maxsize=250)
 def sprite_of(name: str, flipped: bool) -> Tensor:
-    """(1, 4, h, w): the colours in [0, 255] times alpha, and alpha."""
+    """Returns a sprite (1, 4, h, w): colours in [0, 255] times alpha, and alpha."""
     image = WIDER.drawing(name).copy()
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     array = np.asarray(image, dtype=np.float32)
@@ -152,15 +157,15 @@ def sprite_of(name: str, flipped: bool) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """A sprite as a view shows it, as blurred as pictures are, with a rim for that, and where its corner is."""
+    """A sprite as a view shows it: blurred like pictures, with a rim of RIM pixels for that, and its corner."""
 
-    planes: Tensor  # (4, h, w): the colours in [0, 255] times alpha, and alpha
+    planes: Tensor  # (4, h, w): colours in [0, 255] times alpha, and alpha
     row: int
     column: int
 
 
 def drawn(name: str, at: Placement, scale: float) -> Drawn:
-    """To half a pixel."""
+    """Draws a sprite at a placement, to half a pixel."""
     high, wide = (max(6, round(2 * part * scale)) for part in (at.height, at.width))
     top, left = (int(np.floor(2 * mid * scale - part / 2 + 0.51)) for mid, part in ((at.y, high), (at.x, wide)))
     big = F.interpolate(sprite_of(name, at.flipped), (high, wide), mode="bilinear", antialias=True)
@@ -171,15 +176,15 @@ def drawn(name: str, at: Placement, scale: float) -> Drawn:
 
 
 def energy_of(sprite: Tensor) -> Tensor:
-    """Sum of alpha times the squared colours."""
+    """Returns the sum of alpha times the squared colours."""
     return (sprite[:3].square().sum(0) / sprite[3].clamp(min=1e-3)).sum()
 
 
 @dataclass(frozen=True)
 class Bank:
-    """A sprite at every size of the coarse search, both ways around."""
+    """A sprite at every size of the coarse search, unflipped and flipped."""
 
-    kernels: Tensor  # (n, 4, f, g), conjugate spectra of alpha and of the colours times alpha
+    kernels: Tensor  # (n, 4, f, g), conjugate spectra of alpha and of colours times alpha
     energy: Tensor  # (n,)
     sizes: tuple[tuple[float, float, bool], ...]  # height, width, whether flipped
     sprites: tuple[Tensor, ...]  # (4, h, w) each, as the coarse view shows them
@@ -203,27 +208,29 @@ def bank(name: str) -> Bank:
 
 
 def lit(own: Tensor, cross: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
-    """What is gained or lost with the best light, and that light."""
+    """Returns the change of energy with the best light, and that light."""
     light = (cross / energy.clamp(min=1)).clamp(DARKEST, BRIGHTEST)
     return own - 2 * light * cross + light.square() * energy, light
 
 
 def correlated(planes: Tensor, kernel: Tensor) -> Tensor:
-    """Of planes (c, h + i, w + j) with a kernel (c, h, w): (i + 1, j + 1). A convolution has more to prepare than to do
-    where the kernel is large and has next to no room."""
+    """Returns the correlation (i + 1, j + 1) of planes (c, h + i, w + j) with a kernel (c, h, w).
+
+    A convolution would take longer to prepare than to run, as the kernel is large and has few positions.
+    """
     patches = planes.unfold(1, kernel.shape[1], 1).unfold(2, kernel.shape[2], 1).permute(1, 2, 0, 3, 4)
     return patches.reshape(*patches.shape[:2], -1) @ kernel.flatten()
 
 
 class Search:
-    """Looks for sprites in one picture: `coarse` and `fine` views, their middles within a box."""
+    """Searches one picture, in a `coarse` and a `fine` view, for sprites whose centres lie in a box."""
 
     def __init__(self, coarse: View, fine: View, box: Box = WHOLE) -> None:
         self.coarse, self.fine, self.box = coarse, fine, box
         self.total = float(fine.distance.sum())
 
     def coarsely(self, name: str) -> list[Spot]:
-        """The best place of a sprite at each size, either way around."""
+        """Returns the best position of a sprite at each size, unflipped and flipped."""
         known = bank(name)
         products = known.kernels * self.coarse.spectrum
         pair = torch.stack([products[:, 0], products[:, 1:].sum(1)])
@@ -239,8 +246,11 @@ class Search:
         ]
 
     def starts(self, name: str, spots: Sequence[Spot], count: int) -> list[Placement]:
-        """Where the fine search begins: where the least is left, as a share of what the sprite is seen by. A tiny one
-        on a like background leaves little, but is little."""
+        """Returns at most `count` placements for the fine search to start from.
+
+        Chosen by the energy left, over that by which the sprite stands out from the background: a tiny sprite on a
+        similar background leaves little, but explains little.
+        """
         known, total = bank(name), float(self.coarse.distance.sum())
 
         def left(spot: Spot) -> float:
@@ -253,7 +263,7 @@ class Search:
         return [self.coarse.place(spot, *known.sizes[spot.size]) for spot in sorted(spots, key=left)[:count]]
 
     def _allowed(self, extents: Tensor) -> Tensor:
-        """(n, s, s): where sprites of these extents lie within the view, and their middles within the box."""
+        """Returns where sprites of these extents lie within the view, with their centres in the box (n, s, s)."""
         side, scale = self.coarse.distance.shape[0], self.coarse.scale
         pad = COARSE // PAD
         at = torch.arange(side)
@@ -266,7 +276,7 @@ class Search:
         return inside[0][:, :, None] & inside[1][:, None, :]
 
     def finely(self, name: str, start: Placement) -> Found:
-        """The best placement around one."""
+        """Returns the best placement around a starting point."""
         best = Found(name, start, NOWHERE)
         for reach, scales, aspects in STEPS:
             best = self._nearby(best, reach, scales, aspects, (0.0,))
@@ -275,7 +285,7 @@ class Search:
     def _nearby(
         self, found: Found, reach: int, scales: Sequence[float], aspects: Sequence[float], phases: Sequence[float]
     ) -> Found:
-        """The best of the placements that differ by these factors, and by parts of a pixel."""
+        """Returns the best placement among variations by these factors and by fractions of a pixel."""
         at, best = found.placement, found
         for scale, aspect, down, right in product(scales, aspects, phases, phases):
             tried = replace(
@@ -286,7 +296,7 @@ class Search:
         return best
 
     def _tried(self, name: str, at: Placement, reach: int) -> Found:
-        """A sprite of one size at every place within a reach, the best of them."""
+        """Returns the best position of a sprite of one size within `reach` pixels."""
         scale, padded = self.fine.scale, self.fine.distance.shape[0]
         one, row, column = drawn(name, at, scale)
         (high, wide), pad = one.shape[1:], (padded - _side_within(padded)) // 2
@@ -307,7 +317,7 @@ class Search:
         return Found(name, placed, self.total + float(gained.flatten()[best]))
 
     def best(self, names: Sequence[str], candidates: int, starts: int = STARTS) -> Found:
-        """The sprite of these that explains most; only so many, the best at the coarse scale, are looked at finely."""
+        """Returns the sprite that explains most; the fine search takes only the best `candidates` of the coarse one."""
         spots = {name: at for name in names if (at := self.coarsely(name))}
         chosen = sorted(spots, key=lambda name: min(spots[name]).gained)[:candidates]
         found = [self.finely(name, start) for name in chosen for start in self.starts(name, spots[name], starts)]
@@ -315,7 +325,7 @@ class Search:
 
 
 def rendered(found: Found, side: int) -> tuple[Floats, Floats]:
-    """The clean sprite where it was found: its colours (side, side, 3), and its alpha (side, side)."""
+    """Renders the clean sprite at its placement: colours (side, side, 3) and alpha (side, side)."""
     one, row, column = drawn(found.name, found.placement, side / CANVAS)
     whole = np.zeros((4, 3 * side, 3 * side), np.float32)
     whole[:, side + row : side + row + one.shape[1], side + column : side + column + one.shape[2]] = one

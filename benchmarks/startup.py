@@ -1,10 +1,10 @@
-"""Where the time of one small edit goes: Python, torch, all else before the network's first answer, and the edit.
+"""Breaks down the time of one small edit: Python, torch, the rest before the network's first answer, and the edit.
 
     python -m benchmarks.startup [--runs 7]
 
-Each figure is the median of runs in processes of their own, which take turns, with the files in the system's memory.
-An edit is `diffedit edit` of a sample picture by the built-in model, nothing from the cache: alone, and handed to
-`diffedit serve`. The first answer is there when the command says that it is finding the mask.
+Each figure is the median of runs in separate processes, which take turns, with the files in the system's page cache.
+An edit is `diffedit edit` of a sample picture by the built-in model, without the cache: alone, and handed to
+`diffedit serve`. The time of the first answer is when the command reports that it is finding the mask.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DIFFEDIT = [sys.executable, "-m", "diffedit_cli"]
 
 
 def whole(words: list[str]) -> float:
-    """Seconds until the command has ended."""
+    """Returns the seconds until the command has ended."""
     started = time.perf_counter()
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def edited(words: list[str]) -> tuple[float, float]:
-    """Seconds until the network's first answer, and until the edit has ended."""
+    """Returns the seconds until the network's first answer, and until the edit has ended."""
     started = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
@@ -46,7 +46,7 @@ def edited(words: list[str]) -> tuple[float, float]:
 
 @contextmanager
 def served() -> Iterator[None]:
-    """With a server that `diffedit edit` hands its work to."""
+    """Context in which a server runs that `diffedit edit` hands its work to."""
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, XDG_RUNTIME_DIR=folder),
@@ -80,7 +80,7 @@ def main() -> None:
         )
         rounds = [(*map(whole, plain), *edited(edit(folder))) for _ in range(1 + runs)]
         asked, python, torch, compiler, first, alone = (
-            statistics.median(one[1:])  # the first round reads files from the disk
+            statistics.median(one[1:])  # without the first round, which reads files from disk
             for one in zip(*rounds, strict=True)
         )
         with served():

@@ -1,12 +1,12 @@
-"""A strict measure of edits of drawn scenes: would a person who looks at the result call it done, and clean?
+"""A strict measure of edits of drawn scenes: whether a person would call the result complete and clean.
 
-The truth is known but for what is free: where exactly a new object stands, how large it is, which way it looks, how the
-places and the fruit are strewn. So the picture is not compared with one true result; it is asked what part of it none
-of the right results explains. `figures_of` measures an edited picture, `passes` says whether that is within limits.
+The truth is known except for free choices: the exact position, size and direction of a new object, and the arrangement
+of places and fruit. The picture is therefore not compared with one true result: the measure is the part of it that no
+right result explains. `figures_of` measures an edited picture, `passes` tells whether the figures are within limits.
 
-An object that comes, or changes: which placement of a clean sprite on the true background explains the picture best
-(`benchmarks.sprite_search`)? One that goes: what is not the true background? Another place: what has not the colours
-of that place, and is the object unharmed? Fruit in a bowl: which true bowl has the same patches?
+For a new or changed object: which placement of a clean sprite on the true background explains the picture best
+(`benchmarks.sprite_search`)? For a removal: which pixels are not the true background? For another place: which pixels
+do not have its colours, and is the object unharmed? For fruit in a bowl: which true bowl has the same patches?
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from benchmarks.textures import Floats, Where, reached, shrunk
 from training.places import CANVAS
 from training.scenes import FRUIT, MIXED_FRUIT, WIDER, scene
 
-VISIBLE, SAME = 28.0, 18.0  # distances of colours: above the one they differ, below the other they are the same
-BOX_ROOM = 16  # pixels around old and new object, in which the middle of what takes the old one's place may lie
-OWN_CANDIDATES, RIVAL_CANDIDATES = 2, 3  # sprites that are looked for finely
-NEAR, RIM = 22, 6  # pixels around the sprite: of its silhouette's surroundings, of an object's blurred edge
-RING = (1, 5)  # pixels around a kept object, between which a halo is looked for
-FEWEST = 12  # pixels of 96 x 96 that are worth a share
-DETAIL = 4.0  # pixels of 96, deviation of a Gaussian
-SHADOW_REACH, SHADOW_BLUR = 0.1, 10  # a part of the object's width, and pixels besides
+VISIBLE, SAME = 28.0, 18.0  # distances of colours: above the first they differ, below the second they are equal
+BOX_ROOM = 16  # pixels around the old and the new object within which the centre of the new object may lie
+OWN_CANDIDATES, RIVAL_CANDIDATES = 2, 3  # number of sprites in the fine search
+NEAR, RIM = 22, 6  # pixels of 256: width of a silhouette's surroundings, and of an object's blurred edge
+RING = (1, 5)  # pixels around a kept object: inner and outer edge of the ring searched for a halo
+FEWEST = 12  # fewest pixels of 96 x 96 of which a share is computed
+DETAIL = 4.0  # standard deviation of a Gaussian, in pixels of 96
+SHADOW_REACH, SHADOW_BLUR = 0.1, 10  # share of the object's width, and pixels in addition
 BOWL_SIDE = 96
-FRUIT_CONTRAST = 64.0  # root of the mean squared distance of true fruit to the middle colour of their patches, about
+FRUIT_CONTRAST = 64.0  # approximate RMS distance of true fruit to the middle colour of their patches
 
 Limits = Mapping[str, float]
 MOST_OF_SPRITE: Limits = {"unexplained": 0.20, "leftover": 0.15, "smear": 0.10, "damage": 0.15}
@@ -46,27 +46,27 @@ AT_MOST: Mapping[str, Limits] = {
     "place": MOST_OF_PLACE,
     "bowl": {"unexplained": 0.40, "smear": 0.10},
 }
-"""Limits of figures by kind of case. Those of sprites were chosen by 89 edits graded by eye: of those to show 8 of 8
-are within, of those with visible flaws 9 of 29, of the wrong or ugly ones 6 of 52."""
+"""Upper limits by kind of case. Those for sprites were chosen on 89 edits graded by eye: within the limits are 8 of 8
+edits fit to show, 9 of 29 with visible flaws, and 6 of 52 that are wrong or ugly."""
 AT_LEAST: Limits = {"margin": 0.0, "shape": 0.83, "detail": 0.65}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured of an edit; None where it does not apply.
+    """The figures of an edit; None where a figure does not apply.
 
-    unexplained: the energy of what the best clean sprite on the background leaves, over that which the sprite adds.
-        Of a removal the pixels that are not the background, over those that the old object covered. Of a place the
-        share of the surroundings in colours that the place has not. Of a bowl the squared distance of its patches to
-        the most similar true ones, over what true patches have within themselves.
-    margin: the same of the best `rival`, less that of what was asked for; of a place, how much likelier its colours are
-        (mean logarithm of a pixel).
-    leftover: the share of what had to go that still looks as it did.
-    smear: visible pixels beside the new object, or the fruit, that should be background, over the pixels of the object.
-    shape: overlap (IoU) of what differs from the background with the silhouette of the best sprite.
-    detail: correlation of the new object's finer parts with those of the best sprite.
-    damage: the share of the kept objects that is not as it was.
-    halo: the share of the ring around a kept object that still looks like the old place.
+    unexplained: energy of the difference to the best clean sprite on the background, over the energy that the sprite
+        adds. For a removal: pixels that are not background, over pixels that the old object covered. For a place: share
+        of the surroundings in colours that the place does not have. For a bowl: squared distance of its patches to the
+        most similar true ones, over the squared contrast within true patches.
+    margin: `unexplained` of the best `rival`, less that of the requested object; for a place, by how much its colours
+        are more likely than the rival's (mean logarithm per pixel).
+    leftover: share of what had to go that still looks as before.
+    smear: visible pixels beside the new object, or the fruit, that should be background, over the object's pixels.
+    shape: overlap (IoU) of the difference from the background with the silhouette of the best sprite.
+    detail: correlation of the new object's fine structure with that of the best sprite.
+    damage: share of the kept objects that has changed.
+    halo: share of the ring around a kept object that still looks like the old place.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Figures:
 
 
 def failings(figures: Figures) -> list[str]:
-    """The figures that are beyond their limits, or not a number."""
+    """Returns the names of the figures that are beyond their limits, or not a number."""
     most = {name: (getattr(figures, name), limit) for name, limit in AT_MOST[figures.kind].items()}
     least = {name: (getattr(figures, name), limit) for name, limit in AT_LEAST.items()}
     return [
@@ -92,7 +92,7 @@ def failings(figures: Figures) -> list[str]:
 
 
 def passes(figures: Figures) -> bool:
-    """Whether an edit is done, and clean: all figures are within their limits."""
+    """Returns whether an edit is complete and clean: all figures are within their limits."""
     return not failings(figures)
 
 
@@ -106,31 +106,33 @@ def figures_of(picture: NDArray[np.uint8], case: Case) -> Figures:
 
 
 def at_side(mask: Where, side: int) -> Where:
-    """A mask (256, 256) at another size."""
+    """Returns a mask (256, 256) at another size (side, side)."""
     return np.asarray(Image.fromarray(mask).convert("L").resize((side, side), Image.Resampling.BOX)) > 127
 
 
 def share(part: Where, whole: Where) -> float:
-    """Of the pixels of the whole, those that are also the part's; nothing of what is too small to tell."""
+    """Returns the share of `whole` that is also in `part`, 0 if the whole has too few pixels to tell."""
     return float((part & whole).sum() / whole.sum()) if whole.sum() >= FEWEST else 0.0
 
 
 def apart(one: Floats, other: Floats) -> Floats:
-    """Distance of colours (h, w)."""
+    """Returns the Euclidean distance of colours at each pixel (h, w)."""
     return np.asarray(np.sqrt(np.square(one - other).sum(2)), dtype=np.float32)
 
 
 def plain(background: Floats, hidden: Where) -> Floats:
-    """Each row's middle colour outside of what an object hides: sky or ground, without what stands about."""
+    """Returns each row's median colour outside of what an object hides: sky or ground without furnishing."""
     rows = np.where(hidden[..., None], np.nan, background)
     rows[hidden.all(1)] = background[hidden.all(1)]
     return np.asarray(np.broadcast_to(np.nanmedian(rows, axis=1)[:, None], background.shape), dtype=np.float32)
 
 
 def backdrop(picture: Floats, case: Case, shadow: Where | None = None) -> Floats:
-    """The background (s, s, 3) as it may be behind a picture of that size: in shadow where `shadow` says, or anywhere,
-    and where the old object hid it, of which nobody can know more than its sky and ground; the picture itself where the
-    eye sees no difference."""
+    """Returns the background (s, s, 3) that explains a picture of that size best.
+
+    It may be in shadow where `shadow` is true, or anywhere if None. Where the old object hid it, plain sky and ground
+    are also accepted, since nobody can know more. Where no difference is visible, it is the picture itself.
+    """
     side = len(picture)
     background, hidden = shrunk(case.empty, side), reached(at_side(case.mask, side), RIM)
     best, least = picture, np.full((side, side), np.inf)
@@ -142,7 +144,7 @@ def backdrop(picture: Floats, case: Case, shadow: Where | None = None) -> Floats
 
 
 def shadows(case: Case, found: Found) -> Where:
-    """(FINE, FINE): where the shadows of the old object and of the new one may fall: on the ground at their feet."""
+    """Returns where shadows of the old and the new object may fall (FINE, FINE): on the ground at their feet."""
     at = found.placement
     feet = [(at.y + at.height / 2, at.x - at.width / 2, at.x + at.width / 2)]
     if case.mask.any():
@@ -157,7 +159,7 @@ def shadows(case: Case, found: Found) -> Where:
 
 
 def damage(picture: Floats, case: Case) -> float:
-    """The share of the kept objects, but for their rim and what the edit may cover, that is not as it was."""
+    """Returns the share of the kept objects that has changed, without their rim and what the edit may cover."""
     kept = np.zeros((CANVAS, CANVAS), dtype=bool)
     for mask in case.kept.values():
         kept |= reached(mask, -RIM // 2)
@@ -166,12 +168,12 @@ def damage(picture: Floats, case: Case) -> float:
 
 
 def accepted(name: str) -> list[str]:
-    """The sprites that a name may mean: a car is a car in any colour."""
+    """Returns the sprites that a name may mean: a car is a car in any colour."""
     return [name, *(f"{colour} {name}" for colour in WIDER.colours.get(name, ()))]
 
 
 def rivals(case: Case) -> list[str]:
-    """What else a new object might be: any other, the same in other colours where one was asked for, what was there."""
+    """Returns what else a new object might be: another, the same in another colour if one was requested, an old one."""
     colour, _, thing = case.new.rpartition(" ")
     others = [name for name in WIDER.objects if name != thing]
     if colour:
@@ -180,7 +182,7 @@ def rivals(case: Case) -> list[str]:
 
 
 def box_of(mask: Where, room: float) -> Box:
-    """Around a mask (256, 256)."""
+    """Returns the box around a mask (256, 256), enlarged by `room` pixels on each side."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (rows[0] - room, columns[0] - room, rows[-1] + 1 + room, columns[-1] + 1 + room)
 
@@ -209,7 +211,7 @@ def _sprite(picture: NDArray[np.uint8], case: Case) -> Figures:
 
 
 def _leftover(picture: Floats, case: Case, colour: Floats, alpha: Floats) -> float:
-    """Of the old object's pixels that are not as the new one has them."""
+    """Returns the share of the old object's pixels that look as before, without those that the new object explains."""
     before = shrunk(case.picture, FINE)
     was = at_side(case.mask, FINE) & (apart(before, shrunk(case.empty, FINE)) > VISIBLE)
     was &= ~((alpha > 0.5) & (apart(colour, before) < 1.6 * VISIBLE))
@@ -217,13 +219,17 @@ def _leftover(picture: Floats, case: Case, colour: Floats, alpha: Floats) -> flo
 
 
 def _outline(made: Floats, meant: Floats, alpha: Floats) -> dict[str, float]:
-    """Smear and shape, of the distances of the picture and of the sprite to the background. What is faint in one and
-    clear in the other agrees: a grey mouse on the moon has no sharp outline."""
+    """Returns smear and shape, from the distances of the picture and of the sprite to the background.
+
+    Pixels that are faint in one and clear in the other count as agreement: a grey mouse on the moon has no sharp
+    outline.
+    """
     inside = alpha > 0.5
     made_near, meant_there = made * reached(inside, NEAR), meant * (alpha > 0.15)
     clear = (made_near > VISIBLE) | (inside & (meant_there > VISIBLE))
     agreed = clear & (made_near > 0) & (meant_there > 0)
-    smeared = ndimage.binary_opening((made > 0) & ~reached(alpha > 0.15, RIM // 2), np.ones((2, 2)))  # no mere lines
+    # The opening removes thin lines, which are no smear.
+    smeared = ndimage.binary_opening((made > 0) & ~reached(alpha > 0.15, RIM // 2), np.ones((2, 2)))
     return {
         "smear": float(smeared.sum() / max(1, inside.sum())),
         "shape": float(agreed.sum() / max(1, clear.sum())),
@@ -231,14 +237,14 @@ def _outline(made: Floats, meant: Floats, alpha: Floats) -> dict[str, float]:
 
 
 def _detail(picture: Floats, clean: Floats, where: Where) -> float:
-    """How well what is finer than DETAIL correlates: eyes, spots and outlines are at their places."""
+    """Returns the correlation of structure finer than DETAIL: whether eyes, spots and outlines are in their places."""
     fine = [one - ndimage.gaussian_filter(one, (DETAIL, DETAIL, 0)) for one in (picture, clean)]
     energies = [float(np.square(one)[where].sum()) for one in fine]
     return float((fine[0] * fine[1])[where].sum() / np.sqrt(max(1.0, energies[0] * energies[1])))
 
 
 def _removal(picture: NDArray[np.uint8], case: Case) -> Figures:
-    """A shadow that stays is not the background: without the object it is a stain."""
+    """Measures a removal. A shadow that remains is not background: without the object it is a stain."""
     now, before, background = (shrunk(one, FINE) for one in (picture, case.picture, case.empty))
     was = at_side(case.mask, FINE) & (apart(before, background) > VISIBLE)
     nowhere = np.zeros((FINE, FINE), dtype=bool)
@@ -269,7 +275,7 @@ def _place(picture: NDArray[np.uint8], case: Case) -> Figures:
 
 
 def _halo(picture: NDArray[np.uint8], case: Case) -> float:
-    """At full size: it is thin."""
+    """Returns the halo figure, measured at full size because a halo is thin."""
     now, before, true = (shrunk(one, CANVAS) for one in (picture, case.picture, case.result))
     kept = np.logical_or.reduce(list(case.kept.values()))
     ring = reached(kept, RING[1]) & ~reached(kept, RING[0])
@@ -277,7 +283,7 @@ def _halo(picture: NDArray[np.uint8], case: Case) -> float:
 
 
 def _bowl(picture: NDArray[np.uint8], case: Case) -> Figures:
-    """The fruit is compared with that of the same bowl drawn with each kind."""
+    """Measures a bowl, by comparison with the same bowl drawn with each kind of fruit."""
     now, where = shrunk(picture, BOWL_SIDE), case.mask | case.new_mask
     made = textures.patches(now, at_side(where, BOWL_SIDE))
     distances = {}

@@ -1,7 +1,8 @@
-"""What each parameter is worth on SceneBench, one changed at a time; ``python -m benchmarks.sweeps --out DIR``.
+"""Measures each parameter on SceneBench, changed one at a time: run ``python -m benchmarks.sweeps --out DIR``.
 
-Writes DIR/masks.md, from contrast maps computed once and binarised in many ways, and DIR/edits.md, whole edits.
-Each line shows the defaults but for what it names; a run goes on where it stopped. ``docs/tuning.md`` draws on them.
+Writes DIR/masks.md, from contrast maps computed once and binarised in many ways, and DIR/edits.md, from whole edits.
+Each line shows the defaults except for the options it names. An interrupted run resumes. ``docs/tuning.md`` uses the
+tables.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ EDITS: dict[str, dict[str, Any]] = {
 
 
 class Mapper:
-    """Contrast maps of a case at every strength, and how well each way to binarise them does."""
+    """Computes a case's contrast maps at every strength, and measures each way to binarise them."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -113,7 +114,7 @@ class Mapper:
 
     @torch.inference_mode()
     def maps(self, case: Case) -> tuple[dict[float, Tensor], Tensor]:
-        """The contrast by strength, (MOST_MAPS, h, w), and the attention of the default parameters, (h, w)."""
+        """Returns contrast maps (MOST_MAPS, h, w) by strength, and the attention (h, w) of the default parameters."""
         model, params, picture = self.loaded, Params(), picture_of(case)
         x_0 = model.encode(torch.from_numpy(picture.fitted((model.native_size,) * 2))[None])
         noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(case.number, picture, "mask"))

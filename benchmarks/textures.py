@@ -1,5 +1,7 @@
-"""Whether an area looks like a place, by the colours that the place has at each height, or like another area, by its
-patches: for what is drawn at random, where no pixel has to be as in one true picture."""
+"""Similarity of an area to a place, by its colours at each height, or to another area, by its patches.
+
+For contents that are drawn at random, where no single true picture exists to compare pixels with.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,27 @@ from torch import Tensor
 
 from training.places import CANVAS, background
 
-BANDS, LEVELS = 16, 24  # of rows, and of each colour channel
-SPREAD = (0.7, 0.8, 0.8, 0.8)  # of what was seen, to bands and levels beside it
-EMPTY_PLACES = 24  # drawn for a palette
-UNSEEN = -12.0  # least logarithm of a likelihood: there are 13,824 colours, at which they all would be at -9.5
-PALETTE_SIDE = 96  # pixels of an empty place: colours mix at edges
-BLUR = 0.7  # of all that is compared, so that the softness of a decoder does not count
-PATCH = 7  # pixels of a patch's side
+BANDS, LEVELS = 16, 24  # number of bands of rows, and of levels of each colour channel
+SPREAD = (0.7, 0.8, 0.8, 0.8)  # standard deviations by which counts spread to neighbouring bands and levels
+EMPTY_PLACES = 24  # places drawn for a palette
+UNSEEN = -12.0  # least log-likelihood; 13,824 equally likely colours would each be at -9.5
+PALETTE_SIDE = 96  # pixels of an empty place's side: colours mix at edges
+BLUR = 0.7  # applied to both sides of a comparison, so that the softness of a decoder does not count
+PATCH = 7  # side of a patch in pixels
 
 Floats = NDArray[np.float32]
 Where = NDArray[np.bool_]
 
 
 def shrunk(picture: NDArray[np.uint8], side: int) -> Floats:
-    """(side, side, 3), a little blurred."""
+    """Returns a picture (side, side, 3), slightly blurred."""
     made = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     return np.asarray(ndimage.gaussian_filter(made, (BLUR, BLUR, 0)), dtype=np.float32)
 
 
 @functools.lru_cache(maxsize=32)
 def palette(place: str) -> Floats:
-    """(BANDS, LEVELS, LEVELS, LEVELS): how likely each colour is at each height of a place, and a little around it."""
+    """Returns the smoothed probability of each colour at each height of a place (BANDS, LEVELS, LEVELS, LEVELS)."""
     counts = np.zeros((BANDS, LEVELS, LEVELS, LEVELS), dtype=np.float32)
     for number in range(EMPTY_PLACES):
         picture, _ = background(place, random.Random(f"{place} {number}"))
@@ -45,19 +47,19 @@ def palette(place: str) -> Floats:
 
 
 def cells(picture: Floats) -> tuple[NDArray[np.int64], ...]:
-    """The band of each pixel's row, and the levels of its colours, as an index into a palette."""
+    """Returns the band of each pixel's row and the levels of its colours, as an index into a palette."""
     rows = np.arange(len(picture)) * BANDS // len(picture)
     levels = (picture / 256 * LEVELS).astype(np.int64).clip(0, LEVELS - 1)
     return np.broadcast_to(rows[:, None], picture.shape[:2]), levels[..., 0], levels[..., 1], levels[..., 2]
 
 
 def likelihood(picture: Floats, place: str) -> Floats:
-    """(h, w): the logarithm of how likely each pixel of a whole picture is in a place; UNSEEN where it never is."""
+    """Returns the log-likelihood (h, w) of each pixel of a whole picture in a place, at least UNSEEN."""
     return np.asarray(np.log(np.maximum(palette(place)[cells(picture)], np.exp(UNSEEN))))
 
 
 def patches(picture: Floats, where: Where) -> Tensor:
-    """(n, PATCH, PATCH, 3): the patches around the pixels `where`, of a picture (h, w, 3)."""
+    """Returns the patches (n, PATCH, PATCH, 3) around the pixels `where` of a picture (h, w, 3)."""
     reach = PATCH // 2
     padded = np.pad(picture, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), axis=(0, 1))
@@ -65,15 +67,18 @@ def patches(picture: Floats, where: Where) -> Tensor:
 
 
 def patch_distance(one: Tensor, other: Tensor) -> float:
-    """Mean squared distance of each patch to the most similar of the other area, mirrored or not, both ways: each area
-    has all that the other shows, and nothing else (bidirectional similarity, Simakov et al. 2008)."""
+    """Returns the mean squared distance of each patch to the most similar patch of the other area, both ways.
+
+    The other patch may be mirrored. The distance is small if each area has everything that the other shows, and nothing
+    else (bidirectional similarity, Simakov et al. 2008).
+    """
     pairs = (torch.cdist(one.flatten(1), side.flatten(1)) for side in (other, other.flip(2)))
     apart = torch.minimum(*pairs).square() / PATCH**2
     return float(apart.min(1).values.mean() + apart.min(0).values.mean()) / 2
 
 
 def reached(mask: Where, pixels: int) -> Where:
-    """What lies within so many pixels of 256 of a mask; for fewer than none, what lies so deep in it."""
+    """Grows a mask by this many pixels of 256, or shrinks it if `pixels` is negative."""
     if not pixels or not mask.any():
         return mask
     steps = max(1, round(abs(pixels) * len(mask) / CANVAS))

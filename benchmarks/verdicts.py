@@ -1,10 +1,10 @@
-"""Whether the model's verdict on a result agrees with the strict measure: ``python -m benchmarks.verdicts --out FILE``
+"""Compares the model's verdict on a result with the strict measure: run ``python -m benchmarks.verdicts --out FILE``.
 
-The verdict is what --to leaves unexplained of a result (engine.evidence); `--best` keeps the variant with the least,
-and a warning is given above the limit `unexplained` of a model's ``fitness.json``. Edits SceneBench's cases in several
-variants, measures each, and says for each kind: how often a random pair of a success and a failure is ordered rightly
-(0.5 is chance), how often the first variant, one at random, the one that --best keeps, and the best of all succeed; and
-the limit above which failures lie, with at most one in twenty of the successes. Goes on where it stopped.
+The verdict is the share of a result that --to leaves unexplained (engine.evidence). `--best` keeps the variant with the
+least, and above the limit `unexplained` in a model's ``fitness.json`` a warning is given. Edits SceneBench's cases in
+several variants and measures each. Reports for each kind how often a random pair of a success and a failure is ordered
+correctly (0.5 is chance), and how often the first variant, a random one, the one that --best keeps, and any of them
+succeed; and the limit above which at most one in twenty successes lies. An interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stats import EditStats
 
 KINDS = {"object": "object", "two": "object", "bowl": "object", "add": "add", "colour": "attribute"}
-"""Of the cases that a verdict is given on, each with the kind of edit that it is."""
-FALSE_ALARMS = 0.05  # of the successes that are warned of
-FIRST = 1000  # of the cases: not those of the other benchmarks
+"""Kinds of cases with a verdict, and the kind of edit of each."""
+FALSE_ALARMS = 0.05  # share of successes with a warning
+FIRST = 1000  # number of the first case, after those of the other benchmarks
 Row = dict[str, Any]
 
 
@@ -43,7 +43,7 @@ def start(model: str) -> None:
 
 
 def edited(task: tuple[str, int, int]) -> list[Row]:
-    """What came of each variant of a case."""
+    """Edits a case in several variants and returns a row for each."""
     kind, number, variants = task
     case = draw_case_of(kind, number)
     rows = []
@@ -64,19 +64,19 @@ def edited(task: tuple[str, int, int]) -> list[Row]:
 
 
 def ordered(rows: Sequence[Row]) -> float:
-    """The share of pairs of a success and a failure in which the success is explained better."""
+    """Returns the share of pairs of a success and a failure in which the success is explained better."""
     good, bad = ([row["unexplained"] for row in rows if row["strict"] == strict] for strict in (True, False))
     pairs = [(one < other) + (one == other) / 2 for one in good for other in bad]
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
 def limit_of(rows: Sequence[Row]) -> float:
-    """What all but FALSE_ALARMS of the successes stay under."""
+    """Returns the limit below which all successes lie but the share FALSE_ALARMS."""
     return round(float(np.quantile([row["unexplained"] for row in rows if row["strict"]], 1 - FALSE_ALARMS)), 3)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a row a kind."""
+    """Returns a Markdown table with a row for each kind."""
     lines = [
         "| kind | cases | rightly ordered | first | at random | --best | any of them |",
         "|---|---|---|---|---|---|---|",
@@ -99,7 +99,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def said(rows: Sequence[Row], limit: float) -> str:
-    """Of how many failures and successes a limit warns."""
+    """Returns a sentence on the shares of failures and successes above a limit."""
     good, bad = ([row["unexplained"] > limit for row in rows if row["strict"] == strict] for strict in (True, False))
     shares = f"{np.mean(bad):.0%} of {len(bad)} failures, of {np.mean(good):.0%} of {len(good)} successes"
     return f"limit {limit}: warns of {shares}"

@@ -18,7 +18,8 @@ from diffedit_cli.errors import (
 )
 
 if TYPE_CHECKING:
-    from diffedit_cli.api import DiffEdit, EditResult, InversionResult, MaskResult
+    from diffedit_cli.api import DiffEdit
+    from diffedit_cli.api_results import EditResult, InversionResult, MaskResult
     from diffedit_cli.pipeline.params import Params
     from diffedit_cli.pipeline.presets import PRESETS
     from diffedit_cli.pipeline.prompts import Embeds

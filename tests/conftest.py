@@ -1,4 +1,4 @@
-"""What all tests share: tiny models on disk, the built-in model, and no trace of the user's own settings."""
+"""Fixtures of all tests: tiny models on disk, the built-in model, and isolation from the user's own settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path, tiny_epsilon: Path) -> Path:
-    """A copy of the tiny model to spoil."""
+    """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_epsilon, tmp_path / "copy"))
 
 
@@ -91,14 +91,14 @@ def builtin() -> StableDiffusion:
 
 @pytest.fixture(scope="session")
 def plain(tiny_epsilon: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint like Stable Diffusion 1.5's."""
+    """The tensors of a checkpoint in the layout of Stable Diffusion 1.5's authors."""
     file = tmp_path_factory.mktemp("plain") / "file.safetensors"
     return load_file(write_checkpoint(tiny_epsilon, file, "sd15"))
 
 
 @pytest.fixture
 def choosy(tiny_epsilon: Path, tmp_path: Path) -> Path:
-    """A model that knows nothing at all."""
+    """A model whose domain check refuses every picture."""
     folder = tmp_path / "choosy"
     shutil.copytree(tiny_epsilon, folder)
     (folder / "fitness.json").write_text(json.dumps({"strength": 0.25, "limit": 0.0}))
@@ -107,7 +107,7 @@ def choosy(tiny_epsilon: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose UNet also takes the mask and the picture without what it hides."""
+    """A tiny inpainting model: its UNet has nine channels, for latents, mask and masked picture."""
     folder = write_model(tmp_path_factory.mktemp("models") / "inpainter", channels=9)
     index = json.loads((folder / "model_index.json").read_text())
     write_json(folder / "model_index.json", {**index, "_class_name": "StableDiffusionInpaintPipeline"})

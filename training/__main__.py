@@ -1,6 +1,6 @@
-"""The whole recipe, from nothing to an exported folder: ``python -m training``
+"""Trains the built-in model from nothing to an exported folder: run ``python -m training``.
 
-Every step resumes from what is there already: start it again after an interruption.
+Every step resumes from its checkpoint: run the command again after an interruption.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Averages two checkpoints, the second trained on from the first. ``python -m training.blend OLD NEW -o CHECKPOINT``
+"""Averages a checkpoint with one trained on from it: run ``python -m training.blend OLD NEW -o CHECKPOINT``.
 
-What was forgotten on the way comes back, little of what was learnt goes (arXiv:2109.01903). Afterwards
-``python -m training.unet`` goes on from the mean, or ``training.export`` takes it as it is.
+The mean regains abilities that were forgotten meanwhile and loses little of what was learnt (arXiv:2109.01903).
+Afterwards ``python -m training.unet`` can continue from it, or ``training.export`` export it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from training.workspace import save_atomically
 
 
 def blend(old: dict[str, Any], new: dict[str, Any], share: float) -> dict[str, Any]:
-    """A checkpoint with a share (0 to 1) of the newer averaged weights; words that only they know stay theirs."""
+    """Returns a checkpoint whose weights are the share (0 to 1) of the newer ones, the rest of the older.
+
+    Both are exponential averages. The embeddings of words that only the newer checkpoint knows are taken from it.
+    """
     known = token_rows(trained_words(learnt(old["wider_pictures"])))
     older, newer = old["average"], new["average"]
     mean = {

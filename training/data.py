@@ -1,4 +1,4 @@
-"""What the two models learn from: a pool of pictures for the VAE, shards of latents for the UNet."""
+"""Pictures for training: conversion to and from tensors, and the pool from which the VAE learns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ POOL_SCENES = 6000
 
 
 def to_tensor(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
-    """(B, H, W, 3) bytes -> (B, 3, H, W) in [-1, 1], channels last."""
+    """Converts (B, H, W, 3) bytes to (B, 3, H, W) in [-1, 1], in channels-last memory format."""
     values = (pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))).permute(0, 3, 1, 2)
     return (values.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) bytes."""
+    """Converts (B, 3, H, W) in [-1, 1] to (B, H, W, 3) bytes."""
     bytes_ = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -37,7 +37,7 @@ def held_out_pictures(count: int, world: World = PRESENT) -> NDArray[np.uint8]:
 
 
 def picture_pool() -> NDArray[np.uint8]:
-    """``POOL_SCENES`` scenes of each world, kept in a file and mapped into memory."""
+    """Returns ``POOL_SCENES`` scenes of each world (N, H, W, 3), memory-mapped from a file that is drawn once."""
     path = workspace() / "pictures" / f"{CANVAS}px-{2 * POOL_SCENES}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,14 +56,17 @@ def picture_pool() -> NDArray[np.uint8]:
 
 
 class CropSampler:
-    """Random square crops of the pool, each the busier of two, half of them mirrored; on a GPU, cut there."""
+    """Random square crops of the pool, each the one of two with more contrast, half of them mirrored.
+
+    On a GPU the pool lies in its memory and crops are cut there.
+    """
 
     def __init__(self, pool: NDArray[np.uint8], size: int) -> None:
         self.pool = torch.from_numpy(pool).to(device())
         self.size = size
 
     def batch(self, count: int) -> Tensor:
-        """(B, 3, size, size) in [-1, 1]."""
+        """Returns `count` crops (B, 3, size, size) in [-1, 1]."""
         both = torch.stack([self._crops(count), self._crops(count)])
         busy = both[:, :, ::4, ::4].float().flatten(2).std(2)
         chosen = both[busy.argmax(0), torch.arange(count, device=both.device)]

@@ -1,4 +1,4 @@
-"""A look at an exported folder: reconstruction, masks, words, samples. ``python -m training.evaluate FOLDER``"""
+"""Evaluates an exported folder: reconstruction, masks, words, samples. Run ``python -m training.evaluate FOLDER``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEVELS = (500, 700, 800, 900, 950)
 
 
 def knows_wider(folder: Path) -> bool:
-    """Whether an exported model was trained on the wider world."""
+    """Returns whether an exported model was trained on the wider world."""
     return "wider_pictures" in json.loads((folder / "world.json").read_text())
 
 
@@ -49,7 +49,7 @@ def load(folder: Path) -> StableDiffusionPipeline:
 
 
 def grid(pictures: Sequence[NDArray[np.uint8]], columns: int) -> Image.Image:
-    """A contact sheet."""
+    """Returns a contact sheet of square pictures of equal size."""
     size = pictures[0].shape[0]
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * size, rows * size))
@@ -81,7 +81,7 @@ def embed(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
 def draw(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int = 0, steps: int = 25, guidance: float = 4.0
 ) -> list[NDArray[np.uint8]]:
-    """Plain guided DDIM samples."""
+    """Returns samples (256, 256, 3) by DDIM with classifier-free guidance."""
     generator = torch.Generator().manual_seed(seed)
     made = pipeline(
         list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="np",
@@ -94,7 +94,7 @@ def draw(
 def contrast_mask(
     pipeline: StableDiffusionPipeline, x_0: Tensor, source: str, target: str, seed: int, maps: int = 10
 ) -> NDArray[np.bool_]:
-    """DiffEdit's mask in its plainest form (arXiv:2210.11427, 3.2 step 1), at the picture's size."""
+    """Returns DiffEdit's mask in its basic form (arXiv:2210.11427, 3.2 step 1), at the picture's size (256, 256)."""
     t = torch.full((maps,), 500)
     signal = pipeline.scheduler.alphas_cumprod[500]
     noise = torch.randn((maps, *x_0.shape[1:]), generator=torch.Generator().manual_seed(seed))
@@ -107,7 +107,7 @@ def contrast_mask(
 
 
 def swap_case(index: int) -> tuple[Scene, Scene, str, str]:
-    """A held-out scene, the same with one object swapped, and the two objects."""
+    """Returns a held-out scene, the same scene with one object swapped, and the two objects."""
     rng = random.Random(index)
     kind = "two" if rng.random() < 0.3 else "one"
     before = scene(HELD_OUT + index, kind=kind)
@@ -118,7 +118,7 @@ def swap_case(index: int) -> tuple[Scene, Scene, str, str]:
 
 
 def mask_iou(pipeline: StableDiffusionPipeline, cases: int) -> float:
-    """Mean overlap of the contrast mask with where the two objects are."""
+    """Returns the mean IoU of the contrast mask with the union of the two objects' true masks."""
     total = 0.0
     for index in range(cases):
         before, after, source, target = swap_case(index)
@@ -132,8 +132,11 @@ def mask_iou(pipeline: StableDiffusionPipeline, cases: int) -> float:
 
 @torch.no_grad()
 def worth_of_words(pipeline: StableDiffusionPipeline, cases: int) -> dict[int, float]:
-    """By timestep: how much nearer to the truth, in squared error, the words of what is there bring the clean latents
-    of an object than those of another. An edit is decided at the noisiest: what is weak there paints nothing new."""
+    """Returns, by timestep, by how much the right words lower the squared error of an object's predicted clean latents.
+
+    The comparison is with the words of another object. An edit is decided at the noisiest timesteps: a model on which
+    the words have little effect there paints nothing new.
+    """
     worth = dict.fromkeys(LEVELS, 0.0)
     for index in range(cases):
         before, after, source, _ = swap_case(index)
@@ -154,7 +157,7 @@ def worth_of_words(pipeline: StableDiffusionPipeline, cases: int) -> dict[int, f
 
 
 def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int, world: World = PRESENT) -> float:
-    """Mean over whole held-out scenes of each one's own figure."""
+    """Returns the mean of the PSNR in dB of each of `count` whole held-out scenes."""
     total = 0.0
     for index in range(count):
         drawn = scene(world.held_out + 1000 + index, world=world)
@@ -165,7 +168,7 @@ def reconstruction_psnr(pipeline: StableDiffusionPipeline, count: int, world: Wo
 
 
 def evaluate(folder: Path, cases: int) -> dict[str, float]:
-    """Figures for the card; contact sheets beside the folder."""
+    """Returns the figures of the model card, and writes contact sheets beside the folder."""
     pipeline = load(folder)
     prompts = PROMPTS + WIDER_PROMPTS if knows_wider(folder) else PROMPTS
     samples = [picture for at in range(0, len(prompts), 8) for picture in draw(pipeline, prompts[at : at + 8])]

@@ -1,7 +1,7 @@
-"""From when on what a prompt names counts as not there. ``python -m training.evidence FOLDER``
+"""Calibrates the limit below which an object in a prompt counts as absent: ``python -m training.evidence FOLDER``.
 
-Writes `evidence` into the folder's ``fitness.json`` from scenes of the training seeds; held-out scenes
-only judge it. Run it after ``training.fitness``, which writes the file anew.
+Writes `evidence` into the folder's ``fitness.json`` from scenes of the training seeds; held-out scenes are only used
+to judge it. Run it after ``training.fitness``, which rewrites the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pipeline(folder: Path) -> EditPipeline:
 
 
 def prompts(seed: int, there: bool) -> tuple[NDArray[np.uint8], str, str]:
-    """A scene, a prompt that names a thing in it or one that is not there, and what it should become."""
+    """Returns a scene's pixels, a source prompt that names a present or an absent object, and a target prompt."""
     rng = random.Random(f"{seed} {there} evidence")
     number = seed % len(KINDS)
     drawn = scene(seed, kind="two" if KINDS[number] in ("object with another", "remove") else "one", world=WIDER)
@@ -54,10 +54,10 @@ def prompts(seed: int, there: bool) -> tuple[NDArray[np.uint8], str, str]:
 
 
 def gain(folder: Path, case: tuple[int, bool]) -> float:
-    """How well the prompt explains the region (engine.evidence)."""
+    """Returns how well the source prompt explains the region (engine.evidence)."""
     picture, source, target = prompts(*case)
     stats = EditStats()
-    with contextlib.suppress(NothingToEdit):  # which is what it is to find out
+    with contextlib.suppress(NothingToEdit):  # the gain is in the statistics before this is raised
         params = Params(from_=source, to=target, seed=case[0])
         pipeline(folder).mask(codecs.from_array(picture, str(case[0])), params, stats)
     assert stats.gain is not None
@@ -65,7 +65,7 @@ def gain(folder: Path, case: tuple[int, bool]) -> float:
 
 
 def gains(folder: Path, first: int, count: int, jobs: int) -> tuple[list[float], list[float]]:
-    """Of things that are there, and of things that are not."""
+    """Returns the gains of present objects and of absent objects."""
     cases = [(first + number, there) for there in (True, False) for number in range(count)]
     with get_context("spawn").Pool(jobs) as pool:
         found = pool.map(functools.partial(gain, folder), cases, chunksize=8)
@@ -73,7 +73,7 @@ def gains(folder: Path, first: int, count: int, jobs: int) -> tuple[list[float],
 
 
 def between(there: Sequence[float], absent: Sequence[float]) -> float:
-    """The limit with the fewest errors; of several as good, the middle."""
+    """Returns the limit with the fewest errors, the median of several equally good ones."""
     steps = np.linspace(-1, 0.5, 301)
     wrong = [sum(value < limit for value in there) + sum(value >= limit for value in absent) for limit in steps]
     best = [limit for limit, errors in zip(steps, wrong, strict=True) if errors == min(wrong)]

@@ -1,4 +1,4 @@
-"""Writes the trained models as a Stable-Diffusion-format folder in float16. ``python -m training.export``"""
+"""Writes the trained models as a Stable-Diffusion-format folder in float16: run ``python -m training.export``."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ CARD = Path(__file__).with_name("card.md")
 
 
 def token_rows(words: Sequence[str]) -> list[int]:
-    """The rows of the trained embedding in the exported tokenizer's order: start, end, unknown, the words.
+    """Returns rows of the trained embedding in the exported tokenizer's order: start, end, unknown, the words.
 
-    The unknown token looks like the end of the caption: like nothing.
+    The unknown token gets the embedding of the end token, which adds no meaning.
     """
     unknown = END
     return [START, END, unknown, *(TOKEN[word] for word in words)]
 
 
 def token_embedding(weights: Mapping[str, Tensor]) -> str:
-    """The name of the embedding among a text encoder's weights."""
+    """Returns the name of the token embedding among a text encoder's weights."""
     return next(name for name in weights if name.endswith("token_embedding.weight"))
 
 
 def learnt(wider_pictures: int) -> World:
-    """What a model knows that was shown so many pictures of the wider world."""
+    """Returns the world known to a model that was trained on this many pictures of the wider world."""
     return WIDER if wider_pictures else PRESENT
 
 
 def compact_text_encoder(trained: CLIPTextModel, words: Sequence[str]) -> CLIPTextModel:
-    """The text encoder with the embedding rows of the trained words only."""
+    """Returns the text encoder with only the embedding rows of the trained words."""
     rows = token_rows(words)
     settings = trained.config.to_dict() | {"vocab_size": len(rows)}
     compact = CLIPTextModel(CLIPTextConfig.from_dict(settings))
@@ -60,7 +60,7 @@ def compact_text_encoder(trained: CLIPTextModel, words: Sequence[str]) -> CLIPTe
 
 
 def world(pictures: int, wider_pictures: int) -> dict[str, Any]:
-    """What the model knows and how long it learnt, for programs."""
+    """Returns the content of ``world.json``: numbers of training pictures, and all that the model knows, by kind."""
     known = learnt(wider_pictures)
     wider = {"wider_pictures": wider_pictures, "colours": known.colours} if wider_pictures else {}
     return {
@@ -74,7 +74,7 @@ def world(pictures: int, wider_pictures: int) -> dict[str, Any]:
 
 
 def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Write the folder anew; gives its ``world.json``."""
+    """Writes the folder, replacing an existing one; returns the content of its ``world.json``."""
     saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
     settings = UnetTraining(**saved["settings"])
     vae = finished_vae().cpu()
@@ -94,11 +94,11 @@ def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(beside)
-    for file in beside.glob("*/config.json"):  # where something was loaded from is nobody's business
+    for file in beside.glob("*/config.json"):  # without the path of this machine that a part was loaded from
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
         if "dtype" in config:
-            config["dtype"] = "float32"  # what plain from_pretrained loads it as, like the other parts
+            config["dtype"] = "float32"  # so that plain from_pretrained loads it like the other parts
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.copy(Path(__file__).with_name("LICENSE.fluent-emoji"), beside / "LICENSE")
     (beside / "world.json").write_text(json.dumps(known, indent=1) + "\n")
@@ -109,7 +109,7 @@ def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 
 def write_card(folder: Path, known: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-    """The model card, filled in with the figures of this very folder."""
+    """Writes the model card with the figures of this folder."""
     megabytes = sum(file.stat().st_size for file in folder.rglob("*.*")) / 1e6
     assert megabytes <= MOST_MEGABYTES, f"{megabytes:.1f} MB is more than {MOST_MEGABYTES}"
     card = CARD.read_text().format(
@@ -136,7 +136,7 @@ def export_folder() -> Path:
 
 
 def best_checkpoint() -> Path:
-    """The decayed weights if there are any, else the main run's."""
+    """Returns the path of the decayed weights if there are any, else of the main run's checkpoint."""
     decayed = unet_folder() / "decayed.pt"
     return decayed if decayed.exists() else unet_folder() / "checkpoint.pt"
 

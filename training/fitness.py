@@ -1,6 +1,7 @@
-"""How far a picture may be from what an exported model knows. ``python -m training.fitness FOLDER``
+"""Calibrates the domain check of an exported model: run ``python -m training.fitness FOLDER``.
 
-Writes the folder's ``fitness.json`` from scenes of the training seeds; held-out scenes and photographs only judge it.
+Writes the largest misfit that a picture may have to the folder's ``fitness.json``, from scenes of the training seeds;
+held-out scenes and photographs are only used to judge it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from training.evaluate import knows_wider
 from training.scenes import PRESENT, WIDER, World, scene
 
 STRENGTH = 0.25
-SCENES = 1000  # of each world
+SCENES = 1000  # per world
 TAKEN = 0.999
-"""The share of scenes that the limit lets pass; of a model that draws sharply photographs begin at twice that."""
+"""Share of scenes within the limit; for a model that draws sharply, photographs begin at twice the limit."""
 OWN = {
     "invert-from": 0.2,
     "last-level": 0.3,
@@ -34,12 +35,12 @@ OWN = {
     "evidence": -1.0,
     "evidence-of-looks": -0.6,
 }
-"""The model's own defaults, by the options' names: docs/regions.md. `training.evidence` finds the last."""
+"""Defaults of this model by option name, see docs/regions.md; `training.evidence` then sets `evidence`."""
 
 
 @torch.inference_mode()
 def misfits(model: LatentDiffusion, pictures: Iterable[Image.Image]) -> list[float]:
-    """Each picture's misfit, its middle square at the model's size."""
+    """Returns the misfit of each picture's central square, resized to the model's native size."""
     found = []
     for number, picture in enumerate(pictures):
         side = min(picture.size)
@@ -60,7 +61,7 @@ def scenes(world: World, first: int, count: int) -> Iterable[Image.Image]:
 
 
 def calibrate(folder: Path, count: int = SCENES) -> float:
-    """Write the limit, from so many scenes of each world; gives it."""
+    """Writes the limit from `count` scenes of each world, and returns it."""
     model = StableDiffusion.load(folder, "cpu", torch.float32)
     found = [value for world in worlds(folder) for value in misfits(model, scenes(world, world.first, count))]
     limit = float(torch.tensor(found).quantile(TAKEN))
@@ -70,7 +71,7 @@ def calibrate(folder: Path, count: int = SCENES) -> float:
 
 
 def photographs() -> dict[str, Image.Image]:
-    """The photographs that scikit-image ships, by name; its diagrams, textures and depth maps left out."""
+    """Returns the photographs that scikit-image ships, by name, without its diagrams, textures and depth maps."""
     from skimage import data
 
     names = (

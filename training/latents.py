@@ -1,4 +1,4 @@
-"""Shards of encoded scenes for the UNet, made when training first asks for them."""
+"""Shards of encoded scenes for the UNet, created when training first needs them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from training.words import draw_caption, encode_all
 from training.workspace import autocast, device, drawing_processes, save_atomically
 
 SHARD_SCENES = 2000
-"""Every other one of them is the one before it after an edit."""
+"""Scenes in a shard; every second scene is the scene before it after an edit."""
 Where = TypeVar("Where")
 Number = TypeVar("Number", int, Tensor)
 Content = tuple[str, tuple[str, ...], str]
-"""Kind, objects, place: all that a caption needs."""
+"""Kind, objects, place: everything that a caption is drawn from."""
 ANYTHING = ""
 Wanted = tuple[str, str]
-"""What a scene to learn from shows: `two` objects, `one` (or a bowl) or none, `empty`; and which, or `ANYTHING`."""
+"""Request for a scene: `two` objects, `one` (or a bowl) or `empty`; and the name of an object in it, or `ANYTHING`."""
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Latents, those of the same scenes on the other side of an edit, (N, MAX_LENGTH) tokens."""
+"""Latents, latents of the same scenes on the other side of an edit, tokens (N, MAX_LENGTH)."""
 
 
 def draw(world: World, seed: int) -> list[tuple[NDArray[np.uint8], Content]]:
-    """A scene's picture and all that a caption needs, then those of the same scene after an edit."""
+    """Returns picture and content of a scene, then those of the same scene after an edit."""
     both = scene(seed, world=world), edited(seed, world)
     return [(np.asarray(drawn.picture), (drawn.kind, drawn.objects, drawn.place)) for drawn in both]
 
 
 @torch.no_grad()
 def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
-    """(N, 256, 256, 3) bytes -> (N, C, 32, 32) on the VAE's device, of a standard deviation of about 1."""
+    """Encodes (N, 256, 256, 3) bytes to latents (N, C, 32, 32) on the VAE's device, standard deviation about 1."""
     parts = []
     at_once = 8 if device().type == "cpu" else 50
     for batch in np.split(pixels, range(at_once, len(pixels), at_once)):
@@ -53,12 +53,12 @@ def encode_pictures(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def twin(at: Number) -> Number:
-    """Where the other side of an edit is: scenes and edited scenes take turns."""
+    """Returns the index of the other side of an edit: scenes and edited scenes alternate."""
     return at ^ 1
 
 
 class Index(Generic[Where]):
-    """Where the scenes are, by what they show."""
+    """Locations of scenes, by their content."""
 
     def __init__(self) -> None:
         self._scenes: defaultdict[Wanted, list[Where]] = defaultdict(list)
@@ -70,7 +70,7 @@ class Index(Generic[Where]):
             self._scenes[number, name].append(where)
 
     def draw(self, wanted: Wanted, rng: random.Random) -> Where:
-        """Any scene of what is wanted; of as many objects, where none shows that one; of any, where none does."""
+        """Returns a random scene as requested, else one with as many objects, else, if there is none, any scene."""
         number, _ = wanted
         scenes = self._scenes.get(wanted) or self._scenes.get((number, ANYTHING))
         return rng.choice(scenes or next(iter(self._scenes.values())))
@@ -83,7 +83,7 @@ class Shard:
 
 
 def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
-    """Draw the scenes of a shard on one processor while the other encodes them."""
+    """Creates a shard: a second process draws the scenes while this one encodes them."""
     first = world.first + index * SHARD_SCENES // 2
     seeds = range(first, first + SHARD_SCENES // 2)
     assert seeds[-1] < world.held_out
@@ -102,7 +102,7 @@ def make_shard(vae: AutoencoderKL, index: int, world: World = PRESENT) -> Shard:
 
 
 class Scenes:
-    """A world's scenes learnt from so far: those of the first shards, more of them as training goes."""
+    """A world's scenes in the shards loaded so far, whose number grows during training."""
 
     def __init__(self, vae: AutoencoderKL, folder: Path, world: World = PRESENT) -> None:
         self.vae, self.folder, self.world = vae, folder, world
@@ -110,7 +110,7 @@ class Scenes:
         self.index = Index[tuple[int, int]]()
 
     def grow(self, shards: int) -> None:
-        """Have at least this many shards, from their files where they are there."""
+        """Loads or creates shards until there are at least this many."""
         while len(self.shards) < shards:
             index = len(self.shards)
             path = self.folder / f"{self.world.shards}pairs-{index:04d}.pt"
@@ -123,7 +123,7 @@ class Scenes:
                 self.index.add((index, at), content)
 
     def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> Batch:
-        """Of a scene of each kind that is wanted, with freshly drawn captions."""
+        """Returns a batch with one scene for each item of `wanted`, with a newly drawn caption."""
         latents: list[Tensor] = []
         twins: list[Tensor] = []
         captions: list[str] = []

@@ -1,4 +1,4 @@
-"""What the UNet's training lowers, and its gradients."""
+"""The training loss of the UNet, and its gradients."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from training.settings import UnetTraining
 from training.workspace import autocast
 
 VelocityOf = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of noisy latents, timesteps and tokens."""
+"""Predicts the velocity from noisy latents, timesteps and tokens."""
 MIXED_FROM = 600
-"""The first of 1,000 levels at which a piece of another scene may contradict the words."""
+"""First of 1,000 noise levels at which a part of another scene may contradict the caption."""
 EDITS_FROM = 450
-"""The first of 1,000 levels at which an edit may begin; masks are looked for there, too."""
+"""First of 1,000 noise levels at which an edit may begin; masks are computed there, too."""
 CHANGED = 0.15
-"""Mean distance of a cell's latents, above which an edit changes it."""
+"""Mean absolute difference of a cell's latents above which an edit counts as changing it."""
 
 
 def loss_weight(signal: Tensor, settings: UnetTraining) -> Tensor:
-    """Of the velocity's error at alpha_bar ``signal``: 1, but at almost clean levels, where only texture is left to
-    learn, what min-SNR-gamma gives (arXiv:2303.09556). On noisy levels that would give next to nothing."""
+    """Returns the weight of the velocity's error at alpha_bar ``signal``.
+
+    It is 1, except at almost clean levels, where only texture is left to learn: there it is that of min-SNR-gamma
+    (arXiv:2303.09556), which on noisy levels would be close to 0.
+    """
     ratio = signal / (1 - signal)
     return (settings.gamma / (ratio + 1)).clamp(max=1)
 
 
 def mixed(x_0: Tensor) -> Tensor:
-    """Each scene with a rectangle, a quarter to three quarters as wide and as high, of the one before it in the batch.
+    """Pastes a rectangle of the previous scene in the batch into each scene, 1/4 to 3/4 of its width and height.
 
-    An edit asks for what the noise contradicts: at the levels where it begins, the old object can still be made out. A
-    model that has only ever seen words and noise agree believes the noise, the more the better it denoises.
+    The prompt of an edit contradicts the noisy latents: at the levels where an edit begins, the old object can still be
+    made out. A model trained only on captions that agree with the latents follows the latents, the more so the better
+    it denoises.
     """
 
     def span(size: int) -> Tensor:
@@ -48,10 +52,10 @@ def mixed(x_0: Tensor) -> Tensor:
 
 
 def half_edited(x_0: Tensor, before: Tensor, t: Tensor, levels: Tensor) -> Tensor:
-    """What an edit from ``before`` to ``x_0`` has under its noise at timestep ``t``.
+    """Returns the noise-free part of the latents of an edit from ``before`` to ``x_0`` at timestep ``t``.
 
-    It begins at some noisier t_0 with the old scene alone. From there the new one is predicted, and with DDIM
-    (arXiv:2010.02502, eq. 12) of the difference remains what the ratio of signal to noise has not yet outgrown.
+    The edit begins at a random noisier timestep t_0 with the old scene alone. If the new scene is predicted from there
+    on, DDIM (arXiv:2010.02502, eq. 12) leaves a share of the difference: signal / noise at t_0, over that at t.
     """
     t_0 = t.clamp(min=EDITS_FROM)
     t_0 = t_0 + ((len(levels) - 1 - t_0) * torch.rand(len(t), device=t.device).square()).long()
@@ -60,7 +64,7 @@ def half_edited(x_0: Tensor, before: Tensor, t: Tensor, levels: Tensor) -> Tenso
 
 
 def drawn_levels(count: int, levels: Tensor, settings: UnetTraining) -> Tensor:
-    """(count,) timesteps: logit-normal (arXiv:2403.03206, 3.1), a share of them uniform."""
+    """Returns (count,) random timesteps: logit-normal (arXiv:2403.03206, 3.1), a share of them uniform."""
     logits = settings.centre + settings.spread * torch.randn(count, device=levels.device)
     uniform = torch.rand(count, device=levels.device)
     chosen = torch.rand(count, device=levels.device) < settings.uniform_share
@@ -68,13 +72,13 @@ def drawn_levels(count: int, levels: Tensor, settings: UnetTraining) -> Tensor:
 
 
 def attention_to(x_0: Tensor, before: Tensor, settings: UnetTraining) -> Tensor:
-    """(N, 1, h, w): how much the error of each cell counts, 1 where an edit changes nothing, more where it does."""
+    """Returns weights (N, 1, h, w) of each cell's error: 1, or ``changed_weight`` where an edit changes the cell."""
     changed = (x_0 - before).abs().mean(1, keepdim=True) > CHANGED
     return 1 + (settings.changed_weight - 1) * changed.float()
 
 
 def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: UnetTraining) -> tuple[Tensor, Tensor]:
-    """The weighted loss, and the plain squared error of the velocity."""
+    """Returns the weighted loss, and the unweighted squared error of the velocity."""
     x_0, before, tokens = batch
     t = drawn_levels(len(x_0), levels, settings)
     signal = levels[t].view(-1, 1, 1, 1)
@@ -86,7 +90,8 @@ def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: Une
         chosen = torch.rand((len(x_0), 1, 1, 1), device=x_0.device) < settings.edit_share
         seen = torch.where(chosen, half_edited(x_0, before, t, levels), seen)
     x_t = signal.sqrt() * seen + (1 - signal).sqrt() * torch.randn_like(x_0)
-    velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()  # that leads to x_0, whatever is seen
+    # The target velocity leads to x_0, whatever scene is seen under the noise.
+    velocity = (signal.sqrt() * x_t - x_0) / (1 - signal).sqrt()
     with autocast():
         predicted = velocity_of(x_t.contiguous(memory_format=torch.channels_last), t, tokens)
     error = (predicted.float() - velocity).square()
@@ -95,9 +100,9 @@ def loss_of(velocity_of: VelocityOf, batch: Batch, levels: Tensor, settings: Une
 
 
 class Gradients:
-    """Of the loss of one batch, clipped and left in the parameters.
+    """Computes the gradients of the loss of one batch, clipped to norm 1 and left in the parameters.
 
-    On a GPU they are one CUDA graph of the first batch's shape: its thousands of kernels take far longer to start one
+    On a GPU this is one CUDA graph of the first batch's shape: its thousands of kernels take far longer to launch one
     by one than to run.
     """
 
@@ -106,7 +111,7 @@ class Gradients:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """(2,): the loss, and the plain squared error of the velocity."""
+        """Returns (2,): the loss, and the unweighted squared error of the velocity."""
         if batch[0].device.type == "cpu":
             return self._compute(batch)
         if self.graph is None:
@@ -130,7 +135,7 @@ class Gradients:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(3):  # libraries choose their kernels, which must not happen while a graph is captured
+            for _ in range(3):  # warm-up: libraries choose their kernels, which is not allowed during capture
                 self._compute(self.batch)
         torch.cuda.current_stream().wait_stream(aside)
         self.model.zero_grad()

@@ -1,4 +1,4 @@
-"""Muon for weight matrices and convolutions, Adam for everything else, in one optimizer."""
+"""An optimizer that applies Muon to weight matrices and convolutions, and Adam to all other parameters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of (..., rows, columns) towards 1: the Newton-Schulz iteration of Muon.
+    """Moves the singular values of (..., rows, columns) towards 1 by the Newton-Schulz iteration of Muon.
 
-    Each iteration multiplies from the left by a polynomial of the Gram matrix; working on the Gram matrix alone, and
-    on the matrix itself only at the end, saves half of the work or more where one side is much the longer.
+    Each iteration multiplies from the left by a polynomial of the Gram matrix. Iterating on the Gram matrix alone, and
+    applying the product to the matrix at the end, saves half of the work or more if one side is much longer.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x: Tensor = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).add(1e-7)
@@ -32,10 +32,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with ``muon=True`` follow orthogonalised momentum (convolutions flattened), the others AdamW.
+    """Updates groups with ``muon=True`` by orthogonalised momentum (convolutions flattened), the others by AdamW.
 
-    Matrices of one shape are treated together, and so are all of Adam's parameters: on a GPU, starting thousands of
-    little computations would take longer than the computations.
+    Matrices of equal shape are processed together, and so are all of Adam's parameters: on a GPU, launching thousands
+    of small computations would take longer than the computations.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, means, scales, value=-group["lr"] / (1 - first ** group["step"]))
 
     def _kept(self, name: str, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """What is remembered of each parameter from step to step, zero at first."""
+        """Returns a state tensor of each parameter, which persists between steps and starts at 0."""
         for parameter in parameters:
             if name not in self.state[parameter]:
                 self.state[parameter][name] = torch.zeros_like(parameter)
@@ -86,7 +86,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizer_for(modules: Iterable[nn.Module], muon_lr: float, adam_lr: float, weight_decay: float = 0.0) -> Muon:
-    """Muon for hidden matrices and convolutions; Adam for embeddings, norms, biases, first and last layers."""
+    """Assigns Muon to hidden matrices and convolutions; Adam to embeddings, norms, biases, first and last layers."""
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for module in modules:
@@ -102,6 +102,6 @@ def optimizer_for(modules: Iterable[nn.Module], muon_lr: float, adam_lr: float, 
 
 
 def scale_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to a share of its peak."""
+    """Sets every group's learning rate to a fraction of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor

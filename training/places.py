@@ -1,4 +1,4 @@
-"""The places of the drawn world: what they look like, how one says them, and their empty pictures.
+"""The places of the drawn world: appearance, phrase in captions, and pictures without objects.
 
 The order of the random draws is part of the contract, as in ``scenes``.
 """
@@ -29,21 +29,21 @@ CORALS = ("1fab8", "1f41a", "1faa8")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a place looks like: gradients of sky and ground (top, bottom), what stands about, how one says it."""
+    """A place: its phrase in captions, colour gradients of sky and ground (top, bottom), and its furnishing."""
 
     phrase: str
     sky: tuple[Colour, Colour]
     ground: tuple[Colour, Colour]
     furnish: Callable[[Image.Image, Place, int, random.Random], None]
-    """Draws what makes the place: into the picture, by where the horizon is."""
+    """Draws the characteristic objects into the picture, given the place, the row of the horizon and a generator."""
     landmark: str = ""
     flat: bool = False
     far: Colour | None = None
-    """What lies behind the ground, as the sea does behind the beach."""
+    """Colour of an area behind the ground, such as the sea behind the beach."""
 
 
 def background(name: str, rng: random.Random) -> tuple[Image.Image, int]:
-    """The empty place, and the row of its horizon, which depends on the generator alone."""
+    """Returns the place without objects, and the row of its horizon, which depends on the generator alone."""
     place = PLACES[name]
     horizon = int(CANVAS * rng.uniform(0.42, 0.62))
     pixels = np.zeros((CANVAS, CANVAS, 3))
@@ -68,7 +68,7 @@ def _gradient(height: int, top: Colour, bottom: Colour) -> Pixels:
 
 
 def _hills(pixels: Pixels, place: Place, horizon: int, rng: random.Random) -> None:
-    """A wavy edge of the ground, or of what is behind it."""
+    """Draws a wavy upper edge of the ground, or of the area behind it."""
     waves = np.arange(CANVAS) / CANVAS * 2 * math.pi * rng.uniform(0.5, 1.6) + rng.uniform(0, 6)
     edge = horizon - (np.sin(waves) * rng.uniform(2, 12)).astype(int)
     colour = jitter(place.ground[0], rng, 6)
@@ -103,7 +103,7 @@ def _landmark(
 
 
 def _clouds(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """Clouds, and often the landmark."""
+    """Draws clouds, and often the landmark."""
     for _ in range(rng.randint(0, 2)):
         _decorate(picture, CLOUD, rng, (36, 70), (0, horizon * 0.35))
     if rng.random() < 0.6:
@@ -111,7 +111,7 @@ def _clouds(picture: Image.Image, place: Place, horizon: int, rng: random.Random
 
 
 def _stars(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """Stars, and the landmark high among them."""
+    """Draws stars, and the landmark high among them."""
     draw = ImageDraw.Draw(picture)
     for _ in range(rng.randint(8, 24)):
         x, y, radius = rng.uniform(0, CANVAS), rng.uniform(0, horizon * 0.8), rng.uniform(0.6, 1.8)
@@ -127,14 +127,14 @@ def _planks(picture: Image.Image, place: Place, horizon: int, rng: random.Random
 
 
 def _trees(picture: Image.Image, _place: Place, horizon: int, rng: random.Random) -> None:
-    """A wood, the far trees first."""
+    """Draws a wood, far trees first."""
     for widths in ((28, 44), (34, 60), (50, 90)):
         for _ in range(rng.randint(2, 4)):
             _landmark(picture, rng.choice(TREES), rng, horizon, widths)
 
 
 def _street(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """A skyline, houses before it, a pavement with its kerb."""
+    """Draws a skyline, houses in front of it, and a pavement with its kerb."""
     draw = ImageDraw.Draw(picture)
     left = -rng.uniform(0, 20)
     while left < CANVAS:
@@ -150,7 +150,7 @@ def _street(picture: Image.Image, place: Place, horizon: int, rng: random.Random
 
 
 def _craters(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """Under a sky of stars."""
+    """Draws craters under a sky of stars."""
     _stars(picture, place, horizon, rng)
     draw = ImageDraw.Draw(picture)
     for _ in range(rng.randint(4, 9)):
@@ -162,7 +162,7 @@ def _craters(picture: Image.Image, place: Place, horizon: int, rng: random.Rando
 
 
 def _walls(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """Boards that run to the back, a skirting board, something on the wall, something by it."""
+    """Draws floorboards that run to the back, a skirting board, and often something on the wall and in front of it."""
     draw = ImageDraw.Draw(picture)
     middle = CANVAS * rng.uniform(0.35, 0.65)
     for board in range(-9, 10):
@@ -176,7 +176,7 @@ def _walls(picture: Image.Image, place: Place, horizon: int, rng: random.Random)
 
 
 def _road(picture: Image.Image, place: Place, horizon: int, rng: random.Random) -> None:
-    """A verge, clouds and a landmark, the road with its dashes."""
+    """Draws a verge, clouds, often the landmark, and the road with its dashes."""
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, horizon - 4, CANVAS, horizon + 15), fill=_shade((105, 170, 75), rng.uniform(0.9, 1.1)))
     _clouds(picture, place, horizon, rng)
@@ -188,7 +188,7 @@ def _road(picture: Image.Image, place: Place, horizon: int, rng: random.Random) 
 
 
 def _depths(picture: Image.Image, _place: Place, horizon: int, rng: random.Random) -> None:
-    """Bubbles in the water, corals on the ground."""
+    """Draws corals on the ground and bubbles in the water."""
     for _ in range(rng.randint(1, 3)):
         _landmark(picture, rng.choice(CORALS), rng, horizon, (30, 70))
     draw = ImageDraw.Draw(picture)

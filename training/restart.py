@@ -1,7 +1,7 @@
-"""Goes on from an exported folder where no checkpoint is left. ``python -m training.restart FOLDER``
+"""Creates a checkpoint from an exported folder, if none is left: run ``python -m training.restart FOLDER``.
 
-Afterwards ``python -m training.unet`` finds a checkpoint with the folder's weights, and the folder's VAE where none is
-finished; only the optimizer starts anew.
+Afterwards ``python -m training.unet`` finds a checkpoint with the folder's weights and, if there is no finished VAE,
+the folder's VAE. Only the state of the optimizer is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.workspace import save_atomically
 
 
 def spread_text_encoder(exported: CLIPTextModel, words: list[str], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The exported weights with each word's embedding back in its row; rows that the export left out stay fresh."""
+    """Returns the exported weights with each word's embedding in its training row; all other rows are `fresh`."""
     weights = exported.state_dict()
     name = token_embedding(weights)
     rows = fresh[name].clone()
@@ -33,7 +33,7 @@ def spread_text_encoder(exported: CLIPTextModel, words: list[str], fresh: dict[s
 
 
 def restart(folder: Path) -> int:
-    """Write VAE and checkpoint from an exported folder; gives the number of pictures behind it."""
+    """Writes VAE and checkpoint from an exported folder; returns the number of pictures it was trained on."""
     checkpoint, finished = unet_folder() / "checkpoint.pt", vae_folder() / "finished"
     if checkpoint.exists():
         raise SystemExit(f"{checkpoint} is there already; go on from it, or move it away")

@@ -1,6 +1,6 @@
 """Draws the sample pictures and their true masks: ``python -m training.samples``.
 
-Each is a scene of the built-in world from a seed that is never trained on.
+Each sample is a scene of the built-in world from a held-out seed, which training never uses.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TRUTH = PROJECT / "tests" / "samples"
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene and an edit of it: `changed` is the object whose mask is the truth."""
+    """A scene and an edit of it; the true mask is that of the object `changed`."""
 
     name: str
-    offset: int  # of the seed, from HELD_OUT
+    offset: int  # seed minus HELD_OUT
     kind: str
     objects: tuple[str, ...]
     place: str
@@ -56,7 +56,7 @@ SAMPLES = (
 
 
 def main() -> None:
-    """Writes sample_images/NAME.png, tests/samples/NAME.mask.png and the edits that belong to them."""
+    """Writes sample_images/NAME.png, tests/samples/NAME.mask.png and the prompts, tests/samples/edits.json."""
     for folder in (PICTURES, TRUTH):
         folder.mkdir(parents=True, exist_ok=True)
     edits: list[dict[str, Any]] = []

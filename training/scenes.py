@@ -1,11 +1,11 @@
 """Draws captioned scenes with exact object masks from Fluent Emoji 3D sprites.
 
-``scene(seed)`` always gives the same picture, caption and masks; ``swap={"cat": "dog"}`` draws the same scene with
-another object, which is the true result of an edit, and so do ``added="dog"`` and ``removed="cat"``; ``edited(seed)``
-chooses an edit itself. ``scene(seed, world=WIDER)`` draws from more objects, colours and places; there ``place="snow"``
-leaves the objects where they are.
-Seeds from a world's ``held_out`` on are never trained on. The order of the random draws is part of the contract: a
-seed must go on meaning the same picture.
+``scene(seed)`` always returns the same picture, caption and masks. ``swap={"cat": "dog"}`` draws the same scene with
+another object, which is the true result of an edit; so are ``added="dog"`` and ``removed="cat"``. ``edited(seed)``
+chooses an edit from the seed. ``scene(seed, world=WIDER)`` draws from more objects, colours and places; there
+``place="snow"`` leaves the objects where they are.
+Seeds from a world's ``held_out`` on are never used for training. The order of the random draws is part of the
+contract: a seed must always yield the same picture.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from training.places import CANVAS, PLACES, background, jitter
 from training.sprites import COLOURS, sprite
 
 HELD_OUT = 10_000_000
-OPAQUE = 100  # alpha of 255, above which a pixel is the object's
-COLOURED = 0.75  # of the objects that come in colours
-PLACE_EDITS = 0.2  # of the edits, where the objects stay as they are
-COLOUR_EDITS = 0.5  # of the edits of coloured objects
-COUNT_EDITS = 0.3  # of the edits of one or two objects: one more, or one less
+OPAQUE = 100  # alpha (of 255) above which a pixel belongs to the object
+COLOURED = 0.75  # share of objects drawn in a colour, of those that come in colours
+PLACE_EDITS = 0.2  # share of edits that change the place, in a world where the objects then stay where they are
+COLOUR_EDITS = 0.5  # share of recolourings among edits of coloured objects
+COUNT_EDITS = 0.3  # share of edits, except of bowls, that add or remove an object
 ADDED_WIDTHS = (64, 115)
 
 OBJECTS: dict[str, str] = {
@@ -35,13 +35,13 @@ OBJECTS: dict[str, str] = {
     "sunflower": "1f33b", "ball": "26bd", "balloon": "1f388", "cake": "1f370", "burger": "1f354", "teapot": "1fad6",
     "hat": "1f3a9", "house": "1f3e0",
 }  # fmt: skip
-"""The name of each object and the code of its sprite."""
+"""Sprite code by object name."""
 
 FRUIT = {"apples": "apple", "pears": "pear", "oranges": "orange", "lemons": "lemon", "strawberries": "strawberry"}
 MIXED_FRUIT = "fruits"
 
 PAINTED_AS = {"ball": "1f3c0", "hat": "1f9e2"}
-"""The sprites that stand for what has no paint of its own where it is named with a colour: a basketball, a cap."""
+"""Sprites for coloured objects whose own sprite has no paint: a basketball for a ball, a cap for a hat."""
 
 MORE_OBJECTS: dict[str, str] = {
     "bear": "1f43b", "fox": "1f98a", "lion": "1f981", "monkey": "1f412", "panda": "1f43c", "mouse": "1f401",
@@ -62,31 +62,31 @@ IN_COLOURS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("fish", "rose", "tulip"), BUT_GREEN),
     "apple": ("red", "yellow", "green"),
 }
-"""The colours that an object may have in the wider world: those in which it is still itself, and easy to tell."""
+"""Colours that an object may have in the wider world: those in which it stays recognisable and easy to name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What scenes may show, and the seeds that they are learnt from: ``first`` up to ``held_out``."""
+    """Objects, places and colours of scenes, and the range of seeds for training: ``first`` up to ``held_out``."""
 
     objects: Mapping[str, str]
-    """The name of each object and the code of its sprite."""
+    """Sprite code by object name."""
     places: tuple[str, ...]
     colours: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shards: str = ""
-    """How the names of its files of latents begin."""
+    """Prefix of the names of its files of latents."""
     first: int = 0
     held_out: int = HELD_OUT
     steady: bool = True
-    """Whether the objects stay as they are where another place is asked for."""
+    """Whether the objects stay where they are if another place is requested."""
 
     @property
     def names(self) -> list[str]:
-        """Every object, then every one in a colour: ``balloon``, ``red balloon``."""
+        """Every object, then every coloured object: ``balloon``, ``red balloon``."""
         return [*self.objects, *(f"{colour} {name}" for name, colours in self.colours.items() for colour in colours)]
 
     def draw_names(self, rng: random.Random) -> list[str]:
-        """Two objects, some of them in a colour."""
+        """Returns two objects, each of them possibly in a colour."""
         names = rng.sample(list(self.objects), 2)
         return [
             f"{rng.choice(self.colours[name])} {name}" if name in self.colours and rng.random() < COLOURED else name
@@ -94,13 +94,13 @@ class World:
         ]
 
     def draw_other(self, rng: random.Random, shown: Iterable[str]) -> str:
-        """An object, or one in a colour, of which none is shown in any colour."""
+        """Returns an object, possibly in a colour, that is not shown in any colour."""
         things = {name.rpartition(" ")[2] for name in shown}
         drawn = (name for _ in iter(int, 1) for name in self.draw_names(rng))
         return next(name for name in drawn if name.rpartition(" ")[2] not in things)
 
     def drawing(self, name: str) -> Image.Image:
-        """The sprite of an object, in its colour where it is named with one."""
+        """Returns the sprite of an object, repainted if its name includes a colour."""
         colour, _, thing = name.rpartition(" ")
         return sprite(PAINTED_AS.get(thing, self.objects[thing]) if colour else self.objects[thing], colour)
 
@@ -133,7 +133,7 @@ class Scene:
 
 
 def with_article(name: str) -> str:
-    """``a cat``, ``an apple``, but ``grapes``."""
+    """Returns a name with its indefinite article: ``a cat``, ``an apple``, but ``grapes``."""
     if name == "grapes":
         return name
     return ("an " if name[0] in "aeou" else "a ") + name
@@ -151,10 +151,10 @@ def scene(
     added: str = "",
     removed: str = "",
 ) -> Scene:
-    """The scene of a seed; each of the other arguments replaces what the seed would have chosen.
+    """Returns the scene of a seed; each of the other arguments replaces a choice of the seed.
 
-    What replaces an object is as wide as it was; ``fitted``, as large as the old one's box has room for. ``added``
-    names an object that stands beside what there is, ``removed`` one that is left out; all else stays as it was.
+    A swapped object is as wide as the old one or, if ``fitted``, as large as fits into the old one's box. ``added``
+    names an object to draw beside the others, ``removed`` an object to leave out; everything else is unchanged.
     """
     rng = random.Random(seed)
     drawn_place = rng.choice(world.places)
@@ -210,8 +210,7 @@ def scene(
 
 
 def edited(seed: int, world: World = PRESENT) -> Scene:
-    """The scene of a seed after an edit that the seed chooses: another object, another colour, one more, one less, or
-    another place."""
+    """Returns the scene of a seed after an edit chosen by the seed: object, colour, one more, one less, or place."""
     before, rng = scene(seed, world=world), random.Random(f"{seed} edited")
     if before.kind != "bowl" and rng.random() < COUNT_EDITS:
         if before.kind == "empty" or (before.kind == "one" and rng.random() < 0.5):
@@ -231,7 +230,7 @@ def edited(seed: int, world: World = PRESENT) -> Scene:
 
 
 def _room(masks: Iterable[Image.Image], rng: random.Random) -> tuple[float, float]:
-    """Width and middle of an object that stands beside what there is."""
+    """Returns width and horizontal centre of an object to be added beside the others."""
     boxes = [box for mask in masks if (box := mask.getbbox())]
     left, right = min((box[0] for box in boxes), default=CANVAS), max((box[2] for box in boxes), default=0)
     start, length = (0, left) if left >= CANVAS - right else (right, CANVAS - right)
@@ -241,7 +240,7 @@ def _room(masks: Iterable[Image.Image], rng: random.Random) -> tuple[float, floa
 
 
 def _within(old: Image.Image, new: Image.Image) -> Image.Image:
-    """The new sprite as large as it can stand in the old one's box: an edit has no more room than that."""
+    """Returns the new sprite as large as fits, standing, into the old one's box: an edit has no more room than that."""
     scale = min(old.width / new.width, old.height / new.height)
     new = new.resize((max(1, int(new.width * scale)), max(1, int(new.height * scale))), Image.Resampling.LANCZOS)
     box = Image.new("RGBA", old.size)
@@ -266,7 +265,7 @@ def _caption(kind: str, names: Sequence[str], phrase: str, lot: float) -> str:
 def _draw_object(
     picture: Image.Image, image: Image.Image | None, rng: random.Random, horizon: int, width: float, x: float
 ) -> Image.Image:
-    """Paste an object, unless it is left out; gives its mask."""
+    """Pastes an object, unless it is None, and returns its mask."""
     bottom = rng.uniform(max(horizon + 24, width * 0.6), CANVAS - 8)
     mask, own = Image.new("L", (CANVAS, CANVAS), 0), random.Random(rng.random())
     if image:
@@ -283,7 +282,7 @@ def _put(
     bottom: float,
     width: float,
 ) -> None:
-    """Paste an object with its shadow; add where it stands to the mask."""
+    """Pastes an object with its shadow, and adds its pixels to the mask."""
     flipped, light = rng.random() < 0.5, rng.uniform(0.9, 1.08)
     height = width * image.height / image.width
     if height > width * 1.25:
@@ -298,7 +297,7 @@ def _put(
 
 
 def stand(picture: Image.Image, mask: Image.Image, image: Image.Image, x: int, y: int, bottom: float) -> None:
-    """Paste a sprite at (x, y) over its shadow at `bottom`, soft for a picture of any size; add it to the mask."""
+    """Pastes a sprite at (x, y) over its shadow at `bottom`, blurred in proportion to the picture; adds to the mask."""
     shadow, rim = Image.new("L", picture.size, 0), image.width * 0.07
     ImageDraw.Draw(shadow).ellipse((x, bottom - rim, x + image.width, bottom + rim), fill=80)
     picture.paste((20, 20, 30), (0, 0), shadow.filter(ImageFilter.GaussianBlur(max(picture.size) / 64)))
@@ -311,7 +310,7 @@ _PILE = ((-0.27, 0.50), (0, 0.58), (0.27, 0.50), (-0.36, 0.36), (-0.12, 0.40), (
 
 
 def _draw_bowl(picture: Image.Image, fruit: str, rng: random.Random, horizon: int) -> Image.Image:
-    """A bowl with seven fruits; the mask covers the fruits that can be seen."""
+    """Draws a bowl with seven fruits; returns a mask of the visible parts of the fruits."""
     width = rng.uniform(120, 170)
     centre = rng.uniform(width * 0.55, CANVAS - width * 0.55)
     bottom = rng.uniform(max(horizon + 30, width * 0.9), CANVAS - 8)

@@ -1,4 +1,4 @@
-"""The sprites, as they are or with their paint in another colour."""
+"""Emoji sprites, in their own colours or repainted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (272, 0.66, 0.75),
     "pink": (333, 0.42, 0.99),
 }
-"""Hue, saturation, value of each named colour: what the middle of the paint becomes."""
+"""Hue (degrees), saturation and value of each named colour, to which the middle of a sprite's paint is moved."""
 
 PAINT: dict[str, tuple[float, float]] = {
     "1f388": (280, 10), "1f697": (310, 10), "2602-fe0f": (230, 300), "1fad6": (310, 35),
@@ -29,17 +29,17 @@ PAINT: dict[str, tuple[float, float]] = {
     "1f68c": (12, 60), "1f41f": (175, 240), "1f426": (310, 8), "1f3c0": (330, 45),
     "1f6e9-fe0f": (325, 365), "1f438": (125, 170), "1f422": (125, 205),
 }  # fmt: skip
-"""From which hue to which the paint of a sprite goes, in degrees: not its leaves, windows and lamps."""
+"""First and last hue of each sprite's paint in degrees; its leaves, windows and lamps lie outside."""
 REPAINTED = {"1f438": "green", "1f422": "green", "1f69c": "green"}
-"""Sprites of a bluish green, for which the VAE has only blue."""
-EDGE = 12  # degrees, over which paint fades out
-FAINT, STRONG = 0.1, 0.25  # saturations: greys have no paint
-DARK, LIT = 0.2, 0.4  # values: neither have black lines
+"""Sprites of a bluish green, which the VAE reproduces as blue."""
+EDGE = 12  # degrees of hue over which paint fades out
+FAINT, STRONG = 0.1, 0.25  # saturations between which paint fades in: greys are not paint
+DARK, LIT = 0.2, 0.4  # values between which paint fades in: black lines are not paint
 
 
 @functools.cache
 def sprite(code: str, colour: str = "") -> Image.Image:
-    """The sprite of an emoji, cropped to what is drawn; painted in a colour of ``COLOURS`` where one is given."""
+    """Returns an emoji's sprite (RGBA), cropped to its visible part, repainted if a colour of ``COLOURS`` is given."""
     colour = colour or REPAINTED.get(code, "")
     image = Image.open(sprites_folder() / f"{code}.webp").convert("RGBA")
     image = image.crop(image.getbbox())
@@ -47,11 +47,11 @@ def sprite(code: str, colour: str = "") -> Image.Image:
 
 
 def painted(image: Image.Image, hues: tuple[float, float], colour: str) -> Image.Image:
-    """The picture with what lies between two hues turned to a named colour, light and shade left on it."""
+    """Returns the picture with the colours between two hues changed to a named colour; light and shade are kept."""
     plain = np.asarray(image.convert("RGB"), dtype=float)
     hue, saturation, value = np.moveaxis(np.asarray(image.convert("RGB").convert("HSV")) / 255, 2, 0)
     reach = (hues[1] - hues[0]) % 360 / 2
-    off = (hue * 360 - hues[0] - reach + 180) % 360 - 180  # from the middle of the paint
+    off = (hue * 360 - hues[0] - reach + 180) % 360 - 180  # distance from the middle of the paint
     strength = ((reach + EDGE - np.abs(off)) / EDGE).clip(0, 1)
     strength *= ((saturation - FAINT) / (STRONG - FAINT)).clip(0, 1)
     strength *= ((value - DARK) / (LIT - DARK)).clip(0, 1)
@@ -72,7 +72,7 @@ def painted(image: Image.Image, hues: tuple[float, float], colour: str) -> Image
 
 
 def _shifted(band: NDArray[np.float64], middle: float, aim: float) -> NDArray[np.float64]:
-    """Values within 0 and 1 with their middle moved: down by a factor, up by a power, so that none is cut off."""
+    """Maps values in [0, 1] so that `middle` becomes `aim`: down by a factor, up by a power, to clip none."""
     if aim <= middle:
         return band * (aim / middle)
     return band ** (math.log(aim) / math.log(middle))

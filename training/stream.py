@@ -1,7 +1,7 @@
-"""Scenes for a GPU: drawn by all processors while it trains, encoded and kept on it.
+"""Scenes for training on a GPU: drawn by all processors meanwhile, encoded and stored on the GPU.
 
-A processor sees far fewer pictures than it can draw and makes shards, ``training.latents``; a GPU sees thousands a
-second and takes what has been drawn so far. The scenes are those of the same seeds; in what order they come is not.
+Training on a processor uses far fewer pictures than it can draw, and reads shards (``training.latents``). A GPU trains
+on thousands a second, from the scenes drawn so far. The scenes come from the same seeds, in no fixed order.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from training.words import MAX_LENGTH, draw_caption, encode_all
 from training.workspace import drawing_processes
 
 BLOCK = 200
-"""Scenes that a process draws at once, edited ones among them."""
+"""Scenes that a process draws at a time, including edited scenes."""
 CAPTIONS = 24
-"""Of each scene, drawn with it: which of them is learnt from is decided at each visit."""
+"""Captions drawn with each scene; each time that a scene is used, one of them is chosen."""
 Block = tuple[Path, Tensor, list[Content]]
-"""File of pictures, (BLOCK, CAPTIONS, MAX_LENGTH) tokens, what is shown."""
+"""File of pictures, tokens (BLOCK, CAPTIONS, MAX_LENGTH), contents of the scenes."""
 
 
 def draw_block(world: World, first: int, folder: Path) -> Block:
-    """Pictures go through a file: to send them between processes would hold up the training."""
+    """Draws a block of scenes with captions. Pictures go to a file: sending them would delay the training process."""
     torch.set_num_threads(1)
     drawn = [shown for seed in range(first, first + BLOCK // 2) for shown in draw(world, seed)]
     path = folder / f"{first}.npy"
@@ -47,11 +47,11 @@ def draw_block(world: World, first: int, folder: Path) -> Block:
 
 
 class Drawing:
-    """The processes that draw; the worlds take turns."""
+    """The drawing processes, shared by the worlds."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="diffedit-scenes-"))
-        self.pool = drawing_processes(max(1, (os.cpu_count() or 1) - 2))  # two for the training itself
+        self.pool = drawing_processes(max(1, (os.cpu_count() or 1) - 2))  # leaves two for the training itself
         atexit.register(self.close)
 
     def ask(self, world: World, first: int) -> AsyncResult[Block]:
@@ -64,7 +64,7 @@ class Drawing:
 
 
 class Stream:
-    """A world's scenes on the GPU, more of them as training goes."""
+    """A world's scenes on the GPU, whose number grows during training."""
 
     def __init__(self, vae: AutoencoderKL, drawing: Drawing, world: World, most_shards: int) -> None:
         self.vae, self.drawing, self.world = vae, drawing, world
@@ -78,7 +78,7 @@ class Stream:
         self.waiting: list[AsyncResult[Block]] = []
 
     def grow(self, shards: int) -> None:
-        """Have this many shards drawn; take in one block that is ready, waiting for the very first."""
+        """Requests this many shards and takes in one block that is ready; waits only for the very first."""
         while self.asked < shards * SHARD_SCENES and len(self.waiting) < (os.cpu_count() or 1):
             self.waiting.append(self.drawing.ask(self.world, self.world.first + self.asked // 2))
             self.asked += BLOCK
@@ -99,9 +99,10 @@ class Stream:
         self.count += BLOCK
 
     def batch(self, wanted: Sequence[Wanted], rng: random.Random) -> Batch:
-        """Of a scene of each kind that is wanted, with one of its captions."""
+        """Returns a batch with one scene for each item of `wanted`, with one of its captions."""
         chosen = [self.index.draw(kind, rng) for kind in wanted]
-        pinned = torch.tensor(chosen, pin_memory=self.latents.is_cuda)  # else the copy waits for the step before
+        # Pinned, since otherwise the copy would wait for the previous step.
+        pinned = torch.tensor(chosen, pin_memory=self.latents.is_cuda)
         where = pinned.to(self.latents.device, non_blocking=True)
         which = torch.randint(CAPTIONS, (len(wanted),), device=where.device)
         return self.latents[where].float(), self.latents[twin(where)].float(), self.tokens[where, which].long()

@@ -1,9 +1,9 @@
-"""Trains the UNet and the text encoder together on encoded scenes. ``python -m training.unet``
+"""Trains the UNet and the text encoder together on encoded scenes: run ``python -m training.unet``.
 
-The main run keeps a constant learning rate and has no end: stop it whenever, it resumes from its checkpoint.
-``--decay-steps N`` leaves the checkpoint alone: it takes a copy, lowers the learning rate to nothing over N steps
-and writes ``decayed.pt``, which is what gets exported; an interrupted one resumes as well. ``--minutes M``, for a GPU,
-does both in one sitting.
+The main run keeps a constant learning rate and has no end: stop it at any time, it resumes from its checkpoint.
+``--decay-steps N`` continues from a copy of the checkpoint, lowers the learning rate to 0 over N steps and writes
+``decayed.pt``, which ``training.export`` takes; it resumes after an interruption, too. ``--minutes M``, for a GPU, does
+both in one run.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_text_encoder(settings: UnetTraining) -> CLIPTextModel:
 
 
 def build_unet(settings: UnetTraining, latent_channels: int) -> UNet2DConditionModel:
-    """Narrow at 32x32, most of its weights at 16x16 and 8x8, where it also looks at the text."""
+    """Builds a UNet that is narrow at 32x32, with cross-attention and most of its weights at 16x16 and 8x8."""
     unet = UNet2DConditionModel(
         sample_size=32,
         in_channels=latent_channels,
@@ -70,10 +70,10 @@ def build_unet(settings: UnetTraining, latent_channels: int) -> UNet2DConditionM
         block_out_channels=settings.channels,
         layers_per_block=1,
         cross_attention_dim=settings.text_width,
-        attention_head_dim=4,  # the number of heads, by an old mistake of diffusers
+        attention_head_dim=4,  # number of heads: the name is an old mistake of diffusers
         norm_num_groups=8,
     )
-    if device().type == "cpu":  # whole matrices: the fused attention's way back is slower on processors
+    if device().type == "cpu":  # unfused attention: the backward pass of the fused one is slower on processors
         unet.set_attn_processor(AttnProcessor())
     return unet.to(memory_format=torch.channels_last)
 
@@ -91,7 +91,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class Denoiser(nn.Module):
-    """Text encoder and UNet, as one thing to train."""
+    """Text encoder and UNet as one module."""
 
     def __init__(self, settings: UnetTraining, latent_channels: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Denoiser(nn.Module):
 
 
 def scenes_of(vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> tuple[Scenes | Stream, Scenes | Stream]:
-    """Of the present and of the wider world: shards in files, on a GPU what is drawn meanwhile."""
+    """Returns the scenes of the present and of the wider world: from shards, or on a GPU drawn during training."""
     if device().type == "cpu":
         return Scenes(vae, latents), Scenes(vae, latents, WIDER)
     drawing = Drawing()
@@ -114,12 +114,12 @@ def scenes_of(vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> tupl
 
 
 class UnetTrainer:
-    """Trains, checkpoints, resumes."""
+    """Trains the denoiser, writes checkpoints and resumes from them."""
 
     def __init__(self, folder: Path, vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> None:
         self.checkpoint = folder / "checkpoint.pt"
         saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
-        if saved:  # everything may change between sittings but the networks
+        if saved:  # all settings may change between runs except those of the networks
             shape = {name: saved["settings"][name] for name in ("channels", "text_width", "text_layers")}
             settings = dataclasses.replace(settings, **shape)
         self.settings = settings
@@ -145,7 +145,7 @@ class UnetTrainer:
         self.average.load_state_dict(saved["average"])
         self.step, self.pictures = saved["step"], saved["pictures"]
         self.wider_pictures = saved.get("wider_pictures", 0)
-        if "optimizer" in saved:  # not in what training.restart writes
+        if "optimizer" in saved:  # absent from checkpoints of training.restart
             self.optimizer.load_state_dict(saved["optimizer"])
             self.rng.setstate(saved["scenes_random"])
             restore_random_state(saved["random"])
@@ -167,7 +167,7 @@ class UnetTrainer:
         )
 
     def _batch(self, scenes: Scenes | Stream, count: int, seen: int) -> Batch:
-        """Of one world, of which so many pictures were seen."""
+        """Returns a batch of one world, of which `seen` pictures were used so far."""
         settings = self.settings
         scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
         two_share = settings.two_share if seen >= settings.one_object_pictures else 0.0
@@ -182,7 +182,7 @@ class UnetTrainer:
         return number, self.rng.choice(settings.often) if weak else ANYTHING
 
     def train_step(self, rate: float = 1.0) -> Tensor:
-        """One batch at a share of the learning rate; gives loss and error, to be read when they are needed."""
+        """Trains on one batch at `rate` times the learning rate; returns loss and error (2,), still on the device."""
         settings = self.settings
         wider = round(settings.wider_share * settings.batch)
         worlds = (
@@ -203,7 +203,7 @@ class UnetTrainer:
         return result
 
     def train(self, until: int | None = None, report_every: int = 50, save_seconds: float = 300) -> None:
-        """The main run."""
+        """Runs the main training until step `until`, or without end."""
         self.curve = self._curve("loss.csv")
         saved_at = started = time.monotonic()
         log: list[Tensor] = []
@@ -232,10 +232,10 @@ class UnetTrainer:
         return Curve(self.folder / name, ("pictures", "loss", "error"), self.step)
 
     def decay(self, steps: int, path: Path, save_seconds: float = 300) -> None:
-        """Lower the learning rate to nothing; the main run's checkpoint stays as it is.
+        """Lowers the learning rate to 0 over `steps` and writes `path`; the main run's checkpoint is unchanged.
 
-        What is done lies in a file that names the pictures it began after, so only the decay of this very checkpoint
-        resumes; there is nothing to do where `path` is its end.
+        Progress is saved in a file named after the number of pictures at the start, so that only a decay of this very
+        checkpoint resumes. Does nothing if `path` is already the result.
         """
         begun = self.step
         end = self.pictures + steps * self.settings.batch
@@ -251,7 +251,7 @@ class UnetTrainer:
         unfinished.replace(path)
 
     def train_for(self, minutes: float, path: Path, decay: float = 0.5) -> None:
-        """A sitting of known length, the learning rate going down over its last part; writes what `decay` would."""
+        """Trains for `minutes`, the learning rate falling over the last part `decay`; writes the result to `path`."""
         self.curve = self._curve("loss.csv")
         begun = time.monotonic()
 
@@ -259,11 +259,11 @@ class UnetTrainer:
             while (left := 1 - (time.monotonic() - begun) / (60 * minutes)) > 0:
                 yield min(1.0, left / decay)
 
-        self._follow(rates(), path, 60)  # somebody else's GPU may go at any moment
+        self._follow(rates(), path, 60)  # a borrowed GPU may be withdrawn at any moment
         self.curve.draw()
 
     def _follow(self, rates: Iterable[float], path: Path, save_seconds: float) -> None:
-        """A step at each share of the learning rate, and the result in `path`."""
+        """Trains one step at each share of the learning rate, and saves the result in `path`."""
         log: list[Tensor] = []
         started = saved_at = time.monotonic()
         for rate in rates:

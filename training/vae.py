@@ -1,4 +1,4 @@
-"""Trains the VAE: 256 px pictures to 32x32 latents and back. ``python -m training.vae``"""
+"""Trains the VAE, between 256 px pictures and 32x32 latents: run ``python -m training.vae``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ READY = Path(__file__).parent.parent / "diffedit_cli" / "builtin" / "vae"
 
 @dataclass(frozen=True, kw_only=True)
 class VaeTraining:
-    """What decides the result; stored in every checkpoint."""
+    """Hyperparameters that determine the trained VAE; stored in every checkpoint."""
 
     channels: tuple[int, ...] = (16, 48, 96, 128)
     latent_channels: int = 8
@@ -51,7 +51,7 @@ class VaeTraining:
     adam_lr: float = 1e-3
     kl: float = 5e-4
     coarse: float = 0.25
-    """Weight of decoding half-size latents into half-size pictures: it makes the latents diffuse better."""
+    """Weight of the loss of half-size latents decoded to half-size pictures: it makes the latents easier to diffuse."""
 
 
 def build_vae(settings: VaeTraining) -> AutoencoderKL:
@@ -77,7 +77,7 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def picture_loss(made: Tensor, true: Tensor) -> Tensor:
-    """L1 and squared error, and L1 of the gradients at three scales."""
+    """Returns the L1 and squared error plus the L1 error of the gradients at three scales."""
     error = made - true
     loss = error.abs().mean() + 0.5 * error.square().mean()
     for _ in range(3):
@@ -88,12 +88,12 @@ def picture_loss(made: Tensor, true: Tensor) -> Tensor:
 
 
 def psnr(squared_error: float) -> float:
-    """Of pictures in [-1, 1]."""
+    """Returns the PSNR in dB for the mean squared error of pictures in [-1, 1]."""
     return 10 * math.log10(4 / squared_error)
 
 
 def loss_of(vae: AutoencoderKL, images: Tensor, settings: VaeTraining) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the squared error, the divergence of the latents from a unit Gaussian."""
+    """Returns the loss, the squared error, and the KL divergence of the latents from a unit Gaussian."""
     with autocast():
         posterior = vae.encode(images).latent_dist
         latents = posterior.sample()
@@ -108,7 +108,7 @@ def loss_of(vae: AutoencoderKL, images: Tensor, settings: VaeTraining) -> tuple[
 
 @torch.no_grad()
 def held_out_psnr(vae: AutoencoderKL, images: Tensor) -> float:
-    """Mean over whole scenes, each picture's own PSNR; latents are the posterior means."""
+    """Returns the mean of each picture's PSNR in dB; latents are the posterior means."""
     total = 0.0
     for image in torch.split(images, 1):
         with autocast():
@@ -118,17 +118,17 @@ def held_out_psnr(vae: AutoencoderKL, images: Tensor) -> float:
 
 
 def learning_rate(step: int, left: float, settings: VaeTraining) -> float:
-    """Warm up, stay, then go down linearly to nothing; `left` is the share of the training that is to come."""
+    """Returns the factor of the learning rate: warm-up, constant, then linear to 0; `left` is the remaining share."""
     return min(1.0, (step + 1) / settings.warmup, left * settings.steps / settings.decay)
 
 
 class VaeTrainer:
-    """Trains, checkpoints, resumes."""
+    """Trains the VAE, writes checkpoints and resumes from them."""
 
     def __init__(self, folder: Path, settings: VaeTraining, compiled: bool = False, start: Path | None = None) -> None:
         self.checkpoint = folder / "checkpoint.pt"
         saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
-        if saved:  # everything may change between sittings but the network
+        if saved:  # all settings may change between runs except those of the network
             shape = {name: saved["settings"][name] for name in ("channels", "latent_channels")}
             settings = dataclasses.replace(settings, **shape)
         self.settings = settings
@@ -167,7 +167,7 @@ class VaeTrainer:
         )
 
     def train_step(self, images: Tensor, left: float) -> Tensor:
-        """Gives loss, squared error and divergence, to be read when they are needed."""
+        """Trains on one batch; returns loss, squared error and divergence (3,), still on the device."""
         scale_learning_rate(self.optimizer, learning_rate(self.step, left, self.settings))
         self.optimizer.zero_grad()
         loss, error, divergence = loss_of(self.vae, images, self.settings)
@@ -181,7 +181,7 @@ class VaeTrainer:
         return torch.stack([loss.detach(), error, divergence])
 
     def train(self, minutes: float | None = None, report_every: int = 100, save_seconds: float = 300) -> None:
-        """For so many steps, or for so long."""
+        """Trains for `minutes`, or for the number of steps in the settings."""
         crops = CropSampler(picture_pool(), self.settings.crop)
         whole = to_tensor(np.concatenate([held_out_pictures(8), held_out_pictures(8, WIDER)])).to(device())
         begun = saved_at = started = time.monotonic()
@@ -216,9 +216,9 @@ def vae_folder() -> Path:
 
 @torch.no_grad()
 def centre(vae: AutoencoderKL, pictures: Tensor) -> None:
-    """Make the latents' mean zero channel by channel, and note the scale that makes their deviation one.
+    """Makes each channel's mean of the latents 0, and sets the scaling factor that makes their deviation 1.
 
-    The mean goes into the two 1x1 convolutions around the latents, since pipelines only know a scale.
+    The mean is absorbed by the two 1x1 convolutions around the latents, since pipelines only apply a scale.
     """
     latents = torch.cat([vae.encode(picture).latent_dist.mode() for picture in torch.split(pictures, 4)])
     mean = latents.mean((0, 2, 3))
@@ -228,7 +228,7 @@ def centre(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 
 def finish(folder: Path) -> None:
-    """Turn the checkpoint's averaged weights into the finished VAE, a diffusers folder."""
+    """Writes the checkpoint's averaged weights as the finished VAE, a diffusers folder."""
     saved = torch.load(folder / "checkpoint.pt", weights_only=False)
     vae = build_vae(VaeTraining(**saved["settings"])).eval()
     vae.load_state_dict(saved["average"])
@@ -240,20 +240,20 @@ def finish(folder: Path) -> None:
 
 
 def take_ready(folder: Path) -> None:
-    """Put the VAE of the built-in model, which this recipe made before, where a trained one would be."""
+    """Copies the VAE of the built-in model, itself a result of this recipe, to the place of the finished VAE."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(READY, folder / "finished.tmp", dirs_exist_ok=True)
     (folder / "finished.tmp").rename(folder / "finished")
 
 
 def finished_vae() -> AutoencoderKL:
-    """The VAE that the UNet builds on; from now on its encoder must not change."""
+    """Returns the VAE that the UNet is trained on; its encoder must not change afterwards."""
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(vae_folder() / "finished", torch_dtype=torch.float32)
     return vae.eval().requires_grad_(False).to(device()).to(memory_format=torch.channels_last)
 
 
 def vae_digest() -> str:
-    """Of the finished VAE: latents of another one are of no use."""
+    """Returns a digest of the finished VAE, since latents of another VAE cannot be used."""
     weights = vae_folder() / "finished" / "diffusion_pytorch_model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
 

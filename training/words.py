@@ -17,11 +17,11 @@ MAX_LENGTH = 16
 START, END, FIRST_WORD = 0, 1, 2
 UNKNOWN = "<unk>"
 SPECIAL = ("<|startoftext|>", "<|endoftext|>", UNKNOWN)
-"""Of an exported tokenizer; its words come after them."""
+"""Special tokens of an exported tokenizer; its words follow them."""
 CAPACITY = 512
-"""Rows of the token embedding while training; an exported model keeps those of its words."""
+"""Rows of the token embedding during training; an exported model keeps only the rows of its words."""
 
-# The order is the token number: only ever append, so that a model can go on learning new words.
+# The position is the token number: only append, so that an existing model can learn new words.
 _ORDER = (
     "a an and apple apples at ball balloon beach bicycle bowl burger bus cake car cat chick cow deer desert dog duck "
     "elephant fruits grapes grass hat horse house in lemon lemons night of on orange oranges pear pears penguin photo "
@@ -39,7 +39,7 @@ TOKEN = {word: FIRST_WORD + index for index, word in enumerate(WORDS)}
 
 
 def encode(caption: str) -> list[int]:
-    """Start, the words, end; filled up with ends, as Stable Diffusion does."""
+    """Returns the token numbers of a caption: start, words, end, padded with the end token as in Stable Diffusion."""
     tokens = [START, *(TOKEN[word] for word in caption.split())][: MAX_LENGTH - 1]
     return tokens + [END] * (MAX_LENGTH - len(tokens))
 
@@ -64,7 +64,7 @@ _PLACE_FORMS = ((0.8, "{where}"), (0.1, "a photo {where}"), (0.1, "a picture {wh
 
 
 def captions_of(kind: str, objects: Sequence[str], place: str) -> list[tuple[float, str]]:
-    """Everything that a scene may be called, with how often: what the model can learn to understand."""
+    """Returns every caption of a scene with its probability: all phrasings that the model can learn."""
     where = PLACES[place].phrase
     if kind == "empty":
         return [(share, form.format(where=where)) for share, form in _PLACE_FORMS]
@@ -77,7 +77,7 @@ def captions_of(kind: str, objects: Sequence[str], place: str) -> list[tuple[flo
 
 
 def _names(objects: Sequence[str]) -> list[tuple[float, Sequence[str]]]:
-    """The objects with their colours, and now and then without: a red balloon is a balloon."""
+    """Returns shares and names of the objects: with colours, and sometimes without, as a red balloon is a balloon."""
     plain = [name.rpartition(" ")[2] for name in objects]
     if plain == list(objects):
         return [(1.0, objects)]
@@ -85,7 +85,7 @@ def _names(objects: Sequence[str]) -> list[tuple[float, Sequence[str]]]:
 
 
 def _things(kind: str, objects: Sequence[str]) -> list[tuple[float, str, str]]:
-    """Share, name with articles, bare name: for the whole of what a scene shows or now and then a part of it."""
+    """Returns share, name with articles and bare name for all objects of a scene, and sometimes for one of them."""
     if kind == "bowl":
         names = [(0.7, MIXED_FRUIT), (0.3, "fruit")] if objects[0] == MIXED_FRUIT else [(1.0, objects[0])]
         bowls = [(0.94 * share, f"a bowl of {name}", f"bowl of {name}") for share, name in names]
@@ -100,7 +100,7 @@ def _things(kind: str, objects: Sequence[str]) -> list[tuple[float, str, str]]:
 
 
 def draw_caption(kind: str, objects: Sequence[str], place: str, rng: random.Random, dropout: float = 0.1) -> str:
-    """One of a scene's captions; the empty one with a chance of ``dropout``."""
+    """Returns a random caption of a scene, or the empty caption with probability ``dropout``."""
     if rng.random() < dropout:
         return ""
     shares, captions = zip(*captions_of(kind, objects, place), strict=True)
@@ -108,7 +108,7 @@ def draw_caption(kind: str, objects: Sequence[str], place: str, rng: random.Rand
 
 
 def trained_words(world: World = PRESENT) -> list[str]:
-    """The words that captions of a world use, by token number."""
+    """Returns the words in captions of a world, ordered by token number."""
     seen: set[str] = set()
     for place in world.places:
         shown: list[tuple[str, tuple[str, ...]]] = [("empty", ())]
@@ -121,7 +121,7 @@ def trained_words(world: World = PRESENT) -> list[str]:
 
 
 def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer that knows these words, each one token; letters of any other are the unknown token."""
+    """Returns a CLIP tokenizer with one token per word; the letters of other words become the unknown token."""
     special = {token: number for number, token in enumerate(SPECIAL)}
     tokenizer = CLIPTokenizer(vocab=special, merges=[], unk_token=UNKNOWN, model_max_length=MAX_LENGTH)
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])

@@ -1,4 +1,4 @@
-"""Where training keeps its things, how it writes them, and how it uses the machine."""
+"""The folder of training, atomic writing, settings as options, and use of the machine."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ NPM_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 
 
 def workspace() -> Path:
-    """The training folder: ``DIFFEDIT_TRAINING_DIR``, else ``~/.cache/diffedit-training``."""
+    """Returns the training folder: ``DIFFEDIT_TRAINING_DIR``, else ``~/.cache/diffedit-training``."""
     chosen = os.environ.get("DIFFEDIT_TRAINING_DIR")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "diffedit-training"
 
 
 def sprites_folder() -> Path:
-    """The folder of the sprites; fetched from the npm registry the first time."""
+    """Returns the folder of the sprites; fetches them from the npm registry the first time."""
     folder = workspace() / "sprites" / "package" / "assets"
     if not folder.is_dir():
         workspace().mkdir(parents=True, exist_ok=True)
-        with FileLock(workspace() / "sprites.lock"):  # several processes draw
+        with FileLock(workspace() / "sprites.lock"):  # several processes draw and may fetch
             if not folder.is_dir():
                 _fetch_sprites(folder.parent.parent)
     return folder
 
 
 def drawing_processes(count: int) -> Pool:
-    """Processes that draw scenes; the sprites are fetched before, since a process that ends itself is waited for."""
+    """Starts processes that draw scenes.
+
+    The sprites are fetched before: a pool would wait for ever for a process that exits because it cannot fetch them.
+    """
     sprites_folder()
     return get_context("spawn").Pool(count)
 
@@ -60,7 +63,7 @@ def _fetch_sprites(folder: Path) -> None:
 
 
 def save_atomically(value: Any, path: Path) -> None:
-    """Write beside the file, then rename: a reader sees the old file or the new one, never half of it."""
+    """Saves a value with torch to a temporary file and renames it, so that readers never see an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with beside.open("wb") as file:
@@ -74,7 +77,7 @@ Settings = TypeVar("Settings")
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: Any) -> None:
-    """An option for every field of a dataclass."""
+    """Adds an option for every field of a dataclass."""
     for field in dataclasses.fields(kind):
         many = isinstance(field.default, tuple)
         parser.add_argument(
@@ -92,7 +95,7 @@ def read_settings(options: argparse.Namespace, kind: type[Settings]) -> Settings
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random generator that training uses."""
+    """Returns the state of every random generator that training uses."""
     return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
 
 
@@ -103,21 +106,21 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def device() -> torch.device:
-    """A GPU if there is one."""
+    """Returns the GPU if there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 where the processor or the GPU computes it natively; elsewhere it only costs."""
+    """Returns a context that computes in bfloat16 if the device does so natively; elsewhere it would be slower."""
     kind = device().type
     native = kind == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast(kind, torch.bfloat16, enabled=native)
 
 
 class Curve:
-    """A loss curve: rows appended to a CSV file, drawn to a PNG beside it.
+    """A loss curve: rows appended to a CSV file, plotted to a PNG beside it.
 
-    Rows after ``step`` (written after the last checkpoint, before a kill) are dropped on opening.
+    Rows after ``step`` (written between the last checkpoint and an interruption) are dropped on opening.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:

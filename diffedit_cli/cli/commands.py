@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import shlex
 import sys
 import traceback
@@ -18,6 +17,7 @@ import typer
 from diffedit_cli import __version__
 from diffedit_cli.cli import (
     cache,
+    completion,
     config,
     config_file,
     model_options,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from diffedit_cli.pipeline.params import Params
     from diffedit_cli.storage.ownership import Ownership
 
-COMPLETIONS = (".bash_completions/diffedit.sh", ".zfunc/_diffedit", ".config/fish/completions/diffedit.fish")
 MOST_SECONDS = 10**8  # the longest --idle of a server
 app = App(pretty_exceptions_enable=False)
 app.add_typer(models.app, name="models")
@@ -74,7 +73,7 @@ def _ended() -> int:
     try:
         try:
             paths.check_working_folder()
-            _check_completion()
+            completion.check()
             code = app(prog_name="diffedit", standalone_mode=False)
         except Exception:
             interrupts.raise_if_pressed()
@@ -96,7 +95,7 @@ def _ended() -> int:
     except SystemExit as ended:  # raised by Typer's completion, which ends the program by itself
         code = 0 if not ended.code else UsageError.code
     except Exception as error:
-        if known := of_surroundings(error) or _of_completion(error):
+        if known := of_surroundings(error) or completion.failure(error):
             _complain(str(known))
             return known.code
         from diffedit_cli.jobs.outcomes import bug_message
@@ -106,26 +105,6 @@ def _ended() -> int:
     if code == INTERRUPTED:  # Typer returns it on Ctrl-C
         _complain(INTERRUPTION)
     return code if isinstance(code, int) else 0
-
-
-def _of_completion(error: Exception) -> DiffEditError | None:
-    """Returns the error to report if a shell's completion request or its installation failed, else None."""
-    if os.environ.get("_DIFFEDIT_COMPLETE"):
-        return UsageError("The shell asks for completions without saying of what; install them anew.")
-    if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
-        return None
-    what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is not UTF-8"
-    return OutputError(
-        f"The completion cannot be written: {what}; put what --show-completion prints where your shell reads it."
-    )
-
-
-def _check_completion() -> None:
-    """Raises OutputError if a completion file to be installed exists and was not written by diffedit."""
-    for name in COMPLETIONS if "--install-completion" in sys.argv else ():
-        path = Path.home() / name
-        if paths.is_file(path) and b"_DIFFEDIT_COMPLETE" not in path.read_bytes():
-            raise OutputError(f"{path} exists and was not made by diffedit; move it away.")
 
 
 def _complain(message: str, lines: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -40,9 +39,4 @@ def choose_model(given: dict[str, Any], say: Callable[[str], None]) -> ModelFold
 
     root = cache_root(given)
     model = registry.find(given["model"] or registry.BUILTIN, kept=root, config=given["model_config"], say=say)
-    memo = root / "digests"
-    return dataclasses.replace(
-        model,
-        loras=adapters.loras(given["lora"], memo),
-        embeddings=adapters.embeddings(given["embedding"], memo),
-    )
+    return adapters.attach(model, given["lora"], given["embedding"], root / "digests")

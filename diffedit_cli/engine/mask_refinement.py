@@ -23,32 +23,33 @@ RARE = 1e-5  # share of pixels added to each frequency outside, so that rare col
 
 
 def mask(
-    contrast: Tensor,
-    size: tuple[int, int],
-    *,
-    clamp: float = 3.0,  # times the mean of the map
-    threshold: float | None = 0.5,  # in [0, 1); None: Otsu's
-    smooth: float = 0.0,  # sigma in latent cells
-    edges: float = 0.0,  # latent cells
-    guide: Tensor | None = None,  # (3, gh, gw) in [-1, 1]
-    reach_down: float = 0.0,  # share of the threshold, 0 to 1
-    fill_holes: bool = False,
-    islands: float = 0.0,  # share of the largest region's area, 0 to 1
-    grow: float = 0.0,  # latent cells
-    soft: bool = False,
-) -> Tensor:
-    """Returns the mask of `size` (H, W) of a map `contrast` (h, w): `binarise`, refined where an argument says so.
-
-    In this order: `smooth` blurs the map; `clamp` cuts it (`rescale`); `edges` moves its outline to the edges of the
-    picture `guide` within that distance (`follow_edges`); `threshold` selects pixels (None: `otsu`); `reach_down` adds
-    thin parts of the object's colours down to this share below the threshold (`grow_to_threshold`); `fill_holes` fills
-    holes, again at the end; `islands` removes regions smaller than this share of the largest; `grow` grows the mask.
-    The result is boolean, or with `soft` graded in [0, 1] (`ramp`).
+    contrast: Tensor, size: tuple[int, int], *, clamp: float = 3.0, threshold: float | None = 0.5, smooth: float = 0.0,
+    edges: float = 0.0, guide: Tensor | None = None, reach_down: float = 0.0, fill_holes: bool = False,
+    islands: float = 0.0, grow: float = 0.0, soft: bool = False,
+) -> Tensor:  # fmt: skip
+    """Returns the mask of a contrast map: `binarise`, refined in the order of the arguments.
 
     A higher threshold adds no pixel to the mask. With `islands` this holds for multiples of 1 / RUNGS from 0.5 on.
+
+    Args:
+        contrast: (h, w) contrast map, at least 0.
+        size: (H, W) of the mask, that of the picture.
+        clamp: Limit of the map, in multiples of its mean (`rescale`). Default 3.
+        threshold: Threshold in [0, 1); None: Otsu's (`otsu`). Default 0.5.
+        smooth: Standard deviation of a blur of the map, in latent cells. Default 0: none.
+        edges: Distance, in latent cells, in which the outline follows edges of `guide` (`follow_edges`). Default 0.
+        guide: (3, gh, gw) picture in [-1, 1]; without it, `edges` and `reach_down` do nothing.
+        reach_down: Share of the threshold below it, 0 to 1, at which thin parts of the object's colours still count
+            (`grow_to_threshold`). Default 0.
+        fill_holes: Whether holes are filled. Default false.
+        islands: Share of the largest region's area, 0 to 1, below which a region is dropped. Default 0.
+        grow: Latent cells by which the mask grows. Default 0.
+        soft: Whether the mask is graded at its outline (`ramp`). Default false.
+
+    Returns:
+        (H, W), boolean, or with `soft` in [0, 1].
     """
-    if smooth:
-        contrast = _blurred(contrast, smooth)
+    contrast = _blurred(contrast, smooth) if smooth else contrast
     threshold = otsu(contrast, clamp) if threshold is None else threshold
     scaled, drawn = rescale(contrast, clamp), None
     if guide is not None and (edges or reach_down):
@@ -66,11 +67,10 @@ def mask(
     M = above(threshold)
     if not (fill_holes or islands or grow) or not M.any():
         return M
-    cell, some = max(size) / max(contrast.shape), M > 0
     lower = [rung / RUNGS for rung in range(RUNGS // 2, RUNGS) if rung / RUNGS < threshold] if islands else []
-    regions = [*((above(level) > 0).cpu().numpy() for level in lower), some.cpu().numpy()]
-    kept = torch.from_numpy(_tidied(regions, cell, fill_holes, islands, grow)).to(M.device)
-    return torch.where(some, M, 1.0) * kept if soft else kept
+    regions = [(one > 0).cpu().numpy() for one in (*map(above, lower), M)]
+    kept = torch.from_numpy(_tidied(regions, max(size) / max(contrast.shape), fill_holes, islands, grow)).to(M.device)
+    return torch.where(M > 0, M, 1.0) * kept if soft else kept
 
 
 def _blurred(contrast: Tensor, cells: float) -> Tensor:

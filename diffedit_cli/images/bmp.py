@@ -1,4 +1,4 @@
-"""BMP files with transparency or a colour profile (BITMAPV5HEADER), of which Pillow writes neither."""
+"""Reads metadata of BMP files; writes BMP with transparency or a profile (BITMAPV5HEADER), which Pillow does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffedit_cli.images.raw_metadata import RawMetadata
 
-FIRST, SHORT, LONG = 12, 40, (52, 56, 64, 108, 124)  # how long headers are: of OS/2, of Windows, of later ones
+FIRST, SHORT, LONG = 12, 40, (52, 56, 64, 108, 124)  # header sizes in bytes: OS/2, Windows, later versions
 HEADER, EMBEDDED, SRGB, IMAGES = 124, b"DEBM", b"BGRs", 4
 FILE_HEADER, SPACE_AT, PROFILE_AT = 14, 70, 126
 RAW, BITFIELDS, WIDER_BITFIELDS = 0, 3, 6
@@ -17,12 +17,12 @@ INCHES_A_METRE = 1 / 0.0254
 
 
 def is_bare(data: bytes) -> bool:
-    """Whether a file begins with the header of the picture, as a DIB does."""
+    """Returns whether a file begins with the picture's header, without a file header, as a DIB does."""
     return len(data) > FIRST and struct.unpack_from("<I", data)[0] in (FIRST, SHORT, *LONG)
 
 
 def read(data: bytes) -> RawMetadata:
-    """The colour profile, if there is one, and what lies behind the picture."""
+    """Returns the embedded colour profile, if any, and a note of bytes after the picture."""
     stored, base = RawMetadata(), 0 if is_bare(data) else FILE_HEADER
     try:
         end = _end(data, base)
@@ -32,13 +32,13 @@ def read(data: bytes) -> RawMetadata:
             if base and data[SPACE_AT : SPACE_AT + 4] == EMBEDDED:
                 stored.icc_profile = data[base + start :][:length]
         stored.note_rest(data[end:])
-    except struct.error:  # it is cut
+    except struct.error:  # the file is truncated
         pass
     return stored
 
 
 def _end(data: bytes, base: int) -> int:
-    """Where the pixels of a file end whose picture's header is at `base`."""
+    """Returns the offset of the end of the pixels; the picture's header is at `base`."""
     (header,) = struct.unpack_from("<I", data, base)
     if header == FIRST:
         width, height, _, bits = struct.unpack_from("<HHHH", data, base + 4)
@@ -48,7 +48,7 @@ def _end(data: bytes, base: int) -> int:
     table = (3 if header == FIRST else 4) * (colours or 1 << bits) if bits <= 8 else 0
     masks = 12 if packing == BITFIELDS and header == SHORT else 0
     start = struct.unpack_from("<I", data, 10)[0] if base else header + masks + table
-    if base and start == base + header:  # written by programs that forget the table
+    if base and start == base + header:  # some programs leave the colour table out of the offset
         start += table
     if packing in (RAW, BITFIELDS, WIDER_BITFIELDS):
         size = (width * bits + 31) // 32 * 4 * abs(height)
@@ -56,7 +56,7 @@ def _end(data: bytes, base: int) -> int:
 
 
 def encode(image: Image.Image, profile: bytes, dpi: tuple[float, float] | None) -> bytes:
-    """The bytes of an RGB or RGBA picture."""
+    """Returns a BMP file's bytes for an RGB or RGBA image; `dpi` is horizontal and vertical dots per inch."""
     layout, bits = ("BGRA", 32) if image.mode == "RGBA" else ("BGR", 24)
     pixels = image.tobytes("raw", layout, (image.width * bits // 8 + 3) & ~3, -1)
     start = FILE_HEADER + HEADER

@@ -1,4 +1,4 @@
-"""AVIF, HEIC and JPEG 2000 files: what their boxes say that decoders do not tell, and colours put into an AVIF."""
+"""Reads metadata in the boxes of AVIF, HEIC and JPEG 2000 files that decoders do not report; sets an AVIF's colours."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from diffedit_cli.images.raw_metadata import RawMetadata
 
 DEEPEST = 4
 CONTAINERS = (b"meta", b"iprp", b"ipco", b"iinf", b"jp2h")
-SIGNATURES = (b"ftyp", b"jP  ")  # from the fourth byte on
-RESTRICTED, ANY = b"\2", b"\3"  # methods by which a JPEG 2000 has a profile
+SIGNATURES = (b"ftyp", b"jP  ")  # at byte offset 4
+RESTRICTED, ANY = b"\2", b"\3"  # methods of a colour box that embed an ICC profile
 EXIF, XMP = b"JpgTiffExif->JP2", bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 CREDENTIALS = b"\xd8\xfe\xc3\xd6\x1b\x0e\x48\x3c\x92\x97\x58\x28\x87\x7e\xc4\x81"
 IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
@@ -25,7 +25,7 @@ EXIF_ITEM = re.compile(rb"(infe[\2\3].{7,9})Exif", re.DOTALL)
 
 
 def read(data: bytes) -> RawMetadata:
-    """Colours by number, of a JPEG 2000 all that lies beside the pixels, and what an edited picture leaves out."""
+    """Returns CICP code points, all metadata of a JPEG 2000 file, and notes of what an edited picture loses."""
     stored, found, items, behind = RawMetadata(), dict[bytes, tuple[int, int]](), Counter[bytes](), 0
     is_jpeg_2000 = data[4:8] == b"jP  "
     for kind, start, end, depth in _boxes(data, 0, len(data), 0):
@@ -56,7 +56,7 @@ def read(data: bytes) -> RawMetadata:
         stored.note("its depth map")
     if items[b"Exif"] > 1:
         stored.note("another EXIF block")
-    if items[b"mime"] > 1 and not stored.left_out:  # else that is of a gain map, or of a depth map
+    if items[b"mime"] > 1 and not stored.left_out:  # else it belongs to a gain map or depth map
         stored.note("another XMP packet")
     if b"mpvd" in found:
         stored.note("its video")
@@ -64,7 +64,7 @@ def read(data: bytes) -> RawMetadata:
 
 
 def _sort(stored: RawMetadata, body: bytes, is_jpeg_2000: bool) -> None:
-    """A box that says by 16 bytes what it is."""
+    """Stores or notes a uuid box, which begins with the 16 bytes of its type."""
     if is_jpeg_2000 and body.startswith(XMP):
         stored.put("xmp", body[len(XMP) :])
     elif is_jpeg_2000 and body.startswith(EXIF):
@@ -75,7 +75,7 @@ def _sort(stored: RawMetadata, body: bytes, is_jpeg_2000: bool) -> None:
 
 
 def _boxes(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Kind, start and end of what each box holds, and how deep it lies: those within others are among them."""
+    """Yields kind, start and end of the content, and nesting depth of each box, including boxes within boxes."""
     while at + 8 <= end:
         length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
         if length == 1:
@@ -96,12 +96,12 @@ def _pair(data: bytes, at: int) -> tuple[int, int]:
 
 
 def without_exif(avif: bytes) -> bytes:
-    """A file in which no reader finds EXIF, for where it cannot be read."""
+    """Returns the file with its EXIF item renamed, so that no reader fails on EXIF that it cannot read."""
     return EXIF_ITEM.sub(rb"\1exif", avif, count=1)
 
 
 def with_cicp(avif: bytes, cicp: tuple[int, int]) -> bytes:
-    """A file that Pillow wrote, with other primaries and transfer characteristics."""
+    """Returns a file written by Pillow with these ITU-T H.273 primaries and transfer characteristics."""
     at = avif.find(COLOURS)
     if at < 0:
         return avif

@@ -1,4 +1,4 @@
-"""Picture files: every format, mode and depth in, and out again as it came."""
+"""Reads picture files of every supported format, mode and bit depth, and writes them in the form they were read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from diffedit_cli.images.raw_metadata import RawMetadata
 from diffedit_cli.storage import files
 from diffedit_cli.storage.files import MAX_PIXELS
 
-LARGEST_PIXEL, LARGEST_REST = 8, 2**26  # bytes in a file: four channels of 16 bits, and all that lies beside them
-STRIP = 256  # rows
-Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, before any pixel is read
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, and by us
+LARGEST_PIXEL, LARGEST_REST = 8, 2**26  # most bytes in a file: per pixel (4 channels of 16 bits), and of metadata
+STRIP = 256  # rows copied at a time
+Image.MAX_IMAGE_PIXELS = None  # replaced by diffedit's own limit, checked before any pixel is read
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # diffedit reports itself, once, what is wrong with a file
 
-# Not all that Pillow knows: others are no pictures of pixels, run other programs, or have decoders that few look after.
+# A subset of Pillow's formats: others are no raster pictures, run external programs or have poorly maintained decoders.
 READABLE = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
 MODES = {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "CMYK")} | {"1": "L", "P": "RGB", "PA": "RGBA"}
@@ -52,7 +52,7 @@ READ_ONLY = (
     ".gif", ".apng", ".mpo", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
     ".avifs", ".heics", ".heifs",
 )  # fmt: skip
-"""Endings of pictures that are read, and whose edits are written as PNG."""
+"""Extensions that are read only; edits of such pictures are written as PNG."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +61,7 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by EXIF's orientation
+}  # by EXIF orientation
 WITHOUT_ALPHA = ("JPEG", "BMP")
 WITH_CMYK = ("JPEG", "TIFF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -69,7 +69,7 @@ HEIC_NEEDS = "HEIC needs the library pillow-heif; install it with: pip install '
 
 
 def load(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads a picture, or standard input for `-`. Raises InputError, or DeviceError where memory is short."""
+    """Reads a picture file, or standard input for `-`. Raises InputError, or DeviceError if memory is short."""
     data = files.read(path, "picture", most=LARGEST_PIXEL * max_pixels + LARGEST_REST)
     name = "standard input" if path == files.STANDARD_STREAM else str(path)
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS and not _enable_heic():
@@ -82,7 +82,10 @@ def load(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _opened(data: bytes, stored: RawMetadata, name: str, max_pixels: int) -> tuple[ImageFile.ImageFile, RawMetadata]:
-    """A picture of which no pixel is read yet; an AVIF is, as its decoder refuses the pixels for their EXIF."""
+    """Opens a picture without decoding it, except AVIF, whose decoder rejects unreadable EXIF.
+
+    After a failure an AVIF or HEIC file is opened again with its EXIF hidden.
+    """
     try:
         image = open_picture(io.BytesIO(data))
         if image.format == "AVIF":
@@ -99,13 +102,13 @@ def _opened(data: bytes, stored: RawMetadata, name: str, max_pixels: int) -> tup
 
 
 def open_picture(file: Path | io.BytesIO) -> ImageFile.ImageFile:
-    """A picture of which no pixel is read yet. Raises what Pillow raises."""
+    """Opens a picture without reading its pixels. Raises what Pillow raises."""
     return Image.open(file, formats=[*READABLE, "HEIF"] if "HEIF" in Image.OPEN else READABLE)
 
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Decoders raise anything on damaged data, and remark on odd metadata, which is not the user's business."""
+    """Turns the arbitrary exceptions of decoders into InputError or DeviceError, and hides warnings of odd metadata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -123,7 +126,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _enable_heic() -> bool:
-    """Lets Pillow read and write HEIC; false where the library for it is missing."""
+    """Registers HEIC with Pillow; returns False if pillow-heif is not installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -133,7 +136,7 @@ def _enable_heic() -> bool:
 
 
 def from_image(image: Image.Image, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Picture:
-    """A picture that Pillow opened or made; `name` is for messages. Raises InputError."""
+    """Converts a Pillow image; `name` is used in messages. Raises InputError, or DeviceError if memory is short."""
     with _reading(name):
         data = containers.file_of(image)
         stored = containers.take_apart(data)[1] if data else RawMetadata()
@@ -143,7 +146,7 @@ def from_image(image: Image.Image, name: str = "the picture", max_pixels: int = 
 def _picture(
     image: Image.Image, name: str, stored: RawMetadata, data: bytes | None, is_deep: bool, max_pixels: int
 ) -> Picture:
-    """`data` is the picture's file, if that is at hand; one of 16 bits Pillow would read as one of 8."""
+    """Builds the Picture of an opened image; `data`, its file if at hand, yields the 16 bits that Pillow cuts to 8."""
     _check_size(image.size, name, max_pixels)
     with _reading(name):
         notes = _notes(image, name, stored)
@@ -155,12 +158,12 @@ def _picture(
             raise InputError(f"{name} has colour mode {image.mode}, which is not supported; convert it to RGB.")
         beside = metadata.read(image, stored, directory, lost, pixels.shape[1::-1])
         beside, colours, more = _coloured(beside, mode, name)
-    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG with more pictures behind
+    written_as = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO: a JPEG followed by more pictures
     return Picture(name, pixels, mode, written_as, beside, colours, notes + more, record)
 
 
 def _coloured(beside: Metadata, mode: str, name: str) -> tuple[Metadata, colour.Colours, tuple[str, ...]]:
-    """The colours that a file says its picture has, by numbers or by a profile, and what cannot be used of that."""
+    """Returns metadata, colours and warnings for the colours that a file states, by code points or by a profile."""
     plain, notes = mode.removesuffix("A"), tuple[str, ...]()
     try:
         stated = colour.stated_profile(beside.cicp, beside.colours, bool(beside.icc_profile), plain)
@@ -188,12 +191,10 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
 
 
 def _read(image: Image.Image, turned: int) -> tuple[Pixels | None, str]:
-    """Upright pixels (H, W, C) and mode of an opened picture, `turned` by EXIF's number; or none where the mode is not
-    supported.
-    """
+    """Returns upright pixels (H, W, C), None for an unsupported mode, and the mode; `turned` is EXIF's orientation."""
     image.load()
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        turned = 1  # Pillow has done it
+        turned = 1  # Pillow has already turned it
     upright = image.transpose(TURNS[turned]) if turned in TURNS else image
     if image.mode.startswith("I;16"):
         return np.asarray(upright).astype(np.uint16)[..., None], "L"
@@ -206,7 +207,7 @@ def _read(image: Image.Image, turned: int) -> tuple[Pixels | None, str]:
 
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
-    """Its pixels (H, W, C), strip by strip: at once they would be in memory three times."""
+    """Returns an image's pixels (H, W, C), copied in strips: copied at once they would be in memory three times."""
     pixels = np.empty((image.height, image.width, len(image.getbands())), dtype=np.uint8)
     for top in range(0, image.height, STRIP):
         part = image.crop((0, top, image.width, min(top + STRIP, image.height)))
@@ -215,7 +216,7 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Grey (H, W), or (H, W, C) with 1 to 4 channels; bool, uint8, uint16, or float in [0, 1]. Raises InputError."""
+    """Converts an array (H, W) or (H, W, C), C <= 4, of bool, uint8, uint16 or float in [0, 1]. Raises InputError."""
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in sixteen_bit.MODES or not array.size:
         raise InputError(f"{name} is an array of shape {array.shape}; give one of (H, W) or (H, W, C), C up to 4.")
@@ -233,13 +234,13 @@ def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int =
 
 
 def _notes(image: Image.Image, name: str, stored: RawMetadata) -> tuple[str, ...]:
-    # counting them would read a file of a million to its end
+    # frames are not counted: a file with a million would be read to its end
     several = stored.several or getattr(image, "is_animated", False)
     return (f"{name} has several frames; only the first is used.",) if several else ()
 
 
 def _depth_note(image: Image.Image, name: str) -> tuple[str, ...]:
-    """For a picture that Pillow reduced to 8 bits."""
+    """Returns a warning for a picture that Pillow reduced to 8 bits a channel."""
     stated = getattr(image, "tag_v2", {}).get(sixteen_bit.BITS, (image.info.get("bit_depth", 8),))
     tiles = [tile for tile in getattr(image, "tile", ()) if tile.codec_name.startswith("ppm") and image.mode != "1"]
     bits = max([*stated, *(tile.args[1].bit_length() for tile in tiles)])
@@ -249,12 +250,12 @@ def _depth_note(image: Image.Image, name: str) -> tuple[str, ...]:
 
 
 def output_format(path: Path, picture: Picture) -> str:
-    """The format to write `path` in: by its extension, else the picture's own. Raises UsageError."""
+    """Returns the format of `path`: by extension, else the picture's own, else PNG. Raises UsageError."""
     chosen = EXTENSIONS.get(path.suffix.lower())
     if chosen is None and path.suffix and path != files.STANDARD_STREAM:
         raise UsageError(f"{path} has no extension that can be written; use one of {', '.join(EXTENSIONS)}.")
     chosen = chosen or (picture.format if picture.format in EXTENSIONS.values() else "PNG")
-    own_bmp = chosen == picture.format == "BMP"  # with transparency few programs make one, or read it
+    own_bmp = chosen == picture.format == "BMP"  # few programs write or read a transparent BMP
     if chosen in WITHOUT_ALPHA and picture.is_transparent and not own_bmp:
         raise UsageError(f"{picture.name} has transparency, which {chosen} cannot hold; use -o with a .png name.")
     if chosen == "HEIF" and not _enable_heic():
@@ -263,13 +264,13 @@ def output_format(path: Path, picture: Picture) -> str:
 
 
 def default_extension(picture: Picture) -> str:
-    """The input's own extension where its format can be written, else `.png`."""
+    """Returns the input's own extension if its format can be written, else `.png`."""
     suffix = Path(picture.name).suffix
     return suffix if EXTENSIONS.get(suffix.lower()) == picture.format else ".png"
 
 
 def fit_to_format(picture: Picture, chosen: str) -> Picture:
-    """The picture with what a file of format `chosen` can hold beside it; what else there was, a warning names."""
+    """Returns the picture with the metadata that format `chosen` can hold, and warnings that name the rest."""
     beside = picture.metadata.fitted(chosen)
     if chosen == "BMP" and picture.mode in ("L", "LA") and beside.profile(chosen):
         beside = replace(beside.without("icc_profile", "its colour profile"), stated=b"")
@@ -285,7 +286,7 @@ def fit_to_format(picture: Picture, chosen: str) -> Picture:
 
 
 def _accepted(picture: Picture, chosen: str, beside: Metadata) -> Metadata:
-    """What of it the format's encoder accepts, found out with a picture of few pixels."""
+    """Returns the metadata that the format's encoder accepts, found by encoding a small picture with it."""
     few = replace(picture, pixels=np.zeros((16, 16, picture.pixels.shape[2]), picture.pixels.dtype))
     record = {"kind": "edit"}
 
@@ -310,16 +311,16 @@ def _accepted(picture: Picture, chosen: str, beside: Metadata) -> Metadata:
 
 
 def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
-    """The file's bytes in format `chosen`, with the picture's metadata and the record, if there is one.
+    """Returns a file's bytes in format `chosen`, with metadata and the record, if any. Raises OutputError, DeviceError.
 
-    PNG, WebP, TIFF and BMP hold the very pixels, of 16 bits only PNG and TIFF; JPEG is coded as the input was. AVIF
-    and HEIC are written at their highest quality, which is not lossless. CMYK becomes sRGB where there is no CMYK.
+    PNG, WebP, TIFF and BMP are lossless, 16 bits only in PNG and TIFF. JPEG is coded as the input was. AVIF and HEIC
+    have their highest quality, which is not lossless. CMYK becomes sRGB in formats without CMYK.
     """
     try:
         return _write(_converted(fit_to_format(picture, chosen), chosen), chosen, record)
     except MemoryError:
         raise DeviceError("There is too little memory to write the result; make the picture smaller first.") from None
-    except Exception as error:  # encoders raise as many kinds as decoders
+    except Exception as error:  # encoders raise arbitrary exceptions, as decoders do
         raise OutputError(
             f"The result of {picture.name} cannot be written as {chosen} ({error}); choose another format with -o, or "
             "leave out the input's metadata with --strip-metadata."
@@ -327,7 +328,7 @@ def encode(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
 
 
 def _converted(picture: Picture, chosen: str) -> Picture:
-    """In a mode that the format holds."""
+    """Returns the picture in a mode that the format can hold."""
     if picture.mode == "CMYK" and chosen not in WITH_CMYK:
         pixels = np.asarray(picture.colours.to_srgb(picture.image))
         beside = replace(picture.metadata, icc_profile=b"")
@@ -338,10 +339,10 @@ def _converted(picture: Picture, chosen: str) -> Picture:
 
 
 def _write(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> bytes:
-    """Raises what encoders raise."""
+    """Returns the encoded file. Raises what encoders raise."""
     beside = picture.metadata
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd metadata of the input
+        warnings.simplefilter("ignore")  # about odd metadata of the input
         if picture.is_deep and chosen == "TIFF":
             return sixteen_bit.tiff(picture.pixels, picture.mode, beside.tags(record))
         if chosen == "BMP" and (beside.profile(chosen) or picture.has_alpha):
@@ -360,7 +361,7 @@ def _write(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> b
 
 
 def _options(picture: Picture, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """For Pillow's `save`."""
+    """Returns the keyword arguments of Pillow's `save`."""
     options = picture.metadata.options(chosen, record)
     coding = picture.metadata.coding if picture.format == chosen else {}
     if chosen == "JPEG":
@@ -377,7 +378,7 @@ def _options(picture: Picture, chosen: str, record: Mapping[str, Any] | None) ->
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a mask or an edited picture, or None where there is none that can be read."""
+    """Returns the record in a mask or an edited picture, or None if there is none that can be read."""
     if EXTENSIONS.get(path.suffix.lower()) == "HEIF":
         _enable_heic()
     try:
@@ -393,7 +394,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def encode_png(pixels: NDArray[np.uint8], record: Mapping[str, Any] | None) -> bytes:
-    """A PNG file's bytes: pixels (h, w) or (h, w, 3), and how they were made."""
+    """Returns a PNG file's bytes: pixels (h, w) or (h, w, 3), and the record, if any."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return png.with_chunks(buffer.getvalue(), [metadata.png_record(record)] if record is not None else [])

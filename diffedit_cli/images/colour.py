@@ -1,4 +1,4 @@
-"""Colour profiles: a picture's colours -> sRGB, which is what models see, and what they painted -> its colours."""
+"""Conversion between a picture's colours and sRGB, in which models see and paint, by its colour profile."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from PIL import Image, ImageCms
 from diffedit_cli.images import icc_profiles
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ICC's names
-SAME = 2  # levels of 255: a profile that moves no colour further is another wording of sRGB
+SAME = 2  # levels of 255: a profile that changes no colour by more is treated as sRGB
 
 
 @dataclass(frozen=True)
 class Colours:
-    """How a picture's colours become sRGB and back. Without transforms they are sRGB, or Pillow's plain CMYK."""
+    """Transforms of a picture's colours to sRGB and back. Without transforms they are sRGB, or Pillow's plain CMYK."""
 
     forth: ImageCms.ImageCmsTransform | None = None
     back: ImageCms.ImageCmsTransform | None = None
-    digest: str = ""  # of the profile, where there are transforms
+    digest: str = ""  # SHA-256 (hex) of the profile; empty without transforms
 
     def to_srgb(self, image: Image.Image) -> Image.Image:
-        """L, RGB or CMYK -> RGB."""
+        """Converts an L, RGB or CMYK image to sRGB."""
         return image.convert("RGB") if self.forth is None else self.forth.apply(image)
 
     def from_srgb(self, image: Image.Image, mode: str) -> Image.Image:
-        """RGB -> L, RGB or CMYK."""
+        """Converts an sRGB image to `mode`: L, RGB or CMYK."""
         return image.convert(mode) if self.back is None else self.back.apply(image)
 
 
@@ -38,7 +38,7 @@ SRGB = Colours()
 
 
 def of_profile(profile: bytes, mode: str) -> Colours:
-    """The colours of an L, RGB or CMYK picture with this ICC profile. Raises ValueError for one that does not fit."""
+    """Returns the colours of an L, RGB or CMYK picture with an ICC profile. Raises ValueError if it does not fit."""
     try:
         ours, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
         space = ours.profile.xcolor_space.strip()
@@ -57,9 +57,11 @@ def of_profile(profile: bytes, mode: str) -> Colours:
 def stated_profile(
     cicp: tuple[int, int] | None, chunks: Iterable[tuple[bytes, bytes]], has_profile: bool, mode: str
 ) -> bytes:
-    """A profile for what a file says in numbers of an L or RGB picture; none for sRGB, or where it has its own.
+    """Returns an ICC profile for the numeric colour description of an L or RGB picture; empty if none is needed.
 
-    `cicp` are ITU-T H.273's, which go before a profile, and `chunks` are PNG's. Raises ValueError.
+    `cicp` are ITU-T H.273 primaries and transfer characteristics, which override an embedded profile. `chunks` are a
+    PNG's colour chunks, which do not. None is needed for sRGB. Raises ValueError if no profile can express the
+    description, or if it is damaged.
     """
     if mode not in ("L", "RGB"):
         return b""

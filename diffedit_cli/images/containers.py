@@ -1,4 +1,4 @@
-"""Files of any format: the pixels, as Pillow is to see them, apart from all that lies beside them."""
+"""Separates the pixels of a file of any format, which Pillow decodes, from its metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ ONCE = {b"EXIF": "another EXIF block", b"XMP ": "another XMP packet", b"ICCP": "
 
 
 def take_apart(data: bytes) -> tuple[bytes, RawMetadata]:
-    """A file in which nothing beside the pixels can spoil them, as far as that is ours to say, and what lies there."""
+    """Returns the file as Pillow is to read it, and its metadata.
+
+    PNG and JPEG files are reduced to what the pixels need, so that no metadata can make decoding fail. Big-endian
+    BigTIFF, which Pillow does not read, becomes a classic TIFF. Other files are returned unchanged.
+    """
     if data.startswith(png.SIGNATURE):
         return png.read(data)
     if data.startswith(jpeg.SIGNATURE):
@@ -26,7 +30,7 @@ def take_apart(data: bytes) -> tuple[bytes, RawMetadata]:
 
 
 def _beside(data: bytes) -> RawMetadata:
-    """What lies beside the pixels of a file that Pillow reads as it is."""
+    """Returns the metadata of a file whose bytes Pillow reads unchanged."""
     stored = RawMetadata()
     if data.startswith(b"BM") or bmp.is_bare(data):
         return bmp.read(data)
@@ -42,7 +46,7 @@ def _beside(data: bytes) -> RawMetadata:
 
 
 def _read_webp(stored: RawMetadata, data: bytes) -> None:
-    """What chunks hold that Pillow does not tell of."""
+    """Notes the chunks of a WebP file that Pillow does not report."""
     at, end, seen = 12, 8 + int.from_bytes(data[4:8], "little"), set[bytes]()
     while at + 8 <= min(end, len(data)):
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
@@ -58,7 +62,7 @@ def _read_webp(stored: RawMetadata, data: bytes) -> None:
 
 
 def file_of(image: Image.Image) -> bytes | None:
-    """Of a picture whose pixels Pillow did not read yet."""
+    """Returns the bytes of an image's file, or None if there is none or Pillow has read the pixels and closed it."""
     file = getattr(image, "fp", None)
     if file is None or file.closed:
         return None

@@ -1,4 +1,7 @@
-"""EXIF and TIFF directories <-> bytes, every value as it lies there: libraries that decode and encode lose odd ones."""
+"""Reads and writes EXIF and TIFF directories with every value as raw bytes.
+
+Libraries that decode and encode values lose unusual ones.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import ExifTags
 
-BIG = b"MM\0+"  # how a BigTIFF begins that Pillow does not know
+BIG = b"MM\0+"  # signature of big-endian BigTIFF, which Pillow does not read
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8, SIGNED_LONG8, DIRECTORY8 = 1, 2, 3, 4, 5, 7, 16, 17, 18
-SHORTER = {LONG8: (LONG, "u"), SIGNED_LONG8: (9, "i"), DIRECTORY8: (13, "u")}  # than BigTIFF's
+SHORTER = {LONG8: (LONG, "u"), SIGNED_LONG8: (9, "i"), DIRECTORY8: (13, "u")}  # 32-bit types in place of BigTIFF's
 EXPOSURE, PLACE, RELATED = ExifTags.IFD.Exif.value, ExifTags.IFD.GPSInfo.value, ExifTags.IFD.Interop.value
 FRACTIONS = (RATIONAL, 10)
 INNER = (EXPOSURE, PLACE, RELATED)
-DEEPEST = 4  # directories within each other
+DEEPEST = 4  # levels of nested directories
 SIDES = {(EXPOSURE, 0xA002): 0, (EXPOSURE, 0xA003): 1, (RELATED, 0x1001): 0, (RELATED, 0x1002): 1}
 SUBJECTS = (0x9214, 0xA214)
-HEAD, ENTRY, SHORTEST = 6, 12, 4  # bytes of a directory, of an entry in it, and of a value that lies within its entry
-FEW = 16  # numbers of a value: more than any that is asked for has
+HEAD, ENTRY, SHORTEST = 6, 12, 4  # bytes of an empty directory, of an entry, and of a value stored in its entry
+FEW = 16  # most numbers decoded of a value: more than any tag in use has
 NAMES = {EXPOSURE: ExifTags.TAGS, 0: ExifTags.TAGS, PLACE: ExifTags.GPSTAGS, RELATED: ExifTags.TAGS}
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a tag says: its type, how many there are, and their bytes."""
+    """The value of a tag: its TIFF type, the count of elements and their bytes."""
 
     type: int
     count: int
@@ -35,18 +38,18 @@ class Value:
 
 @dataclass
 class Directory:
-    """Values by tag, and directories within by the tag that points to them; `order` is < or >."""
+    """Values by tag, and sub-directories by the tag that points to them; `order` is the byte order, < or >."""
 
     order: str = "<"
     values: dict[int, Value] = field(default_factory=dict)
     inner: dict[int, Directory] = field(default_factory=dict)
 
     def text(self, tag: int) -> str:
-        """Of a tag that may be missing."""
+        """Returns a tag's text as Latin-1 without trailing NULs, empty if the tag is missing."""
         return self.values[tag].data.rstrip(b"\0").decode("latin-1") if tag in self.values else ""
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """The first few of a tag that may be missing: whole ones, or fractions of such."""
+        """Returns the first numbers of a tag, integers or fractions, empty if the tag is missing or of another type."""
         value = self.values.get(tag)
         if value is None or value.type not in (SHORT, LONG, LONG8, RATIONAL):
             return ()
@@ -77,9 +80,9 @@ def name(tag: int, table: int = 0) -> str:
 
 
 def read(data: bytes) -> tuple[Directory, list[str]]:
-    """The first directory of a TIFF or EXIF block, with those within, and the names of tags that cannot be read.
+    """Returns the first directory of a TIFF or EXIF block with its sub-directories, and the names of unreadable tags.
 
-    Raises ValueError for what is no such block.
+    Raises ValueError if `data` is not such a block.
     """
     order, big = {b"II": "<", b"MM": ">"}.get(data[:2], ""), data[2:4] in (b"\0+", b"+\0")
     if not order or (not big and data[2:4] not in (b"\0*", b"*\0")) or len(data) < (16 if big else 8):
@@ -94,7 +97,7 @@ class _Reader:
         self.data, self.order, self.lost = data, order, list[str]()
         self.count, self.entry, self.field = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
         self.step = struct.calcsize(order + self.entry)
-        # Bytes of values, and entries: more would be the same ones again and again.
+        # Most bytes of values and most entries: a file that exceeds them refers to the same bytes repeatedly.
         self.left, self.entries = 2 * len(data), len(data) // self.step
         self.seen: set[int] = set()
 
@@ -141,12 +144,12 @@ class _Reader:
         type_, kind = SHORTER[value.type]
         numbers = np.frombuffer(value.data, f"{self.order}{kind}8")
         shorter = numbers.astype(f"{self.order}{kind}4")
-        # else larger than a file that is no BigTIFF can say
+        # larger numbers cannot be stored outside BigTIFF
         return Value(type_, value.count, shorter.tobytes()) if (shorter == numbers).all() else None
 
 
 def encode(directory: Directory, between: bytes = b"") -> bytes:
-    """A block: its header, what lies between (a TIFF's pixels, from the eighth byte on), and the directory."""
+    """Returns a block: the header, the bytes `between` (a TIFF's pixels, from offset 8 on) and the directory."""
     between += b"\0" * (len(between) & 1)
     start = 8 + len(between)
     head = (b"II*\0" if directory.order == "<" else b"MM\0*") + struct.pack(f"{directory.order}I", start)
@@ -154,7 +157,7 @@ def encode(directory: Directory, between: bytes = b"") -> bytes:
 
 
 def _encode(directory: Directory, at: int) -> bytes:
-    """A directory that lies at `at`, and its values and directories within behind it."""
+    """Returns the bytes of a directory at offset `at`, followed by its long values and sub-directories."""
     pointers = {tag: Value(LONG, 1, b"") for tag, inner in directory.inner.items() if inner}
     values = sorted({**directory.values, **pointers}.items())
     entries, behind = [struct.pack(f"{directory.order}H", len(values))], list[bytes]()
@@ -174,12 +177,12 @@ def _even(length: int) -> int:
 
 
 def _size(value: Value) -> int:
-    """Of a value and its entry, in bytes."""
+    """Returns the size of a value with its entry, in bytes."""
     return ENTRY + (_even(len(value.data)) if len(value.data) > SHORTEST else 0)
 
 
 def upright(directory: Directory, size: tuple[int, int], turned: bool) -> list[str]:
-    """Makes sides those of the picture, and leaves out places within it if it was turned; returns what, in words."""
+    """Sets the stored width and height; drops positions if `turned` and returns descriptions of what was dropped."""
     left_out = []
     for table, inner in _all(directory):
         for tag in set(inner.values) & {tag for where, tag in SIDES if where == table}:
@@ -190,14 +193,14 @@ def upright(directory: Directory, size: tuple[int, int], turned: bool) -> list[s
 
 
 def _all(directory: Directory, table: int = 0) -> Iterator[tuple[int, Directory]]:
-    """The directory and those within, each with the tag that points to it."""
+    """Yields the directory (with 0) and all its sub-directories, each with the tag that points to it."""
     yield table, directory
     for tag, inner in directory.inner.items():
         yield from _all(inner, tag)
 
 
 def shorten(directory: Directory, most: int) -> list[str]:
-    """Leaves out the largest values until the block has `most` bytes; returns their names."""
+    """Drops the largest values until the block has at most `most` bytes; returns the names of their tags."""
     size, left_out = len(encode(directory)), list[str]()
     places = [(table, inner, tag) for table, inner in _all(directory) for tag in inner.values]
     for table, inner, tag in sorted(places, key=lambda place: -len(place[1].values[place[2]].data)):
@@ -209,14 +212,14 @@ def shorten(directory: Directory, most: int) -> list[str]:
 
 
 def append(tiff: bytes, directory: Directory) -> bytes:
-    """A TIFF file with the values of a directory beside those of its pixels."""
+    """Returns a TIFF file with the values of a directory added; the file's own values take precedence."""
     own, _ = read(tiff)
     added = reorder(directory, own.order)
     return encode(Directory(own.order, {**added.values, **own.values}, added.inner), tiff[8:])
 
 
 def reorder(directory: Directory, order: str) -> Directory:
-    """The same in another byte order; what is undefined stays as it is."""
+    """Returns the directory in another byte order; values of type UNDEFINED are unchanged."""
     if directory.order == order:
         return directory
     values = {tag: Value(value.type, value.count, _swapped(value)) for tag, value in directory.values.items()}

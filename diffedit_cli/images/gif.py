@@ -1,4 +1,4 @@
-"""GIF files: what lies beside the frames."""
+"""Reads the metadata of GIF files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from diffedit_cli.images.raw_metadata import RawMetadata
 SIGNATURE = b"GIF8"
 HEADER, FRAME, EXTENSION, END = 13, 0x2C, 0x21, 0x3B
 CONTROL, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
-RESOURCES = b"MGK8BIM0000"  # of ImageMagick
+RESOURCES = b"MGK8BIM0000"  # ImageMagick's block of Photoshop resources
 APPLICATIONS = {
-    b"NETSCAPE2.0": "",  # how often it repeats
+    b"NETSCAPE2.0": "",  # repeat count of an animation
     b"ANIMEXTS1.0": "",
     b"ICCRGBG1012": "its colour profile, which a GIF's reader does not heed",
     b"XMP DataXMP": "its XMP",
@@ -18,7 +18,7 @@ APPLICATIONS = {
 
 
 def read(data: bytes) -> RawMetadata:
-    """Comments and Photoshop's resources, also those behind the first frame, and what else is no frame."""
+    """Returns comments and Photoshop resources, also from after the first frame, and notes of all other blocks."""
     stored = RawMetadata()
     try:
         at = HEADER + _colours(data[10])
@@ -32,18 +32,18 @@ def read(data: bytes) -> RawMetadata:
             else:
                 at += 1
         stored.note_rest(data[at + (data[at] == END) :])
-    except IndexError:  # it is cut
+    except IndexError:  # the file is truncated
         pass
     return stored
 
 
 def _colours(flags: int) -> int:
-    """How many bytes a table of colours has."""
+    """Returns the size of a colour table in bytes, 0 if the flags say that there is none."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _extension(stored: RawMetadata, data: bytes, at: int) -> int:
-    """Sorts one whose label is at `at`, and returns where it ends."""
+    """Stores or notes the extension whose label is at `at`; returns the offset of its end."""
     label = data[at]
     end, blocks = _blocks(data, at + 1)
     if label == COMMENT:
@@ -60,7 +60,7 @@ def _extension(stored: RawMetadata, data: bytes, at: int) -> int:
 
 
 def _blocks(data: bytes, at: int) -> tuple[int, list[bytes]]:
-    """Where the blocks that begin at `at` end, and what each holds."""
+    """Returns the offset of the end of the sub-blocks that begin at `at`, and their contents."""
     found = []
     while length := data[at]:
         found.append(data[at + 1 : at + 1 + length])

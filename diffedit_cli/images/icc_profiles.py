@@ -1,4 +1,4 @@
-"""Colour profiles (ICC) for what a file says of its colours in numbers: primaries and a curve."""
+"""Builds ICC colour profiles from a file's numeric description of its colours: primaries and a transfer curve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 D50 = (0.9642, 1.0, 0.8249)
 WHITE = (0.3127, 0.3290)  # D65
 SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-# By ITU-T H.273: x and y of red, green, blue and, where it is not D65, white.
+# ITU-T H.273 colour primaries: x and y of red, green, blue and, where it is not D65, white.
 PRIMARIES = {
     1: SRGB,
     4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08, 0.310, 0.316),
@@ -22,16 +22,16 @@ PRIMARIES = {
     11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, 0.314, 0.351),
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
-UNSAID = (0, 2)
-CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # of sRGB
-# Transfer characteristics; video's are shown with the curve of sRGB, as browsers show them.
+UNSAID = (0, 2)  # values of ITU-T H.273 that specify nothing; sRGB is assumed
+CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # of sRGB: exponent and constants a, b, c, d
+# ITU-T H.273 transfer characteristics. Those of video get the curve of sRGB, as in browsers.
 CURVES: dict[int, tuple[float, ...]] = {4: (2.2,), 5: (2.8,), 8: (1.0,)} | dict.fromkeys((1, 6, 13, 14, 15), CURVE)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-SAME = 0.002  # of x, y and exponents: less is rounding
+SAME = 0.002  # of x and y: smaller differences are rounding
 
 
 def of_cicp(primaries: int, transfer: int, grey: bool = False) -> bytes:
-    """For colours by number; none for sRGB. Raises ValueError for what no profile can say: high dynamic range."""
+    """Returns a profile for ITU-T H.273 values, empty for sRGB. Raises ValueError for others, such as HDR."""
     if (primaries in PRIMARIES or primaries in UNSAID) and (transfer in CURVES or transfer in UNSAID):
         corners = PRIMARIES.get(primaries, SRGB)
         curve = CURVES.get(transfer, CURVE)
@@ -40,13 +40,14 @@ def of_cicp(primaries: int, transfer: int, grey: bool = False) -> bytes:
 
 
 def of_chunks(gamma: int, corners: Sequence[int], grey: bool = False) -> bytes:
-    """For PNG's gAMA and cHRM (hundred-thousandths, white first), 0 and none where not said; none for sRGB.
+    """Returns a profile for the values of PNG's gAMA and cHRM chunks, empty for sRGB.
 
-    Raises ValueError for impossible ones.
+    Values are in units of 1/100000, white first; `gamma` is 0 and `corners` empty where the file has no such chunk.
+    Raises ValueError for impossible values.
     """
     white, primaries = [value / 1e5 for value in corners[:2]], [value / 1e5 for value in corners[2:]]
     primaries = [*primaries, *white] or list(SRGB)
-    curve = CURVE if gamma == 0 or abs(gamma - 45455) <= 100 else (1e5 / gamma,)  # how PNG always said sRGB
+    curve = CURVE if gamma == 0 or abs(gamma - 45455) <= 100 else (1e5 / gamma,)  # PNG's customary value for sRGB
     usual = [*SRGB, *WHITE][: len(primaries)]
     if curve == CURVE and np.abs(np.subtract(primaries, usual)).max() <= SAME:
         return b""
@@ -54,9 +55,10 @@ def of_chunks(gamma: int, corners: Sequence[int], grey: bool = False) -> bytes:
 
 
 def profile(corners: Sequence[float], curve: Sequence[float], grey: bool = False) -> bytes:
-    """A display's: x and y of red, green, blue (and white), and exponent (and constants) of its curve.
+    """Returns a display profile; `corners` are x and y of red, green, blue (and white).
 
-    Raises ValueError for corners that span nothing.
+    `curve` is an exponent alone, or an exponent and four constants (parametric curve of type 3). Raises ValueError if
+    the corners span no gamut.
     """
     tags = {b"desc": _text("colours of the file"), b"cprt": _text("none"), b"wtpt": _xyz(D50)}
     kind, data = (0, curve) if len(curve) == 1 else (3, curve)
@@ -78,7 +80,7 @@ def profile(corners: Sequence[float], curve: Sequence[float], grey: bool = False
 
 
 def _to_d50(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix (3, 3) from linear RGB to XYZ under the light of profiles, by corners and white (3 or 4, 2)."""
+    """Returns the matrix (3, 3) from linear RGB to XYZ under D50; `points` (3 or 4, 2) are the corners (and white)."""
     if len(points) == 3:
         points = np.vstack([points, WHITE])
     if (points[:, 1] <= 0).any():

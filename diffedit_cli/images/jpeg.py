@@ -1,4 +1,7 @@
-"""JPEG files: the segments beside the pixels <-> bytes. Pillow sees the pixels alone: no block can spoil them."""
+"""Reads and writes the metadata segments of JPEG files.
+
+Pillow is given the pixels alone, so that no metadata can make decoding fail.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ PROFILE, PHOTOSHOP, SEVERAL = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0"
 GAIN_MAPS = (b"hdrgm:", b"urn:iso:std:iso:ts:21496", b"HDRGainMap")
 START_OF_SCAN, END, COMMENT, ADOBE = 0xDA, 0xD9, 0xFE, 0xEE
 LONGEST = 65533  # bytes in a segment
-# A marker within coded pixels: neither a stuffed byte nor a restart.
+# A marker among coded pixels that is neither a stuffed byte nor a restart marker.
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
-# Other thumbnails, and what an encoder was told: untrue of other pixels, and nothing to tell of.
+# Other thumbnails and encoder settings: they do not hold for edited pixels, and are dropped without a note.
 PASSING = (b"JFXX\0", b"Ducky", b"JFIF")
 
 
 def read(data: bytes) -> tuple[bytes, RawMetadata]:
-    """A file with the segments of its pixels alone, and what the others say."""
+    """Returns the file with only the segments that the pixels need, and the metadata in the others."""
     stored, kept, profile, blocks = RawMetadata(), [data[:2]], list[bytes](), list[list[bytes]]()
     at = 2
     for marker, start, end in _segments(data):
@@ -30,12 +33,12 @@ def read(data: bytes) -> tuple[bytes, RawMetadata]:
             stored.dpi = _density(body)
             if body[7] == 0 and body[8:10] != body[10:12]:
                 stored.note("how wide its pixels are for their height")
-            kept.append(data[start:end])  # says what the colours are, too
+            kept.append(data[start:end])  # also states how colours are coded
         elif marker == 0xE1 and body.startswith(EXIF):
             block = body[len(EXIF) :]
             if block.startswith(TIFF_HEADERS) or not blocks:
                 blocks.append([])
-            blocks[-1].append(block)  # a long one goes on in the next segment
+            blocks[-1].append(block)  # a long block continues in the next segment
         elif marker == COMMENT or (0xE0 <= marker <= 0xEF and not (marker == ADOBE and body.startswith(b"Adobe"))):
             _sort(stored, marker, body, profile)
         else:
@@ -50,7 +53,7 @@ def read(data: bytes) -> tuple[bytes, RawMetadata]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each whole segment before the coded pixels."""
+    """Yields marker, start and end of each complete segment before the coded pixels."""
     at = 2
     while found := MARKER.match(data, at):
         marker, start = found[1][0], found.end() - 2
@@ -62,7 +65,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _end(stored: RawMetadata, data: bytes, at: int) -> int:
-    """Where the picture whose last segments begin at `at` ends; comments may lie among those, too."""
+    """Returns the offset of the picture's end; stores or notes metadata segments from `at` on, among coded pixels."""
     while found := MARKER.search(data, at):
         marker, at = found[1][0], found.end()
         if marker == END:
@@ -105,7 +108,7 @@ def _density(jfif: bytes) -> tuple[float, float] | None:
 
 
 def _joined(parts: list[bytes], stored: RawMetadata) -> bytes:
-    """A colour profile from its numbered parts."""
+    """Returns the colour profile joined from its numbered parts; empty, with a note, if parts are missing."""
     parts.sort(key=lambda part: part[:1])
     if not all(len(part) > 2 for part in parts) or (parts and parts[0][1] != len(parts)):
         stored.note("a colour profile that cannot be read, as parts of it are missing")
@@ -114,7 +117,7 @@ def _joined(parts: list[bytes], stored: RawMetadata) -> bytes:
 
 
 def _look_behind(stored: RawMetadata, rest: bytes) -> None:
-    """What else the file holds, behind the picture."""
+    """Notes what follows the picture in the file: a gain map, a video, further pictures or other bytes."""
     about = stored.xmp + rest[: 2**18] if rest else b""
     gain = any(mark in about for mark in GAIN_MAPS)
     if gain:
@@ -133,7 +136,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def resources(data: bytes) -> bytes:
-    """Segments that hold Photoshop's resources."""
+    """Returns the segments that hold Photoshop resources."""
     step = LONGEST - len(PHOTOSHOP)
     return b"".join(segment(0xED, PHOTOSHOP + data[at : at + step]) for at in range(0, len(data), step))
 

@@ -1,4 +1,4 @@
-"""What lies in a picture's file beside the pixels, as an edited picture keeps it, and how diffedit made it."""
+"""Metadata that an edited picture keeps of its input, and diffedit's record of how the picture was made."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diffedit_cli.images.exif import Directory
 from diffedit_cli.images.raw_metadata import RawMetadata
 from diffedit_cli.storage import records, seals
 
-RECORD_TAG = 0x9213  # ImageHistory: holds the record where a format has neither PNG's text chunks nor comments
+RECORD_TAG = 0x9213  # ImageHistory: holds the record, except in a PNG's text chunk and a GIF's comment
 XMP_TAG, IPTC_TAG, RESOURCES_TAG, PROFILE_TAG, LAYERS_TAG, CREDENTIALS_TAG = 700, 33723, 34377, 34675, 37724, 52545
 ORIENTATION = ExifTags.Base.Orientation.value
 RESOLUTION_TAGS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
 INCHES = {2: 1.0, 3: 2.54}
-# How the pixels lay in a TIFF that the picture came from: not how they lie in ours.
+# Tags on the layout of the pixels in a TIFF input, which do not hold for the output.
 LAYOUT_TAGS = (
     *range(254, 267),
     273,
@@ -33,11 +33,11 @@ LAYOUT_TAGS = (
     347,
     *range(512, 533),
 )
-SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 SAID = {LAYERS_TAG: "Photoshop's layers", CREDENTIALS_TAG: "its content credentials", RECORD_TAG: "its ImageHistory"}
-NAMED = 30  # of what is left out for one reason
+NAMED = 30  # most names listed for one reason
 EXIF_MARK = b"Exif\0\0"
-# What formats hold; those that are not named hold EXIF, XMP and a colour profile.
+# What formats hold: those not named here hold EXIF, XMP and a colour profile.
 HOLD_OF_BMP = ("dpi", "icc_profile")
 HOLDERS = {"texts": ("PNG",), "resources": ("JPEG", "TIFF"), "iptc": ("JPEG", "TIFF"), "comments": ("JPEG", "PNG")}
 HOLD_DPI, HOLD_NUMBERED_COLOURS = ("PNG", "JPEG", "TIFF", "BMP"), ("PNG", "AVIF", "HEIF")
@@ -47,43 +47,43 @@ OF_LOOKS = ("icc_profile", "dpi", *OF_CODING)
 
 @dataclass(frozen=True)
 class Metadata:
-    """What goes back into the file with an edited picture, which lies upright."""
+    """Metadata to be written with an edited picture, whose pixels are upright."""
 
-    exif: bytes = b""  # without orientation, and without the parts below
+    exif: bytes = b""  # without orientation and without the parts below
     xmp: bytes = b""
     icc_profile: bytes = b""
     dpi: tuple[float, float] | None = None
-    coding: Mapping[str, Any] = field(default_factory=dict)  # of the pixels, for a file of the same format
+    coding: Mapping[str, Any] = field(default_factory=dict)  # encoder settings, for a file of the same format
     texts: tuple[png.Chunk, ...] = ()
-    resources: bytes = b""  # Photoshop's, IPTC among them
-    iptc: bytes = b""  # of a TIFF, where it is no resource
+    resources: bytes = b""  # Photoshop resources, IPTC among them
+    iptc: bytes = b""  # from a TIFF that has it outside Photoshop resources
     comments: tuple[bytes, ...] = ()
-    colours: tuple[png.Chunk, ...] = ()  # that a PNG says in place of a profile
-    cicp: tuple[int, int] | None = None  # that a file says by number, in place of a profile
-    stated: bytes = b""  # a profile that says the same as the two above, for formats that hold neither
-    unconverted: str = ""  # what of the two above no profile can say
-    left_out: tuple[str, ...] = ()  # what an edit of it does not have, in words
+    colours: tuple[png.Chunk, ...] = ()  # a PNG's colour chunks, in place of a profile
+    cicp: tuple[int, int] | None = None  # ITU-T H.273 code points, in place of a profile
+    stated: bytes = b""  # a profile equal to the two above, for formats that hold neither
+    unconverted: str = ""  # description of `colours` or `cicp` if no profile can express them
+    left_out: tuple[str, ...] = ()  # descriptions of what an edited picture loses
 
     def directory(self, record: Mapping[str, Any] | None = None) -> Directory:
-        """A copy of the EXIF that may be changed, with the record if there is one."""
+        """Returns the EXIF as a directory that may be changed, with the record, if any."""
         directory = exif.read(self.exif.removeprefix(EXIF_MARK))[0] if self.exif else Directory()
         if record is not None:
             directory.put_text(RECORD_TAG, seals.text_with_room(record))
         return directory
 
     def stripped(self) -> Metadata:
-        """What of it says how the picture looks: colours and resolution, which some formats have in EXIF."""
+        """Returns only what affects how the picture looks: colours and resolution, which some formats have in EXIF."""
         whole = self.directory()
         kept = Directory(whole.order, {tag: whole.values[tag] for tag in RESOLUTION_TAGS if tag in whole.values})
         return Metadata(exif_block(kept), **{name: getattr(self, name) for name in OF_LOOKS})
 
     def without(self, part: str, words: str) -> Metadata:
-        """The same where one of the parts is left out, which is `words`."""
+        """Returns a copy without a part, which `words` describes among what is left out."""
         nothing: dict[str, Any] = {part: getattr(Metadata(), part)}
         return replace(self, left_out=(*self.left_out, words), **nothing)
 
     def fitted(self, chosen: str) -> Metadata:
-        """What a file of format `chosen` holds of it; the rest is among what is left out."""
+        """Returns the metadata that format `chosen` can hold; descriptions of the rest are added to `left_out`."""
         fit = self._with_room() if chosen == "JPEG" and len(self.exif) > jpeg.LONGEST else self
         for part, words in self.parts().items():
             holders = HOLDERS.get(part)
@@ -94,14 +94,14 @@ class Metadata:
         return fit
 
     def _with_room(self) -> Metadata:
-        """With EXIF that a segment of a JPEG holds."""
+        """Returns a copy with EXIF shortened to fit into one JPEG segment."""
         directory = self.directory()
         names = exif.shorten(directory, jpeg.LONGEST - len(EXIF_MARK))
         words = f"of its EXIF {listed(names)}, for which JPEG has no room"
         return replace(self, exif=exif_block(directory), left_out=(*self.left_out, words))
 
     def parts(self) -> dict[str, str]:
-        """Those that are there, in words."""
+        """Returns the names of the parts that are present, with their descriptions."""
         keys = [png.key(body) for kind, body in self.texts if kind in png.TEXTS]
         others = [f"the chunk {png.name(kind)}" for kind, _ in self.texts if kind not in png.TEXTS]
         texts = ", ".join([f"the text {listed(keys)}"] * bool(keys) + ([listed(others)] if others else []))
@@ -110,21 +110,21 @@ class Metadata:
         return {part: words for part, words in {**words, "comments": "its comment"}.items() if getattr(self, part)}
 
     def profile(self, chosen: str) -> bytes:
-        """That a file of format `chosen` gets."""
+        """Returns the ICC profile to embed in format `chosen`."""
         numbered = chosen == "PNG" or (chosen in HOLD_NUMBERED_COLOURS and self.cicp)
         return self.icc_profile if numbered else self.stated or self.icc_profile
 
     def packet(self, record: Mapping[str, Any] | None) -> bytes:
-        """XMP that says, beside a record, that a model made part of the picture."""
+        """Returns the XMP; for an edited picture it states that a model made part of the picture."""
         if record is None or record.get("kind") != "edit":
             return self.xmp
         try:
             return xmp_packets.mark_generated(self.xmp)
-        except ValueError:  # which has no place for it
+        except ValueError:  # the packet has no place for the statement
             return self.xmp
 
     def chunks(self, record: Mapping[str, Any] | None) -> list[png.Chunk]:
-        """For a PNG."""
+        """Returns the metadata as PNG chunks."""
         cicp = [(b"cICP", bytes([*self.cicp, 0, 1]))] if self.cicp and max(self.cicp) < 256 else []
         chunks = list(self.colours or cicp)
         chunks += [png.profile(self.icc_profile)] if self.icc_profile else []
@@ -137,7 +137,7 @@ class Metadata:
         return chunks + ([png_record(record)] if record is not None else [])
 
     def tags(self, record: Mapping[str, Any] | None) -> Directory:
-        """For a TIFF."""
+        """Returns the metadata as TIFF tags, in little-endian order."""
         directory = exif.reorder(self.directory(record), "<")
         blocks = {RESOURCES_TAG: self.resources, IPTC_TAG: self.iptc, PROFILE_TAG: self.profile("TIFF")}
         for tag, data in blocks.items():
@@ -150,7 +150,7 @@ class Metadata:
         return directory
 
     def options(self, chosen: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
-        """For Pillow's `save` in format `chosen`; a PNG gets `chunks`, and a TIFF `tags`."""
+        """Returns Pillow's `save` arguments for format `chosen`; none for PNG (see `chunks`) and TIFF (see `tags`)."""
         if chosen in ("PNG", "TIFF"):
             return {}
         options: dict[str, Any] = {"dpi": self.dpi} if self.dpi and chosen in HOLD_DPI else {}
@@ -169,7 +169,7 @@ class Metadata:
         return options | ({"exif": exif_block(directory)} if directory else {})
 
     def _segments(self, record: Mapping[str, Any] | None, directory: Directory) -> dict[str, Any]:
-        """Of a JPEG, beside those that Pillow writes; a record that does not fit into its EXIF becomes a comment."""
+        """Returns JPEG segments that Pillow does not write; a record too long for the EXIF segment is a comment."""
         own = b"" if photoshop.holds_iptc(self.resources) or not self.iptc else photoshop.block(0x0404, self.iptc)
         extra = jpeg.resources(self.resources + own) + jpeg.comments(self.comments)
         options: dict[str, Any] = {"extra": extra} if extra else {}
@@ -180,14 +180,14 @@ class Metadata:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of them, each once, and how many more there are: a stranger's file may have any number."""
+    """Joins the first NAMED names, without duplicates, and the number of further ones: a file may hold any number."""
     once = list(dict.fromkeys(names))
     more = [f"and {len(once) - NAMED} more"] if len(once) > NAMED else []
     return ", ".join([*once[:NAMED], *more])
 
 
 def exif_block(directory: Directory) -> bytes:
-    """As it stands in files that are no TIFF."""
+    """Returns the EXIF block as files other than TIFF store it, empty for an empty directory."""
     return EXIF_MARK + exif.encode(directory) if directory else b""
 
 
@@ -198,7 +198,7 @@ def _put_resolution(directory: Directory, dpi: tuple[float, float]) -> None:
 
 
 def directory_of(image: Image.Image, stored: RawMetadata, data: bytes | None) -> tuple[Directory, list[str]]:
-    """A picture's EXIF, and the names of tags that cannot be read; `data` is its file, if that is at hand."""
+    """Returns a picture's EXIF and the names of unreadable tags; `data` is the picture's file, if at hand."""
     if image.format == "TIFF":
         block = data or image.getexif().tobytes()
     else:
@@ -214,7 +214,7 @@ def directory_of(image: Image.Image, stored: RawMetadata, data: bytes | None) ->
 
 
 def orientation(directory: Directory) -> int:
-    """How the picture is to be turned, by EXIF's numbers; 1 is not at all."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) if missing or invalid."""
     said = directory.numbers(ORIENTATION)
     return int(said[0]) if len(said) == 1 and said[0] in range(1, 9) else 1
 
@@ -222,12 +222,12 @@ def orientation(directory: Directory) -> int:
 def read(
     image: Image.Image, stored: RawMetadata, directory: Directory, lost: Sequence[str], size: tuple[int, int]
 ) -> Metadata:
-    """Of a picture of `size` once it is upright; `directory` and `lost` are what `directory_of` returned."""
+    """Returns the metadata of a picture of upright size `size`; `directory` and `lost` come from `directory_of`."""
     info, turned = image.info, orientation(directory)
     left_out = [f"of its EXIF {listed(lost)}, which cannot be read"] if lost else []
     beside = {tag: directory.values.get(tag, exif.Value(0, 0, b"")).data for tag in (XMP_TAG, IPTC_TAG, RESOURCES_TAG)}
     xmp = stored.xmp or beside[XMP_TAG] or info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    if _parsed(directory.text(RECORD_TAG)):  # of an earlier edit: it does not tell how this one is made
+    if _parsed(directory.text(RECORD_TAG)):  # of an earlier edit: does not describe this one
         del directory.values[RECORD_TAG]
     left_out += [words for tag, words in SAID.items() if tag in directory.values]
     dpi = _resolution(stored, info, directory)
@@ -267,19 +267,19 @@ def read(
 
 
 def _resolution(stored: RawMetadata, info: Mapping[Any, Any], directory: Directory) -> tuple[float, float] | None:
-    """In dots an inch."""
+    """Returns the resolution in dots per inch, or None if missing or not plausible."""
     across, down, unit = (directory.numbers(tag)[:1] for tag in RESOLUTION_TAGS)
     inch = INCHES.get(int(unit[0]) if unit else 2)
     said = (across[0] * inch, down[0] * inch) if across and down and inch else info.get("dpi")
     dpi = stored.dpi or said
     try:
         return dpi if dpi and all(0 < value < 2**22 for value in dpi) else None
-    except TypeError:  # of a TIFF that says it in words
+    except TypeError:  # a TIFF that has text in place of numbers
         return None
 
 
 def _packet(xmp: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
-    """XMP as it holds of the edited picture, and what is left out of it."""
+    """Returns the XMP that holds for the edited picture, and descriptions of what is left out."""
     try:
         return xmp_packets.clean(xmp, size, turned) if xmp.strip(b"\0") else (b"", [])
     except ValueError as error:
@@ -296,41 +296,41 @@ def _text_of(body: bytes) -> str:
 
 
 def _jpeg_coding(image: JpegImagePlugin.JpegImageFile, turned: bool) -> dict[str, Any]:
-    """Quantisation tables and subsampling that lose least once the picture lies on its side, if it does."""
+    """Returns the input's quantisation tables and subsampling, adapted for the least loss if `turned` sideways."""
     stored, sampling = image.quantization, JpegImagePlugin.get_sampling(image)
     numbers = [layer[3] for layer in image.layer]
     if not numbers or not all(number in stored for number in numbers):
-        return {}  # coded without loss
+        return {}  # a lossless JPEG
     tables = [stored[numbers[0]]]
-    others = [stored[number] for number in dict.fromkeys(numbers[1:3])]  # of the colours, which Pillow gives one
+    others = [stored[number] for number in dict.fromkeys(numbers[1:3])]  # of chroma, for which Pillow takes one table
     tables += [[min(values) for values in zip(*others, strict=True)]] if others else []
     if turned:
         tables = [[table[at % 8 * 8 + at // 8] for at in range(64)] for table in tables]
-    # Pillow writes 4:2:2 lying only, and no rarer sampling at all
+    # Pillow writes only the horizontal kind of 4:2:2, and no rarer sampling
     if image.mode in ("RGB", "YCbCr") and (sampling == -1 or (sampling == 1 and turned)):
         sampling = 0
     return {"qtables": tables, "subsampling": sampling}
 
 
 def png_record(record: Mapping[str, Any]) -> png.Chunk:
-    """A text chunk that holds the record."""
+    """Returns a PNG text chunk that holds the record."""
     return png.text(records.KEY, seals.text_with_room(record))
 
 
 def record_in(image: Image.Image, directory: Directory, stored: RawMetadata) -> dict[str, Any] | None:
-    """How diffedit made the picture, or None."""
+    """Returns diffedit's record in the picture's text chunks, comments or EXIF, or None."""
     found = record_among(body for kind, body in stored.texts if kind == b"tEXt")
     said = [image.info.get(records.KEY), *stored.comments, image.info.get("comment"), directory.text(RECORD_TAG)]
     return found or next(filter(None, map(_parsed, said)), None)
 
 
 def record_among(texts: Iterable[bytes]) -> dict[str, Any] | None:
-    """That of PNG's text chunks."""
+    """Returns the record in the contents of PNG text chunks, or None."""
     return next(filter(None, (_parsed(_text_of(body)) for body in texts if png.key(body) == records.KEY)), None)
 
 
 def peek(image: Image.Image) -> tuple[Directory, RawMetadata]:
-    """What Pillow tells of a picture without reading its pixels, as far as it can hold a record."""
+    """Returns the parts of an opened picture's metadata that can hold a record, without reading the pixels."""
     directory, said = Directory(), image.getexif().get(RECORD_TAG)
     if isinstance(said, str):
         directory.put_text(RECORD_TAG, said)

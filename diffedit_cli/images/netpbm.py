@@ -1,4 +1,4 @@
-"""PBM, PGM and PPM files: comments, and what lies behind the picture."""
+"""Reads the comments of PBM, PGM and PPM files, and notes what follows the picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(data: bytes) -> RawMetadata:
     while len(numbers) < (2 if kind in (b"1", BITS) else 3):
         part = PART.match(data, at)
         if part is None or (part[3] and not (part[3].isdigit() and len(part[3]) < 11)):
-            return stored  # which is no picture
+            return stored  # not a picture
         if part[2]:
             stored.comments.append(part[2].strip())
         numbers += [int(part[3])] if part[3] else []
@@ -40,7 +40,7 @@ def read(data: bytes) -> RawMetadata:
 
 
 def _read_plain(stored: RawMetadata, data: bytes, at: int) -> None:
-    """Of a picture whose numbers are written out: what is none is a comment, or lies behind it."""
+    """Reads a plain (ASCII) picture: stores the comments between its numbers, and notes any other text after it."""
     for part in BETWEEN_NUMBERS.finditer(data, at):
         if part[1] is None:
             stored.note_rest(data[part.start() :])

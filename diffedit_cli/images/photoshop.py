@@ -1,4 +1,4 @@
-"""Photoshop's resource blocks, in which JPEG and TIFF files keep IPTC: which of them an edited picture keeps."""
+"""Photoshop resource blocks, in which JPEG and TIFF files store IPTC: selects those that an edited picture keeps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ COPIES = {
     0x0422: "EXIF",
     0x0423: "EXIF",
     0x0424: "XMP",
-}  # of what stands elsewhere in the file
+}  # copies of metadata that the file stores elsewhere
 SHAPES = frozenset({0x0408, 0x041A, *range(0x07D0, 0x0BB8)})  # guides, slices and paths
 
 
 def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and whole block, as far as they are whole."""
+    """Yields the number and the bytes of each block, up to the first that is incomplete."""
     at = 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
         length_at = at + 7 + data[at + 6]
@@ -30,7 +30,11 @@ def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def clean(data: bytes, turned: bool, elsewhere: Collection[str]) -> tuple[bytes, list[str]]:
-    """Without thumbnails and copies, and, of a picture that is turned, without shapes; and what of it is lost."""
+    """Returns the blocks that an edited picture keeps, and descriptions of what is lost.
+
+    Thumbnails and copies are dropped, and if `turned` shapes, too. `elsewhere` names the metadata that the file stores
+    outside the blocks: a copy of any other is reported as lost.
+    """
     kept, lost, whole = list[bytes](), dict[str, None](), 0
     for number, block in blocks(data):
         whole += len(block)

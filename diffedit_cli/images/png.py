@@ -1,4 +1,7 @@
-"""PNG files: the chunks beside the pixels <-> bytes. Pillow sees the pixels alone, so that no text can spoil them."""
+"""Reads and writes the metadata chunks of PNG files.
+
+Pillow is given the pixels alone, so that no text can make decoding fail.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from diffedit_cli.images.raw_metadata import RawMetadata
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
 COLOURS = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB")
-# How the pixels lay, or when they last changed: untrue of others, and nothing to tell of.
+# Chunks on the old pixels, or when they last changed: they do not hold for edited pixels; dropped without a note.
 PASSING = (b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT", b"iDOT")
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PACKET = b"XML:com.adobe.xmp"
-RAW = b"Raw profile type "  # of ImageMagick: a block of another format as hexadecimal text
+RAW = b"Raw profile type "  # ImageMagick's key for a block of another format as hexadecimal text
 HEADER_END, INCH = 33, 0.0254
 LONGEST = 2**31 - 1
 
@@ -24,7 +27,7 @@ Chunk = tuple[bytes, bytes]
 
 
 def read(data: bytes) -> tuple[bytes, RawMetadata]:
-    """A file with the chunks of its pixels alone, and what the others say."""
+    """Returns the file with only the chunks that the pixels need, and the metadata in the others."""
     stored, kept, raw, at = RawMetadata(), [data[:8]], list[tuple[str, bytes]](), 8
     while at < len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -38,7 +41,7 @@ def read(data: bytes) -> tuple[bytes, RawMetadata]:
         at = end
         if kind == b"IEND":
             break
-    for part, block in raw:  # behind those that PNG has a chunk for
+    for part, block in raw:  # last, as PNG's own chunks take precedence
         stored.put(part, block)
     stored.note_rest(data[at:])
     return b"".join(kept), stored
@@ -61,7 +64,7 @@ def _sort(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, by
             stored.colours.append((kind, body))
         elif kind in TEXTS:
             _sort_text(stored, kind, body, raw)
-        elif kind[3:4].islower():  # PNG's own word for what may stay beside other pixels
+        elif kind[3:4].islower():  # PNG's safe-to-copy bit: the chunk holds for other pixels, too
             stored.texts.append((kind, body))
         elif kind not in PASSING:
             stored.note(f"the chunk {name(kind)}")
@@ -70,7 +73,7 @@ def _sort(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, by
 
 
 def _sort_text(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, bytes]]) -> None:
-    """Texts stay as they are, but for those that hold EXIF or XMP. Raises ValueError."""
+    """Stores a text chunk unchanged, or its EXIF, XMP or Photoshop resources if it holds any. Raises ValueError."""
     key = body.split(b"\0", 1)[0]
     if kind == b"iTXt" and key == PACKET:
         packed, _, rest = body[len(key) + 1], body[len(key) + 2], body[len(key) + 3 :]
@@ -86,14 +89,14 @@ def _sort_text(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[st
         if about == b"xmp" or block.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             raw.append(("xmp", block.removeprefix(b"http://ns.adobe.com/xap/1.0/\0")))
             return
-        if b"8BIM" in block[:16]:  # IPTC, as ImageMagick keeps it
+        if b"8BIM" in block[:16]:  # IPTC, as ImageMagick stores it
             stored.resources += block[block.index(b"8BIM") :]
             return
     stored.texts.append((kind, body))
 
 
 def _raw(text: bytes) -> bytes:
-    """Of a line with a name, one with a length, and hexadecimal digits. Raises ValueError."""
+    """Decodes a raw profile: a line with a name, a line with a length, and hexadecimal digits. Raises ValueError."""
     lines = text.strip(b"\n").split(b"\n", 2)
     return binascii.unhexlify(b"".join(lines[-1].split()))
 
@@ -103,12 +106,12 @@ def name(kind: bytes) -> str:
 
 
 def key(text: bytes) -> str:
-    """Of a text chunk's content."""
+    """Returns the keyword of a text chunk's content."""
     return text.split(b"\0", 1)[0].decode("latin-1")
 
 
 def with_chunks(data: bytes, chunks: Iterable[Chunk]) -> bytes:
-    """A file with more chunks behind its header."""
+    """Returns the file with chunks inserted after its header."""
     return data[:HEADER_END] + b"".join(_whole(*chunk) for chunk in chunks) + data[HEADER_END:]
 
 
@@ -130,7 +133,7 @@ def packet(xmp: bytes) -> Chunk:
 
 
 def text(key: str, words: str) -> Chunk:
-    """Words of Latin-1 as tEXt, others as iTXt."""
+    """Returns a tEXt chunk for text in Latin-1, an iTXt chunk for other text."""
     try:
         return b"tEXt", key.encode("latin-1") + b"\0" + words.encode("latin-1")
     except UnicodeError:
@@ -138,7 +141,7 @@ def text(key: str, words: str) -> Chunk:
 
 
 def short_texts(file: BinaryIO) -> Iterator[bytes]:
-    """The contents of all tEXt chunks, without reading the pixels."""
+    """Yields the contents of all tEXt chunks below 16 MiB, without reading the pixels."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")

@@ -1,4 +1,4 @@
-"""What to look at before and after an edit: strips, overlays, contact sheets and animations."""
+"""Previews of an edit and its results: strips, overlays, contact sheets and animations."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.storage import files, paths, seals
 
-LEAST, MOST = 0.005, 0.6  # shares of a picture that a mask rarely means to cover: less, or more
-CLAMP = 3.0  # of a contrast whose mask does not say it
+LEAST, MOST = 0.005, 0.6  # shares of the picture below and above which a mask is rarely intended
+CLAMP = 3.0  # default multiple of the mean at which a contrast map is clipped, for masks whose record lacks it
 KINDS = {"preview": (".png",), "overlay": (".png",), "compare": (".gif", ".webp"), "sheet": (".png",)}
-TILE = 512  # the longer side of a picture in a strip or a sheet, at most
-SHEET = 4096  # the longer side of a sheet, about
-MOVING = 1024  # the longer side of an animation, at most
-GAP, CAPTION = 8, 16  # around each tile, and the height of the letters under it
+TILE = 512  # longest side of a picture in a strip or a sheet
+SHEET = 4096  # approximate longest side of a sheet
+MOVING = 1024  # longest side of an animation
+GAP, CAPTION = 8, 16  # pixels around each tile, and letter height of its label
 GROUND, LETTERS = (32, 33, 36), (222, 222, 222)
-TINT, TINTED = (255, 0, 110), 0.45  # what an overlay adds to the masked pixels, and its share
-HOLD, FADE, FADES = 1200, 60, 6  # milliseconds that a picture stays, and each of the steps between
-CLEAR = 255  # of a GIF's colours: what was there before stays
-BITS, SHARES = 5, 1 << 14  # of each primary, that colours are counted in, and what is divided among them
-# matplotlib's inferno, evenly spaced: brightness rises all along, for any eye and in print.
+TINT, TINTED = (255, 0, 110), 0.45  # colour that an overlay adds to masked pixels, and its opacity
+HOLD, FADE, FADES = 1200, 60, 6  # milliseconds for each picture and each step between, number of steps
+CLEAR = 255  # a GIF's transparent palette index: the previous frame stays visible
+BITS, SHARES = 5, 1 << 14  # bits per primary in the colour histogram, and samples divided among its colours
+# matplotlib's inferno, evenly spaced: brightness rises throughout, also for colour-blind viewers and in print.
 INFERNO = np.array(
     [
         (0, 0, 4), (20, 11, 52), (57, 9, 99), (95, 19, 110), (133, 33, 107), (169, 46, 94),
@@ -43,9 +43,9 @@ INFERNO = np.array(
 
 
 def place(kind: str, given: Path, stem: str) -> Path:
-    """The file that an option of this kind names; a preview's may name a folder, for STEM.preview.png.
+    """Returns the file that the option `--kind` names; --preview may name a folder, for STEM.preview.png in it.
 
-    Raises UsageError for a name that no such file can have.
+    Raises UsageError if the kind is not written with this extension.
     """
     if given.suffix.lower() in KINDS[kind] or (given == files.STANDARD_STREAM and kind != "compare"):
         return given
@@ -58,7 +58,7 @@ def place(kind: str, given: Path, stem: str) -> Path:
 def encode(
     kind: str, path: Path, picture: Picture, mask: Mask, results: Sequence[Picture], seed: int, record: Any
 ) -> bytes:
-    """The bytes for `path` of what `kind` shows; `seed` is that of the first of the results."""
+    """Returns the bytes of the file of this kind at `path`; `seed` is the seed of the first result."""
     if kind == "compare":
         return animation(picture, results[0], path.suffix.lower(), record)
     if kind == "sheet":
@@ -69,15 +69,15 @@ def encode(
 
 
 def seeds(first: int, count: int) -> list[str]:
-    """The labels of variants."""
+    """Returns the labels of variants, whose seeds are consecutive."""
     return [f"seed {first + number}" for number in range(count)]
 
 
-# One picture of several
+# One picture made of several
 
 
 def preview(picture: Picture, mask: Mask, result: Picture | None = None) -> Image.Image:
-    """A strip: the picture, the contrast the mask was found in (a drawn one has none), the mask, and the result."""
+    """Returns a strip: the picture, the contrast map (a drawn mask has none), the mask, and the result, if any."""
     size = _within(picture.size, TILE)
     original = _on_white(picture, size)
     tiles = {"picture": original}
@@ -92,7 +92,7 @@ def preview(picture: Picture, mask: Mask, result: Picture | None = None) -> Imag
 
 
 def overlay(picture: Picture, mask: Mask) -> Image.Image:
-    """The picture in its full size, with the mask tinted and outlined."""
+    """Returns the picture in full size, with the mask tinted and outlined."""
     original = picture.on_white()
     tinted = Image.blend(original, Image.new("RGB", original.size, TINT), TINTED)
     original.paste(tinted, mask=Image.fromarray(mask.pixels.astype(np.uint8) * 255))
@@ -100,14 +100,14 @@ def overlay(picture: Picture, mask: Mask) -> Image.Image:
 
 
 def sheet(results: Sequence[Picture], labels: Sequence[str]) -> Image.Image:
-    """Results of one size in rows, each with its label."""
+    """Returns a contact sheet: results of equal size in rows, each with its label."""
     columns = len(results) if len(results) < 4 else math.ceil(math.sqrt(len(results)))
     size = _within(results[0].size, min(TILE, SHEET // columns))
     return grid([_on_white(result, size) for result in results], labels, columns)
 
 
 def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> Image.Image:
-    """Tiles of one size in rows, each with its label under it."""
+    """Returns tiles of equal size in rows, each with its label below it."""
     font = ImageFont.load_default(CAPTION)
     width = max([tiles[0].width, *(math.ceil(font.getlength(label)) for label in labels)])
     across, down = width + GAP, tiles[0].height + 2 * GAP + CAPTION
@@ -121,17 +121,20 @@ def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> I
 
 
 def without_captions(strip: Image.Image) -> Image.Image:
-    """A row of tiles without the labels under it, for where they could not be read."""
+    """Returns a row of tiles without its labels, for displays too small to read them."""
     return strip.crop((0, 0, strip.width, strip.height - CAPTION - GAP))
 
 
-# What a strip is made of
+# Parts of a strip
 
 
 def rescale(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) -> NDArray[np.float32]:
-    """A contrast map as the threshold sees it, in [0, 1]: blurred, cut at `clamp` times its mean."""
+    """Returns a contrast map as the threshold sees it, in [0, 1]: blurred and clipped at `clamp` times its mean.
+
+    `smooth` is the standard deviation of the blur, in cells of the map.
+    """
     if smooth:
-        from scipy import ndimage  # a third of a second that only this need pay
+        from scipy import ndimage  # imported here: takes a third of a second
 
         contrast = ndimage.gaussian_filter(contrast, smooth)
     limit = float(contrast.mean()) * clamp
@@ -139,7 +142,7 @@ def rescale(contrast: NDArray[np.float32], clamp: float, smooth: float = 0.0) ->
 
 
 def heat_map(scaled: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
-    """A map (h, w) in [0, 1] as a picture of `size` (width, height), dark to bright."""
+    """Returns a map (h, w) in [0, 1] as a picture of `size` (width, height), from dark to bright."""
     smooth = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
     stops = np.linspace(0, 1, len(INFERNO))
     colours = np.stack([np.interp(smooth, stops, channel) for channel in INFERNO.T], axis=-1)
@@ -147,9 +150,9 @@ def heat_map(scaled: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
 
 
 def outline(picture: Image.Image, mask: NDArray[np.bool_], width: int = 1) -> Image.Image:
-    """An RGB picture with the border of the mask (H, W) in white, `width` pixels to each side, and as wide a dark rim.
+    """Returns an RGB picture with the mask's border in white, `width` pixels to each side, and a dark rim as wide.
 
-    White alone is lost on white, dark alone on dark.
+    `mask` is (H, W). White alone would be invisible on white, dark alone on dark.
     """
     pixels = np.array(picture)
     for reach, colour in ((2 * width, 0), (width, 255)):
@@ -158,7 +161,7 @@ def outline(picture: Image.Image, mask: NDArray[np.bool_], width: int = 1) -> Im
 
 
 def border(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The pixels within `reach` of the mask's border, on both of its sides; the picture's edge is one of a mask."""
+    """Returns the pixels within `reach` of the mask's border, on both sides; the picture's edge counts as a border."""
     from scipy import ndimage
 
     outer, inner = ndimage.binary_dilation(mask, iterations=reach), ndimage.binary_erosion(mask, iterations=reach)
@@ -167,28 +170,28 @@ def border(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H, W) at `size` (width, height), true wherever any of it was: no speck is lost."""
+    """Returns the mask (H, W) at `size` (width, height), true where any of its pixels was, to keep specks visible."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size, Image.Resampling.BOX)) > 0
 
 
 def _on_white(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """In sRGB and of `size`, alpha laid on white."""
+    """Returns the picture in sRGB at `size`, alpha composited on white."""
     whole = picture.on_white()
     return whole if whole.size == size else whole.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _within(size: tuple[int, int], limit: int) -> tuple[int, int]:
-    """A size in the same proportions with no side above `limit`."""
+    """Returns a size of the same aspect ratio with no side above `limit`, at least 1 x 1."""
     scale = min(1.0, limit / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-# An animation
+# Animations
 
 
 def animation(picture: Picture, result: Picture, extension: str, record: Mapping[str, Any]) -> bytes:
-    """A GIF or WebP file's bytes: the picture fades into the result and back, for ever; the record stands in it."""
+    """Returns a GIF or WebP file's bytes: the picture fades into the result and back in a loop; holds the record."""
     size = _within(picture.size, MOVING)
     before, after = _on_white(picture, size), _on_white(result, size)
     between = [Image.blend(before, after, step / (FADES + 1)) for step in range(1, FADES + 1)]
@@ -211,17 +214,17 @@ def animation(picture: Picture, result: Picture, extension: str, record: Mapping
 
 
 def _in_few_colours(frame: Image.Image, changed: NDArray[np.bool_] | None = None) -> Image.Image:
-    """An RGB picture in CLEAR colours of its own; only the `changed` pixels (H, W) count, the others are clear.
+    """Quantises an RGB picture to a palette of CLEAR colours; with `changed` (H, W), all other pixels are transparent.
 
-    So the edit has as many colours as all else, and what it leaves alone stays as it is in the first frame. There is no
-    dithering: it would move with the fading, and it takes colours further from what they are.
+    The edit has as many colours as the first frame, and unchanged pixels stay as they are in that frame. There is no
+    dithering: it would move with the fading, and it takes colours further from their true values.
     """
     pixels = np.asarray(frame)
     colours = pixels.reshape(-1, 3) if changed is None else pixels[changed]
     if not len(colours):
         return _paletted(np.full(pixels.shape[:2], CLEAR, dtype=np.uint8), [0] * 768, clear=True)
     chosen = Image.fromarray(_weighted(colours)[None]).quantize(CLEAR, kmeans=2).getpalette() or []
-    palette = [*chosen, *chosen[:3] * 256][:768]  # the rest is the first once more
+    palette = [*chosen, *chosen[:3] * 256][:768]  # padded with the first colour
     found = np.array(
         frame.quantize(palette=_paletted(np.zeros((1, 1), dtype=np.uint8), palette), dither=Image.Dither.NONE)
     )
@@ -232,7 +235,10 @@ def _in_few_colours(frame: Image.Image, changed: NDArray[np.bool_] | None = None
 
 
 def _weighted(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours (n, 3), each again as often as the root of how often it is there: eyes are small, and few in a sky."""
+    """Returns the colours (n, 3), each repeated by the square root of its count, so that small details get colours.
+
+    Eyes are small next to a sky, which has few colours.
+    """
     red, green, blue = (colours >> (8 - BITS)).astype(np.intp).T
     place = (((red << BITS) + green) << BITS) + blue
     counts = np.bincount(place)

@@ -1,4 +1,4 @@
-"""How a file was made, by what the file itself says."""
+"""Reads diffedit's record of how a file was made, from the file itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from diffedit_cli.storage.artifacts import UNREADABLE, read_packed_record
 
 
 def is_ours(path: Path) -> bool:
-    """Whether diffedit wrote the file, by what the file itself says."""
+    """Returns whether the file holds a record of diffedit."""
     return paths.is_file(path) and read_record(path) is not None
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """How a mask, latents file or edited picture was made, or None."""
+    """Returns the record in a mask, latents file or edited picture, or None."""
     try:
         return read_packed_record(path)
     except UNREADABLE:

@@ -1,46 +1,46 @@
-"""What lies in a picture's file beside the pixels, as it is stored there, whatever the format."""
+"""Metadata of a picture's file as stored there, for all formats."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
 
-MOST = 2**26  # bytes that a file's compressed metadata may unpack to
-NOTES = 50  # on what is left out: a stranger's file may have any number of odd parts
+MOST = 2**26  # most bytes that all compressed metadata of a file may unpack to
+NOTES = 50  # most notes of what is left out: a file may hold any number of unknown parts
 PADDING = b"\0\xff\t\r\n "
 CALLED = {"exif": "EXIF block", "xmp": "XMP packet", "icc_profile": "colour profile"}
 
 
 @dataclass
 class RawMetadata:
-    """All parts are bytes without the marks that a format puts around them; what is not there is empty."""
+    """Metadata blocks without the framing of the file's format; a missing part is empty."""
 
     exif: bytes = b""
     xmp: bytes = b""
     icc_profile: bytes = b""
     dpi: tuple[float, float] | None = None
-    texts: list[tuple[bytes, bytes]] = field(default_factory=list)  # kinds and contents of a PNG's other chunks
-    colours: list[tuple[bytes, bytes]] = field(default_factory=list)  # those of its chunks that say what colours are
-    cicp: tuple[int, int] | None = None  # primaries and transfer characteristics, by ITU-T H.273
-    resources: bytearray = field(default_factory=bytearray)  # Photoshop's, one after the other
+    texts: list[tuple[bytes, bytes]] = field(default_factory=list)  # kind and content of a PNG's other chunks
+    colours: list[tuple[bytes, bytes]] = field(default_factory=list)  # a PNG's colour chunks
+    cicp: tuple[int, int] | None = None  # primaries and transfer characteristics of ITU-T H.273
+    resources: bytearray = field(default_factory=bytearray)  # Photoshop's, concatenated
     comments: list[bytes] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # what an edited picture does not have, in words
-    several: bool = False  # whether there are more pictures in the file
-    room: int = MOST  # bytes that may still be unpacked
+    left_out: list[str] = field(default_factory=list)  # descriptions of what an edited picture loses
+    several: bool = False  # whether the file holds more pictures
+    room: int = MOST  # remaining bytes to unpack
 
     def note(self, words: str) -> None:
-        """Something that an edited picture does not have."""
+        """Adds a description of something that an edited picture loses."""
         words = words if len(self.left_out) < NOTES else "more of the kind"
         if words not in self.left_out:
             self.left_out.append(words)
 
     def note_rest(self, rest: bytes) -> None:
-        """What lies behind the picture, unless it only fills the file up."""
+        """Notes the bytes after the picture, unless they are only padding."""
         if rest.strip(PADDING):
             self.note(f"{len(rest)} bytes behind the picture")
 
     def put(self, part: str, block: bytes) -> None:
-        """A part of which a file should have one: the first counts, and others that say something else are left out."""
+        """Stores a part that a file should hold once: the first counts, others that differ are noted as left out."""
         before: bytes = getattr(self, part)
         if not before:
             setattr(self, part, block)
@@ -48,7 +48,7 @@ class RawMetadata:
             self.note(f"another {CALLED[part]}")
 
     def unpacked(self, data: bytes) -> bytes:
-        """Inflated. Raises ValueError for what is damaged, or more than there is room for."""
+        """Returns zlib data unpacked. Raises ValueError if it is damaged, or larger than the remaining room."""
         if self.room <= 0:
             raise ValueError(f"all unpacks to more than {MOST >> 20} MB")
         stream = zlib.decompressobj()

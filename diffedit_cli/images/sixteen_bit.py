@@ -1,4 +1,4 @@
-"""Pictures of 16 bits a channel, which Pillow cannot hold: PNG and TIFF files <-> arrays, by imagecodecs."""
+"""Reads and writes PNG and TIFF files with 16 bits a channel, which Pillow cannot hold, with imagecodecs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffedit_cli.images import exif
 from diffedit_cli.images.exif import LONG, SHORT, Directory
 
 FORMATS = ("PNG", "TIFF")
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
 BITS, SAMPLE_FORMAT, PHOTOMETRIC, EXTRA_SAMPLES, PLANES = 258, 339, 262, 338, 284
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
-PREMULTIPLIED, SEPARATE = 1, 2  # alpha
+PREMULTIPLIED, SEPARATE = 1, 2  # kinds of alpha in EXTRA_SAMPLES
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether a file that Pillow opened, and did not load yet, has 16 bits a channel that `read` can read."""
+    """Returns whether an image that Pillow opened but did not load has 16 bits a channel and is supported by `read`."""
     if image.format == "PNG":
         return ";16" in str(image.tile[0].args)
     if image.format != "TIFF":
@@ -32,8 +32,8 @@ def is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def read(image: Image.Image, data: bytes, orientation: int) -> tuple[NDArray[Any], str]:
-    """The file's pixels (H, W, C), upright, alpha not premultiplied, and mode. Raises what imagecodecs raises."""
-    import imagecodecs  # a quarter of a second that only such pictures need pay
+    """Returns upright uint16 pixels (H, W, C), alpha not premultiplied, and mode. Raises what imagecodecs raises."""
+    import imagecodecs  # imported here: takes a quarter of a second, which only such pictures need
 
     decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
     pixels: NDArray[Any] = decode(data)
@@ -56,7 +56,7 @@ def _divided_by_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels (H, W, C) as they are to be seen, by EXIF's orientation."""
+    """Returns stored pixels (H, W, C) turned upright by EXIF's orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -67,16 +67,16 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def png(pixels: NDArray[Any]) -> bytes:
-    """The bytes of a PNG file."""
+    """Returns the bytes of a PNG file with uint16 pixels (H, W, C)."""
     import imagecodecs
 
     laid = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return bytes(imagecodecs.png_encode(laid, level=1, strategy=3, filter=16))  # five times quicker, no larger
+    return bytes(imagecodecs.png_encode(laid, level=1, strategy=3, filter=16))  # five times faster, not larger
 
 
 def tiff(pixels: NDArray[Any], mode: str, beside: Directory) -> bytes:
-    """The bytes of an uncompressed TIFF file, with the tags of `beside`."""
-    if mode == "LA":  # which Pillow cannot open
+    """Returns the bytes of an uncompressed TIFF file with uint16 pixels (H, W, C) and the tags of `beside`."""
+    if mode == "LA":  # Pillow cannot open LA of 16 bits
         pixels, mode = pixels[..., [0, 0, 0, 1]], "RGBA"
     height, width, channels = pixels.shape
     data = pixels.astype(f"{beside.order}u2").tobytes()

@@ -1,4 +1,4 @@
-"""TIFF files: how far what their directories name reaches."""
+"""Finds the end of the data that the directories of a TIFF file refer to."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from diffedit_cli.images import exif
 from diffedit_cli.images.raw_metadata import RawMetadata
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-WITHIN = 330  # a tag of directories
-PIXELS = {273: 279, 324: 325, 513: 514}  # where parts of them lie -> how long those are
+WITHIN = 330  # tag of sub-directories
+PIXELS = {273: 279, 324: 325, 513: 514}  # tag of the offsets of pixel data -> tag of their lengths
 READ = (WITHIN, *exif.INNER, *PIXELS, *PIXELS.values())
 NUMBERS = {exif.SHORT: "u2", exif.LONG: "u4", 13: "u4", exif.LONG8: "u8", exif.DIRECTORY8: "u8"}
 
 
 def read(data: bytes) -> RawMetadata:
-    """What lies behind all that the file's directories name."""
+    """Returns a note of the bytes after all data that the file's directories refer to."""
     stored = RawMetadata()
-    with contextlib.suppress(struct.error, OverflowError):  # it is cut
+    with contextlib.suppress(struct.error, OverflowError):  # the file is truncated
         stored.note_rest(data[_Layout(data).end :])
     return stored
 
@@ -32,7 +32,7 @@ class _Layout:
         self.order, big = "<" if data[:2] == b"II" else ">", b"+" in data[2:4]
         self.count, self.place = ("Q", "Q") if big else ("H", "I")
         self.entry = f"{self.order}HH{self.place}{struct.calcsize(self.place)}s"
-        # Entries, and bytes of numbers: more would be the same ones again and again.
+        # Most entries and most bytes of numbers: a file that exceeds them refers to the same bytes repeatedly.
         self.entries, self.left = len(data) // struct.calcsize(self.entry), 2 * len(data)
         ahead = [*struct.unpack_from(self.order + self.place, data, 8 if big else 4)]
         seen = {0}
@@ -42,7 +42,7 @@ class _Layout:
                 ahead += self._directory(at)
 
     def _directory(self, at: int) -> list[int]:
-        """Marks what a directory names, and returns where others are."""
+        """Extends `end` over the data that a directory refers to; returns the offsets of further directories."""
         (count,) = struct.unpack_from(self.order + self.count, self.data, at)
         at += struct.calcsize(self.order + self.count)
         step, numbers = struct.calcsize(self.entry), dict[int, NDArray[np.uint64]]()
@@ -65,13 +65,13 @@ class _Layout:
         return [following, *within]
 
     def _spend(self, entries: int, numbers: int) -> None:
-        """Raises struct.error where there are more than a file of this size has."""
+        """Subtracts from the remaining counts. Raises struct.error if a file of this size cannot hold as many."""
         self.entries, self.left = self.entries - entries, self.left - numbers
         if min(self.entries, self.left) < 0:
             raise struct.error
 
     def _mark(self, numbers: dict[int, NDArray[np.uint64]]) -> None:
-        """Parts of the pixels; where it is not said how long they are, they may be all that is left."""
+        """Extends `end` over the pixel data, to the end of the file if its lengths are missing."""
         for places, lengths in PIXELS.items():
             there = numbers.get(places, np.zeros(0, np.uint64))
             if not len(there):

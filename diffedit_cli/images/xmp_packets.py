@@ -1,4 +1,4 @@
-"""XMP packets: what no longer holds of an edited picture is cut out, all else stays byte for byte."""
+"""Edits XMP packets: cuts out what does not hold for an edited picture; all else stays byte for byte."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TIFF, EXIF, XMP = f"{ADOBE}tiff/1.0/", f"{ADOBE}exif/1.0/", f"{ADOBE}xap/1.0/"
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 MADE_WITH_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 SOURCE_TYPE = "DigitalSourceType"
-# Prefixes where they are not declared.
+# Namespaces of prefixes that a packet uses without declaring them.
 USUAL = {"tiff": TIFF, "exif": EXIF, "xmp": XMP, "xap": XMP, "rdf": RDF, EXTENSIONS: IPTC, "xmpGImg": f"{XMP}g/img/"}
 USUAL |= {"hdrgm": f"{ADOBE}hdr-gain-map/1.0/", "xmpNote": f"{ADOBE}xmp/note/", "GCamera": f"{GOOGLE}camera/"}
 USUAL |= {"Container": f"{GOOGLE}container/", "GContainer": f"{GOOGLE}container/", "Item": f"{GOOGLE}container/item/"}
-# Vocabularies that describe what else was in the file, or how the picture looked, and what that is called.
+# Namespaces that describe other contents of the file or how the picture looked, with their name in messages, if any.
 OUTDATED = {
     f"{ADOBE}hdr-gain-map/1.0/": "its gain map",
     "http://ns.apple.com/HDRGainMap/1.0/": "its gain map",
@@ -30,7 +30,7 @@ OUTDATED = {
 OUTDATED_NAMES = {
     (XMP, "Thumbnails"): "",
     (f"{ADOBE}xmp/note/", "HasExtendedXMP"): "the further XMP",
-    ("http://purl.org/dc/terms/", "provenance"): "",  # of content credentials
+    ("http://purl.org/dc/terms/", "provenance"): "",  # content credentials
 }
 OUTDATED_STARTS = {(f"{GOOGLE}camera/", "MotionPhoto"): "its video", (f"{GOOGLE}camera/", "MicroVideo"): "its video"}
 PLACES = {
@@ -44,7 +44,7 @@ PLACES_CALLED = "the places it marks, as it was turned"
 TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
 
-MOST = 2**17  # elements and attributes: more cost a stranger's reader seconds, and hundreds of MB
+MOST = 2**17  # most elements and attributes: a file with more costs seconds and hundreds of MB
 
 Name = tuple[str, str]  # namespace and local name
 Span = tuple[int, int]
@@ -52,16 +52,16 @@ Span = tuple[int, int]
 
 @dataclass
 class _Walk:
-    """What is to be cut out of a packet, and what put in its place, by where it stands."""
+    """A parser of a packet that collects the byte spans to cut out, with their replacements."""
 
     data: bytes
     outdated: Callable[[Name], str | None]
     values: dict[Name, bytes]
     changes: list[tuple[Span, bytes]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    open: list[tuple[Name, Span, list[str]]] = field(default_factory=list)  # name, tag, prefixes declared in it
-    spaces: dict[str, list[str]] = field(default_factory=dict)  # by prefix, the innermost last
-    about: bytes | None = None  # of the first description
+    open: list[tuple[Name, Span, list[str]]] = field(default_factory=list)  # name, span of tag, prefixes declared
+    spaces: dict[str, list[str]] = field(default_factory=dict)  # namespaces by prefix, the innermost last
+    about: bytes | None = None  # rdf:about of the first description
     named: int = 0
 
     def start(self, name: str, attributes: list[str]) -> None:
@@ -121,14 +121,14 @@ class _Walk:
         self.parser.StartDoctypeDeclHandler = _refuse
 
     def changed(self) -> bytes:
-        """Raises ValueError for what is no XML."""
+        """Parses the packet and returns it with all changes. Raises ValueError if it is not XML."""
         try:
             self.parser.Parse(self.data, True)
         except expat.ExpatError as error:
             raise ValueError(str(error)) from error
         parts, at = [], 0
         for (start, end), put_in in sorted(self.changes, key=lambda change: (change[0][0], -change[0][1])):
-            if start >= at:  # else it lies in what was cut
+            if start >= at:  # else it lies within a span already cut
                 parts += [self.data[at:start], put_in]
                 at = end
         return b"".join([*parts, self.data[at:]])
@@ -139,15 +139,16 @@ def _refuse(*_: object) -> None:
 
 
 def _bytes(packet: bytes) -> bytes:
-    """In UTF-8. Raises ValueError."""
+    """Returns the packet in UTF-8, without padding. Raises ValueError if it cannot be decoded."""
     packet = packet.rstrip(b"\0")
     return packet.decode("utf-16").encode() if packet[:2] in (b"\xff\xfe", b"\xfe\xff") else packet
 
 
 def clean(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, list[str]]:
-    """A packet as it holds of an edited picture of `size`, upright, and what was left out of it, in words.
+    """Returns the packet as it holds for an edited, upright picture of `size`, and descriptions of what was left out.
 
-    Raises ValueError for what is no XML.
+    `turned` is whether the pixels were turned upright, so that marked places no longer hold. Raises ValueError if the
+    packet is not XML.
     """
 
     def outdated(name: Name) -> str | None:
@@ -166,9 +167,9 @@ def clean(packet: bytes, size: tuple[int, int], turned: bool) -> tuple[bytes, li
 
 
 def mark_generated(packet: bytes) -> bytes:
-    """A packet that says that a model made part of the picture (IPTC's Digital Source Type); a new one for none.
+    """Returns the packet with IPTC's Digital Source Type, which states that a model made part of the picture.
 
-    Raises ValueError for what is no XML.
+    An empty packet yields a new one. Raises ValueError if the packet is not XML or has no place for the statement.
     """
     source_type = f'xmlns:{EXTENSIONS}="{IPTC}" {EXTENSIONS}:{SOURCE_TYPE}="{MADE_WITH_A_MODEL}"'
     said = f'<rdf:Description rdf:about="%s" {source_type}/>'

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import hashing, paths
+
+if TYPE_CHECKING:
+    from diffedit_cli.models.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class TextualInversion:
 
 Addition = Lora | TextualInversion
 LARGEST = 10**6  # bytes of a LoRA's settings; PEFT writes a few thousand
+
+
+def attach(model: ModelFolder, lora: Iterable[str], embedding: Iterable[str], memo: Path) -> ModelFolder:
+    """Returns the model with its LoRAs and textual inversions, named as `loras` and `embeddings` take them.
+
+    `memo` is the folder where digests of large files are remembered. Raises UsageError or ModelError.
+    """
+    return replace(model, loras=loras(lora, memo), embeddings=embeddings(embedding, memo))
 
 
 def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:

@@ -20,7 +20,7 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stage_cache import StageCache
 from diffedit_cli.pipeline.stats import EditStats
 
-Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
+Progress = Callable[[str, int, int], object]  # stage, steps done, steps in all
 
 
 @dataclass(frozen=True)

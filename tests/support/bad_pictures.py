@@ -1,7 +1,7 @@
-"""Pictures that a stranger might send, made by script, and what the program makes of each.
+"""Generates damaged and hostile pictures, and tests how the program handles each.
 
-Run as a program with a folder, or with a seed and a number of mutations, it reads and writes each in one process of
-bounded memory, and says in a line of JSON what became of it.
+Run as a program with a folder, and with a range of seeds for mutations, it reads and writes each picture in one
+process of bounded memory, and prints a line of JSON on the outcome.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WEBP_CANVAS = (GIANT - 1).to_bytes(3, "little")
 
 @functools.cache
 def good() -> dict[str, bytes]:
-    """A small whole file of each format and kind, with all the metadata that it can hold."""
+    """Returns a small valid file of each format and kind, with all the metadata that it can hold, by name."""
     kinds = [("PNG", "RGBA", 8), ("PNG", "RGB", 16), ("PNG", "L", 8), ("JPEG", "RGB", 8), ("JPEG", "CMYK", 8)]
     kinds += [("WEBP", "RGBA", 8), ("TIFF", "RGB", 8), ("TIFF", "RGBA", 16), ("TIFF", "CMYK", 8), ("AVIF", "RGB", 8)]
     files = {}
@@ -54,7 +54,7 @@ def good() -> dict[str, bytes]:
 
 
 def corpus() -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of everything bad, whole files of unusual kinds among them."""
+    """Yields name and bytes of every bad file, and of valid files of unusual kinds."""
     whole = good()
     names = list(whole)
     for number, (name, data) in enumerate(whole.items()):
@@ -92,7 +92,7 @@ def sizes() -> Iterator[tuple[str, bytes]]:
 
 
 def giants(whole: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Headers that promise 60,000 x 60,000 pixels, over the data of a small picture; and other absurd sizes."""
+    """Yields files whose header states 60,000 x 60,000 pixels or another absurd size, with a small picture's data."""
     size = struct.pack(">II", GIANT, GIANT)
     png = whole["RGBA-8.png"]
     for name, header in {
@@ -139,7 +139,7 @@ def tiff(
     place: int = 8,
     following: int = 0,
 ) -> bytes:
-    """A grey one of a single strip, whose page lies at `place`."""
+    """Returns a grey TIFF of a single strip, or a further page of one at offset `place`."""
     tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1, 278: height, 279: len(data)}
     tags[273] = place + 2 + 12 * (len(tags) + 1) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -147,7 +147,7 @@ def tiff(
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:
-    """Little that unpacks to much: pixels beyond the limit, and text, profile and strips within a small picture."""
+    """Yields decompression bombs: pixels beyond the limit, and text, profile and strips within a small picture."""
     zeros = zlib.compress(bytes(2 * 10**8), 9)
     header = picture_files.chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0))
     end = picture_files.chunk(b"IDAT", zeros) + picture_files.chunk(b"IEND", b"")
@@ -164,7 +164,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def several() -> Iterator[tuple[str, bytes]]:
-    """Files of several pictures, some that never end or that go in circles."""
+    """Yields files of several pictures, some with endless or circular references."""
     frames = [picture().rotate(angle) for angle in (0, 90, 180)]
     for kind in ("GIF", "PNG", "WEBP", "TIFF", "AVIF"):
         yield f"several{suffix(kind)}", saved(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -225,7 +225,7 @@ def broken_metadata(whole: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def mutated(seed: int) -> tuple[str, bytes]:
-    """The whole file of a format after a few changes; the same for the same seed."""
+    """Returns name and bytes of a valid file after a few random changes; equal for equal seeds."""
     chance = random.Random(seed)
     whole = good()
     name = list(whole)[seed % len(whole)]
@@ -276,7 +276,7 @@ def suffix(kind: str) -> str:
 
 
 def used(path: Path) -> str:
-    """Reads a picture, edits its upper left quarter and writes it, as an edit would, and reads the result."""
+    """Reads a picture, composes an edit into its upper left quarter, writes it, and reads the result again."""
     picture = codecs.load(path)
     codecs.read_record(path)
     picture.metadata.stripped()
@@ -309,7 +309,7 @@ def tried(path: Path) -> dict[str, object]:
 
 
 def main(folder: Path, *seeds: str) -> None:
-    """Tries what is in the folder, or the mutations from the first seed to before the second."""
+    """Tries the files in the folder, or the mutations from the first seed to before the second."""
     good()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in sorted(folder.iterdir()) if not seeds else _mutations(folder, range(*map(int, seeds))):

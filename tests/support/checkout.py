@@ -1,4 +1,4 @@
-"""Where things are in the project that is tested."""
+"""Paths in the project under test."""
 
 from pathlib import Path
 

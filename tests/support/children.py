@@ -1,6 +1,6 @@
-"""Many commands as programs of their own, each a fork of one process that has all imported: a start costs seconds.
+"""Runs many commands as separate processes, each a fork of one with all imports done, since a start costs seconds.
 
-As a script it reads the cases from standard input and writes what came of them, both as JSON.
+As a script it reads the cases from standard input and writes their outcomes, both as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 60.0  # seconds for a command
 
 @dataclass(frozen=True)
 class Case:
-    """A command line and the state of the world that it finds."""
+    """A command line and the state of its process: streams, environment and user."""
 
     words: Sequence[str]
     streams: dict[int, str] = field(default_factory=dict)  # of 0, 1 and 2 those that are closed, full, or a broken pipe
@@ -36,21 +36,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Exit code (None: it did not end), and what was written where it could be."""
+    """Exit code (None: the command did not end), standard output and error, as far as they could be written."""
 
     code: int | None
     out: str
     err: str
 
     def check(self) -> None:
-        """Whatever happens: a code of the contract but for a bug's, no trace, and a sentence where something failed."""
+        """Asserts a documented exit code other than that of a bug, and no traceback."""
         assert self.code in {0, 2, 3, 4, 5, 6, 7, 8, 9}, (self.code, self.err)
         for sign in ("Traceback", "should not", "Exception ignored", "Error in"):
             assert sign not in self.err, self.err
 
 
 def outcomes(cases: Sequence[Case], folder: Path, **environment: str) -> list[Outcome]:
-    """What comes of each command in a folder, in one process of this environment."""
+    """Returns the outcome of each command in a folder, as forks of one process with this environment."""
     asked = json.dumps([vars(case) for case in cases])
     ended = subprocess.run(
         [sys.executable, __file__], input=asked, capture_output=True, text=True, cwd=folder, encoding="utf-8",
@@ -78,7 +78,7 @@ def _come_of(case: Case) -> dict[str, Any]:
 
 
 def _become(case: Case, out: int, err: int) -> None:
-    """This process is the command's from here on."""
+    """Turns this process into that of the command; does not return."""
     nothing, full = os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_RDWR)
     unread, broken = os.pipe()
     os.close(unread)
@@ -127,7 +127,7 @@ def _end(words: Sequence[str]) -> None:
 
 
 def _import_for(words: Sequence[str]) -> None:
-    """All that a command imports, by doing it here."""
+    """Imports everything that a command imports, by running it here."""
     from diffedit_cli.cli import commands
 
     sys.argv = ["diffedit", *words]

@@ -31,14 +31,14 @@ FLAGS = (
 
 
 def programs() -> tuple[str, str] | None:
-    """Where browser and driver are."""
+    """Returns the paths of browser and driver, or None if either is missing."""
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None
 
 
 def needed() -> tuple[str, str]:
-    """Where browser and driver are; without them the test fails where BROWSER_TESTS=required, else is left out."""
+    """Returns the paths of browser and driver; without them fails the test if BROWSER_TESTS=required, else skips it."""
     found = programs()
     if found is None:
         if os.environ.get("BROWSER_TESTS") == "required":
@@ -49,7 +49,7 @@ def needed() -> tuple[str, str]:
 
 @contextmanager
 def started(profile: Path, size: tuple[int, int] = (1280, 800)) -> Iterator[Any]:
-    """A browser with an empty profile that logs every request and what scripts complain of."""
+    """Context of a browser with an empty profile that logs every request and the errors of scripts."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -69,18 +69,18 @@ def started(profile: Path, size: tuple[int, int] = (1280, 800)) -> Iterator[Any]
 
 
 def screen(window: Any, width: int, height: int, *, phone: bool = False) -> None:
-    """Gives the page a screen of this size, on a phone with touch in place of a mouse."""
+    """Emulates a screen of this size; for a phone with touch in place of a mouse."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
     window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     window.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
 
 
 def requests(window: Any) -> list[str]:
-    """The addresses that pages have asked for since the last time."""
+    """Returns the URLs that pages have requested since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in window.get_log("performance")]
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
 
 def complaints(window: Any) -> list[str]:
-    """What scripts and the content security policy complained of since the last time."""
+    """Returns the errors of scripts and violations of the content security policy since the last call."""
     return [entry["message"] for entry in window.get_log("browser")]

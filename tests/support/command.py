@@ -1,4 +1,4 @@
-"""Running the program: in this process, where torch is already imported, or as the installed command."""
+"""Runs the program in this process, where torch is already imported, or as the installed command."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HINTS = ("The mask covers", "The edit of", "Much of what was in", "The result of
 
 
 def problems(warnings: Iterable[str]) -> list[str]:
-    """Warnings but for hints: what an untrained model masks is of any size, and what it paints fits nowhere."""
+    """Returns the warnings without hints, which an untrained model causes: its masks and results are random."""
     return [warning for warning in warnings if not warning.startswith(HINTS)]
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left behind."""
+    """The result of a command: exit code, standard output and standard error."""
 
     code: int
     out: bytes
@@ -48,17 +48,17 @@ class Ran:
 
     @property
     def warnings(self) -> list[str]:
-        """Of the single object on standard output, but for hints."""
+        """The warnings in the single JSON object on standard output, without hints."""
         return problems(self.json["warnings"])
 
     @property
     def json(self) -> dict[str, Any]:
-        """The single object on standard output."""
+        """The single JSON object on standard output."""
         return json.loads(self.out)
 
 
 def declared(app: typer.Typer = commands.app, words: str = "") -> Iterator[tuple[str, str, Any, list[Any]]]:
-    """Every parameter of every command: the command's words, its name, its type, and what else is declared of it."""
+    """Yields every parameter of every command: the command's words, the name, the type, the rest of the annotation."""
     for group in app.registered_groups:
         assert group.typer_instance
         yield from declared(group.typer_instance, f"{words}{group.name} ")
@@ -70,7 +70,7 @@ def declared(app: typer.Typer = commands.app, words: str = "") -> Iterator[tuple
 
 
 def diffedit(*words: object, given: bytes = b"") -> Ran:
-    """One command line in this process, with `given` on standard input."""
+    """Runs one command line in this process, with `given` on standard input."""
     streams = [
         io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors=errors, write_through=True)
         for data, errors in ((given, "strict"), (b"", "strict"), (b"", "backslashreplace"))  # as Python opens them
@@ -84,12 +84,12 @@ def diffedit(*words: object, given: bytes = b"") -> Ran:
 
 
 def installed(*words: object, given: bytes = b"", folder: Path | None = None) -> Ran:
-    """One command line of the installed program, as users run it."""
+    """Runs one command line of the installed program, as users do."""
     return finished(started(*words, folder=folder), given)
 
 
 def started(*words: object, folder: Path | None = None) -> subprocess.Popen[bytes]:
-    """The installed program, running. Its streams have no buffer, in which lines would be lost to `finished`."""
+    """Starts the installed program. Its streams are unbuffered: lines in a buffer would be lost to `finished`."""
     pipe, line = subprocess.PIPE, [INSTALLED, *map(str, words)]
     return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, bufsize=0)
 

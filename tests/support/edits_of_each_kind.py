@@ -1,4 +1,4 @@
-"""Prompts of each kind of edit, and edits by the command, of which what they leave alone is checked."""
+"""Prompts of each kind of edit, and edits by the command that check that pixels outside of the mask are unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def done(*words: object) -> Ran:
 
 
 def pixels(path: Path | str) -> NDArray[Any]:
-    """In all of their bits, (H, W, C)."""
+    """Reads the pixels (H, W, C) of a picture in full bit depth."""
     found = codecs.load(Path(path)).pixels
     return found.reshape(*found.shape[:2], -1)
 
@@ -47,7 +47,7 @@ def white(path: Path | str) -> NDArray[np.bool_]:
 
 
 def check(source: Path | str, mask: Path | str, *results: Path | str) -> NDArray[np.bool_]:
-    """That some results differ from their picture in their mask alone, and do so; gives the mask."""
+    """Asserts that results differ from their picture, and only in the mask; returns the mask."""
     M, before = white(mask), pixels(source)
     for result in results:
         after = pixels(result)
@@ -58,7 +58,7 @@ def check(source: Path | str, mask: Path | str, *results: Path | str) -> NDArray
 
 
 def run(name: str, *words: object, count: int = 1) -> dict[str, Any]:
-    """Edits a picture in the working folder, checks the results with the mask beside them, and says what was told."""
+    """Edits a picture in the working folder, checks the results with their mask, and returns the JSON output."""
     found = done("run", name, *words, "--out", "out", "--force", "--json").json
     stem, end = name.split(".")
     others = [Path("out") / f"{stem}-{number}.{end}" for number in range(2, count + 1)]

@@ -1,4 +1,4 @@
-"""Faults put into commands: signals, calls of the system that fail, full disks; and what must hold afterwards."""
+"""Injects faults into commands (signals, failing system calls, full disks) and checks what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ State = dict[str, Any]  # what lies in a home, by path
 
 @dataclass
 class Home:
-    """A folder of pictures, a cache and settings, for one command that is done again and again."""
+    """A folder of pictures, a cache and settings, for one command that is run repeatedly."""
 
     name: str
     root: Path
@@ -63,7 +63,7 @@ class Home:
 
     @classmethod
     def of(cls, name: str, folder: Path, model: Path, patch: pytest.MonkeyPatch) -> Home:
-        """Makes it, and looks what the command does when nothing goes wrong. The environment is for it from now on."""
+        """Creates the folder, sets the environment for it, and records the result of the command without a fault."""
         root, template = folder / "home", folder / "template"
         (root / WORK / "album").mkdir(parents=True)
         for place, width in (("cat.png", 48), ("album/one.png", 40), ("album/two.png", 32)):
@@ -106,14 +106,14 @@ class Home:
         return diffedit(*self.words)
 
     def again(self) -> None:
-        """As it was before the command."""
+        """Restores the state before the command."""
         for place in self.root.iterdir():
             for inner in place.iterdir():
                 shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
         shutil.copytree(self.template, self.root, dirs_exist_ok=True)
 
     def check(self, code: int, err: str, allowed: set[int]) -> None:
-        """After a fault: one of these codes, a sentence, and whatever lies there is whole."""
+        """Asserts after a fault: one of these exit codes, no traceback, and no incomplete file."""
         assert code in allowed, (code, err)
         for sign in ("Traceback", "should not", "Exception ignored"):
             assert sign not in err, err
@@ -137,7 +137,7 @@ class Home:
             assert "warning:" in err
 
     def check_next(self) -> None:
-        """The next command does all that is missing, and leaves nothing else; what is done is not kept once more."""
+        """Asserts that the next command completes the work and leaves no other files, nor duplicates of results."""
         ran = self.command()
         assert ran.code == 0, ran.err
         now, cache = state(self.root), f"{CACHE}/"
@@ -148,7 +148,7 @@ class Home:
 
 
 def state(root: Path) -> State:
-    """Of every file what is the same after each command: its bytes, or what it lists. Locks are never removed."""
+    """Returns, by path, what must be equal after each run: a file's bytes, or its entries. Locks are never removed."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -170,7 +170,10 @@ def content(path: Path) -> Any:
 
 
 def same(path: str, one: Any, other: Any) -> bool:
-    """A kept map may be found alone, when the other is there already: that is the same but for its last bits."""
+    """Returns whether two contents are equal; attention maps up to rounding.
+
+    An attention map computed alone, when the other map is already in the cache, differs in its last bits.
+    """
     if path.startswith(f"{CACHE}/attention/"):
         return np.allclose(load(one)["attention"], load(other)["attention"], rtol=0, atol=1e-4)
     return bool(one == other)
@@ -184,7 +187,7 @@ def is_hidden(path: str) -> bool:
 
 
 class Raw(io.FileIO):
-    """A file whose every write may fail."""
+    """A file each of whose writes may fail."""
 
     reached: Callable[[], None]
 
@@ -195,7 +198,7 @@ class Raw(io.FileIO):
 
 @contextmanager
 def calls(act: Callable[[int], None]) -> Iterator[list[str]]:
-    """Before each call of the system that writes `act` is told its number; what they were is in the list."""
+    """Context that calls `act` with a running number before each system call that writes; yields the list of calls."""
     names: list[str] = []
 
     def reached(name: str) -> None:
@@ -239,7 +242,7 @@ def calls(act: Callable[[int], None]) -> Iterator[list[str]]:
 
 @contextmanager
 def failing(number: int, error: int) -> Iterator[list[str]]:
-    """The call of this number fails; with EROFS and ENOSPC all later ones, too, as on a disk that stays so."""
+    """Context in which the call of this number fails; all later ones, too, except for EIO, as on a full disk."""
 
     def act(now: int) -> None:
         if now == number or (now > number and error != errno.EIO):
@@ -254,7 +257,7 @@ def failing(number: int, error: int) -> Iterator[list[str]]:
 
 @dataclass
 class Child:
-    """A command in a process of its own, which has imported all before: it is about to begin."""
+    """A command about to begin in its own process, with all imports done."""
 
     process: Any
     err: Path
@@ -300,6 +303,6 @@ def _child(words: tuple[str, ...], err: str, folder: str, environment: dict[str,
 
 
 def started(words: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """The command as users start it: python, imports and all."""
+    """Starts the command as users do, imports included."""
     line = [sys.executable, "-m", "diffedit_cli", *words]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""What a LoRA adds to the weights of networks, and what it should."""
+"""Compares what a LoRA adds to the weights of networks with what it should add."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diffedit_cli.engine.networks import lora
 
 Parts = dict[str, Any]
 Products = dict[tuple[str, str], Tensor]
-"""What is added, by part and layer."""
+"""Added weights by part and layer."""
 
 
 def added(parts: Parts, file: Path, scale: float = 1.0) -> Products:
-    """What a LoRA adds to each weight of the networks, which stay as they are."""
+    """Returns what a LoRA adds to each weight of the networks, and restores them."""
     before = {
         part: {name: one.clone() for name, one in network.state_dict().items()} for part, network in parts.items()
     }

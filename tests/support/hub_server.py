@@ -1,4 +1,4 @@
-"""A hub on this machine: the few addresses that huggingface_hub asks, answered from folders."""
+"""A local hub that answers the few requests of huggingface_hub from folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Repositories by id -> folder; what was asked; and how to misbehave."""
+    """Folders of repositories by id, the requests received, and settings of faults."""
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.repositories = repositories
@@ -30,7 +30,7 @@ class Hub:
         self.url = ""
 
     def got(self, name: str) -> list[str]:
-        """The downloads of a file: their ranges."""
+        """Returns the requested ranges of all downloads of a file."""
         return [
             line.split(" ", 2)[2] for line in self.asked if line.startswith("GET") and line.split()[1].endswith(name)
         ]
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def log_message(self, *_: object) -> None:
-        """Not on the tests' output."""
+        """Logs nothing."""
 
     def answer(self, body: bool) -> None:
         hub, path = self.served, self.path.partition("?")[0]

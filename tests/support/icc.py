@@ -1,4 +1,4 @@
-"""Small legal ICC profiles (version 2): wide-gamut RGB, grey, and CMYK with a table each way."""
+"""Small valid ICC profiles (version 2): wide-gamut RGB, grey, and CMYK with a table in each direction."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def gamma(power: float) -> bytes:
 
 
 def table(inputs: int, outputs: int, points: int, values: np.ndarray) -> bytes:
-    """An 8-bit table, the first channel slowest; `values` are fractions of 255."""
+    """Returns an 8-bit lookup table, the first channel slowest; `values` are in [0, 1]."""
     straight = bytes(range(256))
     head = struct.pack(">4s4xBBBx", b"mft1", inputs, outputs, points) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     return head + straight * inputs + (values * 255).round().astype(np.uint8).tobytes() + straight * outputs
 
 
 def cmyk() -> bytes:
-    """Ideal inks, half of the common grey printed as black."""
+    """Returns a profile of ideal inks, with half of the common grey printed as black."""
     steps, ramp = np.linspace(0, 1, 7), np.linspace(0, 1, 17)
     inks = np.array(list(itertools.product(steps, repeat=4)))
     lab = rgb2lab((1 - inks[:, :3]) * (1 - inks[:, 3:]))

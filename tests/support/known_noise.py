@@ -1,4 +1,4 @@
-"""A network whose noise is known, so that every expected value is a formula."""
+"""A network whose predicted noise is a known formula, so that every expected value can be computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(seed: int, n: int = 1) -> Tensor:
 
 
 def cosine_levels(steps: int) -> list[Level]:
-    """From clean to nearly pure noise; timesteps 0, 10, 20, ..."""
+    """Returns levels from clean to nearly pure noise, with timesteps 0, 10, 20, ..."""
     angles = torch.linspace(0, 1.5, steps + 1, dtype=torch.float64)
     return [Level(10 * i, float(angle.cos()), float(angle.sin())) for i, angle in enumerate(angles)]
 
@@ -31,7 +31,7 @@ HALF = (torch.arange(SHAPE[3]) < 3).expand(SHAPE[2:]).double()
 
 
 class Known:
-    """A predictor with eps(x_t, timestep, text) given. `text` arrives as (B, 1, 1, 1); each call is noted."""
+    """A predictor of the noise eps(x_t, timestep, text), `text` of shape (B, 1, 1, 1); records every call."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Known:
 
 
 def constant() -> Known:
-    """Each text has its own noise, whatever the picture: inversion is exact."""
+    """Returns a predictor whose noise depends on text and timestep, not on the latents: inversion is exact."""
     pattern = draw(7)
     return Known(lambda _, timestep, text: text * pattern + timestep / 100)
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of Stable Diffusion's authors, written from diffusers folders: names backwards."""
+"""Writes checkpoints in the layout of Stable Diffusion's authors from diffusers folders, by reverse renaming."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OPEN_CLIP = {
 
 
 def write_checkpoint(folder: Path, file: Path, kind: str, **marks: Tensor) -> Path:
-    """The model in `folder` as one file, built like `sd15`, `sd21` or `sdxl`."""
+    """Writes the model in `folder` as one file in the layout of `sd15`, `sd21` or `sdxl`, with `marks` added."""
     tensors = prefixed("model.diffusion_model.", unet(folder / "unet"))
     tensors |= prefixed("first_stage_model.", vae(folder / "vae"))
     first = text_encoder(folder / "text_encoder")
@@ -128,7 +128,7 @@ def vae(folder: Path) -> Tensors:
 
 
 def text_encoder(folder: Path) -> Tensors:
-    """With the names that transformers gave them for years."""
+    """Returns a text encoder's tensors, with the names of older versions of transformers."""
     tensors, _ = read(folder)
     return {
         name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}": tensor

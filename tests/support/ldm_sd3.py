@@ -1,4 +1,4 @@
-"""Checkpoints of Stable Diffusion 3 in its authors' layout, written from diffusers folders: names backwards."""
+"""Writes checkpoints of Stable Diffusion 3 in its authors' layout from diffusers folders, by reverse renaming."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QKV = {
 
 
 def write_checkpoint(folder: Path, file: Path) -> Path:
-    """The model in `folder` as one file. The first text encoder's projection is left out: it is taken to be none."""
+    """Writes the model in `folder` as one file, without the first text encoder's projection, taken as identity."""
     first = text_encoder(folder / "text_encoder")
     first.pop("text_projection.weight")
     tensors = prefixed("model.diffusion_model.", transformer(folder / "transformer"))
@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, file: Path) -> Path:
 
 
 def set_no_projection(folder: Path) -> None:
-    """Makes the text encoder in a folder one whose projection changes nothing."""
+    """Sets the projection of the text encoder in a folder to the identity."""
     (file,) = folder.glob("*.safetensors")
     tensors = read(folder)[0]
     tensors["text_projection.weight"] = torch.eye(len(tensors["text_projection.weight"]))

@@ -1,4 +1,4 @@
-"""Picture files with all that people keep beside the pixels, and what a file holds of it, by struct and Pillow."""
+"""Writes picture files with every kind of metadata, and reads it back, by struct and Pillow alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXTENSION = b"http://ns.adobe.com/xmp/extension/\0" + b"7C10" * 8 + struct.pack(
 
 
 def xmp(attributes: str = "", elements: str = "", *, used: tuple[str, ...] = ()) -> bytes:
-    """A packet with a title, these attributes and elements, and the namespaces that it uses."""
+    """Returns a packet with a title, these attributes and elements, and declarations of the namespaces used."""
     spaces = "".join(f' xmlns:{name}="{SPACES[name]}"' for name in ("dc", *used))
     inside = f'<rdf:Description rdf:about=""{spaces} dc:title="a title of XMP"{attributes}>{elements}</rdf:Description>'
     body = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">{inside}</rdf:RDF></x:xmpmeta>'
@@ -51,7 +51,7 @@ def xmp(attributes: str = "", elements: str = "", *, used: tuple[str, ...] = ())
 
 
 def resource(number: int, content: bytes) -> bytes:
-    """A block of Photoshop's."""
+    """Returns a Photoshop resource block."""
     return b"8BIM" + struct.pack(">HHI", number, 0, len(content)) + content + b"\0" * (len(content) % 2)
 
 
@@ -61,7 +61,7 @@ RESOURCES = resource(0x0404, IPTC) + resource(0x040C, b"thumbnail of before") + 
 
 
 def picture() -> Image.Image:
-    """Of many colours."""
+    """Returns a picture of many colours."""
     ramp = Image.linear_gradient("L").resize((40, 24))
     across = ramp.transpose(Image.Transpose.ROTATE_90).resize((40, 24))
     return Image.merge("RGB", (ramp, across, ramp.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))
@@ -92,7 +92,7 @@ def tags() -> Image.Exif:
 
 
 def full(kind: str) -> bytes:
-    """A file of this format with everything that people's programs put into it."""
+    """Returns a file of this format with all the metadata that programs usually write."""
     options: dict[str, Any] = {"icc_profile": icc.WIDE, "exif": tags()}
     if kind in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options["xmp"] = xmp()
@@ -117,7 +117,7 @@ def full(kind: str) -> bytes:
 
 
 def held(data: bytes) -> dict[str, Any]:
-    """What a file says beside its pixels, by kind of metadata."""
+    """Returns whether a file holds each kind of metadata."""
     with Image.open(io.BytesIO(data)) as image:
         info, directory, kind = dict(image.info), image.getexif(), image.format
         image.load()
@@ -167,7 +167,7 @@ def chunks(png: bytes) -> dict[bytes, bytes]:
 
 
 def packet(data: bytes) -> bytes:
-    """A file's XMP."""
+    """Returns a file's XMP packet."""
     with Image.open(io.BytesIO(data)) as image:
         found = image.info.get("xmp") or image.getexif().get(700) or b""
     return found.encode() if isinstance(found, str) else bytes(found)
@@ -178,7 +178,7 @@ def packed_icc(profile: bytes) -> tuple[bytes, bytes]:
 
 
 def bmp(transparent: bool, profile: bytes = b"") -> bytes:
-    """Of 32 bits, with the header that newer programs write."""
+    """Returns a BMP of 32 bits a pixel, with the header of newer programs (BITMAPV5HEADER)."""
     image = picture().convert("RGBA")
     if transparent:
         image.putalpha(image.getchannel("R"))
@@ -195,7 +195,7 @@ def loaded(folder: Path, data: bytes, suffix: str) -> Picture:
 
 
 def written(folder: Path, data: bytes, suffix: str, to: str = "", record: Any = RECORD) -> tuple[bytes, str]:
-    """The file that an edit which changes nothing writes of it, and what is said of that."""
+    """Returns the file that an edit without changes would write, and the warnings in one string."""
     picture = loaded(folder, data, suffix)
     chosen = codecs.output_format(Path(f"x{to or codecs.default_extension(picture)}"), picture)
     result = codecs.encode(picture, chosen, record)

@@ -1,4 +1,4 @@
-"""Picture files whose metadata is made by chance: blocks of every kind, whole and spoilt; the same for a seed."""
+"""Generates picture files with random metadata: blocks of every kind, valid and damaged, equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEYS = (
 
 
 def exif(chance: random.Random) -> bytes:
-    """A block of directories of chance, some of whose values lie nowhere."""
+    """Returns a random EXIF directory, some of whose values lie outside of the block."""
     order = chance.choice("<>")
     count = chance.randrange(9)
     entries = b"".join(
@@ -74,7 +74,7 @@ def resources(chance: random.Random) -> bytes:
 
 
 def spoilt(chance: random.Random, data: bytes) -> bytes:
-    """The same, cut or with a few other bytes, half of the time."""
+    """Returns the data, half of the time truncated or with a few changed bytes."""
     if chance.random() < 0.5 or not data:
         return data
     changed = bytearray(data[: chance.randrange(len(data)) + 1] if chance.random() < 0.3 else data)
@@ -84,7 +84,7 @@ def spoilt(chance: random.Random, data: bytes) -> bytes:
 
 
 def body(chance: random.Random, kind: bytes) -> bytes:
-    """Of a chunk of a PNG."""
+    """Returns the content of a PNG chunk."""
     key, text = chance.choice(KEYS), chance.choice((xmp, exif, resources))(chance)
     whole = {
         b"tEXt": key + b"\0" + chance.choice((text, b"\nexif\n  9\n" + text.hex().encode())),
@@ -101,7 +101,7 @@ def body(chance: random.Random, kind: bytes) -> bytes:
 
 
 def picture(seed: int) -> tuple[str, bytes]:
-    """Format and file."""
+    """Returns format and bytes of a picture file."""
     chance = random.Random(seed)
     kind = chance.choice(KINDS)
     image = given.picture()

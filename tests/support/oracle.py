@@ -1,4 +1,4 @@
-"""diffusers' deprecated DiffEdit pipeline, as tests ask it."""
+"""diffusers' deprecated DiffEdit pipeline, adapted for comparison in tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Oracle(StableDiffusionDiffEditPipeline):
-    """The pipeline on given latents: it would sample the posterior, and takes four channels only."""
+    """The pipeline with x_0 preset: by itself it samples the posterior, and takes four channels only."""
 
     x_0: Tensor
 
@@ -21,7 +21,7 @@ class Oracle(StableDiffusionDiffEditPipeline):
 
 
 def load_oracle(folder: Path) -> Oracle:
-    """The pipeline of a model folder, in float32, with DDIM both ways."""
+    """Loads the pipeline of a model folder in float32, with DDIM in both directions."""
     pipe = Oracle.from_pretrained(folder, inverse_scheduler=None, local_files_only=True).to(torch.float32)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.inverse_scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config)

@@ -1,4 +1,4 @@
-"""Folders as `run` leaves them, made without a model."""
+"""Creates output folders like those of `run`, without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = {"from": "cat", "to": "dog"}
 
 
 def line(name: str, out: str = "out", **other: Any) -> dict[str, Any]:
-    """A line of results.jsonl about a picture that was done, but for what `other` says."""
+    """Returns a line of results.jsonl on a finished picture, with the fields in `other` replaced."""
     fields = json.loads(Result(status="done", input=name).json())
     stem = Path(name).stem
     made = {
@@ -33,13 +33,13 @@ def line(name: str, out: str = "out", **other: Any) -> dict[str, Any]:
 
 
 def failed(name: str, message: str = "Nothing to edit.", status: str = "failed", **other: Any) -> dict[str, Any]:
-    """A line about a picture that was not done."""
+    """Returns a line of results.jsonl on a picture that failed."""
     error = {"code": 9 if status == "withheld" else 5, "message": message}
     return json.loads(Result(status="done", input=name).json()) | WORDS | {"status": status, "error": error} | other
 
 
 def write(folder: Path, *lines: dict[str, Any], out: str = "out") -> Path:
-    """Writes these lines into `folder`/`out`, and the files that they name below `folder`; returns that of the page."""
+    """Writes these lines into `folder`/`out` and the files that they name below `folder`; returns `folder`/`out`."""
     (folder / out).mkdir(parents=True, exist_ok=True)
     for about in lines:
         paint(folder / about["input"], "tan")
@@ -64,6 +64,6 @@ def mask(path: Path, size: tuple[int, int] = (120, 80)) -> None:
 
 
 def entries(page: Path) -> list[dict[str, Any]]:
-    """What the page embeds."""
+    """Returns the entries embedded in the page."""
     text = page.read_text(encoding="utf-8")
     return json.loads(text.split('id="entries">')[1].split("</script>")[0])

@@ -1,4 +1,4 @@
-"""Picture files written and read without the program's own code: tifffile and imagecodecs, Pillow for containers."""
+"""Reads and writes picture files without the program's code: by tifffile and imagecodecs, containers by Pillow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UPRIGHT = {
 
 
 def exif(orientation: int) -> Image.Exif:
-    """As a camera writes it: a maker, an exposure, a place, and how the camera was held."""
+    """Returns EXIF like a camera's: maker, exposure time, GPS position and orientation."""
     found = Image.Exif()
     found[ExifTags.Base.Make] = "Maker"
     found[ORIENTATION] = orientation
@@ -43,7 +43,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def stored(mode: str, bits: int) -> NDArray[Any]:
-    """Noise, so that no two neighbours are alike, on a smooth ground, (H, W, C)."""
+    """Returns pixels (H, W, C): smooth gradients with noise, so that no two neighbours are equal."""
     rows, columns = np.mgrid[:20, :28] / 28
     smooth = np.stack([0.2 + 0.5 * rows, 0.7 - 0.4 * columns, 0.3 + 0.3 * rows * columns, rows], axis=-1)
     noisy = smooth + np.random.default_rng(3).uniform(0, 0.1, smooth.shape)
@@ -52,7 +52,7 @@ def stored(mode: str, bits: int) -> NDArray[Any]:
 
 
 def written(pixels: NDArray[Any], kind: str, mode: str, orientation: int, profile: bytes | None) -> bytes:
-    """A file with all metadata that its format can hold."""
+    """Returns a file with all the metadata that its format can hold."""
     xmp = XMP.format(orientation).encode()
     if pixels.dtype == np.uint16:
         if kind == "PNG":
@@ -108,7 +108,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def read_pixels(data: bytes, kind: str) -> NDArray[Any]:
-    """(H, W, C), as they lie in the file."""
+    """Returns the pixels (H, W, C) as stored in the file."""
     if kind == "TIFF":
         pixels = tifffile.imread(io.BytesIO(data))
     elif kind in ("HEIF", "JPEG"):  # which imagecodecs does not read everywhere, or CMYK only as it lies there
@@ -119,7 +119,7 @@ def read_pixels(data: bytes, kind: str) -> NDArray[Any]:
 
 
 def read_metadata(data: bytes, kind: str) -> dict[Any, Any]:
-    """EXIF with its inner tables, XMP, colour profile and resolution, without how the pixels lie."""
+    """Returns EXIF with its sub-directories, XMP, colour profile and resolution, without tags on the pixel layout."""
     with Image.open(io.BytesIO(data)) as image:
         info, exif_data = image.info, (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
     xmp = info.get("xmp")

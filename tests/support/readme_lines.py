@@ -1,7 +1,6 @@
-"""Runs README's lines as they are written, one after the other in one shell; of the standard library alone.
+"""Runs the command lines of README in one shell, with the standard library alone.
 
-``python tests/support/readme_lines.py`` does so in the environment of this Python, which need not have what only tests
-need.
+``python tests/support/readme_lines.py`` does so in the environment of this Python, which needs no test dependencies.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from pathlib import Path
 from checkout import PROJECT
 
 FEW = {"DIFFEDIT_STEPS": "3", "DIFFEDIT_MAPS": "1"}
-"""What the commands write is checked, not how good it is."""
+"""Few steps and maps: only the files that commands write are checked, not their quality."""
 
 
 def commands() -> list[str]:
-    """The lines behind `$` in README's console blocks, comments cut off."""
+    """Returns the lines after `$` in README's console blocks, without comments."""
     blocks = re.findall(r"```console\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     return [re.split(r"\s\s+#", line)[0].strip() for line in lines]
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    """All but the two that make the environment, in a folder that looks like the project's to a new user."""
+    """Runs all but the two lines that create the environment, in a folder that resembles a new user's checkout."""
     shutil.copytree(PROJECT / "sample_images", folder / "sample_images", ignore=lambda *_: ["bowl-of-pears.png"])
     (folder / ".venv").symlink_to(sys.prefix)
     told = {name: value for name, value in os.environ.items() if not name.startswith("DIFFEDIT_")}
@@ -43,7 +42,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def complaint(folder: Path, done: subprocess.CompletedProcess[str]) -> str:
-    """What the line that failed said."""
+    """Returns the line that failed with the end of its standard error, or an empty string."""
     line = commands()[2:][int((folder / "lines").read_text().split()[-1])]
     return f"{line}\n{done.stderr[-2000:]}" if done.returncode else ""
 

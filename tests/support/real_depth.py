@@ -1,4 +1,4 @@
-"""What `models pull NAME --no-weights` gets, of the width of `listings.TINY` and as deep as the real models."""
+"""Writes the files that `models pull NAME --no-weights` fetches, as deep as real models, as wide as `listings.TINY`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDE = TINY.open_clip * 5 // 4
 
 
 def unet_settings(kind: str) -> dict[str, Any]:
-    """Of UNet2DConditionModel, as deep as the real one."""
+    """Returns the configuration of a UNet2DConditionModel as deep as the real one."""
     widths = [TINY.unet * times for times in ((1, 2, 4) if kind == "sdxl" else (1, 2, 4, 4))]
     attends = (0, 1, 1) if kind == "sdxl" else (1, 1, 1, 0)
     found = {
@@ -30,7 +30,7 @@ def unet_settings(kind: str) -> dict[str, Any]:
 
 
 def write_configuration(folder: Path, kind: str) -> Path:
-    """For `sd15`, `sd21`, `sdxl` or `sd3`; of 3 it is 3.5 medium."""
+    """Writes a model folder without weights, for `sd15`, `sd21`, `sdxl` or `sd3` (3.5 medium)."""
     flow = kind == "sd3"
     z = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False} if flow else {}
     vae = {

@@ -1,4 +1,4 @@
-"""A file system for fsspec, `shelf://`, that commands in processes of their own can share: a folder, named by SHELF."""
+"""A file system `shelf://` for fsspec that separate processes can share: the folder in the variable SHELF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POISON = "poison.png"  # whoever fetches it dies
 
 
 class Shelf(DirFileSystem):
-    """Whole objects, as in an object store: each appears by one rename."""
+    """A folder that behaves like an object store: each object appears complete, by one rename."""
 
     protocol = "shelf"
 
@@ -33,7 +33,7 @@ class Shelf(DirFileSystem):
 
 
 def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store in the folder that is returned, known to commands that are started, as by an installed package."""
+    """Makes `shelf://` known to commands started later, as an installed package would; returns the store's folder."""
     package = folder / "package"
     about = package / "shelf-1.0.dist-info"
     about.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Tiny random models on disk, in the formats of Stable Diffusion 1.5 (epsilon), 2.1 (v), XL and 3 (flow)."""
+"""Writes tiny random models in the formats of Stable Diffusion 1.5 (epsilon), 2.1 (v), XL and 3 (flow)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps":
 
 
 def write_model(folder: Path, *, v_prediction: bool = False, channels: int = 4, width: int = TEXT_WIDTH) -> Path:
-    """A whole model folder of 64 px and factor 4. The UNet takes `channels` and text of `width`."""
+    """Writes a model folder for 64 px pictures, VAE factor 4, with a UNet for `channels` and text of `width`."""
     torch.manual_seed(2 if v_prediction else 10)
     vae(folder / "vae")
     unet(folder / "unet", channels, width)
@@ -69,7 +69,7 @@ def write_model(folder: Path, *, v_prediction: bool = False, channels: int = 4, 
 
 
 def write_sdxl(folder: Path) -> Path:
-    """A whole model folder of 64 px and factor 4, whose text encoders differ in width."""
+    """Writes a model folder for 64 px pictures, VAE factor 4, whose text encoders differ in width."""
     torch.manual_seed(20)
     vae(folder / "vae")
     sizes = 8  # channels for each of the six sizes
@@ -91,7 +91,7 @@ def write_sdxl(folder: Path) -> Path:
 
 
 def write_sd3(folder: Path, t5: bool = True, first_projection: int = POOLED) -> Path:
-    """A whole model folder of 64 px and factor 4, with 16 channels of latents in patches of 2 x 2."""
+    """Writes a model folder for 64 px pictures, VAE factor 4, with 16 latent channels in patches of 2 x 2."""
     torch.manual_seed(30)
     vae(folder / "vae", latent_channels=16, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
     transformer(folder / "transformer", first_projection + POOLED_2)
@@ -109,7 +109,7 @@ def write_sd3(folder: Path, t5: bool = True, first_projection: int = POOLED) -> 
 
 
 def write_safety(folder: Path, threshold: float) -> Path:
-    """Adds a safety checker to a model: it flags any picture (-1), none (1), or what is near enough to its concepts."""
+    """Adds a safety checker that flags similarities to its concepts above `threshold`: -1 flags any picture, 1 none."""
     torch.manual_seed(40)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**sizes, "image_size": 32, "patch_size": 8}
@@ -129,7 +129,7 @@ def write_safety(folder: Path, threshold: float) -> Path:
 
 
 def write_index(folder: Path, pipeline: str, **more: Any) -> None:
-    """model_index.json, each part with the class that its own files name."""
+    """Writes model_index.json, with the class of each part that the part's own files name."""
     parts: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.6.0", **more}
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         (config,) = [path for path in part.glob("*config.json") if path.name != "special_tokens_map.json"][:1]
@@ -192,7 +192,7 @@ def transformer(folder: Path, pooled: int = POOLED + POOLED_2, channels: int = 1
 
 
 def text_encoder(folder: Path, width: int = TEXT_WIDTH, projection: int | None = None) -> None:
-    """With a projection it is the class that has one."""
+    """Writes a text encoder, of the class with a projection if `projection` is given."""
     config = CLIPTextConfig(
         vocab_size=len(vocabulary()[0]),
         hidden_size=width,
@@ -217,7 +217,7 @@ def t5_encoder(folder: Path, width: int = T5_WIDTH) -> None:
 
 
 def t5_tokenizer(folder: Path) -> None:
-    """T5's unigrams: a few words and every letter."""
+    """Writes a T5 unigram tokenizer of a few words and every letter."""
     T5Tokenizer(vocab=t5_vocabulary(), extra_ids=0, model_max_length=512).save_pretrained(folder)
 
 
@@ -228,7 +228,7 @@ def t5_vocabulary() -> list[tuple[str, float]]:
 
 
 def tokenizer(folder: Path, fast: bool, **more: Any) -> None:
-    """CLIP's byte-pair encoding with the merges of a few words; like the real one it spells all others."""
+    """Writes a CLIP byte-pair tokenizer with the merges of a few words; like the real one it spells all others."""
     vocab, merges = vocabulary()
     if fast:
         CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
@@ -259,7 +259,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def overflowing(model: Path, folder: Path, by: float) -> Path:
-    """A copy in weights that half precision can hold, whose UNet's first layer gives numbers `by` times as large."""
+    """Copies a model, rounds its weights to half precision, and scales the output of the UNet's first layer by `by`."""
     shutil.copytree(model, folder)
     for weights in folder.glob("*/*.safetensors"):
         tensors = load_file(weights)

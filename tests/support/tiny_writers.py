@@ -1,4 +1,4 @@
-"""Tiny random models that write prompts, in the formats of BLIP and Flan-T5."""
+"""Writes tiny random models that generate prompts, in the formats of BLIP and Flan-T5."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 
 
 def write_blip(folder: Path) -> Path:
-    """Sees pictures of 32 px and knows a few words."""
+    """Writes a BLIP model for pictures of 32 px with a few words."""
     torch.manual_seed(40)
     tokens = {token: number for number, token in enumerate((*SPECIAL, *WORDS))}
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -38,7 +38,7 @@ def write_blip(folder: Path) -> Path:
 
 
 def write_t5(folder: Path) -> Path:
-    """Writes a few words and letters."""
+    """Writes a T5 model with a vocabulary of a few words and letters."""
     torch.manual_seed(50)
     config = T5Config(
         vocab_size=len(t5_vocabulary()), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
