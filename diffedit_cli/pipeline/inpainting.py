@@ -57,7 +57,7 @@ class InpaintingStage:
         mask: Mask,
         params: Params,
         generator: torch.Generator,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int], object],
     ) -> InpaintingOutput:
         """Returns the picture, fitted to the model, repainted in every latent cell with a masked pixel.
 

@@ -84,7 +84,7 @@ class Inpainter:
         strength: float,
         steps: int,
         generator: torch.Generator,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int], object],
     ) -> Tensor:
         """Returns a picture (1, 3, H, W) in [-1, 1] repainted where the mask M (h, w) of its latents is 1.
 
