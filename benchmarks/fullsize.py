@@ -95,10 +95,10 @@ def measure(folder: Path, options: list[str]) -> tuple[dict[str, Any], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a hundredth of the size, to try this")
+    parser.add_argument("--small", action="store_true", help="a model of a hundredth of the size, for trials")
     parser.add_argument("--keep", type=Path, help="the folder to work in, kept with the model for the next time")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("options", nargs="*", help="of diffedit edit, behind --")
+    parser.add_argument("options", nargs="*", help="options of diffedit edit, after --")
     given = parser.parse_args()
     if given.write:
         write_model(given.write, given.small)

@@ -133,12 +133,14 @@ def same_pixels(one: Path, other: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--single", type=int, default=20, help="of them by a command each")
+    parser.add_argument(
+        "--single", type=int, default=20, help="number of these that are also edited by one command each"
+    )
     parser.add_argument("--watched", type=int, default=2000, help="pictures edited at few steps, for the memory")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if 0 < options.watched < 4 * WATCH_EVERY:
-        parser.error(f"--watched must be 0, or at least {4 * WATCH_EVERY}: fewer show no growth")
+        parser.error(f"--watched must be 0, or at least {4 * WATCH_EVERY}: growth cannot be measured with fewer")
     jobs = draw(options.out / "pictures", options.pictures)
     started = time.perf_counter()
     results = [result for result, _ in run(jobs, options.out / "run")]

@@ -283,13 +283,13 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=40, help="of each kind")
+    parser.add_argument("--cases", type=int, default=40, help="cases of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
-    parser.add_argument("--pictures", action="store_true", help="write what the first method made, whole")
+    parser.add_argument("--pictures", action="store_true", help="write the results of the first method in full size")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of ours, as in steps=20")
     options = parser.parse_args()
@@ -330,7 +330,7 @@ def report(out: Path, folder: ModelFolder, rows: list[Any], kinds: Sequence[str]
     table, by_kind = summarise(rows), {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in kinds}
     ceiling = table.pop(CEILING)
     accuracy = judge.trained()[1] if has_judge() else None
-    shown = f"the judge is right on {100 * accuracy:.1f} % of held-out crops" if accuracy else "there was no judge"
+    shown = f"the judge is right on {100 * accuracy:.1f} % of held-out crops" if accuracy else "no judge was trained"
     head = (
         f"{cases} cases of each kind, model {folder.name} ({folder.digest[:12]}). After a VAE's round trip "
         f"{cell('strict', ceiling['strict'])} of the true results are a strict success: no model can do more; {shown}."

@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--fullsize", action="store_true")
-    parser.add_argument("--share", type=float, default=1.0, help="of both sides' steps and maps")
+    parser.add_argument("--share", type=float, default=1.0, help="share of both sides' steps and maps")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)

@@ -162,7 +162,7 @@ def sweep_edits(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=60, help="of whole edits")
+    parser.add_argument("--cases", type=int, default=60, help="cases for whole edits")
     parser.add_argument("--mask-cases", type=int, default=100)
     parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time, one thread each")

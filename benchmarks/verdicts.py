@@ -107,12 +107,12 @@ def said(rows: Sequence[Row], limit: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="builtin", help="whose fitness.json has a limit, of whatever height")
+    parser.add_argument("--model", default="builtin", help="a model whose fitness.json has any limit `unexplained`")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["object", "two", "add"])
     parser.add_argument("--cases", type=int, default=24, help="of each kind")
     parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, required=True, help="a line a result")
+    parser.add_argument("--out", type=Path, required=True, help="file of results, one line each")
     options = parser.parse_args()
     assert set(KINDS.values()) <= set(PAINTS_TARGET)
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []

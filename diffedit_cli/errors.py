@@ -13,7 +13,7 @@ class DiffEditError(Exception):
 
 
 class UsageError(DiffEditError):
-    """The command line, the environment or a configuration file asks for something impossible."""
+    """The command line, the environment or a settings file is invalid."""
 
     code = 2
 
@@ -31,7 +31,7 @@ class ModelError(DiffEditError):
 
 
 class NothingToEdit(DiffEditError):
-    """The mask is empty."""
+    """The mask is empty, so there is nothing to edit."""
 
     code = 5
 
@@ -57,11 +57,11 @@ class Withheld(DiffEditError):
 SOME_FAILED = 8
 INTERRUPTED = 130
 CODES = (*range(10), INTERRUPTED)
-INTERRUPTION = "Interrupted; what was finished is kept."
+INTERRUPTION = "Interrupted; finished results are kept."
 # Parts of the messages by which libraries report that memory is full.
 FULL = ("out of memory", "can't allocate memory", "Cannot allocate memory", "failed to map segment")
 LONGEST = 200  # characters quoted from a library's error message
-OUT_OF_MEMORY = "There is too little memory for this; end other programs, or make the picture smaller first."
+OUT_OF_MEMORY = "There is not enough memory; close other programs, or use a smaller picture."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -92,7 +92,9 @@ def of_surroundings(error: Exception) -> DiffEditError | None:
     if library in ("", "None", "diffedit_cli"):
         return None
     reason = " ".join(str(error).split())[:LONGEST]
-    return UsageError(f"{library} cannot be imported ({reason}); see how it is installed, and what its variables say.")
+    return UsageError(
+        f"{library} cannot be imported ({reason}); check its installation, and the environment variables that it reads."
+    )
 
 
 def exit_code(codes: Counter[int]) -> int:

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae-steps", type=int, default=VaeTraining.steps)
     parser.add_argument("--unet-steps", type=int, default=5_000)
-    parser.add_argument("--decay-steps", type=int, default=2_400, help="the last ones")
+    parser.add_argument("--decay-steps", type=int, default=2_400, help="final steps, with a falling learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the VAE; pays on some machines")
     options = parser.parse_args()
     compiled = ["--compile"] if options.compile else []

@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--share", type=float, default=0.5, help="of the newer; default: 0.5")
+    parser.add_argument("--share", type=float, default=0.5, help="weight of the newer checkpoint; default: 0.5")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     old, new = (torch.load(path, weights_only=False, map_location="cpu") for path in (options.old, options.new))

@@ -88,9 +88,11 @@ def say(limit: float, there: Sequence[float], absent: Sequence[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenes", type=int, default=200, help="with the thing, and as many without")
+    parser.add_argument(
+        "--scenes", type=int, default=200, help="number of scenes with the object; as many are drawn without"
+    )
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--judge", action="store_true", help="only judge the limit that is there")
+    parser.add_argument("--judge", action="store_true", help="only judge the existing limit")
     options = parser.parse_args()
     path = options.folder / FITNESS
     said = json.loads(path.read_text())

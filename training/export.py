@@ -143,7 +143,7 @@ def best_checkpoint() -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="default: decayed.pt if it is there, else checkpoint.pt")
+    parser.add_argument("--checkpoint", type=Path, help="default: decayed.pt if it exists, else checkpoint.pt")
     parser.add_argument("-o", "--output", type=Path, default=export_folder())
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes behind the card's figures")
     options = parser.parse_args()

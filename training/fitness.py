@@ -86,7 +86,7 @@ def photographs() -> dict[str, Image.Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--judge", action="store_true", help="only judge the limit that is there")
+    parser.add_argument("--judge", action="store_true", help="only judge the existing limit")
     options = parser.parse_args()
     if not options.judge:
         calibrate(options.folder)

@@ -36,7 +36,7 @@ def restart(folder: Path) -> int:
     """Writes VAE and checkpoint from an exported folder; returns the number of pictures it was trained on."""
     checkpoint, finished = unet_folder() / "checkpoint.pt", vae_folder() / "finished"
     if checkpoint.exists():
-        raise SystemExit(f"{checkpoint} is there already; go on from it, or move it away")
+        raise SystemExit(f"{checkpoint} exists already; continue training from it, or move it away")
     world: dict[str, Any] = json.loads((folder / "world.json").read_text())
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    print(f"{unet_folder()}: goes on after {restart(folder):,} pictures")
+    print(f"{unet_folder()}: checkpoint written, continues after {restart(folder):,} pictures")
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def unet_folder() -> Path:
 def main() -> None:
     torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=unet_folder(), help="where checkpoint and curve are kept")
+    parser.add_argument("--folder", type=Path, default=unet_folder(), help="folder of checkpoint and loss curve")
     parser.add_argument("--until", type=int, help="stop at this step")
     parser.add_argument("--decay-steps", type=int, help="instead: decay a copy of the checkpoint over N steps")
     parser.add_argument("--minutes", type=float, help="instead: train this long, decaying over the second half")

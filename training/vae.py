@@ -262,14 +262,14 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, then faster")
-    parser.add_argument("--folder", type=Path, default=vae_folder(), help="where checkpoint and curve are kept")
-    parser.add_argument("--minutes", type=float, help="train this long in place of so many steps")
+    parser.add_argument("--folder", type=Path, default=vae_folder(), help="folder of checkpoint and loss curve")
+    parser.add_argument("--minutes", type=float, help="train for this many minutes instead of --steps")
     parser.add_argument("--start", type=Path, help="a finished VAE to begin with, such as diffedit_cli/builtin/vae")
     parser.add_argument("--ready", action="store_true", help="train nothing, take the built-in model's VAE")
     add_settings(parser, VaeTraining)
     options = parser.parse_args()
     if (options.folder / "finished").exists():
-        raise SystemExit(f"{options.folder / 'finished'} is there already; move it away to train on")
+        raise SystemExit(f"{options.folder / 'finished'} exists already; move it away to train again")
     if options.ready:
         take_ready(options.folder)
         return

@@ -15,13 +15,13 @@ from diffedit_cli.errors import UsageError
 if TYPE_CHECKING:
     from diffedit_cli.storage.cache import Cache
 
-app = App(help="What is kept of earlier masks and inversions.")
+app = App(help="List, prune or clear the cache of masks and inversions.")
 
 
 @app.command("list")
 @takes(o.CACHE_DIR)
 def cache_list(**given: Any) -> None:
-    """What is kept, least recently used first."""
+    """List the cache entries, least recently used first."""
     from datetime import datetime
 
     from diffedit_cli.cli.progress import write_table
@@ -42,7 +42,7 @@ def cache_list(**given: Any) -> None:
 @app.command("prune")
 @takes(o.KEEP, o.CACHE_DIR)
 def cache_prune(**given: Any) -> None:
-    """Remove what was not used for longest, until at most --keep MB are left."""
+    """Remove the least recently used entries until at most --keep MB are left."""
     if not 0 <= given["keep"] < math.inf:
         raise UsageError(f"--keep must be 0 or more megabytes, not {given['keep']:g}.")
     _prune(_cache(given), int(given["keep"]) * 10**6 + round(given["keep"] % 1 * 1e6))
@@ -51,7 +51,7 @@ def cache_prune(**given: Any) -> None:
 @app.command("clear")
 @takes(o.CACHE_DIR)
 def cache_clear(**given: Any) -> None:
-    """Remove everything that is kept."""
+    """Remove all cache entries."""
     _prune(_cache(given), 0)
 
 

@@ -114,12 +114,12 @@ def _complain(message: str, lines: bool = False) -> None:
 @app.callback(invoke_without_command=True)
 def _start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Change a picture by words: diffedit edit photo.png --from cat --to dog
 
-    Every option can also stand in your diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30); the
-    file of a folder may say how its pictures are edited.
+    Every option can also be set in your diffedit.toml (steps = 30) or in the environment (DIFFEDIT_STEPS=30); a
+    diffedit.toml in the working folder may set only how pictures are edited.
     """
     if version:
         answer(f"diffedit {__version__}")
@@ -160,7 +160,7 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
     o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
 )  # fmt: skip
 def mask(**given: Any) -> None:
-    """Find what has to change, and write it as a mask: white is what an edit would repaint."""
+    """Find the region to change and write it as a mask, which is white where an edit would repaint."""
     _execute(given, "mask", [given["image"]], needs=("from_", "to"))
 
 
@@ -170,7 +170,7 @@ def mask(**given: Any) -> None:
     o.COMMON,
 )  # fmt: skip
 def invert(**given: Any) -> None:
-    """Walk a picture back into noise, and write the whole way as latents."""
+    """Invert a picture into noise, and write the whole trajectory as latents."""
     _execute(given, "invert", [given["image"]])
 
 
@@ -262,9 +262,9 @@ def _planned(
         said = " ".join(
             f"{flag} {shlex.quote(str(word))}" for flag, word in zip(("--from", "--to"), sources[1:], strict=True)
         )
-        raise UsageError(f"Say by options what changes: diffedit edit {shlex.quote(str(sources[0]))} {said}")
+        raise UsageError(f"Give the prompts as options: diffedit edit {shlex.quote(str(sources[0]))} {said}")
     if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
-        raise UsageError("-o, --mask and --latents go with one picture; for several use diffedit run --out.")
+        raise UsageError("-o, --mask and --latents work with one picture only; for several use diffedit run --out.")
     shared = session.shared_options(given, needs)
     params: Params = shared["params"]
     planned = [Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]
@@ -272,7 +272,7 @@ def _planned(
         raise UsageError("Standard input holds one picture; name a file for each of the others.")
     checks.check_options(planned)
     if given["depfile"] and (len(planned) > 1 or files.STANDARD_STREAM in (*planned[0].inputs, planned[0].output)):
-        raise UsageError("--depfile goes with one picture, from a file to a file.")
+        raise UsageError("--depfile works with one picture only, read from a file and written to a file.")
     if params.variants > 1 and any(_goes_to_stdout(job.output, job.input) for job in planned):
         raise UsageError("Standard output holds one picture; for several --variants name a file with -o.")
     shown = [path for job in planned for path in (job.output or job.input, *job.shows.values())]
@@ -310,11 +310,13 @@ def info(**given: Any) -> None:
     record = provenance.read_record(path)
     kind = (record or {}).get("kind", "")
     if record is None or (kind in (*o.SHOWN, "mask", "frame") and "picture" not in record):
-        raise InputError(f"{path} does not say how it was made; diffedit did not make it, or was told --no-metadata.")
+        raise InputError(
+            f"{path} has no record of how it was made; it is not from diffedit, or was written with --no-metadata."
+        )
     commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
-        raise InputError(f"{path} is kept for the cache; name a mask, a latents file or an edited picture.")
+        raise InputError(f"{path} is a cache entry; name a mask, a latents file or an edited picture.")
     if command == "mask" and masks.CHANGED in record:  # of the changed pixels; run writes it beside a result
         command = "run"
     asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}
@@ -323,7 +325,7 @@ def info(**given: Any) -> None:
         words = ["diffedit", str(command), "PICTURE", *options_of(record), *asked.get(kind, [])]
         before = [shlex.join(["diffedit", *one]) for one in preparations_of(record)]
     except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:  # a foreign record may hold anything
-        raise InputError(f"What {path} says of itself is damaged ({error!r}); use an intact copy.") from error
+        raise InputError(f"The record in {path} is damaged ({error!r}); use an intact copy.") from error
     line = shlex.join(words) if command else None
     if given["json"]:
         answer(json.dumps({**record, "command": line}))
@@ -363,9 +365,10 @@ def doctor(**given: Any) -> None:
 @app.command()
 @takes(o.SERVE)
 def serve(**given: Any) -> None:
-    """Keep the program and its model in memory: edit, mask and invert are then done here, at once.
+    """Keep the program and its model in memory, so that edit, mask and invert start at once.
 
-    They come by a Unix socket that only you can use, and without it do the same themselves (DIFFEDIT_SERVE=off).
+    They reach it over a Unix socket that only you can use; without a server, or with DIFFEDIT_SERVE=off, they do
+    the work themselves.
     """
     if given["stop"]:
         stopped = server_client.stop_all()

@@ -15,12 +15,13 @@ COMPLETIONS = (".bash_completions/diffedit.sh", ".zfunc/_diffedit", ".config/fis
 def failure(error: Exception) -> DiffEditError | None:
     """Returns the error to report if a shell's completion request or its installation failed, else None."""
     if os.environ.get("_DIFFEDIT_COMPLETE"):
-        return UsageError("The shell asks for completions without saying of what; install them anew.")
+        return UsageError("The shell's completion request is incomplete; run diffedit --install-completion again.")
     if not isinstance(error, OSError | UnicodeError) or "--install-completion" not in sys.argv:
         return None
     what = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) else "a shell's file is not UTF-8"
     return OutputError(
-        f"The completion cannot be written: {what}; put what --show-completion prints where your shell reads it."
+        f"The completion cannot be written: {what}; copy the output of --show-completion to where your "
+        "shell reads completions."
     )
 
 

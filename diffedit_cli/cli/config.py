@@ -16,7 +16,7 @@ from diffedit_cli.pipeline.params import Params
 
 @takes({"context": (typer.Context, o.REQUIRED)}, o.JSON)
 def config(**given: Any) -> None:
-    """Show where settings are read from, and what they set; of two the lower one counts."""
+    """Show the sources of settings and their values; a lower source overrides those above it."""
     import json
 
     from diffedit_cli.cli.progress import write_table
@@ -26,7 +26,7 @@ def config(**given: Any) -> None:
         answer(json.dumps([{"from": layer.where, "there": layer.there, "sets": layer.values} for layer in layers]))
     else:
         for layer in layers:
-            answer(f"{layer.where}{'' if layer.there else ' (not there)'}")
+            answer(f"{layer.where}{'' if layer.there else ' (does not exist)'}")
         set_ = [(name, _shown(value), layer.where) for layer in layers for name, value in layer.values.items()]
         if set_:
             answer("")

@@ -83,7 +83,9 @@ def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
     users, here = users_file(), Path(FILE_NAME)
     own, found = _read(users), _read(here)
     if found and not (own and here.samefile(users)):
-        _check_strangers(found, f"set that in your own, {paths.shown_path(users)}, or on the command line.")
+        _check_strangers(
+            found, f"set that in your own settings file, {paths.shown_path(users)}, or on the command line."
+        )
     return own, found
 
 
@@ -91,14 +93,14 @@ def _check_strangers(found: dict[str, Any], advice: str) -> None:
     """Raises UsageError for an option or a value that the file of a working folder may not set."""
     if beyond := sorted(found.keys() - options.EDITING):
         raise UsageError(
-            f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a folder only says how a picture is "
-            f"edited, so {advice}"
+            f"{FILE_NAME} in this folder sets {', '.join(beyond)}; the file of a working folder may only set how a "
+            f"picture is edited, so {advice}"
         )
     for name in sorted(found.keys() & MOST.keys()):
         if _number(found[name]) > MOST[name]:
             raise UsageError(
-                f"{FILE_NAME} in this folder sets {name} to {str(found[name])[:80]}; the file of a folder may say "
-                f"{MOST[name]} at most, so {advice}"
+                f"{FILE_NAME} in this folder sets {name} to {str(found[name])[:80]}; the file of a working folder "
+                f"may set {MOST[name]} at most, so {advice}"
             )
 
 
@@ -126,7 +128,9 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
     if unknown := sorted(found.keys() - options.DECLARED):
-        raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has; see diffedit edit --help.")
+        raise UsageError(
+            f"{path} sets {', '.join(unknown)}, which no command has as an option; see diffedit edit --help."
+        )
     return found
 
 
@@ -160,6 +164,6 @@ def change(name: str, value: str | None) -> Path:
     try:
         data = tomlkit.dumps(document).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{value!r} cannot stand in the settings, which are UTF-8: {error.reason}.") from error
+        raise UsageError(f"{value!r} cannot be stored in the settings, which are UTF-8: {error.reason}.") from error
     files.publish(path, data)
     return path

@@ -24,7 +24,7 @@ def convert_column(groups: Iterable[Group], column: str, value: Any) -> tuple[st
     """
     known = {flag(name).removeprefix("--"): (name, *one) for group in groups for name, one in group.items()}
     if column not in known:
-        raise UsageError(f"{column} is not an option that a picture of its own can have.")
+        raise UsageError(f"{column} is not an option that a row of a job file can set.")
     name, annotation, _ = known[column]
     kind, declared = typing.get_args(annotation)
     try:

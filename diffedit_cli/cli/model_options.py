@@ -27,7 +27,7 @@ def _size(flag: str, text: str) -> int:
     """Returns the bytes of a size: a number of MB, or a number with a unit (B, kB, 20GB, 1GiB). Raises UsageError."""
     found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:([kMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise UsageError(f"{flag} {text} is not a size; give a number of MB, or one with its unit, such as 20GB.")
+        raise UsageError(f"{flag} {text} is not a size; give a number of MB, or a number with its unit, such as 20GB.")
     number, unit, binary = found.groups()
     power = "kmgt".index(unit.lower()) + 1 if unit else 0 if text.strip()[-1] in "bB" else 2
     return int(Decimal(number) * (1024 if binary else 1000) ** power)

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.cli.model_options import cache_root, choose_model
 
-app = App(help="Which models there are.")
+app = App(help="List, download, choose, show and save models.")
 
 
 @app.command("list")
 @takes(o.JSON)
 def list_models(**given: Any) -> None:
-    """The models that have a name, and which of them are on this machine."""
+    """List the models that have a name, and say which of them are on this machine."""
     from diffedit_cli.cli import config_file
     from diffedit_cli.cli.progress import write_table
     from diffedit_cli.models import registry
@@ -67,14 +67,17 @@ def list_models(**given: Any) -> None:
 @app.command()
 @takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
 def pull(**given: Any) -> None:
-    """Download a model by name or hub id, after showing what that would be."""
+    """Download a model by name or hub id, after showing its files, size and licence."""
     from diffedit_cli.models import hub, registry
 
     name = given["name"]
     if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # known without asking the hub
         tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
     if given["offline"]:
-        raise ModelError(f"{name} cannot be downloaded while offline; leave out --offline and the variable for it.")
+        raise ModelError(
+            f"{name} cannot be downloaded while offline; leave out --offline, or unset the variable that "
+            "sets it (DIFFEDIT_OFFLINE, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."
+        )
     offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
     missing = offer.missing
     for file in offer.files:
@@ -107,7 +110,7 @@ def use(**given: Any) -> None:
         config_file.change("model-config", _anywhere(config))
     answer(f"model = {name} in {path}")
     if (effective := config_file.effective("model", registry.BUILTIN)) != name:
-        tell(f"warning: DIFFEDIT_MODEL still says {effective}")
+        tell(f"warning: the environment overrides it: DIFFEDIT_MODEL is {effective}")
 
 
 def _anywhere(name: str) -> str:
@@ -121,7 +124,7 @@ def _anywhere(name: str) -> str:
 @app.command()
 @takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
-    """What a model on this machine is: family, prediction type, size, where it lies."""
+    """Show what a model on this machine is: family, prediction type, size and path."""
     from diffedit_cli.cli import config_file
     from diffedit_cli.models import registry
 
@@ -158,11 +161,11 @@ def show(**given: Any) -> None:
 
 @app.command()
 @takes(
-    o.argument("folder", Path, "The folder to make."),
+    o.argument("folder", Path, "The folder to create."),
     o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
 )  # fmt: skip
 def save(**given: Any) -> None:
-    """Write the chosen model, LoRAs and embeddings in it, as one folder in diffusers' format."""
+    """Write the chosen model, with its LoRAs and embeddings included, as one folder in diffusers' format."""
     folder: Path = given["folder"]
     with atomic.alone(folder.parent):  # while another process replaces the folder, it briefly has another name
         _check_folder(folder, given["force"])
@@ -198,9 +201,7 @@ def _check_folder(folder: Path, force: bool) -> None:
     _check_one(folder, force)
     between = folder.with_name(folder.name + files.REPLACED)
     if not (_is_empty(between) or (force and _is_saved(between))):
-        raise OutputError(
-            f"{between} is in the way, perhaps what {folder} was when a command was killed; move it away."
-        )
+        raise OutputError(f"{between} is in the way, perhaps left of {folder} by a killed command; move it away.")
 
 
 def _check_one(folder: Path, force: bool) -> None:

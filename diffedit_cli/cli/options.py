@@ -124,7 +124,7 @@ SOURCES: Group = argument(
 
 def _embeds(panel: str, *names: str) -> Group:
     """Declares, for each prompt, the option that takes a file of embeddings in its place."""
-    text = "A file of embeddings in place of --{}, as --save-embeds or other programs make them."
+    text = "An embeddings file in place of --{}, as written by --save-embeds or by other programs."
     return _group(
         panel, **{f"{name}_embeds": (Path | None, None, text.format(name.replace("_", "-"))) for name in names}
     )
@@ -169,20 +169,24 @@ PAINTER = _group(
     inpainter=(
         str | None,
         None,
-        "Let this inpainting model, named like --model, repaint in place of inversion and edit.",
+        "Repaint with this inpainting model, named like --model, in place of inversion and edit.",
     ),
-    safety=(bool, True, "Withhold what the model's own safety checker flags, if it has one."),
+    safety=(bool, True, "Withhold results that the model's own safety checker flags, if it has one."),
 )
 EDIT = GUIDANCE | _params("edit") | _embeds("Edit", "negative") | PAINTER
 STAGES = _group(
     "Edit",
-    mask=(Path | None, None, "Repaint the white of this picture instead of finding a mask."),
+    mask=(Path | None, None, "Repaint where this picture is white, instead of finding a mask."),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
 STAGES_OF_EACH = _group(
     "Edit",
-    mask=(Path | None, None, "Repaint the white of this picture; of each its own with {stem}, {ext}, {folder}."),
-    latents=(Path | None, None, "Use this inversion; of each picture its own, as --mask."),
+    mask=(
+        Path | None,
+        None,
+        "Repaint where this picture is white; {stem}, {ext} and {folder} give each picture its own.",
+    ),
+    latents=(Path | None, None, "Use this inversion; the placeholders of --mask give each picture its own."),
 )
 _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
 _CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
@@ -228,13 +232,13 @@ MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} 
 PULL = _group(
     "Download",
     variant=(str | None, None, "The variant of the weights, such as fp16."),
-    weights=(bool, True, "Without them only the small files that a checkpoint file needs."),
-    yes=(bool, False, "Do not ask."),
+    weights=(bool, True, "Download the weights; without them, only the small files that a checkpoint file needs."),
+    yes=(bool, False, "Download without asking."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
-DEPFILE = _group("Output", depfile=(Path | None, None, "Write a rule for Make: what the output depends on."))
+DEPFILE = _group("Output", depfile=(Path | None, None, "Write a Make rule with all files that the output depends on."))
 PROFILE = _group(
-    "Output", profile=(Path | None, None, "Write where the time went in this .json file, for chrome://tracing.")
+    "Output", profile=(Path | None, None, "Write a time profile to this .json file, for chrome://tracing.")
 )
 PREVIEW = _group(
     "Output",
@@ -254,60 +258,63 @@ SHOWN = (*SHOWS, *OVERLAY)
 OUTPUT_FOLDER = _group(
     "Output",
     out=(str, REQUIRED, "The folder to write into, or its URL."),
-    name=(str, NAME, "What results are called, of {stem}, {ext}, {suffix}, {from}, {to} and {seed}."),
+    name=(str, NAME, "File names of the results, made of {stem}, {ext}, {suffix}, {from}, {to} and {seed}."),
 )
 RUN = _group(
     "Run",
-    recursive=(bool, False, "Look into folders of folders, too, and make the same ones in --out."),
-    null=(bool, False, "Paths on standard input end with a zero byte, as of find -print0."),
+    recursive=(bool, False, "Search subfolders, too, and create the same ones in --out."),
+    null=(bool, False, "Paths on standard input end with a zero byte, as find -print0 writes them."),
     dry_run=(bool, False, "Say what would be done with each picture, and do nothing."),
     batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
-    shard=(str | None, None, "Do only part I of N of the pictures: I/N, from 1/N to N/N."),
-    ray=(str | None, None, "Let so many workers of Ray do it, or auto: as many as it has GPUs, else processors."),
+    shard=(str | None, None, "Edit only part I of N of the pictures: I/N, from 1/N to N/N."),
+    ray=(str | None, None, "Edit on this many Ray workers; auto: as many as Ray has GPUs, else processors."),
     fail_fast=(bool, False, "Stop at the first picture that fails."),
-    limit_failures=(int | None, None, "Stop when so many pictures have failed."),
+    limit_failures=(int | None, None, "Stop when this many pictures have failed."),
 )
 SERVE = _group(
     "Serve",
-    idle=(float, 600.0, "End after so many seconds without a command."),
-    stop=(bool, False, "End every server of yours, after what it has in hand."),
-    status=(bool, False, "Say which servers there are."),
+    idle=(float, 600.0, "End after this many seconds without a command."),
+    stop=(bool, False, "End all of your servers, each after its current command."),
+    status=(bool, False, "List your servers and their states."),
 )
 METADATA = _group(
     "Output",
-    metadata=(bool, True, "Write into the result how it was made."),
+    metadata=(bool, True, "Store in the result how it was made."),
     strip_metadata=(
         bool,
         False,
-        "Leave out of all that is written how it was made, and what the picture's file tells (EXIF, XMP, IPTC, text).",
+        "Write no metadata: neither how a file was made, nor the picture's own (EXIF, XMP, IPTC, text).",
     ),
 )
 CACHE_DIR = _group(
     "Output",
-    cache_dir=(Path | None, None, "Where masks and inversions are kept for next time."),
+    cache_dir=(Path | None, None, "The cache folder for masks and inversions."),
     cache_limit=(
         str | None,
         None,
-        "How much may be kept, what was not used for longest going first: MB, or as 20GB (default: 10GB, or a tenth of "
-        "the disk's free space).",
+        "Size limit of the cache, in MB or as 20GB; the least recently used entries go first (default: 10GB, or a "
+        "tenth of the disk's free space).",
     ),
 )
-FORCE = _group("Output", force=(bool, False, "Replace what diffedit did not make, and make again what is up to date."))
+FORCE = _group(
+    "Output",
+    force=(bool, False, "Replace files that diffedit did not make, and make results again that are up to date."),
+)
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
-JSON = _group("Output", json=(bool, False, "JSON on standard output."))
-QUIET = _group("Output", quiet=(bool, False, "Only errors."))
+JSON = _group("Output", json=(bool, False, "Write JSON to standard output."))
+QUIET = _group("Output", quiet=(bool, False, "Show only errors."))
 SAVE_EMBEDS = _group(
-    "Output", save_embeds=(Path | None, None, "A folder for the embeddings that are used, one file a prompt.")
+    "Output", save_embeds=(Path | None, None, "Write the prompt embeddings to this folder, one file per prompt.")
 )
 COMMON = (
     CACHE_DIR
     | SAVE_EMBEDS
-    | _group("Output", cache=(bool, True, "Keep and reuse masks and inversions."))
+    | _group("Output", cache=(bool, True, "Cache and reuse masks and inversions."))
     | JSON
     | QUIET
-    | _group("Output", verbose=(bool, False, "What each stage took, and tracebacks for what should not happen."))
+    | _group("Output", verbose=(bool, False, "Show the cost of each stage, and tracebacks of unexpected errors."))
     | FORCE
-    | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures that have more, before they are read."))
+    | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures with more pixels, before they are read."))
 )
 
 

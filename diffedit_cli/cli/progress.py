@@ -17,7 +17,7 @@ from diffedit_cli.errors import printable
 from diffedit_cli.results.result import Result
 
 LOADING = "load"
-ENDS = {"done": "done", "skipped": "passed over", "failed": "failed", "withheld": "withheld", "planned": "to do"}
+ENDS = {"done": "done", "skipped": "skipped", "failed": "failed", "withheld": "withheld", "planned": "to do"}
 REGION_TITLES = {
     "object": "another object",
     "attribute": "another look",
@@ -216,7 +216,7 @@ def result_line(result: Result) -> str:
     """Returns the line of a result: output file, masked share, time and model."""
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.status == "skipped":
-        return f"{parts[0]}  is there already"
+        return f"{parts[0]}  exists already"
     if result.status == "planned":
         return f"{parts[0]}  would be made from {result.input}"
     if result.mask_area is not None:

@@ -16,7 +16,7 @@ from diffedit_cli.cli.options import takes
     o.FORCE,
 )
 def report(**given: Any) -> None:
-    """Make a page of a run to look through in a browser, FOLDER/index.html, and say where it is."""
+    """Write the report page of a run, FOLDER/index.html, for a browser, and print its path."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 

@@ -24,9 +24,7 @@ from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageErr
 from diffedit_cli.jobs import interrupts, output_names, sharding
 from diffedit_cli.storage import files
 
-APART = (
-    "tell them apart with --name '{stem}{suffix}{ext}' where only their endings differ, else give each its own --out"
-)
+APART = "use --name '{stem}{suffix}{ext}' if only their suffixes differ, otherwise give each its own --out"
 
 if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter
@@ -45,9 +43,9 @@ if TYPE_CHECKING:
     o.INVERSION, o.FRAMES, o.PRESET, o.STEPS, o.MODEL, o.PREVIEW, o.METADATA, o.COMMON,
 )  # fmt: skip
 def run(**given: Any) -> None:
-    """Edit many pictures into a folder, the model loaded once, each result a line in results.jsonl.
+    """Edit many pictures into a folder with one loaded model; each result is a line in results.jsonl.
 
-    Started again it passes over what is done, redoes what changed, and tries again what failed.
+    A restarted run skips finished pictures, redoes those whose files or options changed, and retries failed ones.
     """
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs import destinations, plan, sources
@@ -63,7 +61,7 @@ def run(**given: Any) -> None:
         passed = sources.SkippedFiles()
         listed, streams = _sources(given, place, fetched, passed)
         if said := str(passed):
-            reporter.say(f"passed over: {said}")
+            reporter.say(f"skipped: {said}")
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         opened = _opened(given, reporter, listed, known=not streams)
@@ -230,7 +228,7 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
             reporter.result(result)
             codes[result.error["code"] if result.error else 0] += 1
             if most and codes.total() - codes[0] >= most:
-                reporter.error(f"Stopped, as {most} of the pictures failed; fix what they say, and run again.")
+                reporter.error(f"Stopped, as {most} of the pictures failed; fix the reported errors, and run again.")
                 return codes, False
     return codes, True
 
@@ -281,7 +279,7 @@ def _check(rows: Sequence[Row], given: dict[str, Any]) -> None:
     from diffedit_cli.storage.ownership import Ownership
 
     if not rows:
-        raise InputError("There are only pictures that lie in --out, as results do; name others, or another --out.")
+        raise InputError("All pictures lie in --out, where results go; name other pictures, or another --out.")
     share, out, owner = session.row_options(given), Path(remote.local(given["out"])), Ownership()
     planned: list[tuple[Row, Job]] = []
     refused: list[DiffEditError] = []
@@ -312,7 +310,7 @@ def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if pressed:
             interrupts.press(number)
         pressed = True
-        say("Finishing what is in hand; press Ctrl-C again to stop at once.")
+        say("Finishing the pictures in progress; press Ctrl-C again to stop at once.")
 
     before = signal.signal(signal.SIGINT, press)
     try:

@@ -139,7 +139,7 @@ def _awaited(connection: socket.socket) -> int:
         code = _answer(connection)
     if code and code[0] in CODES:
         return code[0]
-    tell("diffedit: The server ended before the work did, perhaps for lack of memory; run it again.")
+    tell("diffedit: The server ended before the command was done, perhaps for lack of memory; run the command again.")
     return DeviceError.code
 
 

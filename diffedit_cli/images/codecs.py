@@ -169,15 +169,15 @@ def _coloured(beside: Metadata, mode: str, name: str) -> tuple[Metadata, colour.
         stated = colour.stated_profile(beside.cicp, beside.colours, bool(beside.icc_profile), plain)
         beside = replace(beside, stated=stated)
     except ValueError as error:
-        said = f"{name} says its colours by numbers that cannot be used ({error}); they are taken as sRGB, and "
-        return replace(beside, unconverted=str(error)), colour.SRGB, (said + "the numbers are kept.",)
+        said = f"{name} states its colours by code points that cannot be used ({error}); they are read as sRGB, and "
+        return replace(beside, unconverted=str(error)), colour.SRGB, (said + "the code points are kept in the result.",)
     if profile := beside.stated or beside.icc_profile:
         try:
             return beside, colour.of_profile(profile, plain), ()
         except ValueError as error:
             notes = (
-                f"{name} has a colour profile that cannot be used ({error}); its colours are taken as sRGB, and the "
-                "profile is kept.",
+                f"{name} has a colour profile that cannot be used ({error}); its colours are read as sRGB, and the "
+                "profile is kept in the result.",
             )
     return beside, colour.SRGB, notes
 
@@ -219,7 +219,9 @@ def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int =
     """Converts an array (H, W) or (H, W, C), C <= 4, of bool, uint8, uint16 or float in [0, 1]. Raises InputError."""
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in sixteen_bit.MODES or not array.size:
-        raise InputError(f"{name} is an array of shape {array.shape}; give one of (H, W) or (H, W, C), C up to 4.")
+        raise InputError(
+            f"{name} is an array of shape {array.shape}; give an array of shape (H, W) or (H, W, C), C up to 4."
+        )
     if array.dtype not in (np.uint8, np.uint16):
         if array.dtype != np.bool_ and array.dtype.kind != "f":
             raise InputError(
@@ -227,7 +229,7 @@ def from_array(array: NDArray[Any], name: str = "the picture", max_pixels: int =
             )
         array = array.astype(np.float64)
         if not (array.min() >= 0 and array.max() <= 1):
-            raise InputError(f"{name} is an array of float that are not all from 0 to 1; scale them.")
+            raise InputError(f"{name} is an array of float with values outside of 0 to 1; scale it to that range.")
         array = (array * 255).round().astype(np.uint8)
     _check_size(array.shape[1::-1], name, max_pixels)
     return Picture(name, np.ascontiguousarray(array), sixteen_bit.MODES[array.shape[2]], "PNG")

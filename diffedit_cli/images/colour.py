@@ -74,7 +74,7 @@ def stated_profile(
         (gamma,) = struct.unpack(">I", said.get(b"gAMA", bytes(4)))
         corners = struct.unpack(">8I", said[b"cHRM"]) if b"cHRM" in said else ()
     except struct.error as error:
-        raise ValueError("a chunk of another length") from error
+        raise ValueError("its gAMA or cHRM chunk has the wrong length") from error
     return icc_profiles.of_chunks(gamma, corners, mode == "L")
 
 

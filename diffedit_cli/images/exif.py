@@ -188,7 +188,7 @@ def upright(directory: Directory, size: tuple[int, int], turned: bool) -> list[s
         for tag in set(inner.values) & {tag for where, tag in SIDES if where == table}:
             inner.put(tag, LONG, size[SIDES[table, tag]])
         if turned and table == EXPOSURE and any(inner.values.pop(tag, None) for tag in SUBJECTS):
-            left_out.append("where its subject is, as it was turned")
+            left_out.append("the position of its subject, since the pixels were rotated upright")
     return left_out
 
 

@@ -11,7 +11,7 @@ RESOURCES = b"MGK8BIM0000"  # ImageMagick's block of Photoshop resources
 APPLICATIONS = {
     b"NETSCAPE2.0": "",  # repeat count of an animation
     b"ANIMEXTS1.0": "",
-    b"ICCRGBG1012": "its colour profile, which a GIF's reader does not heed",
+    b"ICCRGBG1012": "its colour profile, which GIF readers ignore",
     b"XMP DataXMP": "its XMP",
     b"MGKIPTC0000": "its IPTC",
 }

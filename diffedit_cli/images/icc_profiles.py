@@ -84,16 +84,16 @@ def _to_d50(points: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(points) == 3:
         points = np.vstack([points, WHITE])
     if (points[:, 1] <= 0).any():
-        raise ValueError("its corners span nothing")
+        raise ValueError("its primaries span no gamut")
     xyz = np.stack([points[:, 0] / points[:, 1], np.ones(4), (1 - points.sum(axis=1)) / points[:, 1]])
     try:
         matrix = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
     except np.linalg.LinAlgError as error:
-        raise ValueError("its corners span nothing") from error
+        raise ValueError("its primaries span no gamut") from error
     scale = (BRADFORD @ np.array(D50)) / (BRADFORD @ xyz[:, 3])
     adapted: NDArray[np.float64] = np.linalg.inv(BRADFORD) @ np.diag(scale) @ BRADFORD @ matrix
     if not np.isfinite(adapted).all() or np.abs(adapted).max() > 100:
-        raise ValueError("its corners span nothing")
+        raise ValueError("its primaries span no gamut")
     return adapted
 
 
@@ -101,7 +101,7 @@ def _fixed(numbers: Sequence[float] | NDArray[np.float64]) -> bytes:
     try:
         return b"".join(struct.pack(">i", round(float(number) * 65536)) for number in numbers)
     except struct.error as error:
-        raise ValueError("a number of it is too large") from error
+        raise ValueError("one of its numbers is too large") from error
 
 
 def _xyz(numbers: Sequence[float] | NDArray[np.float64]) -> bytes:

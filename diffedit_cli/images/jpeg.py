@@ -32,7 +32,7 @@ def read(data: bytes) -> tuple[bytes, RawMetadata]:
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
             stored.dpi = _density(body)
             if body[7] == 0 and body[8:10] != body[10:12]:
-                stored.note("how wide its pixels are for their height")
+                stored.note("its pixel aspect ratio")
             kept.append(data[start:end])  # also states how colours are coded
         elif marker == 0xE1 and body.startswith(EXIF):
             block = body[len(EXIF) :]
@@ -76,7 +76,7 @@ def _end(stored: RawMetadata, data: bytes, at: int) -> int:
         if marker == COMMENT:
             stored.comments.append(data[start:at])
         elif 0xE0 <= marker <= 0xEF:
-            stored.note(f"the block APP{marker & 15} behind its pixels")
+            stored.note(f"the block APP{marker & 15} after its pixels")
     return len(data)
 
 
@@ -86,7 +86,7 @@ def _sort(stored: RawMetadata, marker: int, body: bytes, profile: list[bytes]) -
     elif marker == 0xE1 and body.startswith(PACKET):
         stored.put("xmp", body[len(PACKET) :])
     elif marker == 0xE1 and body.startswith(EXTENSION):
-        stored.note("the further XMP")
+        stored.note("its extended XMP")
     elif marker == 0xE2 and body.startswith(PROFILE):
         profile.append(body[len(PROFILE) :])
     elif marker == 0xE2 and body.startswith(SEVERAL):

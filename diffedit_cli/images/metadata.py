@@ -90,7 +90,7 @@ class Metadata:
             if (holders and chosen not in holders) or (chosen == "BMP" and part not in HOLD_OF_BMP):
                 fit = fit.without(part, words)
         if self.unconverted and chosen not in HOLD_NUMBERED_COLOURS:
-            fit = fit.without("unconverted", f"what its colours are ({self.unconverted})")
+            fit = fit.without("unconverted", f"its colour description ({self.unconverted})")
         return fit
 
     def _with_room(self) -> Metadata:

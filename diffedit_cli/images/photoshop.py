@@ -39,13 +39,13 @@ def clean(data: bytes, turned: bool, elsewhere: Collection[str]) -> tuple[bytes,
     for number, block in blocks(data):
         whole += len(block)
         if number in SHAPES and turned:
-            lost["Photoshop's guides, slices and paths, as it was turned"] = None
+            lost["Photoshop's guides, slices and paths, since the pixels were rotated upright"] = None
         elif number in COPIES and COPIES[number] not in elsewhere:
-            lost[f"the {COPIES[number]} that stands among Photoshop's resources"] = None
+            lost[f"the {COPIES[number]} stored in Photoshop's resources"] = None
         elif number not in (*THUMBNAILS, *COPIES):
             kept.append(block + b"\0" * (len(block) & 1))
     if data[whole:].strip(b"\0"):
-        lost["resources of Photoshop's that cannot be read"] = None
+        lost["Photoshop resources that cannot be read"] = None
     return b"".join(kept), list(lost)
 
 

@@ -57,7 +57,7 @@ def _sort(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, by
             if len(body) == 9 and body[8] == 1:
                 stored.dpi = tuple(int.from_bytes(body[at : at + 4], "big") * INCH for at in (0, 4))  # type: ignore[assignment]
             elif body[:4] != body[4:8]:
-                stored.note("how wide its pixels are for their height")
+                stored.note("its pixel aspect ratio")
         elif kind in COLOURS:
             if kind == b"cICP":
                 stored.cicp = body[0], body[1]

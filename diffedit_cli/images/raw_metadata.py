@@ -30,14 +30,14 @@ class RawMetadata:
 
     def note(self, words: str) -> None:
         """Adds a description of something that an edited picture loses."""
-        words = words if len(self.left_out) < NOTES else "more of the kind"
+        words = words if len(self.left_out) < NOTES else "more of this kind"
         if words not in self.left_out:
             self.left_out.append(words)
 
     def note_rest(self, rest: bytes) -> None:
         """Notes the bytes after the picture, unless they are only padding."""
         if rest.strip(PADDING):
-            self.note(f"{len(rest)} bytes behind the picture")
+            self.note(f"{len(rest)} bytes after the picture")
 
     def put(self, part: str, block: bytes) -> None:
         """Stores a part that a file should hold once: the first counts, others that differ are noted as left out."""
@@ -50,7 +50,7 @@ class RawMetadata:
     def unpacked(self, data: bytes) -> bytes:
         """Returns zlib data unpacked. Raises ValueError if it is damaged, or larger than the remaining room."""
         if self.room <= 0:
-            raise ValueError(f"all unpacks to more than {MOST >> 20} MB")
+            raise ValueError(f"the file's compressed metadata unpacks to more than {MOST >> 20} MB")
         stream = zlib.decompressobj()
         try:
             result = stream.decompress(data, self.room)
@@ -58,7 +58,7 @@ class RawMetadata:
             raise ValueError(str(error)) from error
         self.room -= len(result)
         if stream.unconsumed_tail:
-            raise ValueError(f"all unpacks to more than {MOST >> 20} MB")
+            raise ValueError(f"the file's compressed metadata unpacks to more than {MOST >> 20} MB")
         if not stream.eof:
-            raise ValueError("it is cut")
+            raise ValueError("it is truncated")
         return result

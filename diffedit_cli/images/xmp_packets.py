@@ -29,7 +29,7 @@ OUTDATED = {
 }
 OUTDATED_NAMES = {
     (XMP, "Thumbnails"): "",
-    (f"{ADOBE}xmp/note/", "HasExtendedXMP"): "the further XMP",
+    (f"{ADOBE}xmp/note/", "HasExtendedXMP"): "its extended XMP",
     ("http://purl.org/dc/terms/", "provenance"): "",  # content credentials
 }
 OUTDATED_STARTS = {(f"{GOOGLE}camera/", "MotionPhoto"): "its video", (f"{GOOGLE}camera/", "MicroVideo"): "its video"}
@@ -40,7 +40,7 @@ PLACES = {
     (EXIF, "SubjectArea"),
     (EXIF, "SubjectLocation"),
 }
-PLACES_CALLED = "the places it marks, as it was turned"
+PLACES_CALLED = "its marked regions, since the pixels were rotated upright"
 TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
 
@@ -70,7 +70,7 @@ class _Walk:
             raise ValueError(f"it has more than {MOST} elements and attributes")
         tag = TAG.match(self.data, self.parser.CurrentByteIndex)
         if tag is None:
-            raise ValueError("a tag of it cannot be found")
+            raise ValueError("one of its tags cannot be located")
         declared = list[str]()
         for found in ATTRIBUTE.finditer(tag[0]) if b"xmlns:" in tag[0] else ():
             if found[1].startswith(b"xmlns:"):
@@ -135,7 +135,7 @@ class _Walk:
 
 
 def _refuse(*_: object) -> None:
-    raise ValueError("it declares a document type, as no XMP does")
+    raise ValueError("it declares a document type, which XMP does not allow")
 
 
 def _bytes(packet: bytes) -> bytes:
@@ -182,7 +182,7 @@ def mark_generated(packet: bytes) -> bytes:
     if (end := packet.rfind(b"</rdf:RDF>")) < 0:
         element, end = _rdf(element), packet.rfind(b"</")
     if end < 0:
-        raise ValueError("it holds nothing")
+        raise ValueError("it is empty")
     return packet[:end] + element.encode() + packet[end:]
 
 

@@ -47,7 +47,10 @@ def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:
 def check_options(jobs: Sequence[Job]) -> None:
     """Raises UsageError for extra outputs (embeddings, sheets) that do not fit the jobs or their options."""
     if len(jobs) > 1 and any(job.save_embeds and job.params.caption == AUTO for job in jobs):
-        raise UsageError("--save-embeds with --caption auto goes with one picture: each has a caption of its own.")
+        raise UsageError(
+            "--save-embeds with --caption auto works with one picture only: each has its own caption; "
+            "leave out one of the options."
+        )
     if any(job.sheet is not None and (job.params.variants < 2 or job.params.best) for job in jobs):
         remedy = "leave out --best" if any(job.params.best for job in jobs) else "ask for them with --variants"
         raise UsageError(f"--sheet shows several results side by side; {remedy}.")

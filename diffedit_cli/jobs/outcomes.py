@@ -56,7 +56,7 @@ def attempt(job: Job, call: Callable[[], T], on_bug: Callable[[str], Any]) -> T 
 
 def bug_message(error: BaseException) -> str:
     return (
-        f"Something went wrong that should not ({type(error).__name__}: {error}); "
+        f"An internal error occurred ({type(error).__name__}: {error}); "
         "run it again with --verbose and report what it prints."
     )
 

@@ -16,9 +16,9 @@ DEFAULT = "{stem}{ext}"
 LONGEST = 100  # bytes that a prompt may add to a name
 WRITTEN = r"(.?[<>^=])?\d{0,2}d?"  # allowed format of a field, such as :>10 or :04; a larger width could fill a disk
 FIELDS = {
-    "stem": "the picture's name without its ending",
-    "ext": "the ending, with its dot",
-    "suffix": "the picture's own ending, where the result has another",
+    "stem": "the picture's name without its extension",
+    "ext": "the extension, with its dot",
+    "suffix": "the picture's own extension, if the result has another",
     "from": "the --from prompt",
     "to": "the --to prompt",
     "seed": "the seed",
@@ -34,21 +34,19 @@ def check(template: str, flag: str = "--name", known: Mapping[str, str] = FIELDS
     try:
         fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise UsageError(f"{flag} {template} is not a template: {error}; {{stem}}{{ext}} is one.") from error
+        raise UsageError(f"{flag} {template} is not a template: {error}; use for example {{stem}}{{ext}}.") from error
     if unknown := {name for name, _ in fields} - set(known):
         there = ", ".join(f"{{{name}}}" for name in known)
-        raise UsageError(f"{flag} {template} asks for {{{min(unknown)}}}; there are {there}.")
+        raise UsageError(f"{flag} {template} has the unknown field {{{min(unknown)}}}; the fields are {there}.")
     try:
         for _, form in fields:
             if not re.fullmatch(WRITTEN, form):
-                raise ValueError(f"{form!r} is not a width of two digits")
+                raise ValueError(f"{form!r} is not a width of at most two digits")
         filled = template.format(**dict.fromkeys(known, "a") | {"ext": ".a", "suffix": ".a", "seed": 1})
     except ValueError as error:
-        raise UsageError(
-            f"{flag} {template} cannot be filled in: {error}; leave out what follows the : in it."
-        ) from None
+        raise UsageError(f"{flag} {template} cannot be filled in: {error}; remove what follows the colon.") from None
     if not template.strip() or template.endswith("/") or PurePath(filled).name.startswith("."):
-        raise UsageError(f"{flag} {template} names no file; {DEFAULT} does.")
+        raise UsageError(f"{flag} {template} names no file; use for example {DEFAULT}.")
 
 
 def result_path(template: str, place: Path, extension: str, params: Params) -> Path:

@@ -40,7 +40,9 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     if not row.url and (wrong := paths.flaw(row.input)):
         raise InputError(f"There can be no picture {str(row.input)!r}: {wrong}; check the name.")
     if row.input == files.STANDARD_STREAM:
-        raise UsageError("A row of a run is a picture's path; use diffedit edit for a picture on standard input.")
+        raise UsageError(
+            "A row of a run cannot be - (standard input); use diffedit edit for a picture on standard input."
+        )
     shared = share(row)
     if (said := row.given.get("output")) is not None:
         if not isinstance(said, str | int | float):

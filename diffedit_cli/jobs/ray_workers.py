@@ -127,7 +127,9 @@ def edit_on_workers(
         try:
             result = ray.get(ended)
         except ray.exceptions.RayActorError as error:
-            lost = f"The worker of this picture was lost {TRIES + 1} times ({type(error).__name__}); is memory short?"
+            kind = type(error).__name__
+            remedy = "check whether its machine has enough memory"
+            lost = f"The worker of this picture was lost {TRIES + 1} times ({kind}); {remedy}."
             result = plan.refusal(row, DeviceError(lost), job)
         except ray.exceptions.RayError as error:
             result = plan.refusal(row, DiffEditError(outcomes.bug_message(error)), job)
@@ -175,7 +177,9 @@ def _workers(count: int, given: dict[str, Any], launch: Callable[[dict[str, Any]
     needed = "GPU" if here.get("GPU") and given["device"].split(":")[0] in (AUTO, "cuda") else "CPU"
     room = int(here.get(needed, 0))
     if not count <= room:
-        raise UsageError(f"--ray {count} is more than Ray has room for, one on each of {room} {needed}s; ask for less.")
+        raise UsageError(
+            f"--ray {count} is more than Ray has room for: one worker on each of {room} {needed}s; ask for fewer."
+        )
     options = {"num_cpus": 1, "num_gpus": int(needed == "GPU"), "max_restarts": -1, "max_task_retries": TRIES}
     environment = {name: value for name, value in os.environ.items() if name.startswith(LIBRARIES)}
     hire = ray.remote(**options)(Worker).remote

@@ -49,7 +49,12 @@ class Row:
 def row_of_name(name: str, **more: Any) -> Row:
     """Returns the row of a path or a URL. An empty name, for instance of an unset variable, gives a row that fails."""
     if not name:
-        return Row(input=Path(name), place=Path("nothing"), problem=UsageError("A picture's name is empty."), **more)
+        return Row(
+            input=Path(name),
+            place=Path("nothing"),
+            problem=UsageError("A picture's name is empty; give a path or a URL."),
+            **more,
+        )
     try:
         if remote.is_url(name := remote.local(name)):
             place = Path(remote.name(name))
@@ -72,14 +77,14 @@ def _mirrored(path: Path) -> Path:
 def _row(said: Any, where: str) -> Iterator[Row]:
     """Yields the row of a table of options, or nothing for an empty table. An error in it fails this row alone."""
     if not isinstance(said, Mapping):
-        yield unusable(where, f"{where} is not a table of options.")
+        yield unusable(where, f"{where} is not a table of options; write one for each picture.")
         return
     given = {_option(name): value for name, value in said.items() if _option(name) and not _is_empty(value)}
     name = given.pop("input", None)
     if isinstance(name, str):
         yield row_of_name(name, given=given, where=where)
     elif given or name is not None:
-        yield unusable(where, f"{where} names no picture as input.")
+        yield unusable(where, f"{where} has no input; give the path or URL of a picture as input.")
 
 
 def _option(column: object) -> str:
@@ -121,8 +126,8 @@ def _csv(path: Path) -> Iterator[Row]:
             raise UsageError(f"The job file {path} has a first line that {wrong}.")
         if "input" not in map(_option, columns):
             raise UsageError(
-                f"The job file {path} has no column input; its first line names the columns, with commas or "
-                "semicolons between."
+                f"The job file {path} has no column input; its first line must name the columns, separated by commas "
+                "or semicolons."
             )
         for number, cells, wrong in records:
             where = f"{path} line {number}"
@@ -131,7 +136,7 @@ def _csv(path: Path) -> Iterator[Row]:
             elif any(cell.strip() for cell in cells[len(columns) :]):
                 yield unusable(where, f"{where} has more cells than columns.")
             elif twice := _contradiction(columns, cells):
-                yield unusable(where, f"{where} says {twice} twice, and not the same; leave one of the columns out.")
+                yield unusable(where, f"{where} says {twice} twice, with different values; remove one of the columns.")
             else:
                 yield from _row(dict(zip(columns, cells, strict=False)), where)
 
@@ -199,9 +204,9 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], st
             return
         except csv.Error as error:
             lines.give_up()
-            cells, wrong = [], f"fits no CSV table: {error}; save the file again as UTF-8"
+            cells, wrong = [], f"is not valid CSV: {error}; save the file again as UTF-8"
         except UnicodeEncodeError:
-            cells, wrong = [], "fits no CSV table: it holds bytes that are not text; save the file again as UTF-8"
+            cells, wrong = [], "is not valid CSV: it holds bytes that are not text; save the file again as UTF-8"
         if lines.is_cut:
             lines.give_up()
             cells, wrong = [], _too_long()
@@ -220,7 +225,7 @@ def _toml(path: Path) -> Iterator[Row]:
         raise UsageError(f"The job file {path} is not valid TOML: {error}; fix it.") from error
     jobs = said.pop("job", None)
     if not isinstance(jobs, list):
-        raise UsageError(f"The job file {path} holds no [[job]]; write one for each picture.")
+        raise UsageError(f"The job file {path} holds no [[job]] table; write one for each picture.")
     for number, job in enumerate(jobs, start=1):
         yield from _row({**said, **job} if isinstance(job, Mapping) else job, f"{path} job {number}")
 

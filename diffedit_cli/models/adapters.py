@@ -79,9 +79,7 @@ def loras(given: Iterable[str], memo: Path) -> tuple[Lora, ...]:
             raise UsageError(f"--lora {words} has no scale; give a number, such as {path}:0.8.")
         _check(file, "LoRA")
         if not any("lora" in key for key in weights.header(file, "LoRA", _FILE)):
-            raise ModelError(
-                f"{file} is not a LoRA: none of its tensors is named so; name a LoRA, --model takes the rest."
-            )
+            raise ModelError(f"{file} is not a LoRA: no tensor has lora in its name; use --model for other weights.")
         if (beside := adapter_settings(file)) and beside.stat().st_size > LARGEST:
             raise ModelError(f"{beside} is too large for the settings of a LoRA; fetch {file.name} anew, with its own.")
         if len(weights.metadata(file, "LoRA", _FILE).get(SETTINGS_KEY, "")) > LARGEST:

@@ -121,7 +121,7 @@ def _fetch_content(offer: Offer, file: File) -> None:
             )  # fmt: skip
         if len(told.etag) == SHA256_DIGITS and hashing.of_content(part) != told.etag:
             part.unlink()
-            raise ValueError(f"{file.name} came with another content than the hub says")
+            raise ValueError(f"{file.name} has other content than the hub states")
         part.replace(content)
 
 

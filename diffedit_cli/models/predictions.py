@@ -30,8 +30,8 @@ def of(file: Path) -> str | None:
     for source, said in _sayings(file):
         if said not in WORDS:
             raise ModelError(
-                f"{file} is of a noise process that diffedit cannot follow ({source} says {said[:60]}); use a model "
-                "that predicts noise or v, or correct what is said."
+                f"{file} has a noise process that diffedit does not support ({source} says {said[:60]}); use a model "
+                "that predicts noise or v, or correct that value."
             )
         return WORDS[said]
     return None
@@ -41,7 +41,7 @@ def refuse_edm(file: Path) -> None:
     """Raises ModelError for a model of EDM's noise process, such as CosXL or Playground 2.5, known by its tensors."""
     if edm := [name for name in weights.header(file) if name.startswith("edm_")]:
         raise ModelError(
-            f"{file} is of EDM's noise process, which diffedit cannot follow (it holds {edm[0]}); use a model that "
+            f"{file} has EDM's noise process, which diffedit does not support (it holds {edm[0]}); use a model that "
             "predicts noise or v."
         )
 

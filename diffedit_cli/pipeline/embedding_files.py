@@ -44,7 +44,7 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
         pooled = _averaged(file, tensors[file.pooled], rank=2)
         if pooled.shape[-1] != like.pooled.shape[-1]:
             widths = f"{pooled.shape[-1]} wide and it reads {like.pooled.shape[-1]}"
-            raise _unfit(file, model, f"are, where {POOLED}, {widths}")
+            raise _unfit(file, model, f"are, in the tensor {POOLED}, {widths}")
         pooled = pooled.to(like.pooled)
     warning = None
     if made.get("model", model.digest) != model.digest:
@@ -90,7 +90,7 @@ def _averaged(file: Embeds, tensor: Tensor, rank: int) -> Tensor:
     """Returns the mean over a batch of prompts as one row; a single prompt is returned bit for bit."""
     tensor = tensor if tensor.ndim == rank else tensor[None]
     if 0 in tensor.shape or not tensor.isfinite().all():
-        raise InputError(f"The embeddings file {file} holds values that are not finite, or none; make it again.")
+        raise InputError(f"The embeddings file {file} holds no values, or some that are not finite; make it again.")
     return tensor if len(tensor) == 1 else _mean(tensor)
 
 

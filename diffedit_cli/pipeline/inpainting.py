@@ -47,9 +47,9 @@ class InpaintingStage:
     def check(self, params: Params) -> None:
         """Raises UsageError for parameters that an inpainting model does not support."""
         if params.soft:
-            raise UsageError("An inpainting model repaints all of a cell or nothing; leave out --soft.")
+            raise UsageError("An inpainting model repaints a latent cell fully or not at all; leave out --soft.")
         if params.best:
-            raise UsageError("What an inpainting model paints is not judged; leave out --best.")
+            raise UsageError("--best cannot judge the results of an inpainting model; leave it out.")
 
     def paint(
         self,

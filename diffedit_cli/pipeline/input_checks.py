@@ -62,7 +62,7 @@ def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: 
     """Raises NothingToEdit if the gain of --from is below the limit: the picture does not show what it names."""
     if gain is not None and limit is not None and gain < limit:
         raise NothingToEdit(
-            f"No {_thing(plan.given)} is seen in {picture.name}; say in --from what is there, or paint nevertheless "
+            f"No {_thing(plan.given)} is seen in {picture.name}; say in --from what it shows, or edit nevertheless "
             "with --anyway."
         )
 
@@ -82,7 +82,7 @@ def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) ->
     """
     if params.zoom not in (AUTO, 1):
         raise UsageError(
-            f"--zoom {params.zoom} paints parts of the picture, the latents are of all of it; leave one out."
+            f"--zoom {params.zoom} repaints crops, but --latents are of the whole picture; leave out one of them."
         )
     ours = {
         **about,

@@ -44,7 +44,7 @@ class MaskLimits:
                 f"the white of --exclude {self.exclude.name} covers it; paint less of that white",
             )  # fmt: skip
         if self.box is not None:
-            pixels = _left(pixels & _inside(self.box, pixels), picture, "none of it lies in --box; draw that larger")
+            pixels = _left(pixels & _inside(self.box, pixels), picture, "none of it lies in --box; make the box larger")
         if self.point is not None:
             pixels = _left(_region(pixels, *self.point), picture, "--point is not in it; point at what it covers")
         return mask if self == NONE else mask.cut(pixels, self._recorded(mask))

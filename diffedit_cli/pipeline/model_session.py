@@ -76,7 +76,7 @@ class ModelSession:
         started = time.perf_counter()
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory)
         if self.device == "cpu" and self.memory.offload != "none":
-            stats.warn(f"--offload {self.memory.offload} saves nothing where the processor computes.")
+            stats.warn(f"--offload {self.memory.offload} saves no memory on the CPU; leave it out.")
         stats.seconds[LOAD] = time.perf_counter() - started
         return model
 
@@ -194,4 +194,4 @@ def _check_fitness(folder: ModelFolder, any_picture: bool, picture: Picture, mis
                 f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
                 f"(or try this one nevertheless: --model {folder.name})."
             )
-        stats.warn(f"{unlike}; expect little.")
+        stats.warn(f"{unlike}; expect a poor result.")

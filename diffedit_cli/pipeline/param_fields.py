@@ -35,12 +35,12 @@ class PromptParams:
     expand: int = parameter(
         0,
         EXPAND,
-        "So many sentences about each of --from and --to, written by --expand-model, are averaged.",
+        "Number of sentences that --expand-model writes about each of --from and --to; they are averaged.",
         Range(0, EXPAND_LIMIT),
     )
     expand_model: str = parameter("google/flan-t5-large", EXPAND_MODEL, "A Flan-T5 model: a hub id or a folder.")
     clip_skip: int = parameter(
-        0, TEXT, "Leave out the last layers of CLIP's text encoder, in every prompt.", Range(0), changed_in=("text",)
+        0, TEXT, "Last layers of CLIP's text encoder to skip, for all prompts.", Range(0), changed_in=("text",)
     )
 
 
@@ -48,8 +48,8 @@ class PromptParams:
 class MaskParams:
     """Parameters of the mask, the seed and the number of noise levels."""
 
-    from_negative: Prompt = parameter("", MASK, "What --from is not, while looking for the mask.")
-    to_negative: Prompt = parameter("", MASK, "What --to is not, while looking for the mask.")
+    from_negative: Prompt = parameter("", MASK, "Negative prompt of --from, for the mask.")
+    to_negative: Prompt = parameter("", MASK, "Negative prompt of --to, for the mask.")
     region: str = parameter(
         AUTO,
         MASK,
@@ -57,18 +57,18 @@ class MaskParams:
         choices=(AUTO, *KINDS),
         changed_in=("mask", "region"),
     )
-    anyway: bool = parameter(False, MASK, "Edit, too, where what --from names is not seen.", changed_in=("mask",))
+    anyway: bool = parameter(False, MASK, "Edit even if what --from names is not seen.", changed_in=("mask",))
     mask_method: str = parameter(
         AUTO,
         MASK,
-        "Look at what the prompts predict (noise), at where the words of --from are seen (attention), or both.",
+        "Find the mask by the predictions for the prompts (noise), by attention to the words of --from, or by both.",
         choices=(AUTO, *MASK_METHODS),
         changed_in=("mask",),
     )
     maps: int | str = parameter(
         AUTO,
         MASK,
-        "Noise draws averaged into the mask; auto: until it is settled, 10 at most.",
+        "Noise draws averaged into the mask; auto: until the mask is stable, 10 at most.",
         Range(1, MOST),
         words={AUTO: AUTO},
         keys=("contrast", "bare"),
@@ -76,7 +76,7 @@ class MaskParams:
     mask_strength: float | None = parameter(
         None,
         MASK,
-        "How much noise the prompts are compared in, 0 to 1 (default: 0.5, to add something 0.75).",
+        "Noise level at which the prompts are compared, 0 to 1 (default: 0.5; add 0.75).",
         SHARE,
         keys=("contrast", "reference", "bare"),
     )
@@ -86,23 +86,23 @@ class MaskParams:
     threshold: float | str = parameter(
         0.5,
         MASK,
-        "How different a place must be to be repainted, 0 to 1; auto sets it by the differences themselves.",
+        "How different a place must be to be repainted, 0 to 1; auto derives it from the differences.",
         Range(0, 1, open_most=True),
         words={AUTO: AUTO},
         keys=("mask",),
     )
     smooth: float = parameter(
-        0.0, MASK, "Blur the differences by so many latent cells before.", CELLS, changed_in=("mask",)
+        0.0, MASK, "Blur the differences by this many latent cells before the threshold.", CELLS, changed_in=("mask",)
     )
     edges: float = parameter(
         4.0,
         MASK,
-        "Draw the mask's outline to edges of the picture within so many latent cells; 0 not at all.",
+        "Move the mask's outline to edges of the picture within this many latent cells; 0: off.",
         CELLS,
         changed_in=("mask",),
     )
     fill_holes: bool = parameter(
-        False, MASK, "Fill the mask's holes, and gaps that are open by a latent cell at most.", changed_in=("mask",)
+        False, MASK, "Fill the mask's holes, also those with an opening of a latent cell at most.", changed_in=("mask",)
     )
     islands: float = parameter(
         0.0, MASK, "Leave out regions smaller than this share of the largest.", Range(0, 1), changed_in=("mask",)
@@ -110,14 +110,14 @@ class MaskParams:
     reach_down: float = parameter(
         0.7,
         MASK,
-        "Take in thin parts (a tail, a string) of the mask's colours, this share below --threshold; 0: none.",
+        "Add thin parts (a tail, a string) in the mask's colours, up to this share below --threshold; 0: none.",
         Range(0, 1),
         changed_in=("mask",),
     )
     grow: float | None = parameter(
         None,
         MASK,
-        "Grow the mask by so many latent cells (default: 0.4, or 0 with --soft).",
+        "Grow the mask by this many latent cells (default: 0.4, or 0 with --soft).",
         CELLS,
         changed_in=("mask",),
     )
@@ -127,13 +127,13 @@ class MaskParams:
     zoom: float | str = parameter(
         AUTO,
         ZOOM,
-        "Look closer at what is masked, so many times; auto: where the picture is larger than the model's.",
+        "Zoom factor for masked regions; auto: zooms if the picture is larger than the model's size.",
         Range(1),
         words={AUTO: AUTO, OFF: 1.0},
         changed_in=("mask", "edit"),
     )
     seed: int = parameter(
-        0, SEED, "Another seed, another mask, and with --eta another result.", keys=("contrast", "reference", "bare")
+        0, SEED, "Seed of the noise of the mask and, with --eta, of the edit.", keys=("contrast", "reference", "bare")
     )
     steps: int = parameter(
         16,
@@ -158,7 +158,7 @@ class InversionParams:
     caption: Prompt | None = parameter(
         None,
         CAPTION,
-        "What the inversion is told the picture shows; auto asks --caption-model (default: the --from prompt).",
+        "Prompt of the inversion; auto: a caption by --caption-model (default: the --from prompt).",
     )
     caption_model: str = parameter(
         "Salesforce/blip-image-captioning-large", CAPTION_MODEL, "A BLIP model: a hub id or a folder."
@@ -177,13 +177,13 @@ class InversionParams:
     invert_every: int | None = parameter(
         None,
         INVERSION,
-        "Ask the model at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
+        "Evaluate the network at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         Range(1, MOST),
     )
     invert_from: float | None = parameter(
         None,
         INVERSION,
-        "Reach this noise level by fresh noise, and invert from there (default: 0, with builtin 0.2).",
+        "Add fresh noise up to this noise level, and invert from there (default: 0, with builtin 0.2).",
         Range(0, 1),
     )
     last_level: float | None = parameter(
@@ -195,29 +195,29 @@ class InversionParams:
     fixed_point: int = parameter(
         0,
         INVERSION,
-        "How often each step is repeated with the noise of its own result; 0 never.",
+        "How often each step is repeated with the noise predicted for its own result; 0: never.",
         Range(0, MOST),
         changed_in=("inversion",),
     )
     reg_steps: int = parameter(
         0,
         INVERSION,
-        "How often each predicted noise is made more like noise (pix2pix-zero); 0 never.",
+        "Regularisation steps per predicted noise, towards Gaussian noise (pix2pix-zero); 0: none.",
         Range(0, MOST),
         changed_in=("inversion",),
     )
     lambda_auto_corr: float = parameter(
         20.0,
         INVERSION,
-        "How strongly against noise that resembles itself when shifted.",
+        "Weight against noise that resembles itself when shifted.",
         Range(0),
         changed_in=("regularisation",),
     )
     lambda_kl: float = parameter(
-        20.0, INVERSION, "How strongly towards mean 0 and variance 1.", Range(0), changed_in=("regularisation",)
+        20.0, INVERSION, "Weight towards mean 0 and variance 1.", Range(0), changed_in=("regularisation",)
     )
     auto_corr_rolls: int = parameter(
-        5, INVERSION, "How many shifts are tried each time.", Range(1, MOST), changed_in=("regularisation",)
+        5, INVERSION, "How many shifts each regularisation step tries.", Range(1, MOST), changed_in=("regularisation",)
     )
 
 
@@ -235,14 +235,14 @@ class EditParams:
     guidance_end: float = parameter(
         0.6,
         EDIT,
-        "The share of the edit's steps, the first ones, that --guidance counts in; the rest is quicker.",
+        "The share of the edit's steps, from the first, that use --guidance; the others are faster.",
         Range(0, 1),
         keys=("repainting",),
     )
     guidance_every: int = parameter(
         2,
         EDIT,
-        "Ask where guidance leads at every Nth of these steps; at those between it leads the same way.",
+        "Evaluate guidance at every Nth of these steps; the steps between reuse its direction.",
         Range(1, MOST),
         keys=("repainting",),
     )
@@ -252,7 +252,7 @@ class EditParams:
     room: float | None = parameter(
         None,
         EDIT,
-        "Paint in so much more room around the mask, as a share of its box; kept is what changed there (0: none).",
+        "Paint also in this margin of the mask, as a share of its box, and keep what changed there (0: none).",
         Range(0, MOST_ROOM),
         changed_in=("region",),
     )
@@ -266,14 +266,14 @@ class EditParams:
     feather: float = parameter(
         0.25,
         EDIT,
-        "Fade the edit in over so many latent cells inside the mask; 0 is a hard edge.",
+        "Fade the edit in over this many latent cells inside the mask; 0 is a hard edge.",
         CELLS,
         changed_in=("edit",),
     )
     eta: float | None = parameter(
         None,
         EDIT,
-        "How much fresh noise each step takes, 0 to 1 (default: 0; for --variants but the first 0.6).",
+        "How much fresh noise each step adds, 0 to 1 (default: 0; for --variants except the first 0.6).",
         Range(0, 1),
     )
     variants: int = parameter(1, EDIT, "How many results; each has the next --seed.", Range(1, MOST_VARIANTS))

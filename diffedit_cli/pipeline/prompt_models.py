@@ -92,14 +92,14 @@ class PromptModels:
             except FileNotFoundError:  # another process has evicted it since
                 pass
             except artifacts.UNREADABLE:
-                self.warn(f"The cache entry {entry} is damaged; it is made again.")
+                self.warn(f"The cache entry {entry} is damaged; it is computed again.")
         texts = write()
         if self.cache:
             arrays = {"texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
             try:
                 self.cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**about, "key": key})))
             except DiffEditError as error:
-                self.warn(f"Nothing is kept in the cache: {error}")
+                self.warn(f"The result is not stored in the cache: {error}")
         return texts
 
 

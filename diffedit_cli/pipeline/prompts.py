@@ -79,11 +79,11 @@ def _names(path: Path, ranks: Mapping[str, int]) -> tuple[str, str | None]:
     if len(tokens) != 1 or len(pooled) > 1:
         raise InputError(
             f"The embeddings file {path} holds {', '.join(sorted(ranks)) or 'nothing'}, and it is not clear which is "
-            f"the prompt; call it {TOKENS}, and {POOLED} what the model wants pooled."
+            f"the prompt; name that tensor {TOKENS}, and the pooled one {POOLED}."
         )
     if ranks[tokens[0]] not in (2, 3) or (pooled and ranks[pooled[0]] not in (1, 2)):
         raise InputError(
-            f"The embeddings file {path} holds other shapes than {TOKENS} (B, L, D) and {POOLED} (B, P); store them so."
+            f"The embeddings file {path} holds other shapes than {TOKENS} (B, L, D) and {POOLED} (B, P); use these."
         )
     return tokens[0], pooled[0] if pooled else None
 

@@ -85,7 +85,7 @@ class StageCache:
         except FileNotFoundError:  # another process has evicted it since
             return None
         except artifacts.UNREADABLE:
-            stats.warn(f"The cache entry {entry} is damaged; it is made again.")
+            stats.warn(f"The cache entry {entry} is damaged; it is computed again.")
             return None
         return arrays
 
@@ -95,7 +95,7 @@ class StageCache:
         try:
             self._cache.store(kind, key, artifacts.pack(arrays, records.record(kind, {**inputs, "key": key})))
         except DiffEditError as error:
-            stats.warn(f"Nothing is kept in the cache: {error}")
+            stats.warn(f"The result is not stored in the cache: {error}")
 
 
 def cache_key(kind: str, inputs: Mapping[str, Any]) -> str:

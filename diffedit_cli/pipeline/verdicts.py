@@ -43,7 +43,7 @@ def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | No
     thing = _without_room(M, plan.given.room or 0.0) if plan.kind == "remove" else M
     if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(thing, before, after) > LEFT:
         return (
-            f"Much of what was in {picture.name} is left; try another --seed, a lower --threshold, or a higher "
+            f"Much of the old content of {picture.name} is left; try another --seed, a lower --threshold, or a higher "
             "--guidance."
         )
     if plan.kind != "background" and _seam(M, before, after) > SEAM:  # the rim of a background is a thing's own outline

@@ -41,7 +41,9 @@ class LatestLines:
         except FileNotFoundError:
             raise InputError(f"The folder {folder} holds no {results_log.NAME}; {REMEDY}.") from None
         except OSError as error:
-            raise InputError(f"{error.filename} cannot be read: {error.strerror}; see what lies there.") from None
+            raise InputError(
+                f"{error.filename} cannot be read: {error.strerror}; check that it is a readable file."
+            ) from None
         if self.unreadable and not self._lines:
             raise InputError(f"{folder / results_log.NAME} holds no results of diffedit run; {REMEDY}.")
 

@@ -196,7 +196,10 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"The folder {path} cannot be made: {error.strerror}; make room for it.") from error
+        raise OutputError(
+            f"The folder {path} cannot be created: {error.strerror}; remove what is in its way, or check "
+            "permissions and free space."
+        ) from error
 
 
 # The page

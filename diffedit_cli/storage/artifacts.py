@@ -84,7 +84,7 @@ def _stated(path: Path) -> dict[str, Any]:
         raise ValueError("it was not made by diffedit")
     about: dict[str, Any] = json.loads(said[records.KEY])
     if not records.is_sound(about):
-        raise ValueError("what it says of itself is damaged")
+        raise ValueError("its record is damaged")
     if about.get("format") != records.FORMAT:
         raise ValueError(f"its format version is {about.get('format')}, this diffedit reads {records.FORMAT}")
     about.pop(seals.KEY, None)

@@ -120,7 +120,10 @@ class Cache(CacheFolder):
         """
         if not self.is_marked:
             if paths.is_folder(self.root) and any(self.root.iterdir()):
-                raise UsageError(f"{self.root} is not marked as a cache of diffedit's, and stays as it is.")
+                raise UsageError(
+                    f"{self.root} is not marked as a cache of diffedit's, so nothing was removed; "
+                    "choose one with --cache-dir."
+                )
             return []
         entries = sorted(self.entries(), key=lambda entry: entry.kind != UNFINISHED)
         total, removed = sum(entry.size for entry in entries), []

@@ -93,8 +93,8 @@ class CacheFolder:
                     usage.bytes = self._make_room(wanted, limit)
                 if usage.bytes + size > limit:
                     raise OutputError(
-                        f"The cache {self.root} may hold {limit / 1e6:.1f} MB, too little for {size / 1e6:.1f} more; "
-                        "raise --cache-limit."
+                        f"The cache {self.root} is limited to {limit / 1e6:.1f} MB, too little for {size / 1e6:.1f} MB "
+                        "more; raise --cache-limit."
                     )
                 usage.bytes += size
                 yield

@@ -36,7 +36,7 @@ def read(path: Path, what: str, most: int | None = None) -> bytes:
                 if most is not None and size > most:
                     name = "Standard input" if path == STANDARD_STREAM else path
                     raise InputError(
-                        f"{name} is larger than {most / 1e9:.2f} GB, as no {what} is; make it smaller first."
+                        f"{name} is larger than {most / 1e9:.2f} GB, the limit of a {what}; make it smaller first."
                     )
     except OSError as error:
         raise unread(path, what, error) from error
@@ -133,7 +133,11 @@ def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] =
                 check()
                 _take_place(fresh, path, old if replace else None)
     except OSError as error:
-        kept = f" What was there is now {old}." if replace and paths.is_there(old) and not paths.is_there(path) else ""
+        kept = (
+            f" The previous folder is now {old}."
+            if replace and paths.is_there(old) and not paths.is_there(path)
+            else ""
+        )
         raise OutputError(
             f"The folder {path} cannot be written: {error.strerror}; free some space, or choose another.{kept}"
         ) from error

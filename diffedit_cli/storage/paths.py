@@ -77,7 +77,9 @@ def check_working_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109
     except OSError as error:
-        raise UsageError(f"The folder that this is started in is gone ({error.strerror}); go to another one.") from None
+        raise UsageError(
+            f"The current working folder no longer exists ({error.strerror}); change to another folder."
+        ) from None
 
 
 def lines(file: IO[AnyStr]) -> Iterator[AnyStr]:

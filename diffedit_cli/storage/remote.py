@@ -63,9 +63,9 @@ def open_url(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise UsageError(f"{url} needs a package that is not here: {error} (with pip install).") from None
+        raise UsageError(f"{url} needs a package that is not installed: {error} (with pip install).") from None
     except ValueError as error:
-        raise UsageError(f"{url} is of no known file system ({error}); see fsspec's list of them.") from None
+        raise UsageError(f"{url} has an unknown URL scheme ({error}); use a scheme that fsspec supports.") from None
     except Exception as error:  # file systems raise errors of any type
         raise InputError(_unreachable(url, error)) from error
     if "file" in found[0].protocol:

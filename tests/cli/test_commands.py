@@ -108,7 +108,7 @@ __main__.main()
 def test_ctrl_c_before_the_program_has_been_read_is_no_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", INTERRUPTED_EARLY], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "diffedit: Interrupted; what was finished is kept.\n"
+    assert ended.stderr == "diffedit: Interrupted; finished results are kept.\n"
 
 
 @pytest.mark.thorough
@@ -133,7 +133,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_torn(here: Path) -> No
     running.send_signal(signal.SIGINT)
     ran = finished(running)
     assert ran.code == 130
-    assert ran.lines[-1] == "diffedit: Interrupted; what was finished is kept."
+    assert ran.lines[-1] == "diffedit: Interrupted; finished results are kept."
     assert "Traceback" not in ran.err
     assert names(here / "out") == ["a.mask.png", "a.png", "results.jsonl"]
     assert pixels(here / "out" / "a.png").shape == (40, 60, 3)

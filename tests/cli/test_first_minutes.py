@@ -55,7 +55,7 @@ def test_words_without_their_options_are_put_where_they_belong(tmp_path: Path) -
     file = picture(tmp_path / "cat.png")
     ran = diffedit("edit", file, "cat", "a big dog")
     assert ran.code == 2
-    assert ran.lines == [f"diffedit: Say by options what changes: diffedit edit {file} --from cat --to 'a big dog'"]
+    assert ran.lines == [f"diffedit: Give the prompts as options: diffedit edit {file} --from cat --to 'a big dog'"]
     assert "--from is empty" in diffedit("edit", file, file).err  # which are pictures
 
 

@@ -259,7 +259,7 @@ def test_ctrl_c_interrupts_the_work_and_the_server_lives_on(
     client.send_signal(signal.SIGINT)
     ran = finished(client)
     assert ran.code == 130
-    assert ran.lines[-1] == "diffedit: Interrupted; what was finished is kept."
+    assert ran.lines[-1] == "diffedit: Interrupted; finished results are kept."
     assert contents(here) == before
     assert server.poll() is None
     assert handed("edit", "cat.png", *WORDS).code == 0

@@ -69,7 +69,7 @@ def webp_behind(more: bytes) -> bytes:
 
 
 def jpeg_behind(more: bytes) -> bytes:
-    """With a segment behind its pixels."""
+    """With a segment after its pixels."""
     data = coded("JPEG")
     return data[:-2] + more + data[-2:]
 
@@ -123,7 +123,7 @@ def loaded(data: bytes, folder: Path) -> Picture:
         (gif_with(b"MGKIPTC0000"), "its IPTC"),
         (gif_behind(b"!\xff\x0bOTHER  1.00\3abc\0"), "the block OTHER  1.0"),
         (gif_behind(b"!\x01\3abc\0"), "its text"),
-        (gif_behind(b"!\xff\x0bMGK8BIM0000\4none\0"), "resources of Photoshop's that cannot be read"),
+        (gif_behind(b"!\xff\x0bMGK8BIM0000\4none\0"), "Photoshop resources that cannot be read"),
         (jp2_with(box(b"uuid", bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"))), "its IPTC"),
         (jp2_with(box(b"uuid", bytes(16))), f"the box {'00' * 16}"),
         (jp2_with(box(b"jp2i", b"rights")), "the box jp2i"),
@@ -135,18 +135,18 @@ def loaded(data: bytes, folder: Path) -> Picture:
             "another EXIF",
         ),
         (with_segments(coded("JPEG"), segment(0xEE, b"not Adobe's")), "the block APP14"),
-        (jpeg_behind(segment(0xE1, exif_saying("a"))), "the block APP1 behind its pixels"),
+        (jpeg_behind(segment(0xE1, exif_saying("a"))), "the block APP1 after its pixels"),
         (webp_behind(b"EXIF" + struct.pack("<I", 4) + b"none"), "another EXIF block"),
         (with_chunks(coded("PNG"), (b"eXIf", exif_saying("a")[6:]), (b"eXIf", exif_saying("b")[6:])), "another EXIF"),
         (coded("PNG")[:-12] + png_with(b"tEXt", b"Author\0me")[33:50], "a damaged tEXt chunk"),
-        *[(coded(kind) + b"trailer", "7 bytes behind the picture") for kind in ("BMP", "DIB", "GIF", "TIFF", "PPM")],
-        (coded("JPEG2000") + b"trailer", "7 bytes behind the picture"),
-        (coded("JPEG2000", no_jp2=True) + b"trailer", "7 bytes behind the picture"),
-        (coded("WEBP", lossless=True) + b"trailer", "7 bytes behind the picture"),
-        (tiff(bigtiff=True) + b"trailer", "7 bytes behind the picture"),
-        (b"P3 1 1 255 1 2 3\nmore", "4 bytes behind the picture"),
-        (b"P4 9 2 \0\0\0\0more", "4 bytes behind the picture"),
-        (b"P6 1 1 999 \0\0\0\0\0\0more", "4 bytes behind the picture"),
+        *[(coded(kind) + b"trailer", "7 bytes after the picture") for kind in ("BMP", "DIB", "GIF", "TIFF", "PPM")],
+        (coded("JPEG2000") + b"trailer", "7 bytes after the picture"),
+        (coded("JPEG2000", no_jp2=True) + b"trailer", "7 bytes after the picture"),
+        (coded("WEBP", lossless=True) + b"trailer", "7 bytes after the picture"),
+        (tiff(bigtiff=True) + b"trailer", "7 bytes after the picture"),
+        (b"P3 1 1 255 1 2 3\nmore", "4 bytes after the picture"),
+        (b"P4 9 2 \0\0\0\0more", "4 bytes after the picture"),
+        (b"P6 1 1 999 \0\0\0\0\0\0more", "4 bytes after the picture"),
     ],
 )
 def test_it_is_said(data: bytes, says: str, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_pictures_of_any_mode_end_where_their_pixels_do(mode: str, kind: str, tm
     out = io.BytesIO()
     Image.new(mode, (13, 7), 1).save(out, kind)
     assert loaded(out.getvalue(), tmp_path).metadata.left_out == ()
-    assert loaded(out.getvalue() + b"more", tmp_path).metadata.left_out == ("4 bytes behind the picture",)
+    assert loaded(out.getvalue() + b"more", tmp_path).metadata.left_out == ("4 bytes after the picture",)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_exif_of_a_jpeg_goes_on_in_the_next_segment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turned", "words"), [(1, []), (6, ["Photoshop's guides, slices and paths, as it was turned"])]
+    ("turned", "words"), [(1, []), (6, ["Photoshop's guides, slices and paths, since the pixels were rotated upright"])]
 )
 def test_what_of_photoshops_resources_goes_is_said(turned: int, words: list[str]) -> None:
     blocks = resource(0x0404, b"caption") + resource(0x07D0, b"path") + resource(0x040C, b"thumbnail")
@@ -244,16 +244,16 @@ def test_what_of_photoshops_resources_goes_is_said(turned: int, words: list[str]
     assert said == words
     assert (b"path" in kept, b"caption" in kept, b"thumbnail" in kept) == (turned == 1, True, False)
     assert photoshop.clean(blocks + resource(0x0424, b"<xmp>"), False, [])[1] == [
-        "the XMP that stands among Photoshop's resources"
+        "the XMP stored in Photoshop's resources"
     ]
-    assert photoshop.clean(blocks + b"8BIM\4", False, [])[1] == ["resources of Photoshop's that cannot be read"]
+    assert photoshop.clean(blocks + b"8BIM\4", False, [])[1] == ["Photoshop resources that cannot be read"]
 
 
 def test_any_number_of_odd_parts_makes_a_warning_that_can_be_read(tmp_path: Path) -> None:
     odd = [(b"A%c%cC" % (65 + at % 26, 65 + at // 26), b"") for at in range(90)]
     said = loaded(with_chunks(coded("PNG"), *odd), tmp_path).metadata.left_out
     assert len(said) == 51
-    assert said[-1] == "more of the kind"
+    assert said[-1] == "more of this kind"
 
 
 def test_directories_of_a_tiff_are_read_once_each() -> None:

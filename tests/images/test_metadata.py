@@ -83,7 +83,7 @@ UNTRUE = {
     "gain map": (' hdrgm:Version="1.0"', DIRECTORY, ("hdrgm", "Container", "Item"), "its gain map"),
     "motion photo": (' GCamera:MotionPhoto="1" GCamera:MicroVideoOffset="9"', DIRECTORY, GOOGLE, "its video"),
     "motion in elements": ("", "<GCamera:MotionPhoto>1</GCamera:MotionPhoto>", ("GCamera",), "its video"),
-    "further": (' xmpNote:HasExtendedXMP="7C10"', "", ("xmpNote",), "the further XMP"),
+    "further": (' xmpNote:HasExtendedXMP="7C10"', "", ("xmpNote",), "its extended XMP"),
     "thumbnail": ("", THUMBNAIL, ("xmp", "xmpGImg"), ""),
     "depth": (' GDepth:Data="AAAA" GDepth:Near="1"', "", ("GDepth",), "its depth map"),
 }  # fmt: skip
@@ -116,9 +116,9 @@ BEHIND = {
     "gain map": (JPEG + with_segments(JPEG, GAIN), "its gain map"),
     "gain map of ISO": (with_segments(JPEG, segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0")) + JPEG, "its gain map"),
     "video": (JPEG + VIDEO, "its video"),
-    "bytes": (JPEG + b"trailer", "7 bytes behind the picture"),
+    "bytes": (JPEG + b"trailer", "7 bytes after the picture"),
     "picture": (JPEG + JPEG, "several frames"),
-    "further": (with_segments(JPEG, segment(0xE1, given.EXTENSION)), "the further XMP"),
+    "further": (with_segments(JPEG, segment(0xE1, given.EXTENSION)), "its extended XMP"),
     "credentials": (with_segments(JPEG, segment(0xEB, b"JP\0\1\0\0\0\1jumb")), "its content credentials"),
     "unknown": (with_segments(JPEG, segment(0xE5, b"of a maker")), "the block APP5"),
 }  # fmt: skip

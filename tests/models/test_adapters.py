@@ -336,7 +336,7 @@ def test_what_does_not_fit_is_named(
         "--lora away.safetensors": (4, "unet.elsewhere, which that model does not have"),
         "--lora bare.safetensors": (4, "transformer_blocks", "which that model does not have"),
         "--lora dora.safetensors": (4, "it is a DoRA"),
-        "--lora alpha.safetensors": (4, "it changes nothing"),
+        "--lora alpha.safetensors": (4, "it contains no weights"),
         "--lora wide.safetensors": (4, "has width", "and that model's"),
         "--lora none.safetensors": (4, "none.safetensors is not a LoRA"),
         "--lora pickled.safetensors": (4, "pickled.safetensors is a pickled file"),

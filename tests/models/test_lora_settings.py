@@ -62,7 +62,10 @@ def test_alpha_may_stand_in_settings(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"alpha_pattern": {"^conv_.*": 8}}, "its alpha_pattern is of a kind that diffedit does not read (^conv_.*)"),
+        (
+            {"alpha_pattern": {"^conv_.*": 8}},
+            "its alpha_pattern has a regular expression, which diffedit does not support (^conv_.*)",
+        ),
         ({"peft_type": "LOHA"}, "it is not a LoRA but LOHA, as its settings say"),
         ({"init_lora_weights": "pissa"}, "other weights than the model's (init_lora_weights is pissa)"),
         ({"peft_type": "LORA", "init_lora_weights": "gaussian"}, None),

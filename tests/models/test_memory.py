@@ -95,7 +95,7 @@ def test_by_the_command_line(tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytes
     for words in ("", "--offload model", "--offload sequential", "--vae-slicing", "--vae-tiling"):
         ran = diffedit("edit", "wide.png", *WORDS, "-o", "x.png", "--no-cache", "--json", *words.split())
         assert ran.code == 0, ran.err
-        assert ran.warnings == ([f"{words} saves nothing where the processor computes."] if "offload" in words else [])
+        assert ran.warnings == ([f"{words} saves no memory on the CPU; leave it out."] if "offload" in words else [])
         made[words] = (tmp_path / "x.png").read_bytes()
     assert made[""] == made["--offload model"] == made["--offload sequential"] == made["--vae-slicing"]
     assert made["--vae-tiling"] != made[""]

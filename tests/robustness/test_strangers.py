@@ -97,7 +97,7 @@ def test_a_folder_that_asks_for_more_is_said(command: str) -> None:
     Path("diffedit.toml").write_text("maps = 100000\n")
     ran = diffedit(*((command, "cat.png", *WORDS) if command == "edit" else (command,)))
     assert ran.code == 2
-    assert "sets maps to 100000; the file of a folder may say 100 at most" in ran.lines[-1]
+    assert "sets maps to 100000; the file of a working folder may set 100 at most" in ran.lines[-1]
 
 
 @pytest.mark.parametrize("name", sorted(COUNTED))

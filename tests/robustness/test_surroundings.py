@@ -284,8 +284,8 @@ def test_settings_of_a_folder_name_no_file_of_nobody(homeless: Path) -> None:
     (homeless / "diffedit.toml").write_text('model = "sd15"\n')
     ran = diffedit("models", "list")
     assert (ran.code, ran.err) == (2, (
-        "diffedit: diffedit.toml in this folder sets model; the file of a folder only says how a picture is edited, "
-        f"so set that in your own, diffedit.toml in {HOME}, or on the command line.\n"
+        "diffedit: diffedit.toml in this folder sets model; the file of a working folder may only set how a picture is "
+        f"edited, so set that in your own settings file, diffedit.toml in {HOME}, or on the command line.\n"
     ))  # fmt: skip
 
 

@@ -26,7 +26,7 @@ WORDS = ("--from", "cat", "--to", "dog")
 FAST = ("--steps", "5", "--maps", "2", "--threshold", "0.3")
 
 
-HINTS = ("The mask covers", "The edit of", "Much of what was in", "The result of")
+HINTS = ("The mask covers", "The edit of", "Much of the old content of", "The result of")
 
 
 def problems(warnings: Iterable[str]) -> list[str]:

@@ -52,7 +52,7 @@ def scheduler(kind: Any) -> Reader:
         config = json.loads((at / "scheduler_config.json").read_text())
         shipped = config.get("_class_name", kind.__name__)
         if shipped.startswith("EDM") or shipped.startswith("FlowMatch") != kind.__name__.startswith("FlowMatch"):
-            raise ValueError(f"{shipped} is of another noise process than {kind.__name__}")
+            raise ValueError(f"{shipped} has another noise process than {kind.__name__}")
         return kind.from_config(config)
 
     return read
@@ -66,7 +66,7 @@ def index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no object")
+        raise ValueError(f"{path} contains no JSON object")
     return content
 
 

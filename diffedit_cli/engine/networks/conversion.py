@@ -69,7 +69,7 @@ class Checkpoint:
     def _taken(self, prefix: str, place: Place, shape: list[int]) -> Tensor:
         tensor = to_diffusers_layout(self._scaled(prefix + place.name), place)
         if _bare(tensor.shape) != _bare(shape):
-            raise ValueError(f"{prefix}{place.name} gives {tuple(tensor.shape)} where {tuple(shape)} is wanted")
+            raise ValueError(f"{prefix}{place.name} has the shape {tuple(tensor.shape)} in place of {tuple(shape)}")
         return tensor.reshape(shape)
 
     def _scaled(self, name: str) -> Tensor:
@@ -77,7 +77,7 @@ class Checkpoint:
         tensor: Tensor = self._file.get_tensor(name)
         if not tensor.is_floating_point():
             dtype = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{name} is kept in {dtype}, which diffedit does not read")
+            raise ValueError(f"{name} is stored as {dtype}, which diffedit does not support")
         for scale in (f"{name.removesuffix('.weight')}.{one}" for one in SCALES):
             if name.endswith(".weight") and scale in self._names:
                 factor = self._file.get_tensor(scale)

@@ -58,7 +58,7 @@ class Watch:
         Raises RuntimeError if the network was not evaluated for the watched prompt.
         """
         if self._sum is None:
-            raise RuntimeError("nothing was predicted for the text that is watched")
+            raise RuntimeError("the network was not evaluated for the watched prompt")
         shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
         looks = (self._sum / self._count).reshape(grid[0] // shrink, grid[1] // shrink)
         return resize(looks, grid)

@@ -114,7 +114,8 @@ class Inpainter:
             ).images
         except (ValueError, TypeError) as error:
             raise ModelError(
-                f"The inpainting model {self.name} cannot paint this ({components.reason(error)})."
+                f"The inpainting model {self.name} cannot repaint this picture ({components.reason(error)}); "
+                "use another --inpainter."
             ) from error
         return painted.float() * 2 - 1
 

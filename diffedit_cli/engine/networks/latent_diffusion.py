@@ -45,7 +45,9 @@ class LatentDiffusion(VaeLatents, ABC):
         self._check_fit()
         self.native_size = int(network.config["sample_size"]) * self.factor
         if self.native_size < 1:
-            raise ModelError(f"The model {name} does not fit: pictures of {self.native_size} pixels; get it again.")
+            raise ModelError(
+                f"The model {name} does not fit: its native picture size is {self.native_size} pixels; get it again."
+            )
         self.evaluations = 0
         self._calls = Calls(self._answer)
         self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
@@ -80,7 +82,7 @@ class LatentDiffusion(VaeLatents, ABC):
             if not all(
                 isinstance(share, float) and 0 <= share <= 1 for level in levels for share in (level.a, level.b)
             ):
-                raise ValueError("its scheduler makes levels of no noise process")
+                raise ValueError("its scheduler gives noise levels outside of 0 to 1")
         return levels
 
     @abstractmethod
@@ -166,7 +168,7 @@ class LatentDiffusion(VaeLatents, ABC):
         clip_skip: int = 0,  # noqa: ARG002
     ) -> AbstractContextManager[Watcher]:
         raise ModelError(
-            f"The model {self.name} has no attention from the picture to the words; use --mask-method noise, or a "
+            f"The model {self.name} has no cross-attention, which attention masks need; use --mask-method noise, or a "
             "Stable Diffusion 1.x, 2.x or XL model."
         )
 

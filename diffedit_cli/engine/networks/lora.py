@@ -66,7 +66,9 @@ class _Settings:
         own = self.said.get("alpha_pattern") or {}
         for pattern in own:
             if not re.fullmatch(r"[\w.]+", pattern):
-                raise ValueError(f"its alpha_pattern is of a kind that diffedit does not read ({pattern[:80]})")
+                raise ValueError(
+                    f"its alpha_pattern has a regular expression, which diffedit does not support ({pattern[:80]})"
+                )
         return {pattern: (place, alpha) for place, (pattern, alpha) in enumerate(own.items())}
 
     def alpha(self, layer: str, usual: float) -> float:
@@ -121,7 +123,7 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
         return changes.setdefault(tuple(target[:2] for target in targets), _Change(layer, targets))
 
     if tensors and all(_ALPHA.fullmatch(key) for key in tensors):
-        raise ValueError("it changes nothing")
+        raise ValueError("it contains no weights")
     for key, tensor in tensors.items():
         if "dora_scale" in key or "lora_magnitude_vector" in key:
             raise ValueError("it is a DoRA, which diffedit does not read")
@@ -138,7 +140,7 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
                 raise ValueError(f"its {key} is not a number")
             change_of(alpha["layer"]).alpha = float(tensor)
         else:
-            raise ValueError(f"its {key} is of a kind that diffedit does not read")
+            raise ValueError(f"its {key} is not a LoRA key that diffedit supports")
     return list(changes.values())
 
 
@@ -176,7 +178,7 @@ def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]
 def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settings]) -> float:
     """Returns alpha / r. Raises ValueError unless there are both factors, finite and of the size of the weight."""
     if set(change.factors) != {"A", "B"}:
-        raise ValueError(f"of {change.name} it has no pair of factors")
+        raise ValueError(f"its {change.name} lacks one of the two LoRA factors")
     if not all(change.factors[kind].numel() and change.factors[kind].ndim > 1 for kind in "AB"):
         raise ValueError(f"the factors of its {change.name} are empty")
     A, B = (change.factors[kind].flatten(1) for kind in "AB")
@@ -198,7 +200,7 @@ def _check_size(change: _Change, factor: float) -> None:
     """Raises ValueError if the weights could become infinite in half precision."""
     A, B = (float(change.factors[kind].abs().max()) for kind in "AB")
     if not abs(factor) * len(change.factors["A"]) * A * B < torch.finfo(torch.float16).max:
-        raise ValueError(f"its {change.name} changes weights by more than numbers hold, at a scale of {factor:g}")
+        raise ValueError(f"its {change.name} overflows half precision at a scale of {factor:g}")
 
 
 def _said(metadata: Mapping[str, str], file: Path, parts: Iterable[str]) -> dict[str, _Settings]:

@@ -45,7 +45,7 @@ def refuse(prompt: str, model: str) -> None:
     """Raises ModelError if a prompt has weights, which the model does not support."""
     if is_weighted(prompt):
         raise ModelError(
-            f'The model {model} reads no weights, as in "{prompt}"; leave out the numbers, or use a '
+            f'The model {model} does not support word weights, as in "{prompt}"; leave out the numbers, or use a '
             "Stable Diffusion 1.x, 2.x or XL model."
         )
 

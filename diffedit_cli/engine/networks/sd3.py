@@ -93,8 +93,8 @@ class StableDiffusion3(LatentDiffusion):
         longest = self.multiple * int(self.transformer.config["pos_embed_max_size"])
         if max(picture.shape[-2:]) > longest:
             raise ModelError(
-                f"The model {self.name} paints at most {longest} pixels a side, and this picture is too long for its "
-                "width; crop it, or use another model."
+                f"The model {self.name} paints at most {longest} pixels a side, and a picture of this aspect ratio "
+                "needs more; crop it, or use another model."
             )
         return super().encode(picture)
 

@@ -61,8 +61,8 @@ class TextEncoder:
         ]
         if not found:
             raise ModelError(
-                f'The model {self.name} reads none of "{" ".join(words)}", which the attention mask looks for; '
-                "say it in other words, or use --mask-method noise."
+                f'The model {self.name} sees none of the words "{" ".join(words)}", which the attention mask looks '
+                "for; choose other words, or use --mask-method noise."
             )
         return found
 

@@ -66,5 +66,5 @@ class VaeLatents:
         if config["in_channels"] != latents or (config["out_channels"] or config["in_channels"]) != latents:
             raise ModelError(
                 f"The model {self.name} does not fit: its {what} takes {config['in_channels']} channels and its "
-                f"VAE gives {latents}; inpainting and instruction models are no DiffEdit models."
+                f"VAE gives {latents}; inpainting and instruction models cannot be used with DiffEdit."
             )

@@ -80,7 +80,7 @@ def test_their_places_are_those_of_their_tokens(builtin: StableDiffusion, tiny_e
     assert spelling.clip.places("a cat catty dog", ["cat"]) == [2]
     assert spelling.clip.places("a zoo", ["zoo"]) == [2, 3, 4]  # letter by letter
     assert spelling.clip.places("a (cat)1.3 dog", ["dog"]) == [3]
-    with pytest.raises(ModelError, match='reads none of "dog"'):
+    with pytest.raises(ModelError, match='sees none of the words "dog"'):
         spelling.clip.places("a " * 80 + "dog", ["dog"])
 
 

@@ -90,7 +90,9 @@ def test_the_pieces() -> None:
 
 def test_sd3_has_no_weights_and_says_so(tiny_sd3: Path) -> None:
     model = families.load(tiny_sd3, "cpu", torch.float32, "tiny")
-    with pytest.raises(ModelError, match=r'tiny reads no weights, as in "\(cat\)1\.3"; leave out the numbers'):
+    with pytest.raises(
+        ModelError, match=r'tiny does not support word weights, as in "\(cat\)1\.3"; leave out the numbers'
+    ):
         model.embed("(cat)1.3")
     assert torch.isfinite(model.embed("(small) cat").tokens).all()
 
