@@ -11,7 +11,7 @@ contract: a seed must always yield the same picture.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
@@ -140,17 +140,10 @@ def with_article(name: str) -> str:
 
 
 def scene(
-    seed: int,
-    kind: str | None = None,
-    objects: Sequence[str] | None = None,
-    place: str | None = None,
-    swap: Mapping[str, str] | None = None,
-    size: int = CANVAS,
-    world: World = PRESENT,
-    fitted: bool = False,
-    added: str = "",
-    removed: str = "",
-) -> Scene:
+    seed: int, kind: str | None = None, objects: Sequence[str] | None = None, place: str | None = None,
+    swap: Mapping[str, str] | None = None, size: int = CANVAS, world: World = PRESENT, fitted: bool = False,
+    added: str = "", removed: str = "",
+) -> Scene:  # fmt: skip
     """Returns the scene of a seed; each of the other arguments replaces a choice of the seed.
 
     A swapped object is as wide as the old one or, if ``fitted``, as large as fits into the old one's box. ``added``
@@ -176,22 +169,11 @@ def scene(
 
     picture, horizon = background(place, random.Random(rng.random()) if world.steady else rng)
     masks: dict[str, Image.Image] = {}
-    if kind == "one":
-        names = names[:1]
-        width = rng.uniform(80, 165)
-        x = rng.uniform(width * 0.45, CANVAS - width * 0.45)
-        masks[new(names[0])] = _draw_object(picture, drawing(names[0]), rng, horizon, width, x)
-    elif kind == "two":
-        left_first = rng.random() < 0.5
-        for name, left in ((names[0], left_first), (names[1], not left_first)):
-            width = rng.uniform(70, 115)
-            x = CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
-            masks[new(name)] = _draw_object(picture, drawing(name), rng, horizon, width, x)
-    elif kind == "bowl":
-        names = [objects[0] if objects else fruit]
+    names = {"one": names[:1], "two": names, "bowl": [objects[0] if objects else fruit]}.get(kind, [])
+    if kind == "bowl":
         masks[new(names[0])] = _draw_bowl(picture, new(names[0]), rng, horizon)
-    else:
-        names = []
+    for name, (width, x) in zip(names, _spots(kind, rng), strict=False):
+        masks[new(name)] = _draw_object(picture, drawing(name), rng, horizon, width, x)
     names = [new(name) for name in names if name != removed]
     masks.pop(removed, None)
     lot = rng.random()
@@ -207,6 +189,18 @@ def scene(
         picture = picture.resize((size, size))
         masks = {name: mask.resize((size, size)) for name, mask in masks.items()}
     return Scene(picture=picture, caption=caption, kind=kind, objects=tuple(names), place=place, masks=masks)
+
+
+def _spots(kind: str, rng: random.Random) -> Iterator[tuple[float, float]]:
+    """Yields width and centre of each object that stands on the ground, in pixels, each drawn when it is asked for."""
+    if kind == "one":
+        width = rng.uniform(80, 165)
+        yield width, rng.uniform(width * 0.45, CANVAS - width * 0.45)
+    elif kind == "two":
+        left_first = rng.random() < 0.5
+        for left in (left_first, not left_first):
+            width = rng.uniform(70, 115)
+            yield width, CANVAS * (0.27 if left else 0.73) + rng.uniform(-14, 14)
 
 
 def edited(seed: int, world: World = PRESENT) -> Scene:

@@ -113,6 +113,44 @@ def scenes_of(vae: AutoencoderKL, latents: Path, settings: UnetTraining) -> tupl
     return present, wider
 
 
+class Mix:
+    """Draws the batches of a training: how many pictures of each world, and what they show."""
+
+    def __init__(self, scenes: Scenes | Stream, wider_scenes: Scenes | Stream, settings: UnetTraining) -> None:
+        self._scenes, self._wider_scenes, self._settings = scenes, wider_scenes, settings
+        self.rng = random.Random(0)
+
+    @property
+    def wider(self) -> int:
+        """Number of pictures of the wider world in a batch."""
+        return round(self._settings.wider_share * self._settings.batch)
+
+    def batch(self, pictures: int, wider_pictures: int) -> list[Tensor]:
+        """Returns latents, latents before the edit and tokens, on the device; the arguments count what was seen."""
+        worlds = (
+            (self._scenes, self._settings.batch - self.wider, pictures - wider_pictures),
+            (self._wider_scenes, self.wider, wider_pictures),
+        )
+        parts = [self._part(scenes, count, seen) for scenes, count, seen in worlds if count]
+        return [torch.cat(both).to(device()) for both in zip(*parts, strict=True)]
+
+    def _part(self, scenes: Scenes | Stream, count: int, seen: int) -> Batch:
+        """Returns a batch of one world, of which `seen` pictures were used so far."""
+        settings = self._settings
+        scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
+        two_share = settings.two_share if seen >= settings.one_object_pictures else 0.0
+        return scenes.batch([self.wanted(two_share) for _ in range(count)], self.rng)
+
+    def wanted(self, two_share: float) -> Wanted:
+        """Draws the number of objects of a picture, two at a rate of `two_share`, and an object that it must show."""
+        settings, lot = self._settings, self.rng.random()
+        if lot < settings.empty_share:
+            return "empty", ANYTHING
+        weak = settings.often_share and self.rng.random() < settings.often_share
+        number = "two" if lot < settings.empty_share + two_share else "one"
+        return number, self.rng.choice(settings.often) if weak else ANYTHING
+
+
 class UnetTrainer:
     """Trains the denoiser, writes checkpoints and resumes from them."""
 
@@ -131,12 +169,11 @@ class UnetTrainer:
             [self.model], settings.muon_lr, settings.adam_lr, weight_decay=settings.weight_decay
         )
         self.step = self.pictures = self.wider_pictures = 0
-        self.rng = random.Random(0)
+        self.mix = Mix(*scenes_of(vae, latents, settings), settings)
         if saved:
             self._restore(saved)
         levels = build_scheduler().alphas_cumprod.to(device())
         self.gradients = Gradients(self.model, levels, settings)
-        self.scenes, self.wider_scenes = scenes_of(vae, latents, settings)
         self.folder = folder
         self.curve: Curve | None = None
 
@@ -147,7 +184,7 @@ class UnetTrainer:
         self.wider_pictures = saved.get("wider_pictures", 0)
         if "optimizer" in saved:  # absent from checkpoints of training.restart
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.rng.setstate(saved["scenes_random"])
+            self.mix.rng.setstate(saved["scenes_random"])
             restore_random_state(saved["random"])
 
     def save(self, path: Path) -> None:
@@ -160,43 +197,22 @@ class UnetTrainer:
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "scenes_random": self.rng.getstate(),
+                "scenes_random": self.mix.rng.getstate(),
                 "random": random_state(),
             },
             path,
         )
 
-    def _batch(self, scenes: Scenes | Stream, count: int, seen: int) -> Batch:
-        """Returns a batch of one world, of which `seen` pictures were used so far."""
-        settings = self.settings
-        scenes.grow(min(settings.most_shards, settings.first_shards + seen // settings.pictures_per_shard))
-        two_share = settings.two_share if seen >= settings.one_object_pictures else 0.0
-        return scenes.batch([self._wanted(two_share) for _ in range(count)], self.rng)
-
-    def _wanted(self, two_share: float) -> Wanted:
-        settings, lot = self.settings, self.rng.random()
-        if lot < settings.empty_share:
-            return "empty", ANYTHING
-        weak = settings.often_share and self.rng.random() < settings.often_share
-        number = "two" if lot < settings.empty_share + two_share else "one"
-        return number, self.rng.choice(settings.often) if weak else ANYTHING
-
     def train_step(self, rate: float = 1.0) -> Tensor:
         """Trains on one batch at `rate` times the learning rate; returns loss and error (2,), still on the device."""
         settings = self.settings
-        wider = round(settings.wider_share * settings.batch)
-        worlds = (
-            (self.scenes, settings.batch - wider, self.pictures - self.wider_pictures),
-            (self.wider_scenes, wider, self.wider_pictures),
-        )
-        parts = [self._batch(scenes, count, seen) for scenes, count, seen in worlds if count]
-        x_0, before, tokens = (torch.cat(both).to(device()) for both in zip(*parts, strict=True))
+        x_0, before, tokens = self.mix.batch(self.pictures, self.wider_pictures)
         scale_learning_rate(self.optimizer, rate * min(1.0, (self.step + 1) / settings.warmup))
         result = self.gradients((x_0, before, tokens))
         self.optimizer.step()
         self.step += 1
         self.pictures += settings.batch
-        self.wider_pictures += wider
+        self.wider_pictures += self.mix.wider
         share = 1 - min(settings.average, self.step / (self.step + 500))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), share)

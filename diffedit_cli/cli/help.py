@@ -41,16 +41,8 @@ FIRST_OPTIONS = {
 """The options of the short `--help`, by the heading of their group."""
 LATER = {
     "run": (
-        "--inpainter",
-        "--box",
-        "--point",
-        "--within",
-        "--exclude",
-        "--variants",
-        "--best",
-        "--caption",
-        "--strength",
-        "--frames",
+        *("--inpainter", "--box", "--point", "--within", "--exclude"),
+        *("--variants", "--best", "--caption", "--strength", "--frames"),
     ),
     "edit": ("--caption", "--strength", "--frames"),
 }
@@ -100,6 +92,9 @@ def _first_group(flags: set[str]) -> str:
 
 class Commands(TyperGroup):
     """A group of commands whose help shows the whole first paragraph of each command's help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--help"] if args[:1] == [ALL] else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

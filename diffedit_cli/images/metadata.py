@@ -35,6 +35,7 @@ LAYOUT_TAGS = (
 )
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 SAID = {LAYERS_TAG: "Photoshop's layers", CREDENTIALS_TAG: "its content credentials", RECORD_TAG: "its ImageHistory"}
+WHOLE = "EXIF"  # in place of the names of tags if the whole block cannot be read
 NAMED = 30  # most names listed for one reason
 EXIF_MARK = b"Exif\0\0"
 # What formats hold: those not named here hold EXIF, XMP and a colour profile.
@@ -210,7 +211,7 @@ def directory_of(image: Image.Image, stored: RawMetadata, data: bytes | None) ->
     try:
         return exif.read(block)
     except ValueError:
-        return Directory(), ["EXIF"]
+        return Directory(), [WHOLE]
 
 
 def orientation(directory: Directory) -> int:
@@ -224,7 +225,8 @@ def read(
 ) -> Metadata:
     """Returns the metadata of a picture of upright size `size`; `directory` and `lost` come from `directory_of`."""
     info, turned = image.info, orientation(directory)
-    left_out = [f"of its EXIF {listed(lost)}, which cannot be read"] if lost else []
+    unread = "its EXIF" if WHOLE in lost else f"of its EXIF {listed(lost)}"
+    left_out = [f"{unread}, which cannot be read"] if lost else []
     beside = {tag: directory.values.get(tag, exif.Value(0, 0, b"")).data for tag in (XMP_TAG, IPTC_TAG, RESOURCES_TAG)}
     xmp = stored.xmp or beside[XMP_TAG] or info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     if _parsed(directory.text(RECORD_TAG)):  # of an earlier edit: does not describe this one

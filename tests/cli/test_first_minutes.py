@@ -152,6 +152,12 @@ def test_help_all_shows_every_option(command: str) -> None:
     assert int(said[1]) >= len(flags)
 
 
+@pytest.mark.parametrize("group", ["", "models", "cache"])
+def test_help_all_of_a_group_is_its_help(group: str) -> None:
+    ran = diffedit(*group.split(), "--help-all")
+    assert (ran.code, ran.out) == (0, diffedit(*group.split(), "--help").out)
+
+
 def test_a_picture_may_be_called_help_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert diffedit("edit", "--from", "cat", "--to", "dog", "--", "--help-all").code == 3

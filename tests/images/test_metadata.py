@@ -217,7 +217,7 @@ def test_odd_values_of_exif_stay_byte_for_byte(tmp_path: Path, order: str) -> No
 @pytest.mark.parametrize(
     ("exif", "words"),
     [
-        (b"noise that is not an EXIF", "of its EXIF EXIF, which cannot be read"),
+        (b"noise that is not an EXIF", "its EXIF, which cannot be read"),
         (block((0x010F, 2, 2**31, b"\xff\xff\xff\x7f"), (0x0110, 2, 3, b"ok\0")), "of its EXIF Make, which"),
         (block((0x010F, 99, 1, b""), (0x0110, 2, 3, b"ok\0")), "of its EXIF Make, which"),
         (block((0x8769, 4, 1, struct.pack("<I", 8)), (0x0110, 2, 3, b"ok\0")), "of its EXIF ExifOffset, which"),

@@ -14,6 +14,7 @@ import diffedit_cli
 
 PACKAGE = Path(diffedit_cli.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+TOOLS = sorted(path for name in ("benchmarks", "training") for path in (checkout.PROJECT / name).glob("*.py"))
 TESTS = sorted(checkout.TESTS.rglob("*.py"))
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
@@ -80,12 +81,12 @@ def test_nothing_imports_the_deprecated_pipeline() -> None:
         assert not [name for name in names if name.endswith("Pipeline") and name not in OWN], path
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES + TOOLS + TESTS, ids=lambda path: path.name)
 def test_no_file_is_longer_than_a_person_reads(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@pytest.mark.parametrize("path", SOURCES + TOOLS, ids=lambda path: path.name)
 def test_no_function_or_class_is_longer_than_a_screen_or_three(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -16,7 +16,7 @@ from training.blend import blend
 from training.latents import ANYTHING, Index, Scenes
 from training.loss import EDITS_FROM, attention_to, drawn_levels, half_edited, loss_of, mixed
 from training.settings import UnetTraining
-from training.unet import UnetTrainer, build_scheduler
+from training.unet import Mix, build_scheduler
 from training.words import CAPACITY, TOKEN
 from training.workspace import save_atomically
 
@@ -44,10 +44,8 @@ def test_scenes_are_found_by_what_they_show() -> None:
 
 
 def test_what_is_weak_is_shown_more_often() -> None:
-    trainer = UnetTrainer.__new__(UnetTrainer)
-    trainer.rng = random.Random(0)
-    trainer.settings = UnetTraining(often=("dog", "dog", "hat"), often_share=0.3)
-    wanted = [trainer._wanted(two_share=0.25) for _ in range(20_000)]
+    mix = Mix([], [], UnetTraining(often=("dog", "dog", "hat"), often_share=0.3))
+    wanted = [mix.wanted(two_share=0.25) for _ in range(20_000)]
     names = Counter(name for _, name in wanted)
     shares = {name: round(count / len(wanted), 1) for name, count in names.items()}
     assert shares == {ANYTHING: 0.7, "dog": 0.2, "hat": 0.1}
@@ -56,8 +54,8 @@ def test_what_is_weak_is_shown_more_often() -> None:
         "one": 0.65, "two": 0.25, "empty": 0.1,
     }  # fmt: skip
     assert {name for number, name in wanted if number == "empty"} == {ANYTHING}
-    trainer.settings = UnetTraining(empty_share=0.0)
-    assert {trainer._wanted(0.0) for _ in range(100)} == {("one", ANYTHING)}
+    mix = Mix([], [], UnetTraining(empty_share=0.0))
+    assert {mix.wanted(0.0) for _ in range(100)} == {("one", ANYTHING)}
 
 
 def test_a_blend_is_the_mean_of_what_both_know() -> None:

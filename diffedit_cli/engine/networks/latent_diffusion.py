@@ -30,8 +30,8 @@ MOST_EMBEDDINGS = 64  # in the cache: those of SD 3 have 3 MB each, and a server
 class LatentDiffusion(VaeLatents, ABC):
     """VAE, network on its latents, and text encoders. Latents are float32, the networks run in their own dtype."""
 
-    READERS: ClassVar[Mapping[str, components.Reader]]  # by a part's folder, the name of its class argument too
-    OPTIONAL: ClassVar[Sequence[str]] = ()  # parts that model_index.json may leave out
+    READERS: ClassVar[Mapping[str, components.Reader]]  # by component, as its folder and its class argument are named
+    OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
     WEIGHS_WORDS: ClassVar[bool] = False  # whether prompts may have word weights, as in "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
 
@@ -45,9 +45,7 @@ class LatentDiffusion(VaeLatents, ABC):
         self._check_fit()
         self.native_size = int(network.config["sample_size"]) * self.factor
         if self.native_size < 1:
-            raise ModelError(
-                f"The model {name} does not fit: its native picture size is {self.native_size} pixels; get it again."
-            )
+            raise ModelError(f"The model {name} has a native size of {self.native_size} pixels; get it again.")
         self.evaluations = 0
         self._calls = Calls(self._answer)
         self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
