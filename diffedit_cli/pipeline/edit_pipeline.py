@@ -131,9 +131,10 @@ class EditPipeline:
             self.context.check_fits(picture, stats)
             plan = self._plan(self._prompt_models(stats).captioned(params, picture), place)
         results = []
+        own_noise = plan.given.invert_from == 1 and latents is None
         for number in range(params.variants):
-            one = plan.variant(number)
-            inverted = (one if plan.start != PICTURE else plan).given
+            one = plan.variant(number, own_noise=own_noise)
+            inverted = (one if own_noise or plan.start != PICTURE else plan).given
             inversions = [
                 None if self.inpainting else latents or self.invert(part.picture, inverted, stats) for part in parts
             ]

@@ -87,9 +87,10 @@ class Plan:
         told = {} if self.painted.to == self.given.to else prompts.record("from", self.given.from_)
         return cache_keys.region(self.given) | told
 
-    def variant(self, number: int) -> Plan:
-        """Returns the plan of variant `number` alone, counted from 0."""
-        return dataclasses.replace(self, given=self.given.variant(number), painted=self.painted.variant(number))
+    def variant(self, number: int, *, own_noise: bool) -> Plan:
+        """Returns the plan of variant `number` alone, counted from 0; `own_noise` as in `Params.variant`."""
+        given, painted = (one.variant(number, own_noise=own_noise) for one in (self.given, self.painted))
+        return dataclasses.replace(self, given=given, painted=painted)
 
     @property
     def claims(self) -> bool:

@@ -96,15 +96,15 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
             return self.eta
         return 0.0 if self.variants == 1 else VARIANTS_ETA
 
-    def variant(self, number: int) -> Params:
+    def variant(self, number: int, *, own_noise: bool = False) -> Params:
         """Returns the parameters of variant `number`, counted from 0; variant 0 equals the edit without other variants.
 
-        All variants share the mask of the first one, and its inversion unless the edit starts from noise or a fill.
-        With `invert_from` 1 eta stays 0, because the noise of that inversion is meant to make the variants differ.
+        All variants share the mask of the first one. With `own_noise` each starts from noise of its own, which makes
+        them differ; otherwise they share what they start from, and eta makes them differ.
         """
         eta = self.eta
         if eta is None:
-            eta = VARIANTS_ETA if number and self.invert_from != 1 else 0.0
+            eta = VARIANTS_ETA if number and not own_noise else 0.0
         return dataclasses.replace(self, seed=self.seed + number, eta=eta, variants=1, best=False)
 
     @property

@@ -248,11 +248,11 @@ def test_what_each_kind_starts_from_keeps_and_claims(
 def test_a_variant_is_one_in_both_of_its_parameters() -> None:
     several = {"variants": 3, "best": True, "seed": 5}
     for kind, eta in (("background", 0.0), ("object", VARIANTS_ETA)):  # of which the first has noise of its own
-        found = of_kind(kind, **several).variant(2)
+        found = of_kind(kind, **several).variant(2, own_noise=kind == "background")
         for params in (found.given, found.painted):
             assert (params.seed, params.variants, params.eta, params.best) == (7, 1, eta, False)
-    assert of_kind("object", **several).variant(0).painted.eta == 0
-    found = of_kind("background", **several).variant(2)
+    assert of_kind("object", **several).variant(0, own_noise=False).painted.eta == 0
+    found = of_kind("background", **several).variant(2, own_noise=True)
     assert (found.painted.to, found.given.to) == ("in the snow", "a cat in the snow")
 
 

@@ -59,6 +59,21 @@ def test_what_starts_from_noise_has_its_own_in_each(here: Path) -> None:
     assert Image.open(here / "alone.png").tobytes() == Image.open(here / NAMES[1]).tobytes()
 
 
+@pytest.mark.parametrize("kind", ["object", "background", "add", "remove", "everything"])
+@pytest.mark.parametrize("start", ["--invert-from 1", "--invert-from 0.5", "--latents cat.latents.safetensors"])
+def test_variants_differ_wherever_they_start(here: Path, kind: str, start: str) -> None:
+    assert diffedit("invert", "cat.png", "--caption", "cat", "--steps", 4, "--strength", 0.75).code == 0
+    words = ("--from", "cat", "--to", "dog", "--region", kind, "--steps", 4, "--strength", 0.75, "--anyway")
+    mask = ("--mask", "part.png")
+    Image.new("L", Image.open("cat.png").size, 0).save("part.png")
+    part = Image.open("part.png")
+    part.paste(255, (20, 10, 40, 30))
+    part.save("part.png")
+    ran = diffedit("edit", "cat.png", *words, *mask, *start.split(), "--variants", 3)
+    assert ran.code == 0, ran.err
+    assert len({Image.open(here / name).tobytes() for name in NAMES}) == 3
+
+
 def test_an_explicit_eta_is_that_of_every_variant(here: Path) -> None:
     assert diffedit("edit", "cat.png", *WORDS, "--variants", 2).code == 0
     assert diffedit("edit", "cat.png", *WORDS, "--variants", 2, "--eta", 0.3, "-o", "x.png").code == 0
