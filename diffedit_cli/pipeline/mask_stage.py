@@ -144,7 +144,7 @@ class MaskStage:
         usual = replace(params, threshold=USUAL) if raised else params
         wide = self._shape(used, picture, usual)
         if len(maps) > 1 and not wide.any():
-            stats.warn("No region stands out in both maps of --mask-method both; the mask is that of noise.")
+            stats.warn("No region stands out in both maps of --mask-method both; the mask is that of noise alone.")
             used = maps["contrast"]
             wide = self._shape(used, picture, usual)
         shown = self._shape(used, picture, params) if raised else wide

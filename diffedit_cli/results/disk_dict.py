@@ -38,7 +38,8 @@ class DiskDict(MutableMapping[str, Any]):
             raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
-        return (key for (key,) in self._database.execute("SELECT key FROM entries ORDER BY number"))
+        for (key,) in self._database.execute("SELECT key FROM entries ORDER BY number"):
+            yield key  # a generator, which keeps the mapping and its file for as long as it runs
 
     def __len__(self) -> int:
         return int(self._database.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
@@ -53,4 +54,5 @@ class _Items(ItemsView[str, Any]):
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         rows = self._mapping._database.execute("SELECT key, value FROM entries ORDER BY number")
-        return ((key, json.loads(value)) for key, value in rows)
+        for key, value in rows:
+            yield key, json.loads(value)

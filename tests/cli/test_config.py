@@ -53,8 +53,8 @@ def test_files_that_are_not_there_are_named(layered: Path, monkeypatch: pytest.M
     layered.unlink()
     Path("diffedit.toml").unlink()
     assert diffedit("config").out.decode().splitlines() == [
-        f"{layered} (not there)",
-        "diffedit.toml (not there)",
+        f"{layered} (does not exist)",
+        "diffedit.toml (does not exist)",
         "the environment (DIFFEDIT_...)",
     ]
 

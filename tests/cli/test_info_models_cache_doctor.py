@@ -218,7 +218,7 @@ def test_models_use_says_when_something_else_wins(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("DIFFEDIT_MODEL")
     assert "warning" not in diffedit("models", "use", "builtin").err
     monkeypatch.setenv("DIFFEDIT_MODEL", "sdxl")
-    assert "still says sdxl" in diffedit("models", "use", "builtin").err
+    assert "DIFFEDIT_MODEL is sdxl" in diffedit("models", "use", "builtin").err
 
 
 def test_models_show_tells_what_a_model_is(tiny_v: Path) -> None:

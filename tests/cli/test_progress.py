@@ -43,7 +43,7 @@ def test_the_pace_is_that_of_pictures_that_were_edited(clock: list[float]) -> No
         pace.count(result("failed"))
     assert str(pace) == "10 of 10, 6.0 a minute"
     assert pace.record() == {"finished": 10, "total": 10, "a_minute": 6.0, "seconds_left": 0}
-    assert pace.summary == "3 done, 1 passed over, 6 failed"
+    assert pace.summary == "3 done, 1 skipped, 6 failed"
 
 
 def test_of_a_list_nobody_knows_how_long_it_takes(clock: list[float]) -> None:
@@ -118,7 +118,7 @@ def test_in_the_end_it_says_what_became_of_all_and_where_to_look(here: Path) -> 
     picture(here / "album" / "a.png")
     assert last("album") == "1 done  out/index.html"
     (here / "album" / "none.png").write_bytes(b"no picture")
-    assert last("album") == "1 passed over, 1 failed  out/index.html"
+    assert last("album") == "1 skipped, 1 failed  out/index.html"
     assert last("album", "--quiet").startswith("diffedit: album/none.png is not a picture")
     assert last("-") == "no pictures  out/index.html"
 

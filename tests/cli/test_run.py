@@ -160,8 +160,8 @@ def test_a_row_that_cannot_be_done_fails_alone(here: Path, album: Path, row: str
     ("name", "text", "code", "says"),
     [
         ("jobs.csv", "picture,to\na.png,dog\n", 2, "no column input"),
-        ("jobs.csv", "input\tto\na.png\tdog\n", 2, "with commas or semicolons between"),
-        ("jobs.csv", b"input\n\xff\xfe\n", 2, "no CSV table"),
+        ("jobs.csv", "input\tto\na.png\tdog\n", 2, "separated by commas or semicolons"),
+        ("jobs.csv", b"input\n\xff\xfe\n", 2, "is not valid CSV"),
         ("jobs.toml", "[[job]\n", 2, "not valid TOML"),
         ("jobs.toml", "input = 3\n", 2, "no [[job]]"),
         ("none.jsonl", None, 3, "There is no job file"),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -344,7 +345,7 @@ def test_a_standard_input_that_is_closed_is_no_picture(monkeypatch: pytest.Monke
     from diffedit_cli.storage import files
 
     with os.fdopen(os.open(os.devnull, os.O_WRONLY), "rb", buffering=0) as closed:
-        monkeypatch.setattr(files.sys, "stdin", type("Closed", (), {"buffer": closed}))
+        monkeypatch.setattr(files.sys, "stdin", SimpleNamespace(buffer=closed, isatty=lambda: False))
         with pytest.raises(files.InputError, match="Standard input cannot be read"):
             files.read(files.STANDARD_STREAM, "picture")
     assert diffedit("edit", "-", *WORDS, given=b"").code == 3

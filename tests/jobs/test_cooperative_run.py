@@ -295,7 +295,7 @@ def test_what_is_no_number_of_pictures_is_said(album: Path, count: str) -> None:
 def test_a_job_has_no_batch_of_its_own(here: Path, album: Path) -> None:  # noqa: ARG001
     (here / "jobs.jsonl").write_text('{"input": "album/0.png", "batch": 2}\n')
     ran = run("jobs.jsonl")
-    assert "batch is not an option that a picture of its own can have" in ran.err
+    assert "batch is not an option that a row of a job file can set" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def test_what_is_no_template_is_refused_before_any_work(here: Path, flag: str) -
     ran = diffedit("run", "cat.png", *WORDS, flag, "masks/{nosuch}.png", "--out", "out")
     assert ran.code == 2
     assert (
-        ran.lines[-1]
-        == f"diffedit: {flag} masks/{{nosuch}}.png asks for {{nosuch}}; there are {{stem}}, {{ext}}, {{folder}}."
+        ran.lines[-1] == f"diffedit: {flag} masks/{{nosuch}}.png has the unknown field {{nosuch}}; "
+        "the fields are {stem}, {ext}, {folder}."
     )
     assert not (here / "out").exists()
 

@@ -16,7 +16,8 @@ from diffedit_cli.cli.session import row_options
 from diffedit_cli.errors import UsageError
 from diffedit_cli.jobs import sources
 from diffedit_cli.jobs.rows import Row
-from diffedit_cli.results import page, results_log
+from diffedit_cli.results import results_log
+from diffedit_cli.results.latest_lines import LatestLines
 from diffedit_cli.storage import paths
 
 MARK = b"\xef\xbb\xbf"
@@ -35,7 +36,7 @@ def rows(name: str, data: bytes) -> list[Row]:
 
 def of_list(data: bytes, null: bool = False) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False))
         return list(sources.stream_rows([Path("-")], null=null))
 
 
@@ -47,7 +48,7 @@ def of_results(data: bytes) -> list[str]:
     """What both readers of results.jsonl understand of it."""
     Path("results.jsonl").write_bytes(data)
     seen = [line["input"] for line in results_log.lines(Path("results.jsonl"))]
-    assert [line["input"] for line in page._read(Path())[0]] == seen
+    assert [line["input"] for line in LatestLines(Path())] == seen
     return seen
 
 

@@ -192,7 +192,7 @@ def test_the_run_says_so_and_does_the_rest(here: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "walk", walk)
     ran = diffedit("run", "in", "-r", *WORDS, "--out", "out")
     assert ran.code == 8
-    assert "passed over: no pictures by their names: 1 (.txt)" in ran.lines
+    assert "skipped: no pictures by their names: 1 (.txt)" in ran.lines
     assert "diffedit: The folder in/locked cannot be read: Permission denied; check its permissions." in ran.lines
     assert "diffedit: in/a.png is not a picture that can be read" in ran.err
     assert len((here / "out" / "results.jsonl").read_text().splitlines()) == 2
@@ -254,4 +254,4 @@ def test_where_there_are_only_results_it_is_said() -> None:
     fsspec.filesystem("memory").pipe_file("/results/a.png", b"")
     ran = diffedit("run", "memory://results/*.png", *WORDS, "--out", "memory://results")
     assert ran.code == 3
-    assert "There are only pictures that lie in --out" in ran.err
+    assert "All pictures lie in --out" in ran.err

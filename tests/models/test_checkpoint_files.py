@@ -257,7 +257,7 @@ def test_float8_is_multiplied_by_its_scales(
 
 @pytest.mark.parametrize(("weight", "scale", "says"), [
     (torch.zeros((64, 16), dtype=torch.float8_e4m3fn), torch.ones(8, 8), r"has scales of shape \(8, 8\)"),
-    (torch.zeros((64, 16), dtype=torch.int8), torch.ones(()), "kept in int8"),
+    (torch.zeros((64, 16), dtype=torch.int8), torch.ones(()), "stored as int8"),
 ])  # fmt: skip
 def test_what_is_quantised_otherwise_is_refused(
     plain: dict[str, Tensor], tiny_epsilon: Path, tmp_path: Path, weight: Tensor, scale: Tensor, says: str

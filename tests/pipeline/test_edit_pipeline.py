@@ -249,7 +249,7 @@ def test_a_damaged_entry_is_said_and_made_again(pipeline: EditPipeline, image: P
 
 def test_a_cache_that_cannot_be_written_only_warns(pipeline: EditPipeline, image: Path) -> None:
     stats = edit(with_cache(pipeline, Cache(image / "cache")), image)
-    assert "Nothing is kept in the cache" in stats.warnings[0]
+    assert "The result is not stored in the cache" in stats.warnings[0]
     assert str(image) in stats.warnings[0]
     assert stats.evaluations["edit"] == 6
 

@@ -262,12 +262,12 @@ def test_another_models_embeddings_are_warned_of(tiny_v: Path) -> None:
 TOKENS = torch.zeros(1, 77, TEXT_WIDTH)
 UNFIT = {
     "wide": ({"tokens": torch.zeros(1, 77, 5)}, f"do not fit the model .*: they are 5 wide and it reads {TEXT_WIDTH};"),
-    "not finite": ({"tokens": TOKENS / 0}, "holds values that are not finite"),
+    "not finite": ({"tokens": TOKENS / 0}, "holds no values, or some that are not finite"),
     "two": ({"a": TOKENS, "b": TOKENS + 1}, "holds a, b, and it is not clear which is the prompt"),
     "pooled alone": ({"pooled": torch.zeros(1, 5)}, "holds pooled, and it is not clear"),
     "shape": ({"tokens": torch.zeros(5)}, "holds other shapes than tokens"),
     "numbers": ({"tokens": TOKENS.int()}, "holds I32 in tokens"),
-    "no prompt": ({"tokens": TOKENS[:0]}, "or none"),
+    "no prompt": ({"tokens": TOKENS[:0]}, "holds no values, or"),
 }
 
 
@@ -282,7 +282,7 @@ def test_pooled_is_asked_for_where_the_family_has_it(tmp_path: Path, tiny_sdxl: 
     tokens = families.load(tiny_sdxl, "cpu", torch.float32).embed("").tokens
     with pytest.raises(InputError, match="they lack the tensor pooled"):
         read(made(tmp_path / "e.safetensors", tokens=tokens), tiny_sdxl)
-    with pytest.raises(InputError, match="they are, where pooled, 5 wide"):
+    with pytest.raises(InputError, match="they are, in the tensor pooled, 5 wide"):
         read(made(tmp_path / "e.safetensors", tokens=tokens, pooled=torch.zeros(1, 5)), tiny_sdxl)
 
 

@@ -214,7 +214,7 @@ def test_the_best_goes_with_several_results_and_no_sheet(inpainter: Path) -> Non
     for words, says in (
         ((), "--best chooses among several results"),
         (("--variants", 2, "--sheet", "s.png"), "--sheet shows several results side by side; leave out --best"),
-        (("--variants", 2, "--inpainter", inpainter), "leave out --best"),
+        (("--variants", 2, "--inpainter", inpainter), "--best cannot judge the results of an inpainting model"),
     ):
         ran = diffedit("edit", "cat.png", *WORDS, *words, "--best")
         assert ran.code == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from diffedit_cli.results.disk_dict import DiskDict
@@ -23,6 +25,17 @@ def test_it_is_a_dict_whose_values_are_json() -> None:
             del mapping["none"]
     assert list(ours.items()) == list(theirs.items()) == [("a", 4), ("c", 3), ("b", 5)]
     assert (list(ours), len(ours), "a" in ours, bool(DiskDict())) == (["a", "c", "b"], 3, True, False)
+
+
+def test_its_iterators_need_no_other_reference() -> None:
+    def made() -> DiskDict:
+        one = DiskDict()
+        one["key"] = 1
+        return one
+
+    keys, items = iter(made()), iter(made().items())
+    gc.collect()
+    assert (list(keys), list(items)) == (["key"], [("key", 1)])
 
 
 def test_values_come_back_as_they_were() -> None:

@@ -141,7 +141,7 @@ def rows_are_done_or_refused(rows: list[dict[str, Any]]) -> None:
 
 def a_list_is_done_or_refused(data: bytes) -> None:
     with folder(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False))
         read = list(sources.stream_rows([Path("-")], null=False))
         check(opened(iter(read)), len(read))
         Path("jobs.csv").write_bytes(b"input,to,steps\n" + data)

@@ -65,6 +65,8 @@ def declared(app: typer.Typer = commands.app, words: str = "") -> Iterator[tuple
     for command in app.registered_commands:
         assert command.callback
         for name, annotation in command.callback.__annotations__.items():
+            if annotation is typer.Context:
+                continue
             kind, *said = typing.get_args(annotation) or [annotation]
             yield f"{words}{command.name or command.callback.__name__}", name, kind, said
 

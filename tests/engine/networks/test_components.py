@@ -97,7 +97,7 @@ def test_a_scheduler_of_another_noise_process_is_refused(
 ) -> None:
     copy = Path(shutil.copytree(request.getfixturevalue(fixture), tmp_path / "model"))
     tiny.write_json(copy / "scheduler" / "scheduler_config.json", config)
-    with pytest.raises(ModelError, match=rf"its scheduler is unreadable \({kind} is of another noise process"):
+    with pytest.raises(ModelError, match=rf"its scheduler is unreadable \({kind} has another noise process"):
         load(copy)
 
 
