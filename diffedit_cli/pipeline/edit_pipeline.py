@@ -100,14 +100,9 @@ class EditPipeline:
             return InversionStage(self.context).invert(picture, params, stats)
 
     def edit(
-        self,
-        picture: Picture,
-        params: Params,
-        stats: EditStats,
-        mask: Mask | None,
-        latents: Latents | None,
+        self, picture: Picture, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None,
         allowed: MaskLimits = mask_limits.NONE,
-    ) -> list[EditVariant]:
+    ) -> list[EditVariant]:  # fmt: skip
         """Returns one result per variant (step 3 of the paper); a mask or latents that are None are computed first.
 
         The variants are evaluated one after the other: in a batch the last bits of each would depend on the batch size,

@@ -208,7 +208,7 @@ def test_each_picture_of_several_has_a_caption_of_its_own() -> None:
     picture(Path("other.png"), (40, 60))
     ran = diffedit("run", "cat.png", "other.png", *WORDS, *CAPTION, "--out", "out", "--save-embeds", "e")
     assert ran.code == 2
-    assert "goes with one picture" in ran.err
+    assert "works with one picture only" in ran.err
     assert diffedit("run", "cat.png", *WORDS, *CAPTION, "--out", "out", "--save-embeds", "e").code == 0
     said = json.loads(diffedit("info", "e/caption.safetensors", "--json").out)
     assert said["prompt"] == record("out/cat.png")["latents"]["caption"]  # type: ignore[index]

@@ -190,7 +190,7 @@ def test_the_command_says_what_it_did_and_repeats_it(large: Path, tiny_epsilon: 
         ("--zoom inf", "--zoom must be at least 1"),
         ("--zoom near", "is neither a number nor auto"),
         ("--zoom 3 --frames frames", "leave out --zoom"),
-        ("--zoom 3 --latents large.latents.safetensors", "leave one out"),
+        ("--zoom 3 --latents large.latents.safetensors", "leave out one of them"),
     ],
 )
 def test_a_zoom_that_cannot_be(large: Path, tiny_epsilon: Path, words: str, said: str) -> None:

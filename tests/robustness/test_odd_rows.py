@@ -208,5 +208,5 @@ def test_an_error_of_ours_fails_one_row(tmp_path: Path, monkeypatch: pytest.Monk
             plan.plan_jobs(rows, share, place, output_names.DEFAULT, results_log, owner, lambda _: True, said.append)
         )
     messages = [one.error["message"] for one in found if isinstance(one, Result) and one.error]
-    assert [message[:9] for message in messages] == ["not today", "Something", "not today"]
+    assert [message[:9] for message in messages] == ["not today", "An intern", "not today"]
     assert "KeyError" in said[0]

@@ -87,7 +87,7 @@ def test_a_folder_asks_for_no_more_work_than_anyone_does(name: str) -> None:
         assert list(config_file.read()) == [name]
     for value in (most + 1, f"'{most + 1}'", f"' 1_000_00{most} '", "1e5", "inf", "1" + "0" * 400):
         Path("diffedit.toml").write_text(f"{name} = {value}\n")
-        with pytest.raises(UsageError, match=rf"this folder sets {name} to .* may say {most} at most"):
+        with pytest.raises(UsageError, match=rf"this folder sets {name} to .* may set {most} at most"):
             config_file.read()
 
 

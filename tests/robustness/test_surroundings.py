@@ -251,7 +251,7 @@ HOME = "your home folder (there is none; set HOME)"
     (("edit", "cat.png", *WORDS), 0, "There is no home folder to have a cache in; set HOME, or name one with --cache-"),
     (("doctor",), 6, "There is no home folder to have a cache in; set HOME, or name one with --cache-dir."),
     (("cache", "list"), 0, f"0 entries, 0.0 MB in {HOME}"),
-    (("config",), 0, f"diffedit.toml in {HOME} (not there)"),
+    (("config",), 0, f"diffedit.toml in {HOME} (does not exist)"),
     (("config", "--json"), 0, f'"diffedit.toml in {HOME}"'),
     (("models", "use", "builtin"), 6, "There is no home folder to keep settings in; set HOME."),
     (("models", "pull", "owner/name"), 6, "There is no home folder to keep models in; set HOME or HF_HOME."),
@@ -310,5 +310,5 @@ def test_a_working_folder_that_is_gone_is_said(here: Path) -> None:
     line = f'rmdir ../gone; exec "{INSTALLED}" edit "{here}/cat.png" {" ".join(WORDS)} -o "{here}/x.png"'
     ran = subprocess.run(["sh", "-c", line], cwd=gone, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert ran.stderr.startswith("diffedit: The folder that this is started in is gone")
+    assert ran.stderr.startswith("diffedit: The current working folder no longer exists")
     assert not (here / "x.png").exists()

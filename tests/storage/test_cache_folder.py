@@ -109,7 +109,7 @@ def test_a_model_that_is_read_stays_also_where_it_is_larger_than_was_thought(cac
 def test_what_is_larger_than_the_limit_is_not_kept_and_nothing_goes_for_it(cache: Cache) -> None:
     cache_folder.keep_to(cache.root, MB)
     cache.store("contrast", KEYS[0], bytes(100_000))
-    with pytest.raises(OutputError, match=r"may hold 1\.0 MB.*--cache-limit"):
+    with pytest.raises(OutputError, match=r"is limited to 1\.0 MB.*--cache-limit"):
         cache.store("contrast", KEYS[1], bytes(MB))
     assert cache.find("contrast", KEYS[0])
 

@@ -300,7 +300,7 @@ def test_a_name_tells_pictures_apart_that_come_back_in_one_format(here: Path) ->
         picture(here / "in" / name)
     ran = run("in", *WORDS, "--out", "out")
     assert (ran.code, (here / "out").exists()) == (2, False)
-    assert "would both write out/a.png; tell them apart with --name '{stem}{suffix}{ext}' where only their" in ran.err
+    assert "would both write out/a.png; use --name '{stem}{suffix}{ext}' if only their" in ran.err
     assert run("in", *WORDS, "--out", "out", "--name", "{stem}{suffix}{ext}").code == 0
     assert {path.name for path in (here / "out").glob("a*")} == {
         *("a.gif.png", "a.gif.mask.png", "a.png", "a.mask.png", "a.ppm.png", "a.ppm.mask.png")
