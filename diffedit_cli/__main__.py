@@ -9,6 +9,7 @@ import sys
 from diffedit_cli.cli.console import tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
+HELP = {"-h", "--help", "--help-all"}
 TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 
 
@@ -34,9 +35,11 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # only models pull lifts this, unless the user asked for offline
 
     try:
-        from diffedit_cli.cli import server_client
+        code = None
+        if not HELP & set(sys.argv):  # help needs no server, nor what a client of it imports
+            from diffedit_cli.cli import server_client
 
-        code = server_client.hand_over(sys.argv[1:])
+            code = server_client.hand_over(sys.argv[1:])
         if code is None:
             from diffedit_cli.cli.commands import main as command_line
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import shlex
 import sys
 import traceback
@@ -25,7 +26,6 @@ from diffedit_cli.cli import (
     profiling,
     report,
     run,
-    server_client,
     session,
 )
 from diffedit_cli.cli import options as o
@@ -74,7 +74,7 @@ def _ended() -> int:
         try:
             paths.check_working_folder()
             completion.check()
-            code = app(prog_name="diffedit", standalone_mode=False)
+            code = _app()(prog_name="diffedit", standalone_mode=False)
         except Exception:
             interrupts.raise_if_pressed()
             raise
@@ -107,6 +107,12 @@ def _ended() -> int:
     return code if isinstance(code, int) else 0
 
 
+def _app() -> App:
+    """Returns the application with what this command line needs: `config` and a shell's completion need all options."""
+    name = next(iter(sys.argv[1:]), "")
+    return app if name == "config" or os.environ.get("_DIFFEDIT_COMPLETE") else app.for_command(name)
+
+
 def _complain(message: str, lines: bool = False) -> None:
     tell(f"diffedit: {message}", lines)
 
@@ -136,11 +142,13 @@ def _start(
     }
     context.obj = parameters
     for name in config_file.unknown_variables():
-        meant = difflib.get_close_matches(name.removeprefix("DIFFEDIT_").replace("_", "-").lower(), parameters, 1)
+        meant = difflib.get_close_matches(name.removeprefix("DIFFEDIT_").replace("_", "-").lower(), o.DECLARED, 1)
         guess = f"did you mean {config_file.variable(meant[0])}?" if meant else "see diffedit edit --help-all."
         tell(f"warning: {name} is not a setting, and is ignored; {guess}")
     defaults = {
-        parameters[name].name: _setting(name, value, parameters[name].multiple) for name, value in found.items()
+        parameters[name].name: _setting(name, value, parameters[name].multiple)
+        for name, value in found.items()
+        if name in parameters
     }
     context.default_map = {name: dict.fromkeys(group, defaults) or defaults for name, group in inner.items()}
 
@@ -370,6 +378,8 @@ def serve(**given: Any) -> None:
     They reach it over a Unix socket that only you can use; without a server, or with DIFFEDIT_SERVE=off, they do
     the work themselves.
     """
+    from diffedit_cli.cli import server_client
+
     if given["stop"]:
         stopped = server_client.stop_all()
         answer(f"Stopped {stopped}." if stopped else "No server is running.")

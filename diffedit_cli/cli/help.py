@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandInfo
 
 from diffedit_cli.cli.console import answer
 
-ALL = "--help-all"
+ALL, HELP = "--help-all", ("-h", "--help")
 WIDTH = 100  # columns of help, at most
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
 """Base class of the errors that Typer raises for a command line that it cannot parse."""
@@ -94,6 +96,13 @@ class Commands(TyperGroup):
     """A group of commands whose help shows the whole first paragraph of each command's help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        command = self.commands.get(args[0]) if args else None
+        if isinstance(command, Command) and args[1:2] in ([ALL], *([name] for name in HELP)):
+            # Without reading settings and values, for which Typer imports pydantic: half of the time.
+            inner = typer.Context(command, info_name=args[0], parent=ctx, **command.context_settings)
+            inner.meta[ALL] = args[1] == ALL
+            answer(inner.get_help(), lines=True)
+            ctx.exit()
         return super().parse_args(ctx, ["--help"] if args[:1] == [ALL] else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -105,11 +114,43 @@ class App(typer.Typer):
     """A Typer application with plain-text help."""
 
     def __init__(self, **more: Any) -> None:
-        self.told = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+        self.told = {"help_option_names": list(HELP), "max_content_width": WIDTH}
         super().__init__(cls=Commands, no_args_is_help=True, rich_markup_mode=None, context_settings=self.told, **more)
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[Any], Any]:
         return super().command(name, cls=Command, context_settings=self.told, **more)
+
+    def for_command(self, name: str) -> App:
+        """Returns the application with the options of this command, or group, alone; the others have only their help.
+
+        Typer takes as long to declare all options as the rest of `--help`.
+        """
+        app = copy.copy(self)
+        app.registered_commands = [
+            info if (info.name or _callback(info).__name__) == name else _without_options(info)
+            for info in self.registered_commands
+        ]
+        app.registered_groups = [copy.copy(group) for group in self.registered_groups]
+        for group in app.registered_groups:
+            if group.name != name and isinstance(group.typer_instance, App):
+                group.typer_instance = group.typer_instance.for_command("")
+        return app
+
+
+def _callback(info: CommandInfo) -> Callable[..., Any]:
+    assert info.callback is not None
+    return info.callback
+
+
+def _without_options(info: CommandInfo) -> CommandInfo:
+    """Returns a command with the same name and help, which takes no options and does nothing."""
+
+    def nothing() -> None: ...
+
+    bare, named = copy.copy(info), _callback(info)
+    nothing.__name__, nothing.__doc__ = named.__name__, named.__doc__
+    bare.callback = nothing
+    return bare
 
 
 def shows_help(error: Any) -> bool:

@@ -20,7 +20,6 @@ from diffedit_cli import __version__
 from diffedit_cli.cli.console import tell
 from diffedit_cli.errors import CODES, INTERRUPTED, INTERRUPTION, DeviceError
 from diffedit_cli.storage import paths
-from diffedit_cli.storage.cache import default_root
 
 COMMANDS = ("edit", "mask", "invert")
 OFF = {"0", "OFF", "NO", "FALSE"}
@@ -46,7 +45,7 @@ _STARTED_WITH = (
 def folder() -> Path:
     """Returns the folder of the servers' sockets."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "diffedit" if runtime else default_root() / "serve"
+    return Path(runtime) / "diffedit" if runtime else paths.of_user("cache") / "serve"
 
 
 def address() -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from diffedit_cli.errors import ModelError, UsageError
-from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
+
+if TYPE_CHECKING:
+    from diffedit_cli.models.folder import ModelFolder
 
 _WORD = re.compile(r"[^\W\d_]+")
 SHORTEST, ALIKE = 3, 0.7  # least letters of a suggested word, and its least similarity (0 to 1)

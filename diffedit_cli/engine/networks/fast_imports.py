@@ -1,4 +1,9 @@
-"""Halves the time that the libraries take to import: skips modules that no model needs, and garbage collection."""
+"""Imports the libraries faster: without garbage collection and without packages that no edit uses.
+
+A cold edit with the built-in model takes 6.5 s of processor time in place of 8.1 (medians of five, November 2026): no
+garbage collection saves 0.6, EAGER 0.25, UNUSED 0.8 s. Limits: what a library imports by name from a package of UNUSED
+must be in STAND_INS, or the real package is imported and the saving lost; tests/cli/test_startup.py notices both.
+"""
 
 from __future__ import annotations
 
