@@ -48,7 +48,7 @@ class DiffEdit:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
-        cache: Folder for contrast maps and inversions. Default None: nothing is cached.
+        cache: Folder for maps, inversions and edits. Default None: only converted checkpoints and digests are cached.
         vae_slicing: Whether the VAE takes pictures one by one, for less memory. Default false.
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
         lora: LoRA files, each FILE or FILE:SCALE.

@@ -19,7 +19,7 @@ class UsageError(DiffEditError):
 
 
 class InputError(DiffEditError):
-    """A picture, mask or latents file cannot be used: unreadable, too large, or of another picture."""
+    """An input cannot be used: a picture, mask, latents, embeddings or job file, a folder or a URL."""
 
     code = 3
 
@@ -31,7 +31,7 @@ class ModelError(DiffEditError):
 
 
 class NothingToEdit(DiffEditError):
-    """The mask is empty, so there is nothing to edit."""
+    """The mask is empty, or the picture does not show what --from names."""
 
     code = 5
 

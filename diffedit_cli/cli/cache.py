@@ -15,7 +15,7 @@ from diffedit_cli.errors import UsageError
 if TYPE_CHECKING:
     from diffedit_cli.storage.cache import Cache
 
-app = App(help="List, prune or clear the cache of masks and inversions.")
+app = App(help="List, prune or clear the cache of maps, inversions and edits.")
 
 
 @app.command("list")

@@ -324,7 +324,9 @@ def info(**given: Any) -> None:
     commands = {"mask": "mask", "latents": "invert", "frame": "invert", "edit": "edit"}
     command = (commands | dict.fromkeys(o.SHOWN, "edit" if "edit" in record else "mask")).get(kind)
     if command is None and kind != "embeds":
-        raise InputError(f"{path} is a cache entry; name a mask, a latents file or an edited picture.")
+        raise InputError(
+            f"{path} is a {kind or 'file'} of the cache or of a page; name a mask, latents or an edited picture."
+        )
     if command == "mask" and masks.CHANGED in record:  # of the changed pixels; run writes it beside a result
         command = "run"
     asked = {"frame": ["--frames", "FRAMES"], "mask": ["--out", "FOLDER"] * (command == "run")}

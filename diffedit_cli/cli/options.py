@@ -264,7 +264,7 @@ RUN = _group(
     "Run",
     recursive=(bool, False, "Search subfolders, too, and create the same ones in --out."),
     null=(bool, False, "Paths on standard input end with a zero byte, as find -print0 writes them."),
-    dry_run=(bool, False, "Say what would be done with each picture, and do nothing."),
+    dry_run=(bool, False, "Report what would be done with each picture, without doing it."),
     batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
     shard=(str | None, None, "Edit only part I of N of the pictures: I/N, from 1/N to N/N."),
     ray=(str | None, None, "Edit on this many Ray workers; auto: as many as Ray has GPUs, else processors."),
@@ -288,7 +288,7 @@ METADATA = _group(
 )
 CACHE_DIR = _group(
     "Output",
-    cache_dir=(Path | None, None, "The cache folder for masks and inversions."),
+    cache_dir=(Path | None, None, "The cache folder for maps, inversions and edits."),
     cache_limit=(
         str | None,
         None,
@@ -298,7 +298,7 @@ CACHE_DIR = _group(
 )
 FORCE = _group(
     "Output",
-    force=(bool, False, "Replace files that diffedit did not make, and make results again that are up to date."),
+    force=(bool, False, "Replace files that diffedit did not make, and redo results that are up to date."),
 )
 KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
 JSON = _group("Output", json=(bool, False, "Write JSON to standard output."))
@@ -309,7 +309,7 @@ SAVE_EMBEDS = _group(
 COMMON = (
     CACHE_DIR
     | SAVE_EMBEDS
-    | _group("Output", cache=(bool, True, "Cache and reuse masks and inversions."))
+    | _group("Output", cache=(bool, True, "Cache and reuse maps, inversions and edits."))
     | JSON
     | QUIET
     | _group("Output", verbose=(bool, False, "Show the cost of each stage, and tracebacks of unexpected errors."))

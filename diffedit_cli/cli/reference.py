@@ -49,12 +49,13 @@ def _values(name: str, said: Parameter) -> str:
     words = [f"`{word}`" for word in said.words]
     kind = options.KINDS[str(Params.__dataclass_fields__[name].type)]
     if said.range is None:
-        return " ".join(filter(None, ["yes or no" if kind is bool else "text", *words]))
+        plain = {bool: "yes or no", int: "a whole number", float: "a number"}.get(kind, "text")
+        return " ".join(filter(None, [plain, *words]))
     return ", ".join([str(said.range), *words])
 
 
 def _stages(said: Parameter) -> str:
-    return ", ".join(dict.fromkeys(STAGES[record] for record in (*said.keys, *said.changed_in)))
+    return ", ".join(dict.fromkeys(STAGES[record] for record in (*said.keys, *said.changed_in, *said.sometimes_in)))
 
 
 def man_page() -> str:

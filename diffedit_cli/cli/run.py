@@ -20,7 +20,7 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli import session
 from diffedit_cli.cli.console import answer
 from diffedit_cli.cli.options import takes
-from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageError, exit_code
+from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageError, Withheld, exit_code
 from diffedit_cli.jobs import interrupts, output_names, sharding
 from diffedit_cli.storage import files
 
@@ -227,8 +227,9 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
         for result in edited:
             reporter.result(result)
             codes[result.error["code"] if result.error else 0] += 1
-            if most and codes.total() - codes[0] >= most:
-                reporter.error(f"Stopped, as {most} of the pictures failed; fix the reported errors, and run again.")
+            if most and codes.total() - codes[0] - codes[Withheld.code] >= most:
+                failed = "a picture" if most == 1 else f"{most} pictures"
+                reporter.error(f"Stopped, as {failed} failed; fix the reported errors, and run again.")
                 return codes, False
     return codes, True
 

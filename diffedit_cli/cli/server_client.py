@@ -34,7 +34,8 @@ DESCRIPTORS = 4
 LENGTH = 8  # bytes of the length, big-endian
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user and group id
 
-# Prefixes of variables that are read when libraries are imported or the process starts: each value needs its server.
+# Prefixes of variables that are read when libraries are imported or the process starts: a server serves only clients
+# with the same values.
 _STARTED_WITH = (
     *("CUDA_", "DIFFUSERS_", "DNNL_", "GOMP_", "HF_", "HIP_", "HOME", "HSA_", "HUGGINGFACE_", "KMP_", "LANG", "LC_"),
     *("LD_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "ROCR_", "TMPDIR"),

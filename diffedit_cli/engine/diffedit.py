@@ -19,7 +19,7 @@ from diffedit_cli.engine.process import Level, Prediction, add_noise, between, s
 from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 8  # noise draws in one network batch
-AGREEMENT = 0.8  # least IoU of the masks from the two halves of the maps; the mask of all maps is more accurate still
+AGREEMENT = 0.8  # least IoU of the masks from the two halves of the maps
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GuidedPredictor:
     """Predicts clean latents and noise for a prompt with classifier-free guidance (arXiv:2207.12598 Eq. 6).
 
     The negative prompt is evaluated in the first call and every `every`-th after it. The calls in between shift the
-    clean latents by the guidance offset of the last of these (arXiv:2312.12487, section 5; arXiv:2410.19355).
+    clean latents by the guidance offset of the last evaluation (arXiv:2312.12487, section 5; arXiv:2410.19355).
     """
 
     def __init__(self, model: Predictor, text: Text, every: int = 1) -> None:

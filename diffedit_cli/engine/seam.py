@@ -61,7 +61,9 @@ def continue_colours(values: Floats, M: Bools) -> Floats:
     (height, width), (rows, columns) = M.shape, np.nonzero(M)
     number = np.full(M.shape, -1)
     number[rows, columns] = unknowns = np.arange(len(rows))
-    neighbours = np.full(len(rows), 1e-6)  # without known neighbours any flat surface would do: makes it 0
+    neighbours = np.full(
+        len(rows), 1e-6
+    )  # keeps the system solvable where no neighbour is known; the solution is 0 there
     around = np.zeros((len(rows), values.shape[2]))
     pairs = []
     for down, right in NEIGHBOURS:

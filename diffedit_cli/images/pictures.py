@@ -18,7 +18,7 @@ from diffedit_cli.images.metadata import Metadata
 
 Pixels = NDArray[np.uint8 | np.uint16]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in upright pixels, the last two outside
-MAX_ASPECT = 4.0  # aspect ratio of a fitted size: a longer picture is squeezed rather than fitted as a sliver
+MAX_ASPECT = 4.0  # aspect ratio of a fitted size: a longer picture is distorted to this ratio
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ def check_below(path: Path) -> Path:
     if path.is_absolute() or ".." in path.parts or not PurePath(path).name:
         raise UsageError(f"The output {path} lies outside the folder that --out names; give a path below it.")
     if wrong := paths.flaw(path):
-        raise UsageError(f"There can be no output {str(path)!r}: {wrong}; give it another name.")
+        raise UsageError(f"The output {str(path)!r} is not a valid file name: {wrong}; give it another name.")
     return path
 
 

@@ -38,7 +38,7 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     if row.problem:
         raise row.problem
     if not row.url and (wrong := paths.flaw(row.input)):
-        raise InputError(f"There can be no picture {str(row.input)!r}: {wrong}; check the name.")
+        raise InputError(f"The picture {str(row.input)!r} is not a valid file name: {wrong}; check the name.")
     if row.input == files.STANDARD_STREAM:
         raise UsageError(
             "A row of a run cannot be - (standard input); use diffedit edit for a picture on standard input."
@@ -83,7 +83,7 @@ def plan_jobs(
 ) -> Iterator[tuple[Row, Job] | Result]:
     """Yields the job of each row whose position is `mine`, or a failed result; `owner` is shared by all jobs.
 
-    The outputs of other processes' rows are claimed as well, so that two outputs of one name are always noticed.
+    The outputs of other processes' rows are claimed as well, so that a name collision between shards is detected.
     """  # fmt: skip
     for position, row in enumerate(rows):
         try:

@@ -24,7 +24,7 @@ Command = Callable[[Job, OpenPipeline], Result]
 
 
 class OutputNotes:
-    """Notes in the cache, one per first output of a command: the identity and the digests of all its outputs.
+    """Notes in the cache, one per command, named after its first output: its identity and the digests of all outputs.
 
     An output that was changed since, by hand or otherwise, is not up to date.
     """

@@ -112,7 +112,7 @@ def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.fl
 def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Repainting], plan: Plan) -> Mask:
     """Returns the mask of the changes: its core, and pixels of its space that differ from the unedited crop.
 
-    The mask is all of its space if nothing changed.
+    If nothing changed, the mask is the whole painted region.
     """
     limit, exchanged = plan.given.paste_above or 0.0, plan.kind in ("object", "add")
     keep = np.zeros_like(space.pixels)

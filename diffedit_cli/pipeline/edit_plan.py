@@ -30,11 +30,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "add": {"room": 0.0, "mask_strength": 0.75, **FRESH},
     "remove": {"room": 0.12, "strength": 0.7, "invert_from": 1.0, "guidance": 1.0},
 }
-"""Default parameters of each kind of edit; their evaluation is in docs/regions.md."""
+"""Default parameters of each kind of edit; see docs/regions.md."""
 NOWHERE = {"strength": 0.4}  # removal without a known place: with more noise a new thing would be painted
 PASTE_ABOVE = 50.0  # of 255: smallest difference of a colour that counts as a change
-ADD_MAPS = 2
-WHOLE = 0.7  # factor on the threshold for a thing that stays: parts of it outside the mask would be lost
+ADD_MAPS = 2  # noise draws for an addition: it needs a place, not an outline
+WHOLE = 0.7  # factor on the threshold for an object that stays: its parts outside the mask would be lost
 STARTS = {"background": NOISE, "add": NOISE, "remove": FILL}
 PAINTS_TARGET = ("object", "attribute", "add")
 """The kinds that paint --to in a larger region than they change, so that --to should explain the result."""
@@ -125,11 +125,12 @@ def plan_of(params: Params, own: Mapping[str, float], place: str = "", attends: 
     placeless = NOWHERE if lacks_place else {}
     full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
-    given, there = full.masked_by(attends), _there(full, change)
+    compared, there = _compared(full, change).masked_by(attends), _there(full, change)
+    given = dataclasses.replace(full, mask_method=compared.mask_method)  # as the record says, and a repetition needs
     return Plan(
         kind,
         given=given,
-        compared=_compared(full, change).masked_by(attends),
+        compared=compared,
         painted=_painted(given, change),
         there=there and there.masked_by(attends),
         judged=kind in PAINTS_TARGET and not whole,

@@ -62,8 +62,8 @@ def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: 
     """Raises NothingToEdit if the gain of --from is below the limit: the picture does not show what it names."""
     if gain is not None and limit is not None and gain < limit:
         raise NothingToEdit(
-            f"No {_thing(plan.given)} is seen in {picture.name}; say in --from what it shows, or edit nevertheless "
-            "with --anyway."
+            f"No {_thing(plan.given)} is seen in {picture.name}; name in --from something that the picture "
+            "shows, or edit nevertheless with --anyway."
         )
 
 

@@ -32,21 +32,25 @@ class MaskLimits:
 
     def applied(self, mask: Mask, picture: Picture) -> Mask:
         """Returns the mask cut down to the limits, which join its record. Raises NothingToEdit if nothing is left."""
-        pixels = mask.pixels
+        pixels, lower = mask.pixels, ", or lower --threshold" if mask.contrast is not None else ""
         if self.within is not None:
             pixels = _left(
                 pixels & self.within.pixels, picture,
-                f"none of it lies in the white of --within {self.within.name}; paint more of that white",
+                f"none of it lies in the white of --within {self.within.name}; paint more of that white{lower}",
             )  # fmt: skip
         if self.exclude is not None:
             pixels = _left(
                 pixels & ~self.exclude.pixels, picture,
-                f"the white of --exclude {self.exclude.name} covers it; paint less of that white",
+                f"the white of --exclude {self.exclude.name} covers it; paint less of that white{lower}",
             )  # fmt: skip
         if self.box is not None:
-            pixels = _left(pixels & _inside(self.box, pixels), picture, "none of it lies in --box; make the box larger")
+            pixels = _left(
+                pixels & _inside(self.box, pixels), picture, f"none of it lies in --box; make the box larger{lower}"
+            )
         if self.point is not None:
-            pixels = _left(_region(pixels, *self.point), picture, "--point is not in it; point at what it covers")
+            pixels = _left(
+                _region(pixels, *self.point), picture, f"--point is not in it; point at what it covers{lower}"
+            )
         return mask if self == NONE else mask.cut(pixels, self._recorded(mask))
 
     def open(self, picture: Picture) -> NDArray[np.bool_]:
@@ -148,7 +152,7 @@ def _region(pixels: NDArray[np.bool_], x: int, y: int) -> NDArray[np.bool_]:
 
 def _left(pixels: NDArray[np.bool_], picture: Picture, why: str) -> NDArray[np.bool_]:
     if not pixels.any():
-        raise NothingToEdit(f"Nothing is left of the mask of {picture.name}: {why}, or lower --threshold.")
+        raise NothingToEdit(f"Nothing is left of the mask of {picture.name}: {why}.")
     return pixels
 
 

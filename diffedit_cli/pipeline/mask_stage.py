@@ -30,8 +30,10 @@ from diffedit_cli.storage.artifacts import Arrays
 
 USUAL = float(Params.threshold)  # default threshold; the mask at a higher one is a subset
 RIM = 0.25  # latent cells by which a background overlaps the thing in it, so that none of the old one is left
-LOOKED_AT = 512  # pixels of the longer side at which ground is told from a thing
-MOST_GROUND = 0.5  # share of a thing's mask: if more looks like the surroundings, the thing itself does
+LOOKED_AT = 512  # pixels of the longer side at which ground inside the mask is searched for
+MOST_GROUND = (
+    0.5  # share of the mask: if more looks like the surroundings, the object itself does, and nothing is removed
+)
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,7 @@ class MaskStage:
             if plan.kind == "background":
                 shown = surroundings(picture, shown, max(contrast.shape))
         if not shown.any():
-            raise NothingToEdit(
-                f'The mask of {picture.name} is empty: the model sees no difference between "{params.from_}" and '
-                f'"{params.to}" there; choose other words, or lower --threshold.'
-            )
+            raise NothingToEdit(f"The mask of {picture.name} is empty: {_reason(plan)}.")
         made = Mask.soft(shown, self.context.inputs(picture) | cache_keys.mask(params))
         mask = allowed.applied(replace(made, contrast=contrast), picture)
         if plan.kind not in ("background", "everything") and (advice := hint(mask, picture, params)):
@@ -204,6 +203,17 @@ def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
     small = np.asarray(Image.fromarray(thing).resize(size, Image.Resampling.NEAREST))
     ground = region.grow_into(pictures.pixels(picture.fitted(size)).transpose(1, 2, 0), small)
     return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _reason(plan: Plan) -> str:
+    """Returns why a mask is empty, and what to do."""
+    if plan.kind == "background":
+        return "what stays covers the whole picture; name it in other words, or draw the mask for --mask"
+    if plan.kind == "add":
+        return "no place is left for what is added; say where it goes with --box, --point or --within"
+    source, target = plan.given.from_, plan.given.to
+    unlike = f'the model sees no difference between "{source}" and "{target}" there'
+    return f"{unlike}; choose other words, or lower --threshold"
 
 
 def hint(mask: Mask, picture: Picture, params: Params) -> str | None:

@@ -30,15 +30,20 @@ SCHEDULER, CAPTION, CAPTION_MODEL, INVERSION, GUIDING, EDIT = (
 class PromptParams:
     """The prompts, and how they become prompt embeddings."""
 
-    from_: Prompt = parameter("", PROMPT, "What is in the picture now.", keys=("contrast", "reference"))
+    from_: Prompt = parameter(
+        "", PROMPT, "What is in the picture now.", keys=("contrast", "reference"), sometimes_in=("inversion",)
+    )
     to: Prompt = parameter("", PROMPT, "What it should become.", keys=("contrast", "repainting"))
     expand: int = parameter(
         0,
         EXPAND,
         "Number of sentences that --expand-model writes about each of --from and --to; they are averaged.",
         Range(0, EXPAND_LIMIT),
+        sometimes_in=("contrast",),
     )
-    expand_model: str = parameter("google/flan-t5-large", EXPAND_MODEL, "A Flan-T5 model: a hub id or a folder.")
+    expand_model: str = parameter(
+        "google/flan-t5-large", EXPAND_MODEL, "A Flan-T5 model: a hub id or a folder.", sometimes_in=("contrast",)
+    )
     clip_skip: int = parameter(
         0, TEXT, "Last layers of CLIP's text encoder to skip, for all prompts.", Range(0), changed_in=("text",)
     )
@@ -48,8 +53,8 @@ class PromptParams:
 class MaskParams:
     """Parameters of the mask, the seed and the number of noise levels."""
 
-    from_negative: Prompt = parameter("", MASK, "Negative prompt of --from, for the mask.")
-    to_negative: Prompt = parameter("", MASK, "Negative prompt of --to, for the mask.")
+    from_negative: Prompt = parameter("", MASK, "Negative prompt of --from, for the mask.", sometimes_in=("contrast",))
+    to_negative: Prompt = parameter("", MASK, "Negative prompt of --to, for the mask.", sometimes_in=("contrast",))
     region: str = parameter(
         AUTO,
         MASK,
@@ -133,7 +138,11 @@ class MaskParams:
         changed_in=("mask", "edit"),
     )
     seed: int = parameter(
-        0, SEED, "Seed of the noise of the mask and, with --eta, of the edit.", keys=("contrast", "reference", "bare")
+        0,
+        SEED,
+        "Seed of all noise: that of the mask, of an inversion from --invert-from, and of --eta.",
+        keys=("contrast", "reference", "bare"),
+        sometimes_in=("inversion", "repainting"),
     )
     steps: int = parameter(
         16,
@@ -151,7 +160,7 @@ class InversionParams:
     scheduler: str = parameter(
         "dpm++",
         SCHEDULER,
-        "dpm++, or ddim that needs more steps.",
+        "dpm++, or ddim, which needs more steps.",
         choices=tuple(SCHEDULERS),
         keys=("inversion", "repainting"),
     )
@@ -159,9 +168,13 @@ class InversionParams:
         None,
         CAPTION,
         "Prompt of the inversion; auto: a caption by --caption-model (default: the --from prompt).",
+        sometimes_in=("inversion",),
     )
     caption_model: str = parameter(
-        "Salesforce/blip-image-captioning-large", CAPTION_MODEL, "A BLIP model: a hub id or a folder."
+        "Salesforce/blip-image-captioning-large",
+        CAPTION_MODEL,
+        "A BLIP model: a hub id or a folder.",
+        sometimes_in=("inversion",),
     )
     invert_guidance: float = parameter(
         1.0, INVERSION, "How strongly the inversion follows the caption.", SCALE, keys=("inversion",)
@@ -179,18 +192,22 @@ class InversionParams:
         INVERSION,
         "Evaluate the network at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
         Range(1, MOST),
+        sometimes_in=("inversion",),
     )
     invert_from: float | None = parameter(
         None,
         INVERSION,
-        "Add fresh noise up to this noise level, and invert from there (default: 0, with builtin 0.2).",
+        "Add fresh noise up to this noise level, and invert from there (default: 0, with builtin 0.2; 1 to change a "
+        "place, to add and to remove).",
         Range(0, 1),
+        sometimes_in=("inversion",),
     )
     last_level: float | None = parameter(
         None,
         INVERSION,
         "Below this noise level go straight to the clean picture (default: 0, with builtin 0.3).",
         Range(0, 1),
+        sometimes_in=("inversion",),
     )
     fixed_point: int = parameter(
         0,
@@ -231,6 +248,7 @@ class EditParams:
         "How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
         SCALE,
         keys=("repainting",),
+        sometimes_in=("contrast",),
     )
     guidance_end: float = parameter(
         0.6,
@@ -247,12 +265,16 @@ class EditParams:
         keys=("repainting",),
     )
     negative: Prompt | None = parameter(
-        None, EDIT, "What the edit steers away from (default: the things that both prompts name, if there are several)."
+        None,
+        EDIT,
+        "What the edit steers away from (default: the things that both prompts name, if there are several).",
+        sometimes_in=("repainting",),
     )
     room: float | None = parameter(
         None,
         EDIT,
-        "Paint also in this margin of the mask, as a share of its box, and keep what changed there (0: none).",
+        "Paint also in this margin of the mask, as a share of its box, and keep what changed there; 0: none (default: "
+        "0.4; of an attribute 0.1, to remove 0.12, else 0).",
         Range(0, MOST_ROOM),
         changed_in=("region",),
     )
@@ -275,6 +297,9 @@ class EditParams:
         EDIT,
         "How much fresh noise each step adds, 0 to 1 (default: 0; for --variants except the first 0.6).",
         Range(0, 1),
+        sometimes_in=("repainting",),
     )
-    variants: int = parameter(1, EDIT, "How many results; each has the next --seed.", Range(1, MOST_VARIANTS))
-    best: bool = parameter(False, EDIT, "Keep only the one of --variants that --to explains best.")
+    variants: int = parameter(
+        1, EDIT, "How many results; each has the next --seed.", Range(1, MOST_VARIANTS), sometimes_in=("repainting",)
+    )
+    best: bool = parameter(False, EDIT, "Keep only the variant that matches --to best, as the model judges.")

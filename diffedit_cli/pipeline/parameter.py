@@ -48,6 +48,7 @@ class Parameter:
     `group` names a set of options that a command takes together. `words` maps words that may replace a number to their
     values. `keys` are the records (see `cache_keys`) that always contain the parameter. `changed_in` are the records
     that contain it only if it differs from its default, so that adding a parameter does not change existing cache keys.
+    `sometimes_in` are the records that contain it only for certain values of other parameters (see `cache_keys`).
     """
 
     group: str
@@ -57,6 +58,7 @@ class Parameter:
     words: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     changed_in: tuple[str, ...] = ()
+    sometimes_in: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any, usual: float | None = None) -> None:
         """Raises UsageError for an invalid value; `usual` is the default to name if the field's own is None."""

@@ -129,7 +129,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         """Returns the parameters with `mask_method` AUTO replaced by the method that fits the prompts and the model.
 
         That is both maps if the model `attends` to words and --to drops words of --from, else noise alone: if no word
-        is dropped, as when something is added, the old words do not show the place.
+        is dropped, the old words do not show the region.
         """
         if self.mask_method != AUTO:
             return self

@@ -46,6 +46,6 @@ class SafetyFilter:
             flagged = self.checker().flags(result.on_white())
         if flagged:
             raise Withheld(
-                f"The edit of {result.name} is withheld: the safety checker of {self.folder.name} flags it. It may be "
-                "wrong: try another --seed or other words, or leave it out with --no-safety and judge for yourself."
+                f"The edit of {result.name} is withheld: the safety checker of {self.folder.name} flags it. The "
+                "checker may be wrong: try another --seed or other words, or disable it with --no-safety."
             )

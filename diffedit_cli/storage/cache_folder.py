@@ -39,8 +39,8 @@ _limits: dict[Path, int] = {}  # bytes, as set or computed in this process, by c
 class Entry:
     """A cache entry: its kind, size in bytes, and time of last use in seconds since the epoch.
 
-    Kinds are those of `artifacts.RANKS`, `model`, `note` for notes of outputs and digests, and `unfinished` for the
-    temporary file of a writer, which may have been killed.
+    Kinds are those of the cached results (`contrast`, `inversion`, `edit` ...), `model`, `note` for notes of outputs
+    and digests, and `unfinished` for the temporary file of a writer, which may have been killed.
     """
 
     path: Path

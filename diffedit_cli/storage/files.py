@@ -75,7 +75,7 @@ def check_readable(path: Path, what: str) -> None:
     except OSError as error:
         raise unread(path, what, error) from None
     except ValueError as error:  # a zero byte
-        raise InputError(f"There can be no {what} {str(path)!r}: {error}; check the name.") from None
+        raise InputError(f"The {what} {str(path)!r} is not a valid file name: {error}; check the name.") from None
 
 
 def make_folder(path: Path, option: str) -> None:

@@ -78,7 +78,7 @@ class Ownership:
             return
         another = f"choose another with {target.option}"
         if wrong := paths.flaw(path):
-            raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
+            raise OutputError(f"The output {str(path)!r} is not a valid file name: {wrong}; {another}.")
         self.check_input(path, another)
         key, claimant = _key(path), paths.as_text(claimant)
         with self._lock:
@@ -173,7 +173,7 @@ class Ownership:
 def _is_there(path: Path, another: str) -> bool:
     """Whether a file or a link of this name exists. Raises OutputError if no file can be written there."""
     if wrong := paths.flaw(path):
-        raise OutputError(f"There can be no output {str(path)!r}: {wrong}; {another}.")
+        raise OutputError(f"The output {str(path)!r} is not a valid file name: {wrong}; {another}.")
     if paths.is_folder(path):
         raise OutputError(f"The output {path} is a folder; name a file.")
     folder = path.parent

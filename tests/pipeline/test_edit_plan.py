@@ -256,6 +256,16 @@ def test_a_variant_is_one_in_both_of_its_parameters() -> None:
     assert (found.painted.to, found.given.to) == ("in the snow", "a cat in the snow")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attends", [True, False])
+def test_the_record_says_the_method_that_the_mask_was_found_by(kind: str, attends: bool) -> None:
+    source, target = PROMPTS[kind]
+    found = plan_of(Params(from_=source, to=target), {}, attends=attends)
+    assert found.given.mask_method == found.compared.mask_method
+    again = plan_of(Params(from_=source, to=target, region=kind, mask_method=found.given.mask_method), {}, attends=True)
+    assert again.compared.mask_method == found.compared.mask_method
+
+
 # the negative
 
 

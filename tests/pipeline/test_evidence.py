@@ -39,7 +39,10 @@ def test_what_is_not_seen_is_refused_unless_anyway(here: Path, says: Callable[..
     for command in ("mask", "edit"):
         ran = diffedit(command, "cat.png", *words)
         assert ran.code == 5
-        assert "is seen in cat.png; say in --from what it shows, or edit nevertheless with --anyway" in ran.err
+        assert (
+            "is seen in cat.png; name in --from something that the picture shows, or edit nevertheless with --anyway"
+            in ran.err
+        )
         assert sorted(here.iterdir()) == before
     found = done("edit", "cat.png", *words, "--anyway").json
     assert found["evidence"] is None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from diffedit_cli.cli import reference
+from diffedit_cli.cli.options import KINDS
 from diffedit_cli.errors import UsageError
-from diffedit_cli.pipeline import keywords
-from diffedit_cli.pipeline.parameter import Range, parameters
+from diffedit_cli.pipeline import cache_keys, keywords
+from diffedit_cli.pipeline.parameter import AUTO, Parameter, Range, parameters
 from diffedit_cli.pipeline.params import Params
 
 MADE_UP = """
@@ -87,3 +91,60 @@ def test_every_range_is_checked(name: str) -> None:
 def test_every_parameter_has_a_group_and_help() -> None:
     said = parameters(Params).values()
     assert all(one.group and one.help.endswith(".") for one in said)
+
+
+def records_of(params: Params) -> dict[str, str]:
+    """The stages that have to be computed again if one of these changes."""
+    found = {
+        "mask": [cache_keys.mask(params), cache_keys.reference(params), cache_keys.bare(params)],
+        "inversion": cache_keys.inversion(params),
+        "edit": cache_keys.edit(params),
+    }
+    return {stage: repr(record) for stage, record in found.items()}
+
+
+BASES: list[dict[str, Any]] = [
+    {"from_": "cat", "to": "dog", "mask_method": "both"},
+    {"from_": "cat", "to": "dog", "mask_method": "noise", "from_negative": "snow", "maps": 4},
+    {"from_": "cat", "to": "dog", "mask_method": "both", "maps": 4, "invert_from": 0.2, "last_level": 0.3},
+    {"from_": "cat", "to": "dog", "mask_method": "noise", "invert_from": 1.0, "eta": 0.5, "reg_steps": 2, "soft": True},
+    {"from_": "cat", "to": "dog", "mask_method": "attention", "variants": 3, "scheduler": "ddim", "edges": 0},
+]
+
+
+def others(name: str, said: Parameter, value: Any) -> list[Any]:
+    """Other values that a parameter may have."""
+    if said.choices:
+        return [choice for choice in said.choices if choice not in (value, AUTO)]
+    if isinstance(value, bool):
+        return [not value]
+    if said.range is None and not isinstance(value, int | float):
+        return ["a house", "a tree"]
+    span = said.range or Range(0, 9)
+    numbers = [span.least, span.least + 0.25, min(span.most, 9), 1, 2, 3, 0.5, *said.words.values()]
+    kind = KINDS[str(Params.__dataclass_fields__[name].type)]
+    whole = kind in (int, int | None)
+    return [int(one) if whole else one for one in numbers if not isinstance(one, str) and one != value]
+
+
+MODELS_OF_PROMPTS = {
+    "expand",
+    "expand_model",
+    "caption_model",
+}  # they change a prompt, and so the stages of that prompt
+
+
+@pytest.mark.parametrize("name", sorted(parameters(Params).keys() - MODELS_OF_PROMPTS))
+def test_the_page_names_the_stages_that_a_parameter_concerns(name: str) -> None:
+    said, changed = parameters(Params)[name], set()
+    for base in BASES:
+        before = Params(**base)
+        for value in others(name, said, getattr(before, name)):
+            try:
+                after = dataclasses.replace(before, **{name: value})
+            except UsageError:  # with the rest of this base
+                continue
+            one, other = records_of(before), records_of(after)
+            changed |= {stage for stage in one if one[stage] != other[stage]}
+    named = {reference.STAGES[record] for record in (*said.keys, *said.changed_in, *said.sometimes_in)}
+    assert changed == ({"mask", "inversion", "edit"} if "every prompt" in named else named)
