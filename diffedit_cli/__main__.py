@@ -19,7 +19,7 @@ def main() -> None:
     from diffedit_cli.storage import paths, streams
 
     streams.prepare()
-    interrupts.heed()
+    interrupts.install()
     # Set before any library reads them: no telemetry, progress bars or log messages.
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",

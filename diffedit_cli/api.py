@@ -30,6 +30,7 @@ from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage import files
 from diffedit_cli.storage.cache import Cache, default_root
+from diffedit_cli.storage.cache_folder import DIGESTS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,7 +86,7 @@ class DiffEdit:
         kept = None if cache is None else Path(cache)
         folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config)
         self._pipeline = EditPipeline(
-            adapters.attach(folder, lora, embedding, (kept or default_root()) / "digests"),
+            adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS),
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),

@@ -167,7 +167,7 @@ class EditResult:
             UsageError: The file has another ending.
             OutputError: The file cannot be written, or is one of the inputs.
         """
-        target = previews.place("compare", Path(path), "")
+        target = previews.path_of("compare", Path(path), "")
         record = {**self.edited.record, **records.record("compare", {})}
         _write(target, previews.animation(self.picture, self.edited.picture, target.suffix.lower(), record), self.read)
 

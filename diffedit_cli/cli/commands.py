@@ -61,7 +61,7 @@ app.command()(config.config)
 def main() -> int:
     """Runs one command line and returns its exit code. The only place that turns errors into exit codes."""
     code = _ended()
-    lost = streams.lost()
+    lost = streams.stdout_error()
     if lost is None or code in (INTERRUPTED, OutputError.code):
         return code
     _complain(f"Standard output cannot be written: {streams.reason(lost)}; {streams.remedy(lost)}.")
@@ -362,7 +362,7 @@ def doctor(**given: Any) -> None:
 
     dtype = number_format("--dtype", given["dtype"])
     model = functools.partial(model_options.choose_model, given, say=lambda _: None)
-    findings = doctor.everything(model, given["device"], dtype, Cache(model_options.cache_root(given)))
+    findings = doctor.run_checks(model, given["device"], dtype, Cache(model_options.cache_root(given)))
     if given["json"]:
         answer(json.dumps([finding.__dict__ for finding in findings]))
     else:

@@ -148,7 +148,7 @@ def change(name: str, value: str | None) -> Path:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    path = files.resolved(users_file())  # the target of a link, so that the link stays
+    path = files.resolve(users_file())  # the target of a link, so that the link stays
     paths.need_home(path, "keep settings in")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

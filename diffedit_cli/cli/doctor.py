@@ -26,7 +26,7 @@ class Finding:
     detail: str
 
 
-def everything(find: Callable[[], ModelFolder], device: str, dtype: str, cache: Cache) -> list[Finding]:
+def run_checks(find: Callable[[], ModelFolder], device: str, dtype: str, cache: Cache) -> list[Finding]:
     """Runs all checks, one of them on the model that `find` returns; a failed check does not stop the others."""
     return [
         Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),

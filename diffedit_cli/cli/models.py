@@ -167,15 +167,15 @@ def show(**given: Any) -> None:
 def save(**given: Any) -> None:
     """Write the chosen model, with its LoRAs and embeddings included, as one folder in diffusers' format."""
     folder: Path = given["folder"]
-    with atomic.alone(folder.parent):  # while another process replaces the folder, it briefly has another name
+    with atomic.exclusive_lock(folder.parent):  # while another process replaces the folder, it briefly has another name
         _check_folder(folder, given["force"])
     model = choose_model(given, tell)
-    with atomic.alone(folder.parent):
+    with atomic.exclusive_lock(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
         added = [*(one.file for one in model.loras), *(one.file for one in model.embeddings)]
         read = [Path(given["model"] or ""), *model.files(), *added]
-        if inside := [path for path in read if files.resolved(folder) in files.resolved(path).parents]:
+        if inside := [path for path in read if files.resolve(folder) in files.resolve(path).parents]:
             raise OutputError(f"{folder} holds {inside[0]}, which is an input; name another folder.")
     model.save(
         folder,

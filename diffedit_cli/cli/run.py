@@ -28,14 +28,14 @@ APART = "use --name '{stem}{suffix}{ext}' if only their suffixes differ, otherwi
 
 if TYPE_CHECKING:
     from diffedit_cli.cli.progress import Reporter
-    from diffedit_cli.jobs.destinations import Place
+    from diffedit_cli.jobs.destinations import Destination
     from diffedit_cli.jobs.job import Job
     from diffedit_cli.jobs.rows import Row
     from diffedit_cli.jobs.sources import SkippedFiles
     from diffedit_cli.results.result import Result
     from diffedit_cli.results.results_log import ResultsLog
     from diffedit_cli.storage.ownership import Ownership
-    from diffedit_cli.storage.remote import Fetched
+    from diffedit_cli.storage.remote import DownloadedFiles
 
 
 @takes(
@@ -50,13 +50,13 @@ def run(**given: Any) -> None:
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs import destinations, plan, sources
     from diffedit_cli.storage.ownership import Ownership
-    from diffedit_cli.storage.remote import Fetched
+    from diffedit_cli.storage.remote import DownloadedFiles
 
     shard, most = _checked(given)
     with (
-        contextlib.closing(destinations.place(given["out"], dry=given["dry_run"])) as place,
+        contextlib.closing(destinations.destination_of(given["out"], dry=given["dry_run"])) as place,
         Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
-        Fetched() as fetched,
+        DownloadedFiles() as fetched,
     ):
         passed = sources.SkippedFiles()
         listed, streams = _sources(given, place, fetched, passed)
@@ -113,7 +113,12 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
 
 
 def _note_inputs(
-    given: dict[str, Any], listed: list[Row], streams: list[Path], fetched: Fetched, place: Place, owner: Ownership
+    given: dict[str, Any],
+    listed: list[Row],
+    streams: list[Path],
+    fetched: DownloadedFiles,
+    place: Destination,
+    owner: Ownership,
 ) -> None:
     """Registers the input files of all rows known before work begins with `owner`, so that none is overwritten."""
     from diffedit_cli.jobs import sources
@@ -148,8 +153,8 @@ def _results(
     given: dict[str, Any],
     reporter: Reporter,
     opened: session.Session,
-    fetched: Fetched,
-    place: Place,
+    fetched: DownloadedFiles,
+    place: Destination,
     results_log: ResultsLog,
     claimed: Iterator[tuple[Row, Job] | Result],
     workers: list[Any],
@@ -177,7 +182,7 @@ def _results(
 
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
-        return ray_workers.edit_on_workers(mine, workers, place.spared, record=record, stopping=stopping)
+        return ray_workers.edit_on_workers(mine, workers, place.protected_thumbnails, record=record, stopping=stopping)
     return runner.run_pipelined(
         plan.pending(claimed, fetched, place, lambda: opened.about, on_bug),
         opened.open,
@@ -188,7 +193,7 @@ def _results(
     )
 
 
-def _ending(place: Place, results_log: ResultsLog, owner: Ownership, reporter: Reporter) -> str | None:
+def _ending(place: Destination, results_log: ResultsLog, owner: Ownership, reporter: Reporter) -> str | None:
     """Stores the results file and writes the report page; returns the page's location, or None if writing failed."""
     place.keep(results_log, last=True)
     try:
@@ -235,7 +240,7 @@ def _reported(edited: Generator[Result, None, None], reporter: Reporter, most: i
 
 
 def _sources(
-    given: dict[str, Any], place: Place, fetched: Fetched, passed: SkippedFiles
+    given: dict[str, Any], place: Destination, fetched: DownloadedFiles, passed: SkippedFiles
 ) -> tuple[list[Row], list[Path]]:
     """Returns the rows of pictures known before work begins, and the lists and job files that are read as they come.
 
@@ -251,7 +256,7 @@ def _sources(
     results = results_log.Results()
 
     def made(path: Path) -> bool:
-        return thumbnails.is_one(path) or provenance.is_ours(path) or results.tell_of(path)
+        return thumbnails.is_thumbnail(path) or provenance.has_record(path) or results.is_recorded_result(path)
 
     def local(source: str) -> str:
         try:
@@ -309,7 +314,7 @@ def _finishing(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def press(number: int, _: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
-            interrupts.press(number)
+            interrupts.handle_sigint(number)
         pressed = True
         say("Finishing the pictures in progress; press Ctrl-C again to stop at once.")
 

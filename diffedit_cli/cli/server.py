@@ -97,7 +97,7 @@ class Server:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._working and not self._is_loading(frame):
             self._heard += 1
-            interrupts.press(number)
+            interrupts.handle_sigint(number)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -144,7 +144,7 @@ class Server:
             code = INTERRUPTED
         finally:
             self._working = False
-            interrupts.forget()
+            interrupts.reset()
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
             listening.join()

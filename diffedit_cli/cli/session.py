@@ -63,8 +63,8 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
             if given["zoom"] not in (AUTO, 1):
                 raise UsageError("--frames shows the inversion of the whole picture; leave out --zoom.")
             given["zoom"] = 1.0
-        given["box"] = mask_limits.place("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
-        given["point"] = mask_limits.place("--point", given["point"], "X", "Y")
+        given["box"] = mask_limits.parse_numbers("--box", given["box"], "X", "Y", "WIDTH", "HEIGHT")
+        given["point"] = mask_limits.parse_numbers("--point", given["point"], "X", "Y")
     params = Params(**{name: given[name] for name in Params.__dataclass_fields__ if name in given})
     if "from_" in needs:
         vocabulary.check_different(params)
@@ -171,8 +171,8 @@ class Session:
         beside += [yaml for file in named if paths.is_file(yaml := predictions.yaml_of(file))]
         settings = [path for path in config_file.read_from() if paths.is_file(path)]
         found = [*self.model_files, *added, *named, *inside, *filter(None, beside), *settings]
-        converted = files.resolved(self._root) / MODELS
-        return [path for path in dict.fromkeys(found) if converted not in files.resolved(path).parents]
+        converted = files.resolve(self._root) / MODELS
+        return [path for path in dict.fromkeys(found) if converted not in files.resolve(path).parents]
 
     def check_words(self, params: Params, stages: Iterable[str]) -> None:
         """Raises ModelError for a prompt word that the model does not know, before the model is loaded."""

@@ -241,7 +241,7 @@ def invert(
     regularise: Callable[[Prediction, Level], Prediction] | None = None,
     fixed_point: int = 0,
     every: int = 1,
-    begun: Sequence[Tensor] = (),
+    first_latents: Sequence[Tensor] = (),
 ) -> Iterator[Tensor]:
     """Step 2: inverts the latents (Eq. 4) and yields x_1 ... x_r, one for each level after the first.
 
@@ -256,16 +256,16 @@ def invert(
             down leads back to the latents it started from (AIDI, arXiv:2309.04907). Default 0.
         every: Levels in one step. Steps are counted from the noisiest level, so the first one may be shorter. The
             levels between are interpolated with constant noise. Default 1.
-        begun: x_1, x_2, ... (B, C, h, w) that replace the first steps, from `noise_first_levels`. Default: none.
+        first_latents: x_1, x_2, ... (B, C, h, w) in place of the first steps, from `noise_first_levels`. Default: none.
 
     Yields:
-        Latents (B, C, h, w) at each level after the first, beginning with `begun`.
+        Latents (B, C, h, w) at each level after the first, beginning with `first_latents`.
     """
     solver = solver or DDIM()
     regularise = regularise or (lambda prediction, _: prediction)
-    yield from begun
-    guide, x_t = GuidedPredictor(model, caption), begun[-1] if begun else x_0
-    walked = [len(begun), *range(len(levels) - 1, len(begun), -every)[::-1]]
+    yield from first_latents
+    guide, x_t = GuidedPredictor(model, caption), first_latents[-1] if first_latents else x_0
+    walked = [len(first_latents), *range(len(levels) - 1, len(first_latents), -every)[::-1]]
     for first, last in pairwise(walked):
         lower, higher = levels[first], levels[last]
         prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)

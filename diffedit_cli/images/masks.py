@@ -81,12 +81,12 @@ def union(masks: Sequence[Mask]) -> Mask:
     return Mask.soft(np.maximum.reduce([mask.shown for mask in masks]), first.made)
 
 
-def pack_mask(mask: Mask, *, telling: bool = True) -> bytes:
+def pack_mask(mask: Mask, *, with_record: bool = True) -> bytes:
     """Returns an 8-bit greyscale PNG: white = repaint, grey = repaint in part.
 
-    If not `telling`, the record says only that diffedit made the mask. A mask drawn by hand has no record.
+    If not `with_record`, the record says only that diffedit made the mask. A mask drawn by hand has no record.
     """
-    about = {**mask.made, "pixels": mask.digest} if mask.made and telling else {}
+    about = {**mask.made, "pixels": mask.digest} if mask.made and with_record else {}
     return codecs.encode_png(mask.shown, records.record("mask", about) if mask.made else None)
 
 

@@ -98,14 +98,14 @@ class Metadata:
         """Returns a copy with EXIF shortened to fit into one JPEG segment."""
         directory = self.directory()
         names = exif.shorten(directory, jpeg.LONGEST - len(EXIF_MARK))
-        words = f"of its EXIF {listed(names)}, for which JPEG has no room"
+        words = f"of its EXIF {in_words(names)}, for which JPEG has no room"
         return replace(self, exif=exif_block(directory), left_out=(*self.left_out, words))
 
     def parts(self) -> dict[str, str]:
         """Returns the names of the parts that are present, with their descriptions."""
         keys = [png.key(body) for kind, body in self.texts if kind in png.TEXTS]
         others = [f"the chunk {png.name(kind)}" for kind, _ in self.texts if kind not in png.TEXTS]
-        texts = ", ".join([f"the text {listed(keys)}"] * bool(keys) + ([listed(others)] if others else []))
+        texts = ", ".join([f"the text {in_words(keys)}"] * bool(keys) + ([in_words(others)] if others else []))
         words = {"icc_profile": "its colour profile", "dpi": "its resolution", "exif": "its EXIF", "xmp": "its XMP"}
         words |= {"texts": texts, "resources": "its IPTC and other Photoshop resources", "iptc": "its IPTC"}
         return {part: words for part, words in {**words, "comments": "its comment"}.items() if getattr(self, part)}
@@ -180,7 +180,7 @@ class Metadata:
         return options
 
 
-def listed(names: Iterable[str]) -> str:
+def in_words(names: Iterable[str]) -> str:
     """Joins the first NAMED names, without duplicates, and the number of further ones: a file may hold any number."""
     once = list(dict.fromkeys(names))
     more = [f"and {len(once) - NAMED} more"] if len(once) > NAMED else []
@@ -225,7 +225,7 @@ def read(
 ) -> Metadata:
     """Returns the metadata of a picture of upright size `size`; `directory` and `lost` come from `directory_of`."""
     info, turned = image.info, orientation(directory)
-    unread = "its EXIF" if WHOLE in lost else f"of its EXIF {listed(lost)}"
+    unread = "its EXIF" if WHOLE in lost else f"of its EXIF {in_words(lost)}"
     left_out = [f"{unread}, which cannot be read"] if lost else []
     beside = {tag: directory.values.get(tag, exif.Value(0, 0, b"")).data for tag in (XMP_TAG, IPTC_TAG, RESOURCES_TAG)}
     xmp = stored.xmp or beside[XMP_TAG] or info.get("xmp") or info.get("XML:com.adobe.xmp") or b""

@@ -42,7 +42,7 @@ INFERNO = np.array(
 # The files
 
 
-def place(kind: str, given: Path, stem: str) -> Path:
+def path_of(kind: str, given: Path, stem: str) -> Path:
     """Returns the file that the option `--kind` names; --preview may name a folder, for STEM.preview.png in it.
 
     Raises UsageError if the kind is not written with this extension.

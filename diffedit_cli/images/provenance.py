@@ -10,7 +10,7 @@ from diffedit_cli.storage import paths
 from diffedit_cli.storage.artifacts import UNREADABLE, read_packed_record
 
 
-def is_ours(path: Path) -> bool:
+def has_record(path: Path) -> bool:
     """Returns whether the file holds a record of diffedit."""
     return paths.is_file(path) and read_record(path) is not None
 

@@ -104,7 +104,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
     def _take(self, turn: _Turn[Question, Answer]) -> None:
         turn.go.acquire()
         if self._stopped:
-            raise Stopped
+            raise TaskCancelled
 
     def _answers(self, questions: Sequence[Question]) -> Sequence[Answer | Exception]:
         try:
@@ -113,7 +113,7 @@ class CooperativeBatcher(Generic[Question, Answer]):
             return [error] * len(questions)
 
 
-class Stopped(BaseException):
+class TaskCancelled(BaseException):
     """Raised in an unfinished task when its result is no longer needed."""
 
 

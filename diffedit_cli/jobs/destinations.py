@@ -24,14 +24,16 @@ REST, PACE = 2.0, 20.0  # results.jsonl is sent again after REST seconds, or PAC
 PICTURE, MASK = thumbnails.of_picture, thumbnails.of_mask
 
 
-class Place:
+class Destination:
     """A local folder for the results of a run; a `dry` run writes nothing into it."""
 
     def __init__(self, path: Path, *, dry: bool = False) -> None:
-        self.path, self._resolved, self._dry = path, files.resolved(path), dry
-        self.spared: set[str] = set()  # names of remote thumbnails that the run reads, which are not replaced
+        self.path, self._resolved, self._dry = path, files.resolve(path), dry
+        self.protected_thumbnails: set[str] = (
+            set()
+        )  # names of remote thumbnails that the run reads, which are not replaced
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Destination:
         """Creates the folder; in a dry run only checks an existing one. Raises OutputError."""
         if not self._dry or os.path.lexists(self.path):
             files.make_folder(self.path, "--out")
@@ -50,7 +52,7 @@ class Place:
 
     def contains(self, row: Row) -> bool:
         """Whether a row's picture lies in this folder."""
-        return not row.url and self._resolved in files.resolved(row.input).parents
+        return not row.url and self._resolved in files.resolve(row.input).parents
 
     def holds(self, path: Path) -> bool:
         """Whether an output exists at the destination."""
@@ -75,11 +77,11 @@ class Place:
 
     def write_page(self, written: ResultsLog, owner: Ownership) -> str:
         """Writes the report page and returns its path or URL. Raises InputError, OutputError."""
-        with written.alone():
+        with written.exclusively():
             return str(page.write(self.path, owner))
 
 
-class RemotePlace(Place):
+class RemoteDestination(Destination):
     """A folder at a URL, and a local temporary folder in which files are written before they are sent.
 
     Each part of a run has its own results file there, because an object store cannot append.
@@ -92,7 +94,7 @@ class RemotePlace(Place):
         self._next = 0.0
         super().__init__(self._left.enter_context(atomic.elsewhere()) / "out")
 
-    def __enter__(self) -> RemotePlace:
+    def __enter__(self) -> RemoteDestination:
         super().__enter__()
         (self.path / thumbnails.FOLDER).mkdir(exist_ok=True)
         self._names = remote.names(self.url)
@@ -108,7 +110,7 @@ class RemotePlace(Place):
         name = results_log.part_name(shard.number, shard.count)
         owner.check_url(f"{self.url}/{name}", ANOTHER)
         found = ResultsLog(self.path, name, self.url)
-        found.announced = lambda: self._send([found.begun] if found.begun else [])
+        found.announced = lambda: self._send([found.announcements] if found.announcements else [])
         return found
 
     def protect(self, url: str, owner: Ownership) -> None:
@@ -116,7 +118,7 @@ class RemotePlace(Place):
             owner.reads_url(url)
             folder, _, name = url.rpartition("/")
             if folder.endswith(f"/{thumbnails.FOLDER}"):
-                self.spared.add(name)
+                self.protected_thumbnails.add(name)
 
     def check_inputs(self, job: Job) -> None:
         self.protect(job.url, job.ownership)
@@ -153,8 +155,8 @@ class RemotePlace(Place):
         shown = [(result.input, source, PICTURE)]
         shown += [(path, self._named(path), PICTURE) for path in result.outputs]
         shown += [(result.mask, self._named(result.mask), MASK)] if result.mask else []
-        made = {self.path / thumbnails.place(url, make): (Path(path), make) for path, url, make in shown}
-        small = {path: how for path, how in made.items() if path.name not in self.spared}
+        made = {self.path / thumbnails.path_of(url, make): (Path(path), make) for path, url, make in shown}
+        small = {path: how for path, how in made.items() if path.name not in self.protected_thumbnails}
         try:
             thumbnails.make_all(((path, *how) for path, how in small.items()), len(small), Ownership(), lambda *_: None)
             self._send([*(path for path in small if paths.is_file(path)), *written])
@@ -202,12 +204,12 @@ class RemotePlace(Place):
         return text.replace(str(self.path), self.url)
 
 
-def place(out: str, *, dry: bool = False) -> Place:
+def destination_of(out: str, *, dry: bool = False) -> Destination:
     """Returns the destination of `--out`, a path or a URL; `dry` for a run that writes nothing.
 
     Raises UsageError for a URL of an unknown scheme, InputError if the URL cannot be reached.
     """
     if not remote.is_url(out := remote.local(out)):
-        return Place(Path(out), dry=dry)
+        return Destination(Path(out), dry=dry)
     remote.open_url(out)
-    return RemotePlace(out)
+    return RemoteDestination(out)

@@ -127,7 +127,7 @@ def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
     targets, variants, first = inputs.targets, painted.variants, painted.variants[0]
     changed = masks.union([one.mask for one in variants])
     data = [codecs.encode(one.picture, inputs.format, one.record if job.metadata else None) for one in variants]
-    mask = {targets.mask: masks.pack_mask(changed, telling=job.metadata)} if targets.mask else {}
+    mask = {targets.mask: masks.pack_mask(changed, with_record=job.metadata)} if targets.mask else {}
     results = dict(zip(targets.results, data, strict=True))
     digests = job.ownership.publish(mask | results | _shown(targets, job, inputs.picture, first.mask, variants))
     mask_file = job.mask or job.mask_output

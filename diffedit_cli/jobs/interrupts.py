@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 _pressed: int | None = None  # number of the signal, once it was received
 
 
-def heed() -> None:
+def install() -> None:
     """Handles SIGINT in this process from now on, unless the process was started with SIGINT ignored."""
-    forget()
+    reset()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, press)
+        signal.signal(signal.SIGINT, handle_sigint)
     sys.unraisablehook = _unraisable
 
 
-def forget() -> None:
+def reset() -> None:
     """Forgets a Ctrl-C, after the work that it was meant for has ended."""
     global _pressed
     _pressed = None
 
 
-def press(number: int, _: FrameType | None = None) -> None:
+def handle_sigint(number: int, _: FrameType | None = None) -> None:
     """Signal handler that notes the signal and always raises KeyboardInterrupt."""
     global _pressed
     _pressed = number

@@ -75,9 +75,9 @@ class Job:
     def shows(self) -> dict[str, Path]:
         """Paths of the preview, overlay, comparison and sheet to write, by kind. Raises UsageError for a wrong name."""
         given = {kind: getattr(self, kind) for kind in previews.KINDS}
-        return {kind: previews.place(kind, path, self.called) for kind, path in given.items() if path is not None}
+        return {kind: previews.path_of(kind, path, self.base_name) for kind, path in given.items() if path is not None}
 
     @property
-    def called(self) -> str:
+    def base_name(self) -> str:
         """Base name of the preview and frame files; may begin with folders."""
         return self.label or ("picture" if self.input == files.STANDARD_STREAM else self.input.stem)

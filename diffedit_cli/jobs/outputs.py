@@ -63,10 +63,10 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
     )  # fmt: skip
     taken: dict[Path, str] = {}
     for one in wanted.everything:
-        if other := taken.get(files.resolved(one.path)):
+        if other := taken.get(files.resolve(one.path)):
             other = "another output" if other in RESULT else other
             raise UsageError(f"{one.option} and {other} would both write {one.path}; give each its own name.")
-        taken[files.resolved(one.path)] = one.option
+        taken[files.resolve(one.path)] = one.option
     return wanted
 
 
@@ -86,4 +86,4 @@ def expected(command: str, job: Job) -> list[Path]:
 
 def frame_path(job: Job, level: int) -> Path:
     """Returns the path of the picture of an inversion level, for a job with `frames`."""
-    return (job.frames or Path()) / f"{job.called}-{level:03}.png"
+    return (job.frames or Path()) / f"{job.base_name}-{level:03}.png"

@@ -20,8 +20,8 @@ from diffedit_cli.storage import files, hashing, paths
 from diffedit_cli.storage.ownership import Ownership
 
 if TYPE_CHECKING:
-    from diffedit_cli.jobs.destinations import Place
-    from diffedit_cli.storage.remote import Fetched
+    from diffedit_cli.jobs.destinations import Destination
+    from diffedit_cli.storage.remote import DownloadedFiles
 
 
 SCHEMA = 1  # version of the identity's content
@@ -68,13 +68,13 @@ def identity(job: Job, about: dict[str, Any]) -> str:
     read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
     rest |= {"strip-metadata": True} if job.strip_metadata else {}
-    return hashing.of_record({**cache_keys.everything(job.params), **read, **rest, **about})
+    return hashing.of_record({**cache_keys.all_parameters(job.params), **read, **rest, **about})
 
 
 def plan_jobs(
     rows: Iterable[Row],
     share: Share,
-    place: Place,
+    place: Destination,
     template: str,
     results_log: ResultsLog,
     owner: Ownership,
@@ -101,8 +101,8 @@ def plan_jobs(
 
 def pending(
     claimed: Iterator[tuple[Row, Job] | Result],
-    fetched: Fetched,
-    place: Place,
+    fetched: DownloadedFiles,
+    place: Destination,
     about: Callable[[], dict[str, Any]],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[Job | Result]:

@@ -19,7 +19,7 @@ from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage.ownership import Ownership
-from diffedit_cli.storage.remote import Fetched
+from diffedit_cli.storage.remote import DownloadedFiles
 
 if TYPE_CHECKING:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
@@ -61,34 +61,34 @@ class Worker:
         return self._launch(self._given)
 
     @functools.cached_property
-    def _place(self) -> destinations.Place:
+    def _place(self) -> destinations.Destination:
         try:
             os.chdir(self._folder)
         except OSError as error:
             raise UsageError(
                 f"The folder {self._folder} is not on every machine of Ray ({error.strerror}); share it, or give URLs."
             ) from None
-        return destinations.place(self._given["out"]).__enter__()
+        return destinations.destination_of(self._given["out"]).__enter__()
 
     @functools.cached_property
     def _results_log(self) -> ResultsLog:
         return self._place.results_log(None, Ownership())
 
-    def edit(self, row: Row, before: str | None, spared: set[str]) -> Result:
+    def edit(self, row: Row, before: str | None, protected_thumbnails: set[str]) -> Result:
         """Edits the picture of a row and returns its result; skipped if the existing outputs have the same identity.
 
-        `before` is the identity of the existing outputs, `spared` is as in `Place`. Whether an output would replace an
-        input was checked before by the process that knows all rows.
+        `before` is the identity of the existing outputs, `protected_thumbnails` is as in `Destination`. Whether an
+        output would replace an input was checked before by the process that knows all rows.
         """
         job = None
         try:
             place = self._place
-            place.spared = spared
+            place.protected_thumbnails = protected_thumbnails
             job = plan.job_of(row, self._session.share, place.path, self._given["name"])
             owner = Ownership(force=job.force)
             owner.book = self._results_log
             job = replace(job, before=before, ownership=owner)
-            with Fetched() as fetched:
+            with DownloadedFiles() as fetched:
                 jobs = plan.pending(iter([(row, job)]), fetched, place, lambda: self._session.about)
                 told = functools.partial(runner.publish_result, fetched=fetched, place=place)
                 return next(runner.run_pipelined(jobs, self._session.open, on_bug=self._session.trace, record=told))
@@ -99,7 +99,7 @@ class Worker:
 def edit_on_workers(
     claimed: Iterator[tuple[Row, Job] | Result],
     workers: list[Any],
-    spared: set[str],
+    protected_thumbnails: set[str],
     *,
     record: Callable[[Result], Result],
     stopping: Callable[[], bool],
@@ -118,7 +118,7 @@ def edit_on_workers(
                 continue
             row, job = one
             worker = idle.pop()
-            busy[worker.edit.remote(row, job.before, spared)] = worker, row, job
+            busy[worker.edit.remote(row, job.before, protected_thumbnails)] = worker, row, job
         if not busy:
             return
         [ended], _ = ray.wait(list(busy), num_returns=1)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffedit_cli.engine.interfaces import ModelInput
-    from diffedit_cli.jobs.destinations import Place
-    from diffedit_cli.storage.remote import Fetched
+    from diffedit_cli.jobs.destinations import Destination
+    from diffedit_cli.storage.remote import DownloadedFiles
 
 
 AHEAD = 2  # pictures read while another is edited
 
 
-def publish_result(result: Result, fetched: Fetched, place: Place) -> Result:
+def publish_result(result: Result, fetched: DownloadedFiles, place: Destination) -> Result:
     """Delivers a result's files to their destination and returns the result with their final paths or URLs.
 
     For an input that was fetched, the URL replaces the path of the copy, also in messages, and the copy is removed.

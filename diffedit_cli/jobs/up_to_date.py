@@ -47,7 +47,7 @@ class OutputNotes:
             self.cache.put(self._note(outputs[0]), json.dumps(said).encode())
 
     def _note(self, output: Path) -> Path:
-        return self.folder / f"{hashlib.sha256(os.fsencode(files.resolved(output))).hexdigest()}.json"
+        return self.folder / f"{hashlib.sha256(os.fsencode(files.resolve(output))).hexdigest()}.json"
 
 
 def touch(paths: Iterable[Path]) -> None:

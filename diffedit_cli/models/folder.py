@@ -17,6 +17,7 @@ from diffedit_cli.models.adapters import Addition, Lora, TextualInversion
 from diffedit_cli.models.small_world import FITNESS, WORLD, SmallWorld
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.cache import default_root
+from diffedit_cli.storage.cache_folder import DIGESTS
 from diffedit_cli.storage.files import new_folder
 
 SPELLINGS = ("model-name", "model-config", "lora", "embedding")
@@ -37,11 +38,13 @@ class ModelFolder(SmallWorld):
     path: Path
     family: str
     variant: str | None = None
-    memo: Path = field(default_factory=lambda: default_root() / "digests", compare=False)
+    memo: Path = field(default_factory=lambda: default_root() / DIGESTS, compare=False)
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
-    held: object = field(default=None, compare=False, repr=False)  # lock that keeps a converted model in the cache
+    model_lock: object = field(
+        default=None, compare=False, repr=False
+    )  # lock that keeps a converted model in the cache
 
     @cached_property
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from diffedit_cli.models import checkpoints, configs, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
 from diffedit_cli.storage import hashing, model_locks, paths
 from diffedit_cli.storage.cache import Cache, default_root
+from diffedit_cli.storage.cache_folder import DIGESTS
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
@@ -66,9 +67,9 @@ def find(
             raise ModelError(f"There is no model {name} on this machine; {again}.")
     try:
         if not paths.is_file(path):
-            return _checked(name, path, kept / "digests", again)
+            return _checked(name, path, kept / DIGESTS, again)
         folder, held = _converted(path, kept, config, say)
-        return replace(_checked(name, folder, kept / "digests", again), config=config, held=held)
+        return replace(_checked(name, folder, kept / DIGESTS, again), config=config, model_lock=held)
     except OSError as error:
         raise unreadable(name, error) from error
 
@@ -198,7 +199,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
     variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
     for part in FAMILIES[family].all_parts:
         check_shards(name, folder / part, variant, again)
-    configs.check(name, folder, FAMILIES[family], lambda part: weights.held(folder / part, variant))
+    configs.check(name, folder, FAMILIES[family], lambda part: weights.stored_size(folder / part, variant))
     return ModelFolder(name, folder, family, variant, memo)
 
 

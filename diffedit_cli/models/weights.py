@@ -124,7 +124,7 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
     return dict(said)
 
 
-def held(folder: Path, variant: str | None) -> tuple[int, int]:
+def stored_size(folder: Path, variant: str | None) -> tuple[int, int]:
     """Returns the number of tensors and of bytes in the weights of this variant in a folder.
 
     Damaged weights count as a few thousand tensors; loading them reports the damage.

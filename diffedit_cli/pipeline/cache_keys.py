@@ -17,7 +17,7 @@ from diffedit_cli.pipeline.params import USUAL, Params
 Record = dict[str, Any]
 
 
-def everything(params: Params) -> Record:
+def all_parameters(params: Params) -> Record:
     """Returns every parameter; None if it is not set."""
     return _record(params, parameters(params), {})
 

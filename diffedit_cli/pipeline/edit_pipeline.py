@@ -146,12 +146,14 @@ class EditPipeline:
         with stats.clock("frames"):
             return InversionStage(self.context).frames(latents, stats)
 
-    def embeds_file(self, name: str, picture: Picture, params: Params, stats: EditStats, telling: bool = True) -> bytes:
-        """Returns the embeddings file of a prompt for --NAME-embeds; `telling` adds the words to its metadata."""
+    def embeds_file(
+        self, name: str, picture: Picture, params: Params, stats: EditStats, with_record: bool = True
+    ) -> bytes:
+        """Returns the embeddings file of a prompt for --NAME-embeds; `with_record` adds the words to its metadata."""
         models = self._prompt_models(stats)
         params = self._plan(models.expanded(params)).given
         params = models.captioned(params, picture) if name == "caption" else params
-        return self.session.pack_embedding(params.prompts_of()[name], params, stats, telling)
+        return self.session.pack_embedding(params.prompts_of()[name], params, stats, with_record)
 
     def _plan(self, params: Params, place: str = "") -> Plan:
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)

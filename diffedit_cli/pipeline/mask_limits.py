@@ -121,7 +121,7 @@ def load(
     return limits
 
 
-def place(option: str, text: str | None, *parts: str) -> tuple[int, ...] | None:
+def parse_numbers(option: str, text: str | None, *parts: str) -> tuple[int, ...] | None:
     """Parses whole numbers separated by commas, one for each of the `parts`. Raises UsageError."""
     if text is None:
         return None

@@ -93,11 +93,11 @@ class ModelSession:
             stats.warn(warning)
         return embedding
 
-    def pack_embedding(self, prompt: Prompt, params: Params, stats: EditStats, telling: bool) -> bytes:
-        """Returns the embeddings file of a prompt; `telling` adds the prompt's words to its metadata."""
+    def pack_embedding(self, prompt: Prompt, params: Params, stats: EditStats, with_record: bool) -> bytes:
+        """Returns the embeddings file of a prompt; `with_record` adds the prompt's words to its metadata."""
         with device_errors(self.device), torch.inference_mode():
             embedding = self.embedding(prompt, params, stats)
-        record = prompts.record("prompt", prompt) | cache_keys.text(params) if telling else {}
+        record = prompts.record("prompt", prompt) | cache_keys.text(params) if with_record else {}
         return embedding_files.pack(embedding, record, self.folder)
 
     def latents_at_hand(self, picture: Picture) -> Tensor | None:

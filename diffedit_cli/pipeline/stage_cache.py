@@ -42,7 +42,7 @@ class StageCache:
         with contextlib.ExitStack() as lock:
             found = self._read_all(keys, stats)
             if len(found) < len(keys) and self._cache:
-                lock.enter_context(self._cache.alone(keys[min(keys)]))
+                lock.enter_context(self._cache.exclusively(keys[min(keys)]))
                 found = self._read_all(keys, stats)  # another process may have stored it meanwhile
             missing = [kind for kind in inputs if kind not in found]
             stats.cache[stage] = "miss" if missing else stats.cache.get(stage, "hit")  # of all crops and variants

@@ -73,7 +73,7 @@ class _Place:
 
     def shown(self, recorded: str, make: thumbnails.Make, find: Callable[[str], Path | None]) -> Line:
         """Returns the name, link and thumbnail of a picture for the page, and collects the thumbnail to be made."""
-        path, small = find(recorded), thumbnails.place(recorded, make)
+        path, small = find(recorded), thumbnails.path_of(recorded, make)
         if path is not None and paths.is_file(path):
             if thumbnails.is_stale(self.folder / small, path):
                 self._wanted[small] = [os.fspath(path), make.__name__]
@@ -92,7 +92,7 @@ class _Place:
 
     def output(self, recorded: str) -> Path | None:
         """Returns where an output is now, or None if it does not exist."""
-        path = results_log.place_now(self.folder, recorded, self._holds)
+        path = results_log.current_path(self.folder, recorded, self._holds)
         return path if self._holds(path) else None
 
     def input(self, recorded: str) -> Path | None:

@@ -43,7 +43,9 @@ class ResultsLog:
         Without `writes` the log is only read, and lines written to it are discarded.
         """
         self.folder, self.path, self._url = folder, folder / name, url
-        self.begun = folder / f".{name}.begun" if writes else None  # announcements, until all files are recorded
+        self.announcements = (
+            folder / f".{name}.begun" if writes else None
+        )  # announcements, until all files are recorded
         self.announced: Callable[[], None] = lambda: None  # called after each announcement
         self._known = sqlite3.connect("", check_same_thread=False)  # a temporary file, deleted on close
         self._lock = Lock()
@@ -52,7 +54,7 @@ class ResultsLog:
             "CREATE TABLE done (output TEXT PRIMARY KEY, identity TEXT, digest TEXT, ended TEXT) WITHOUT ROWID"
         )
         self._known.execute("CREATE TABLE begun (output TEXT, digest TEXT, PRIMARY KEY (output, digest)) WITHOUT ROWID")
-        for path in (self.path, self.begun):
+        for path in (self.path, self.announcements):
             if path is not None:
                 _check(path)
         try:
@@ -65,9 +67,9 @@ class ResultsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.alone(), contextlib.suppress(OSError):
-            if self.begun and self._all_recorded():
-                self.begun.unlink()
+        with self.exclusively(), contextlib.suppress(OSError):
+            if self.announcements and self._all_recorded():
+                self.announcements.unlink()
         os.close(self._file)
         with self._lock:
             self._known.close()
@@ -89,12 +91,12 @@ class ResultsLog:
 
     def announce(self, digests: Mapping[str, str]) -> None:
         """Records the digests, by path, of files about to be written. Raises OutputError."""
-        if self.begun is None:
+        if self.announcements is None:
             return
-        _check(self.begun)
+        _check(self.announcements)
         told = {self._told(path): digest for path, digest in digests.items()}
         try:
-            file = os.open(self.begun, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(self.announcements, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 _append(file, json.dumps({"status": BEGUN, "digests": told}))
             finally:
@@ -120,7 +122,7 @@ class ResultsLog:
             raise self._failed(error) from error
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusively(self) -> Iterator[None]:
         """Holds an exclusive lock on the file, so that the last process that enters reads all lines of the others.
 
         Does not wait on file systems without locks.
@@ -169,7 +171,7 @@ class ResultsLog:
         """Returns where an output is now."""
         if self._url and output.startswith(f"{self._url}/"):
             return self.folder / output[len(f"{self._url}/") :]
-        return place_now(self.folder, output)
+        return current_path(self.folder, output)
 
     def _key(self, output: Path) -> str:
         """Returns the path relative to the folder, which does not depend on the working folder."""
@@ -186,7 +188,7 @@ class Results:
     def __init__(self) -> None:
         self._told: dict[Path, dict[str, set[str]]] = {}  # folder -> file name -> digests
 
-    def tell_of(self, path: Path) -> bool:
+    def is_recorded_result(self, path: Path) -> bool:
         """Returns whether the results of its folder, or of one above it, record a picture with its present content."""
         folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  # does not follow links
         found = [digest for folder in folders for digest in self._in(folder).get(path.name, ())]
@@ -287,7 +289,7 @@ def _tells_begun(said: dict[str, Any]) -> bool:
     return said.get("status") == BEGUN and isinstance(said.get("digests"), dict)
 
 
-def place_now(folder: Path, recorded: str, holds: Callable[[Path], bool] = os.path.lexists) -> Path:
+def current_path(folder: Path, recorded: str, holds: Callable[[Path], bool] = os.path.lexists) -> Path:
     """Returns where an output is now: in `folder`, even if that was renamed or moved, else as recorded.
 
     `holds` says which files exist.

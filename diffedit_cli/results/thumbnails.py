@@ -31,7 +31,7 @@ QUEUE = 4 * AT_ONCE  # thumbnails that are submitted to the threads at a time
 Make = Callable[[Path], Image.Image]
 
 
-def place(recorded: str, make: Make) -> str:
+def path_of(recorded: str, make: Make) -> str:
     """Returns the thumbnail's path below the page's folder, from the recorded path, so that folders can move.
 
     The name is a digest, because a name made from the picture's own could be too long, or belong to another picture.
@@ -40,7 +40,7 @@ def place(recorded: str, make: Make) -> str:
     return f"{FOLDER}/{digest[:DIGITS]}.webp"
 
 
-def is_one(path: Path) -> bool:
+def is_thumbnail(path: Path) -> bool:
     """Returns whether a file is a thumbnail of a run's page."""
     named = path.parent.name == FOLDER and NAMED.fullmatch(path.name)
     return bool(named) and paths.is_file(path.parent.parent / results_log.NAME)

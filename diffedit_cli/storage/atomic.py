@@ -52,7 +52,7 @@ def folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Exclusive advisory lock on the folder; does nothing on file systems without locks."""
     with contextlib.ExitStack() as left:
         with contextlib.suppress(OSError):

@@ -59,7 +59,7 @@ class Cache(CacheFolder):
             files.publish(path, data)
 
     @contextlib.contextmanager
-    def alone(self, key: str) -> Iterator[None]:
+    def exclusively(self, key: str) -> Iterator[None]:
         """Exclusive lock for computing the entry of this key; waits while another process or edit holds it.
 
         The system releases the lock when its process ends. On file systems without locks two processes may compute the

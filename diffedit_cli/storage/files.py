@@ -50,7 +50,7 @@ def unread(path: Path, what: str, error: OSError) -> InputError:
     return InputError(f"The {what} {path} cannot be read: {error.strerror}; check its permissions.")
 
 
-def resolved(path: Path) -> Path:
+def resolve(path: Path) -> Path:
     """Returns the absolute path with links resolved as far as they exist; an invalid name is returned unchanged."""
     try:
         return Path(os.path.realpath(path))  # unlike Path.resolve, accepts circular links
@@ -96,7 +96,7 @@ def publish(path: Path, data: bytes, move: Callable[[Path, Path], object] = Path
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-            if lost := streams.lost():
+            if lost := streams.stdout_error():
                 raise lost
         except OSError as error:
             raise OutputError(
@@ -129,7 +129,7 @@ def new_folder(path: Path, *, replace: bool = False, check: Callable[[], None] =
             fresh = temporary / "new"
             fresh.mkdir()
             yield fresh
-            with atomic.alone(path.parent):
+            with atomic.exclusive_lock(path.parent):
                 check()
                 _take_place(fresh, path, old if replace else None)
     except OSError as error:

@@ -45,7 +45,7 @@ def of_file(path: Path, memo: Path) -> str:
     before = _identity(path)
     if path.stat().st_size < BIG:
         return of_content(path)
-    note = memo / hashlib.sha256(str(files.resolved(path)).encode()).hexdigest()
+    note = memo / hashlib.sha256(str(files.resolve(path)).encode()).hexdigest()
     if known := _recall(note, before):
         return known
     digest = of_content(path)

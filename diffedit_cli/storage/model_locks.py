@@ -11,7 +11,7 @@ from pathlib import Path
 from diffedit_cli.storage import atomic, paths
 
 
-class Held:
+class ModelLock:
     """A shared lock on a model's folder, held for as long as this object exists."""
 
     def __init__(self, model: Path) -> None:
@@ -28,13 +28,13 @@ class Held:
         return os.path.samestat(os.fstat(self._descriptor), model.stat())
 
 
-_here: weakref.WeakValueDictionary[Path, Held] = weakref.WeakValueDictionary()  # for file systems without locks
+_here: weakref.WeakValueDictionary[Path, ModelLock] = weakref.WeakValueDictionary()  # for file systems without locks
 
 
-def hold(model: Path) -> Held | None:
+def hold(model: Path) -> ModelLock | None:
     """Returns a lock that keeps a model's folder, or None if the folder does not exist."""
     with contextlib.suppress(OSError):
-        held = Held(model)
+        held = ModelLock(model)
         if paths.is_folder(model) and held.is_still(model):
             _here[model] = held
             return held

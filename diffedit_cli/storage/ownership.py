@@ -238,4 +238,4 @@ def _same(path: Path) -> set[str]:
 
 def _key(path: Path) -> str:
     """Returns the path as text, the same from any working folder and through any link to a parent folder."""
-    return paths.as_text(files.resolved(path.parent) / path.name)
+    return paths.as_text(files.resolve(path.parent) / path.name)

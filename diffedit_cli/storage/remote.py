@@ -140,7 +140,7 @@ def names(url: str) -> set[str]:
         raise OutputError(_unreachable(url, error)) from error
 
 
-class Fetched:
+class DownloadedFiles:
     """Local copies of files at URLs, in a temporary folder while they are needed."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Fetched:
         self._left = contextlib.ExitStack()
         self._urls: dict[str, str] = {}  # by the path of the copy
 
-    def __enter__(self) -> Fetched:
+    def __enter__(self) -> DownloadedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -65,7 +65,7 @@ def open_streams() -> tuple[TextIO, TextIO, TextIO]:
     )
 
 
-def lost() -> OSError | None:
+def stdout_error() -> OSError | None:
     """Returns the error that prevented writing all of standard output, or None."""
     taking = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return taking.lost if isinstance(taking, _Taking) else None

@@ -96,7 +96,7 @@ def test_run_puts_a_preview_of_each_into_a_folder(here: Path) -> None:
     written = {path.name for path in (here / "out").glob("*.png")}
     assert written == {"cat.png", "cat.mask.png", "cat.preview.png", "dog.png", "dog.mask.png", "dog.preview.png"}
     assert strip_size(here / "out" / "cat.preview.png", 4)
-    listed = sources.list_rows([str(here)], recursive=False, skip=provenance.is_ours)
+    listed = sources.list_rows([str(here)], recursive=False, skip=provenance.has_record)
     assert [row.input for row in listed] == [here / "cat.png", here / "dog.png"]
     assert "holds no pictures" in diffedit("run", "out", *WORDS, "--out", "again").lines[-1]
 

@@ -61,7 +61,7 @@ def test_the_first_levels_may_be_given_noise_unasked(begin: int, evaluations: in
     noise = draw(3)
     model = Known(lambda *_: noise)
     begun = noise_first_levels(draw(0), noise, LEVELS, LEVELS[begin].b)
-    given = list(invert(model, draw(0), LEVELS, Text(SOURCE), begun=begun))
+    given = list(invert(model, draw(0), LEVELS, Text(SOURCE), first_latents=begun))
     close(torch.cat(given), torch.cat([add_noise(draw(0), noise, level) for level in LEVELS[1:]]))
     assert model.evaluations == evaluations
 
@@ -74,7 +74,7 @@ def test_noise_that_the_network_does_not_find_stays() -> None:
         return (x_t - at.a * draw(0)) / at.b  # knows the picture: whatever else is there is noise
 
     plain, begun = (
-        torch.cat(list(invert(Known(eps), draw(0), LEVELS, Text(SOURCE), DPMSolver(), begun=begun)))
+        torch.cat(list(invert(Known(eps), draw(0), LEVELS, Text(SOURCE), DPMSolver(), first_latents=begun)))
         for begun in ([], noise_first_levels(draw(0), draw(3), LEVELS, LEVELS[2].b))
     )
     held = [(x_t - level.a * draw(0)) / level.b for x_t, level in zip(begun.split(1), LEVELS[1:], strict=True)]

@@ -104,5 +104,5 @@ def test_numbers_without_end_take_no_memory(type_: int) -> None:
 
 
 def test_many_names_are_counted() -> None:
-    assert metadata.listed(["a", "b", "a"]) == "a, b"
-    assert metadata.listed(map(str, range(100))).endswith("28, 29, and 70 more")
+    assert metadata.in_words(["a", "b", "a"]) == "a, b"
+    assert metadata.in_words(map(str, range(100))).endswith("28, 29, and 70 more")

@@ -223,7 +223,7 @@ def test_deep_and_modern_files_are_edited_and_known_as_ours(
     assert job.output is not None
     before, after = codecs.load(path), codecs.load(job.output)
     assert (after.mode, after.is_deep, after.format) == (before.mode, suffix in (".png", ".tif"), before.format)
-    assert provenance.is_ours(job.output)
+    assert provenance.has_record(job.output)
     if after.is_deep:
         different = (before.pixels != after.pixels).any(axis=-1)
         assert different.any()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffedit_cli.jobs.cooperative import CooperativeBatcher, Stopped
+from diffedit_cli.jobs.cooperative import CooperativeBatcher, TaskCancelled
 from diffedit_cli.storage.cache import Cache
 
 
@@ -92,7 +92,7 @@ def test_one_that_waits_for_a_lock_of_another_lets_it_go_on(tmp_path: Path) -> N
     made: list[str] = []
 
     def work(name: str, cache: Cache) -> int:
-        with cache.alone("0123"):
+        with cache.exclusively("0123"):
             if cache.find("kind", "0123") is None:
                 made.append(name)
                 answer = together.ask(2) + together.ask(4)
@@ -118,11 +118,11 @@ def test_one_that_waits_alone_waits_for_another_process(tmp_path: Path) -> None:
         together.wait()
 
     def work() -> str:
-        with Cache(tmp_path, wait).alone("0123"):
+        with Cache(tmp_path, wait).exclusively("0123"):
             return "mine"
 
     with CooperativeBatcher(Doubling()) as together:
-        with Cache(tmp_path).alone("0123"):  # elsewhere
+        with Cache(tmp_path).exclusively("0123"):  # elsewhere
             done = together.begin(work)
             while turns < 3:
                 together.round()
@@ -150,5 +150,5 @@ def test_work_that_nobody_waits_for_ends_where_it_is() -> None:
         together.round()
         done.append(together.begin(lambda: work("late")))
     assert tidied == ["a", "b", "c"]
-    assert all(isinstance(one.exception(), Stopped) for one in done)
+    assert all(isinstance(one.exception(), TaskCancelled) for one in done)
     assert threading.active_count() == threads

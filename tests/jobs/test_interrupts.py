@@ -38,9 +38,9 @@ __main__.main()
 @pytest.fixture
 def heeded() -> Iterator[None]:
     before, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
-    interrupts.heed()
+    interrupts.install()
     yield
-    interrupts.forget()
+    interrupts.reset()
     sys.unraisablehook = hook
     signal.signal(signal.SIGINT, before)
 
@@ -71,7 +71,7 @@ def test_it_is_no_failure_of_a_picture(error: Exception) -> None:
     job = Job(input=Path("cat.png"), params=Params())
     with pytest.raises(KeyboardInterrupt):
         outcomes.attempt(job, lambda: takes_it_for_its_own(error), print)
-    interrupts.forget()
+    interrupts.reset()
     failed = outcomes.attempt(job, lambda: raises(error), lambda _: None)
     assert failed.status == "failed"
 
@@ -81,7 +81,7 @@ def test_it_is_no_failure_of_a_picture(error: Exception) -> None:
 def test_it_is_no_failure_of_the_command(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "app", lambda **_: takes_it_for_its_own(error))
+    monkeypatch.setattr(commands, "_app", lambda: lambda **_: takes_it_for_its_own(error))
     assert commands.main() == INTERRUPTED
     assert capfd.readouterr().err == f"diffedit: {INTERRUPTION}\n"
 
@@ -89,5 +89,5 @@ def test_it_is_no_failure_of_the_command(
 @pytest.mark.usefixtures("heeded")
 def test_who_started_the_program_may_want_it_not_to_be_heard() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    interrupts.heed()
+    interrupts.install()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -103,7 +103,7 @@ class RunThatWaits:
 
     def __init__(self) -> None:
         self._held = results_log.ResultsLog(Path("out"))
-        self._lock = self._held.alone()
+        self._lock = self._held.exclusively()
         self._lock.__enter__()
         command = [sys.executable, "-m", "diffedit_cli", "run", "jobs.jsonl", *OPTIONS, "--out", "out"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -200,7 +200,7 @@ def test_two_processes_do_not_make_the_same_entry(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from diffedit_cli.storage.cache import Cache\n"
         "cache = Cache(Path(sys.argv[1]))\n"
-        "with cache.alone('abc'):\n"
+        "with cache.exclusively('abc'):\n"
         "    if cache.find('kind', 'abc') is None:\n"
         "        time.sleep(0.5); cache.store('kind', 'abc', b'x'); print('made')\n"
     )
@@ -212,7 +212,7 @@ def test_two_processes_do_not_make_the_same_entry(tmp_path: Path) -> None:
 
 def test_where_no_lock_can_be_work_goes_on(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("in the way")
-    with Cache(tmp_path).alone("abc"):
+    with Cache(tmp_path).exclusively("abc"):
         assert Cache(tmp_path).find("kind", "abc") is None
 
 

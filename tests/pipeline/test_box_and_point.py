@@ -66,12 +66,12 @@ def test_the_grey_of_a_soft_mask_is_cut_too() -> None:
 @pytest.mark.parametrize("text", ["", "3", "1,2,3", "1,2,3,0", "1,2,-3,4", "a,b,c,d", "1.5,2,3,4"])
 def test_what_is_no_box(text: str) -> None:
     with pytest.raises(UsageError, match="--box"):
-        mask_limits.place("--box", text, "X", "Y", "WIDTH", "HEIGHT")
+        mask_limits.parse_numbers("--box", text, "X", "Y", "WIDTH", "HEIGHT")
 
 
 def test_what_is_a_box() -> None:
-    assert mask_limits.place("--box", "1,2, 30,4", "X", "Y", "WIDTH", "HEIGHT") == (1, 2, 30, 4)
-    assert mask_limits.place("--box", None, "X", "Y", "WIDTH", "HEIGHT") is None
+    assert mask_limits.parse_numbers("--box", "1,2, 30,4", "X", "Y", "WIDTH", "HEIGHT") == (1, 2, 30, 4)
+    assert mask_limits.parse_numbers("--box", None, "X", "Y", "WIDTH", "HEIGHT") is None
 
 
 def test_the_command_keeps_to_the_box_and_says_so(here: Path) -> None:

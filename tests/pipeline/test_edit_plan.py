@@ -157,7 +157,7 @@ def test_records_say_what_was_not_given_as_usual_and_all_of_a_plan() -> None:
     assert cache_keys.contrast(params) == cache_keys.contrast(filled)
     assert cache_keys.inversion(params) == cache_keys.inversion(filled)
     assert cache_keys.repainting(params) == cache_keys.repainting(filled)
-    assert cache_keys.everything(params) != cache_keys.everything(filled)
+    assert cache_keys.all_parameters(params) != cache_keys.all_parameters(filled)
     said = cache_keys.edit(of_kind("object", OWN).given)
     assert {name: said[name] for name in ("region", "room", "paste-above", "guidance", "negative")} == {
         "region": "object", "room": 0.4, "paste-above": 30.0, "guidance": 4.0, "negative": "",

@@ -158,7 +158,7 @@ def test_frames_are_ours_and_others_are_not_replaced(here: Path) -> None:
 def test_an_edit_writes_them_too_and_a_folder_of_them_is_no_input(here: Path) -> None:
     assert diffedit("edit", "cat.png", *WORDS, "--frames", here / "frames").code == 0
     assert len(list((here / "frames").iterdir())) == 5
-    listed = sources.list_rows([str(here)], recursive=False, skip=provenance.is_ours)
+    listed = sources.list_rows([str(here)], recursive=False, skip=provenance.has_record)
     assert [row.input for row in listed] == [here / "cat.png"]
     assert "holds no pictures" in diffedit("run", "frames", *WORDS, "--out", "out").lines[-1]
 

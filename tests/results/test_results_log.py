@@ -87,5 +87,5 @@ def test_both_readers_find_an_output_where_it_is_now(tmp_path: Path, recorded: s
 
 def test_only_what_is_named_as_a_small_picture_is_one(tmp_path: Path) -> None:
     (tmp_path / results_log.NAME).touch()
-    assert thumbnails.is_one(tmp_path / thumbnails.place("a.png", thumbnails.of_picture))
-    assert not thumbnails.is_one(tmp_path / thumbnails.FOLDER / "a.webp")
+    assert thumbnails.is_thumbnail(tmp_path / thumbnails.path_of("a.png", thumbnails.of_picture))
+    assert not thumbnails.is_thumbnail(tmp_path / thumbnails.FOLDER / "a.webp")

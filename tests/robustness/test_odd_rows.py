@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from diffedit_cli.cli import run, session
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.jobs import execute, outcomes, output_names, plan, sources
-from diffedit_cli.jobs.destinations import Place
+from diffedit_cli.jobs.destinations import Destination
 from diffedit_cli.jobs.sharding import Shard
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.results import page, results_log
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage.ownership import Ownership
-from diffedit_cli.storage.remote import Fetched
+from diffedit_cli.storage.remote import DownloadedFiles
 
 ODD = (
     "\ud800",
@@ -106,8 +106,8 @@ def opened(rows: Iterator[sources.Row]) -> list[Result | execute.EditInputs]:
 
     options = {name: one.default for name, one in inspect.signature(run.run).parameters.items()}
     shared = session.row_options({**options, "from_": "cat", "to": "dog"})
-    place, found, owner = Place(Path("out")), [], Ownership()
-    with Fetched() as fetched, place, place.results_log(Shard(1, 1), owner) as results_log:
+    place, found, owner = Destination(Path("out")), [], Ownership()
+    with DownloadedFiles() as fetched, place, place.results_log(Shard(1, 1), owner) as results_log:
         claimed = plan.plan_jobs(rows, shared, place, output_names.DEFAULT, results_log, owner, lambda _: True)
         for job in plan.pending(claimed, fetched, place, lambda: {}):
             made = (
@@ -202,7 +202,7 @@ def test_an_error_of_ours_fails_one_row(tmp_path: Path, monkeypatch: pytest.Monk
         raise DiffEditError("not today")
 
     rows = sources.list_rows(["a.png", "b.png", "c.png"], recursive=False, skip=lambda _: False)
-    place, owner = Place(tmp_path / "out"), Ownership()
+    place, owner = Destination(tmp_path / "out"), Ownership()
     with place, place.results_log(Shard(1, 1), owner) as results_log:
         found = list(
             plan.plan_jobs(rows, share, place, output_names.DEFAULT, results_log, owner, lambda _: True, said.append)

@@ -237,7 +237,7 @@ def test_nothing_is_read_and_nothing_kept_where_there_is_no_home(homeless: Path)
     assert cache.default_root() == paths.NOWHERE
     assert config_file.read() == {}
     assert cache.Cache(paths.NOWHERE).entries() == []
-    assert streams.lost() is None
+    assert streams.stdout_error() is None
     picture(Path("cat.png"))
     ran = diffedit("models", "use", "builtin")
     assert (ran.code, ran.err) == (6, "diffedit: There is no home folder to keep settings in; set HOME.\n")

@@ -139,7 +139,7 @@ def filled(cache: Cache) -> None:
     (cache.model(f"{key}-{'c' * 16}") / "unet").mkdir(parents=True)
     for note in (cache.root / "made" / f"{key}.json", cache.root / "digests" / key):
         cache.put(note, b"note")
-    with cache.alone(key):
+    with cache.exclusively(key):
         pass
 
 
@@ -151,16 +151,16 @@ def test_a_lock_that_is_held_stays_and_still_keeps_others_out(cache: Cache) -> N
         raise Waiting
 
     cache.store("contrast", KEYS[0], b"entry")
-    with cache.alone("cc" * 32):
-        with cache.alone("dd" * 32):
+    with cache.exclusively("cc" * 32):
+        with cache.exclusively("dd" * 32):
             pass
         assert cache.prune(0)
         assert [path.name for path in (cache.root / "locks").iterdir()] == ["ccc.lock"]
-        with pytest.raises(Waiting), Cache(cache.root, waited).alone("cc" * 32):
+        with pytest.raises(Waiting), Cache(cache.root, waited).exclusively("cc" * 32):
             pass
     cache.prune(0)
     assert not list((cache.root / "locks").iterdir())
-    with cache.alone("cc" * 32):
+    with cache.exclusively("cc" * 32):
         pass
 
 

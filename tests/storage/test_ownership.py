@@ -79,7 +79,7 @@ def test_a_file_of_any_format_bears_a_seal_that_any_other_byte_breaks(tmp_path: 
     assert seals.is_whole(data)
     path = tmp_path / {"safetensors": "x.safetensors", "mask": "x.png"}.get(chosen, f"x.{chosen.lower()}")
     path.write_bytes(data)
-    assert provenance.read_record(path) == RECORD if chosen != "mask" else provenance.is_ours(path)
+    assert provenance.read_record(path) == RECORD if chosen != "mask" else provenance.has_record(path)
     if chosen != "safetensors":
         codecs.load(path)  # which refuses a PNG whose sums are wrong
     start = data.index(seals.PREFIX) + len(seals.PREFIX)
@@ -101,7 +101,7 @@ def test_a_retouched_result_that_keeps_its_record_is_no_longer_whole(tmp_path: P
         info = PngImagePlugin.PngInfo()
         info.add(*metadata.png_record(record))
         image.save(path, pnginfo=info)
-    assert provenance.is_ours(path)
+    assert provenance.has_record(path)
     assert not seals.is_whole(path.read_bytes())
     with pytest.raises(OutputError, match="was changed since diffedit made it"):
         check(path)
@@ -346,26 +346,26 @@ def test_processes_know_what_each_other_writes(tmp_path: Path) -> None:
         assert other.digests_of(tmp_path / "a.bmp") == []
         one.announce({str(tmp_path / "a.bmp"): "0" * 64})
         assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
-        assert one.begun
-        with one.begun.open("ab") as file:
+        assert one.announcements
+        with one.announcements.open("ab") as file:
             file.write(b'{"status": "begun", "digests": {"out/a.bmp"')  # torn
         assert other.digests_of(tmp_path / "b.bmp") == []
-        with one.begun.open("ab") as file:
+        with one.announcements.open("ab") as file:
             file.write(b"\n")
         one.announce({str(tmp_path / "b.bmp"): "1" * 64})
         assert other.digests_of(tmp_path / "b.bmp") == ["1" * 64]
-    assert one.begun.is_file()  # neither is recorded
+    assert one.announcements.is_file()  # neither is recorded
 
 
 def test_announcements_are_written_into_no_file_of_somebodys(tmp_path: Path) -> None:
     with results_log.ResultsLog(tmp_path) as told:
-        assert told.begun
-        told.begun.write_text("mine\n")
+        assert told.announcements
+        told.announcements.write_text("mine\n")
         with pytest.raises(OutputError, match="was not made by diffedit"):
             told.announce({str(tmp_path / "a.bmp"): "0" * 64})
-        assert told.begun.read_text() == "mine\n"
-        told.begun.unlink()
-        told.begun.symlink_to(tmp_path / "elsewhere")
+        assert told.announcements.read_text() == "mine\n"
+        told.announcements.unlink()
+        told.announcements.symlink_to(tmp_path / "elsewhere")
         with pytest.raises(OutputError, match="but a link"):
             told.announce({str(tmp_path / "a.bmp"): "0" * 64})
     assert not (tmp_path / "elsewhere").exists()
@@ -375,9 +375,9 @@ def test_what_follows_announcements_that_were_removed_is_read_from_its_begin(tmp
     with results_log.ResultsLog(tmp_path) as one, results_log.ResultsLog(tmp_path) as other:
         one.announce({str(tmp_path / f"{name}.bmp"): "0" * 64 for name in "abcdef"})
         assert other.digests_of(tmp_path / "a.bmp") == ["0" * 64]
-        assert one.begun
-        first = one.begun.open("rb")  # its number is not given again
-        one.begun.unlink()
+        assert one.announcements
+        first = one.announcements.open("rb")  # its number is not given again
+        one.announcements.unlink()
         one.announce({str(tmp_path / "b.bmp"): "1" * 64})
         assert other.digests_of(tmp_path / "b.bmp") == ["0" * 64, "1" * 64]
         first.close()

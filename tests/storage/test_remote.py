@@ -185,7 +185,7 @@ def test_what_another_row_reads_is_never_replaced(memory: MemoryFileSystem) -> N
 
 def test_neither_are_small_pictures_and_lists_of_it(memory: MemoryFileSystem) -> None:
     run("memory://in/a.png")
-    small = f"memory://out/{thumbnails.place('memory://in/a.png', thumbnails.of_picture)}"
+    small = f"memory://out/{thumbnails.path_of('memory://in/a.png', thumbnails.of_picture)}"
     mine = memory.cat_file("/in/sub/a.png")
     memory.pipe_file(small, mine)
     assert statuses(run(small, "memory://in/a.png", "--name", "x-{stem}{ext}")) == ["done"] * 2
@@ -348,7 +348,7 @@ def test_files_are_fetched_ahead_and_no_further(memory: MemoryFileSystem) -> Non
     for number in range(40):  # one file read by several threads at once would share its position in this file system
         memory.pipe_file(f"/many/{number}.png", memory.cat_file("/in/a.png"))
     left = iter([(f"memory://many/{number}.png", number) for number in range(40)])
-    with remote.Fetched() as fetched:
+    with remote.DownloadedFiles() as fetched:
         first, number = next(fetched.ahead(left))
         assert number == 0
         assert next(left)[1] == remote.AHEAD + 1

@@ -86,11 +86,11 @@ def without_unused() -> Iterator[None]:
 def quickly() -> Iterator[None]:
     """Context with all of these savings, for importing the libraries and for loading a model."""
     with without_garbage(), without_unused():
-        only_what_is_named()
+        defer_package_imports()
         yield
 
 
-def only_what_is_named() -> None:
+def defer_package_imports() -> None:
     """Replaces the packages of EAGER that are not imported yet by bare ones. Imports diffusers itself, and torch."""
     for name in EAGER:
         _bare(name, _Bare)
