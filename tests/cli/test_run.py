@@ -99,7 +99,7 @@ def test_a_folder_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(he
 def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG001
     line = "find . -name '*.png' -print0 | diffedit run -0 - --from cat --to dog --out edited/"
     path = {**os.environ, "PATH": os.pathsep.join([str(Path(INSTALLED).parent), os.environ["PATH"]])}
-    for state in ("done", "there already"):
+    for state in ("done", "exists already"):
         done = subprocess.run(["bash", "-c", line], cwd=here, env=path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert state == "done" or done.stderr.count(state) == 4
@@ -141,7 +141,7 @@ def test_a_job_file_has_a_picture_a_row_with_options_of_its_own(here: Path, albu
         ('{"input": "album/a.png", "steps": 0}', "--steps must be between 1 and 100000"),
         ('{"input": "album/a.png", "output": "../a.png"}', "lies outside"),
         ('{"input": "album/a.png", "output": "/a.png"}', "lies outside"),
-        ('{"to": "dog"}', "line 2 names no picture"),
+        ('{"to": "dog"}', "line 2 has no input"),
         ("[1, 2]", "line 2 is not a table"),
         ("{", "line 2 is not a JSON object"),
         ('{"input": "album/b.jpg"}', "is named twice"),
@@ -370,7 +370,7 @@ def test_ctrl_c_finishes_the_picture_in_hand(here: Path, album: Path) -> None:
     running.send_signal(signal.SIGINT)
     rest, said = running.communicate(timeout=120)
     assert running.returncode == 130, said
-    assert b"Finishing what is in hand" in said
+    assert b"Finishing the pictures in progress" in said
     done = [json.loads(line) for line in rest.splitlines()]
     assert 1 <= len(done) <= 3
     assert len(names(here / "out")) == len(done) + 1

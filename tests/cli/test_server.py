@@ -25,7 +25,7 @@ from diffedit_cli.cli import server_client
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
 
 LONG = ("--steps", "900", "--no-cache")
-ENDED = "The server ended before the work did"
+ENDED = "The server ended before the command was done"
 RUN_AND_TELL = """
 import os, sys
 from diffedit_cli.__main__ import main

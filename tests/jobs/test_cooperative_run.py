@@ -365,7 +365,7 @@ def test_ctrl_c_finishes_what_is_in_hand(here: Path, album: Path) -> None:
     running.send_signal(signal.SIGINT)
     rest, said = running.communicate(timeout=120)
     assert running.returncode == 130, said
-    assert b"Finishing what is in hand" in said
+    assert b"Finishing the pictures in progress" in said
     done = [json.loads(line)["status"] for line in rest.splitlines()]
     assert set(done) <= {"done"}
     assert len(done) <= 8  # at work then, begun until the signal came, or waiting for their turn to be said
@@ -378,7 +378,7 @@ def test_a_second_ctrl_c_stops_at_once(here: Path, album: Path) -> None:
     running = interruptible(here, album, "--steps", 900, "--maps", 100)
     assert until(running.stderr, b"finding the mask")
     running.send_signal(signal.SIGINT)
-    assert until(running.stderr, b"Finishing what is in hand")
+    assert until(running.stderr, b"Finishing the pictures in progress")
     running.send_signal(signal.SIGINT)
     out, said = running.communicate(timeout=60)
     assert running.returncode == 130, said

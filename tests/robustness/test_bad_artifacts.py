@@ -165,7 +165,7 @@ def test_a_spoilt_entry_of_the_cache_is_made_again(how: str) -> None:
     assert ran.code == 0, ran.err
     assert Path("cat.edited.png").read_bytes() == good
     assert ran.json["cache"] == {"mask": "miss", "invert": "miss", "edit": "miss"}
-    assert sum("is damaged; it is made again" in warning for warning in ran.json["warnings"]) >= len(entries)
+    assert sum("is damaged; it is computed again" in warning for warning in ran.json["warnings"]) >= len(entries)
     assert diffedit(*words).json["cache"] == {"mask": "hit", "invert": "hit", "edit": "hit"}
 
 

@@ -98,7 +98,7 @@ TABLE = [
     ("invert text.png", 3, "text.png"),
     (f"run empty {PROMPTS} --out out", 3, "The folder empty holds no pictures"),
     ("info missing.png", 3, "missing.png"),
-    ("info good.png", 3, "good.png does not say how it was made"),
+    ("info good.png", 3, "good.png has no record of how it was made"),
     ("info text.safetensors", 3, "text.safetensors"),
     # words and numbers
     ("edit good.png --from '' --to dog", 2, "--from is empty"),
