@@ -98,8 +98,31 @@ class GuidedPredictor:
         return unlike.towards(like, guidance)
 
 
+def noise_batches(x_0: Tensor, at: Level, noise: Tensor, at_once: int) -> Iterator[tuple[int, Tensor]]:
+    """Yields noisy latents x_t for batches of noise draws, each with the number of its first draw.
+
+    Args:
+        x_0: (1, C, h, w) latents of the picture, float32.
+        at: Noise level of the x_t.
+        noise: (n, C, h, w) independent standard normal noise, float32.
+        at_once: Noise draws in one batch, at least 1.
+
+    Yields:
+        Number of the first draw, from 0, and x_t (at most `at_once`, C, h, w).
+    """
+    for number, some in enumerate(torch.split(noise, at_once)):
+        yield number * at_once, add_noise(x_0, some, at)
+
+
 def contrast_maps(
-    model: Predictor, x_0: Tensor, at: Level, R: Text, Q: Text, noise: Tensor, at_once: int = MAPS_AT_ONCE
+    model: Predictor,
+    x_0: Tensor,
+    at: Level,
+    R: Text,
+    Q: Text,
+    noise: Tensor,
+    at_once: int = MAPS_AT_ONCE,
+    reference: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Step 1 (section 3.2): yields contrast maps |eps(x_t, Q) - eps(x_t, R)|, averaged over channels.
 
@@ -115,13 +138,15 @@ def contrast_maps(
         Q: Query text: what it should show.
         noise: (n, C, h, w) independent standard normal noise, float32.
         at_once: Noise draws in one network batch. Default 8.
+        reference: Returns eps(x_t, R) for a batch x_t and the number of its first draw, for example from a cache.
+            Default: the model predicts it (`reference_prediction`).
 
     Yields:
         One map (h, w), at least 0, for each of the n noise draws.
     """
-    for some in torch.split(noise, at_once):
-        x_t = add_noise(x_0, some, at)
-        yield from contrast(model, x_t, at, reference_prediction(model, x_t, at, R), Q)
+    for first, x_t in noise_batches(x_0, at, noise, at_once):
+        eps = reference(x_t, first) if reference else reference_prediction(model, x_t, at, R)
+        yield from contrast(model, x_t, at, eps, Q)
 
 
 def reference_prediction(model: Predictor, x_t: Tensor, at: Level, R: Text) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -44,11 +44,19 @@ class MapComputation:
         noise = torch.randn(shape, generator=generator(params.seed, self.picture, "mask")).to(x_0.device)
         only_evidence = set(names) == {"evidence"}
         is_compared = not only_evidence and ("contrast" in names or params.maps == AUTO)
-        some = noise[: noises_at_once(params)] if only_evidence else noise
-        maps = self._maps(model, x_0, at, source, target if is_compared else None, some)
-        maps = diffedit.until_stable(maps) if params.maps == AUTO and not only_evidence else maps
-        contrast = torch.stack(list(self.context.watched("mask", maps, len(noise)))).mean(dim=0)
-        found = {"contrast": contrast}
+        at_once, found = noises_at_once(params), {}
+
+        def reference(x_t: Tensor, first: int) -> Tensor:
+            return self._reference(model, x_t, at, source, first)
+
+        if is_compared:
+            maps = diffedit.contrast_maps(model, x_0, at, source, target, noise, at_once, reference)
+            maps = diffedit.until_stable(maps) if params.maps == AUTO else maps
+            found["contrast"] = torch.stack(list(self.context.watched("mask", maps, len(noise)))).mean(dim=0)
+        else:
+            batches = diffedit.noise_batches(x_0, at, noise[:at_once] if only_evidence else noise, at_once)
+            predictions = (eps for first, x_t in batches for eps in reference(x_t, first))
+            list(self.context.watched("mask", predictions, len(noise)))
         if self.attention:
             found["attention"] = torch.stack(self.attention).mean(dim=0)
         if "evidence" in names:
@@ -66,16 +74,6 @@ class MapComputation:
             for name in ("from", "to")
         )
         return source, target
-
-    def _maps(
-        self, model: Model, x_0: Tensor, at: Level, R: diffedit.Text, Q: diffedit.Text | None, noise: Tensor
-    ) -> Iterator[Tensor]:
-        """Yields a contrast map (h, w) per noise of (n, C, h, w); without Q the prediction for R (C, h, w) instead."""
-        at_once = noises_at_once(self.params)
-        for first, some in zip(range(0, len(noise), at_once), torch.split(noise, at_once), strict=True):
-            x_t = add_noise(x_0, some, at)
-            reference = self._reference(model, x_t, at, R, first)
-            yield from reference if Q is None else diffedit.contrast(model, x_t, at, reference, Q)
 
     def _reference(self, model: Model, x_t: Tensor, at: Level, R: diffedit.Text, first: int) -> Tensor:
         """Returns eps(x_t, R) for the noises from number `first` on, and collects the attention to the words of R.

@@ -33,7 +33,7 @@ from diffedit_cli.pipeline import cache_keys, keywords
 
 made = params.Params(sparkle=0.5)
 assert cache_keys.mask(made)["sparkle"] == 0.5
-assert cache_keys.everything(made)["sparkle"] == 0.5
+assert cache_keys.all_parameters(made)["sparkle"] == 0.5
 assert "sparkle" not in cache_keys.mask(params.Params())  # no cache key of before changes
 try:
     params.Params(sparkle=1.5)
