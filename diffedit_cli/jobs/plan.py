@@ -16,7 +16,7 @@ from diffedit_cli.jobs.rows import Row
 from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
-from diffedit_cli.storage import files, hashing, paths
+from diffedit_cli.storage import atomic, files, hashing, paths
 from diffedit_cli.storage.ownership import Ownership
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def pending(
             job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
             if _is_done(job):
+                atomic.sweep(job.written[0].parent)  # where nothing is written now
                 yield outcomes.undone_result(job, "skipped")
                 continue
             place.prepare(job)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from diffedit_cli.jobs import outcomes
 from diffedit_cli.jobs.job import Job, OpenPipeline
 from diffedit_cli.jobs.plan import identity
 from diffedit_cli.results.result import Result
-from diffedit_cli.storage import files, hashing, paths
+from diffedit_cli.storage import atomic, files, hashing, paths
 from diffedit_cli.storage.cache import Cache
 from diffedit_cli.storage.cache_folder import MADE
 
@@ -50,9 +50,14 @@ class OutputNotes:
         return self.folder / f"{hashlib.sha256(os.fsencode(files.resolve(output))).hexdigest()}.json"
 
 
-def touch(paths: Iterable[Path]) -> None:
-    """Sets modification times to now, because Make compares them."""
-    for path in paths:
+def confirm(outputs: Sequence[Path]) -> None:
+    """Sets the modification times of current outputs to now, because Make compares them, and sweeps their folders.
+
+    A folder is swept before files are written to it, which a command that is up to date does not do.
+    """
+    for folder in {path.parent for path in outputs}:
+        atomic.sweep(folder)
+    for path in outputs:
         with contextlib.suppress(OSError):
             os.utime(path)
 
@@ -72,7 +77,7 @@ def skip_if_current(
             return work(job, open_pipeline)
         job = replace(job, identity=identity(job, about))
         if made.is_up_to_date(outputs, str(job.identity)):
-            touch(outputs)
+            confirm(outputs)
             return outcomes.undone_result(replace(job, output=outputs[0]), "skipped")
         result = work(job, open_pipeline)
         made.note([Path(path) for path in result.outputs], str(job.identity))
