@@ -60,7 +60,7 @@ CODES = (*range(10), INTERRUPTED)
 INTERRUPTION = "Interrupted; finished results are kept."
 # Parts of the messages by which libraries report that memory is full.
 FULL = ("out of memory", "can't allocate memory", "Cannot allocate memory", "failed to map segment")
-LONGEST = 200  # characters quoted from a library's error message
+LONGEST = 300  # characters quoted from a library's error message
 OUT_OF_MEMORY = "There is not enough memory; close other programs, or use a smaller picture."
 
 
@@ -91,10 +91,16 @@ def of_surroundings(error: Exception) -> DiffEditError | None:
         library = str(error.name).partition(".")[0]
     if library in ("", "None", "diffedit_cli"):
         return None
-    reason = " ".join(str(error).split())[:LONGEST]
     return UsageError(
-        f"{library} cannot be imported ({reason}); check its installation, and the environment variables that it reads."
+        f"{library} cannot be imported ({reason(error)}); check its installation, and the environment variables that "
+        "it reads."
     )
+
+
+def reason(error: BaseException | str) -> str:
+    """Returns the message of a library's exception for use in a sentence: one line, without a full stop."""
+    said = " ".join(str(error).split())[:LONGEST].rstrip(".")
+    return said or type(error).__name__
 
 
 def exit_code(codes: Counter[int]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffedit_cli.engine.networks import original_layout
 from diffedit_cli.engine.networks.model_formats import Family
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, reason
 from diffedit_cli.models import predictions, weights
 from diffedit_cli.storage import files, paths
 
@@ -119,11 +119,10 @@ def convert(file: Path, configuration: Path, target: Path, family: Family) -> No
             raise _unfit(file, configuration, str(error)) from error
 
 
-def _unfit(file: Path, configuration: Path, reason: str) -> ModelError:
-    reason = " ".join(reason.split())[:200].rstrip(".")
+def _unfit(file: Path, configuration: Path, why: str) -> ModelError:
     return ModelError(
-        f"{file} cannot be converted with the configuration in {configuration} ({reason}); name the folder of a model "
-        "that it was made from with --model-config."
+        f"{file} cannot be converted with the configuration in {configuration} ({reason(why)}); name the folder of a "
+        "model that it was made from with --model-config."
     )
 
 

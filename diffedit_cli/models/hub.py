@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
-from diffedit_cli.errors import ModelError, OutputError, UsageError
+from diffedit_cli.errors import ModelError, OutputError, UsageError, reason
 from diffedit_cli.models import weights
 from diffedit_cli.models.registry import BUILTIN, NAMES, hub_id
 from diffedit_cli.storage import hashing, paths
@@ -210,9 +210,8 @@ def _explained(repository: str) -> Iterator[None]:
                 f"The hub does not let you read {repository}; see {page}, then log in with hf auth login or set "
                 "HF_TOKEN."
             ) from error
-        reason = " ".join(str(cause).split())[:200].rstrip(".")
         raise ModelError(
-            f"{repository} cannot be downloaded ({reason}); check the network and repeat the command: "
+            f"{repository} cannot be downloaded ({reason(cause)}); check the network and repeat the command: "
             "it goes on with the files that are missing."
         ) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, reason
 from diffedit_cli.models import weights
 from diffedit_cli.storage import paths
 
@@ -88,7 +88,7 @@ def _said_in_yaml(text: bytes, file: Path) -> str | None:
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _unreadable(yaml_of(file), file, " ".join(str(error).split())[:120]) from error
+        raise _unreadable(yaml_of(file), file, reason(error)) from error
     model = _at(content, "model")
     if parameterization := _at(model, "params", "parameterization"):
         return str(parameterization)

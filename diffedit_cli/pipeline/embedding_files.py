@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding
-from diffedit_cli.errors import InputError
+from diffedit_cli.errors import InputError, reason
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.pipeline.prompts import POOLED, TOKENS, Embeds
 from diffedit_cli.storage import artifacts, files, records
@@ -81,7 +81,7 @@ def _read(file: Embeds) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError(f"it holds {made['kind']}, not embeddings")
     except artifacts.UNREADABLE as error:
         raise InputError(
-            f"The embeddings file {path} cannot be used: {artifacts.reason(error)}; make one with --save-embeds."
+            f"The embeddings file {path} cannot be used: {reason(error)}; make one with --save-embeds."
         ) from error
     return tensors, made
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffedit_cli.errors import InputError
+from diffedit_cli.errors import InputError, reason
 from diffedit_cli.storage import files, records
-from diffedit_cli.storage.artifacts import UNREADABLE, Arrays, pack, reason, unpack
+from diffedit_cli.storage.artifacts import UNREADABLE, Arrays, pack, unpack
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffedit_cli.errors import DiffEditError, ModelError
+from diffedit_cli.errors import DiffEditError, ModelError, reason
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import configs, registry, weights
 from diffedit_cli.pipeline.parameter import AUTO
@@ -162,9 +162,7 @@ def _loaded(folder: Path, name: str, reader: Any, network: Any) -> tuple[Any, An
     except MemoryError:
         raise
     except Exception as error:  # transformers raises exceptions of many types
-        raise ModelError(
-            f"The model {name} cannot be loaded ({artifacts.reason(error)[:300].rstrip('.')}); get it again."
-        ) from error
+        raise ModelError(f"The model {name} cannot be loaded ({reason(error)}); get it again.") from error
 
 
 def _settle_generation(network: Any) -> None:

@@ -91,11 +91,6 @@ def _stated(path: Path) -> dict[str, Any]:
     return about
 
 
-def reason(error: Exception) -> str:
-    """Returns an error's message on one line, for use in a sentence."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def checksum(arrays: Arrays, about: Mapping[str, Any]) -> str:
     """Returns the SHA-256 (hex) of arrays and their record."""
     total = hashlib.sha256(hashing.of_record(about).encode())

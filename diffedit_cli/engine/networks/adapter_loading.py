@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffedit_cli.engine.networks import lora
 from diffedit_cli.engine.networks.components import CHANGED, Parts
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, reason
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 MOST_VECTORS = 75  # tokens between the start and the end token of a CLIP prompt
@@ -57,7 +57,7 @@ def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # readers raise many types
-        raise _unfit("LoRA", file, name, " ".join(str(error).split())[:200].rstrip(".")) from error
+        raise _unfit("LoRA", file, name, reason(error)) from error
 
 
 def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
@@ -69,7 +69,7 @@ def embed(parts: Parts, file: Path, token: str | None, name: str) -> None:
     try:
         vectors = load_file(file)
     except Exception as error:
-        raise _unfit("embedding", file, name, " ".join(str(error).split())[:200]) from error
+        raise _unfit("embedding", file, name, reason(error)) from error
     if len(encoders) == 2 and set(vectors) == set(CLIP_KEYS):
         found = [vectors[key] for key in CLIP_KEYS]
     elif len(encoders) == len(vectors) == 1:

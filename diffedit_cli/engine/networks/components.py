@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from diffedit_cli.engine.networks import building, precision
-from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory
+from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
 
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
@@ -138,11 +138,6 @@ def fit_errors(name: str) -> Iterator[None]:
         raise ModelError(
             f"The parts of the model {name} do not fit each other ({reason(error)}); get it again."
         ) from error
-
-
-def reason(error: Exception) -> str:
-    """Returns the message of a library's exception in one line of at most 300 characters, without a full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _stored_dtype(folder: Path, variant: str | None) -> torch.dtype:

@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from diffedit_cli.engine.networks import components
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, reason
 
 
 class Inpainter:
@@ -66,7 +66,7 @@ class Inpainter:
             raise
         except Exception as error:  # readers raise many types
             raise ModelError(
-                f"The inpainting model {name} cannot be loaded ({components.reason(error)}); check that {folder} is a "
+                f"The inpainting model {name} cannot be loaded ({reason(error)}); check that {folder} is a "
                 "complete inpainting model with .safetensors weights."
             ) from error
         pipeline.set_progress_bar_config(disable=True)
@@ -114,7 +114,7 @@ class Inpainter:
             ).images
         except (ValueError, TypeError) as error:
             raise ModelError(
-                f"The inpainting model {self.name} cannot repaint this picture ({components.reason(error)}); "
+                f"The inpainting model {self.name} cannot repaint this picture ({reason(error)}); "
                 "use another --inpainter."
             ) from error
         return painted.float() * 2 - 1
