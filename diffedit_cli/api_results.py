@@ -22,7 +22,7 @@ from diffedit_cli.storage import records
 from diffedit_cli.storage.ownership import Ownership, Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskResult:
     """A mask with the picture that it belongs to.
 
@@ -37,6 +37,9 @@ class MaskResult:
     stats: EditStats
     picture: Picture
     read: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<MaskResult: {self.share:.1%} of {self.picture.name}>"
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
@@ -73,7 +76,7 @@ class MaskResult:
         _write(path, masks.pack_mask(self.mask), self.read)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InversionResult:
     """The inversion of a picture: its latents at every noise level.
 
@@ -86,6 +89,9 @@ class InversionResult:
     latents: Latents
     stats: EditStats
     read: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<InversionResult: {len(self.trajectory)} levels of latents {self.trajectory.shape[1:]}>"
 
     @property
     def trajectory(self) -> NDArray[np.float32]:
@@ -109,7 +115,7 @@ class InversionResult:
         _write(path, latents_files.pack_latents(self.latents), self.read)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditResult:
     """An edited picture: of several variants the first one.
 
@@ -128,6 +134,9 @@ class EditResult:
     others: tuple[EditVariant, ...] = ()
     seed: int = Params.seed
     read: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<EditResult: {self.edited.mask.share:.1%} of {self.picture.name} changed, seed {self.seed}>"
 
     @property
     def image(self) -> Image.Image:

@@ -292,3 +292,10 @@ def test_what_is_no_picture_is_said_by_its_type(tiny_epsilon: Path, what: object
     editor = DiffEdit(tiny_epsilon, cache=None)
     with pytest.raises(InputError, match=rf"^the picture cannot be a {type(what).__name__}; give a path"):
         editor.mask(what, from_="cat", to="dog")  # type: ignore[arg-type]
+
+
+def test_results_are_short_in_a_notebook(tmp_path: Path, tiny_epsilon: Path) -> None:
+    editor, cat = DiffEdit(tiny_epsilon, device="cpu"), picture(tmp_path / "cat.png")
+    found = [editor.mask(cat, **CAT_TO_DOG), editor.invert(cat, steps=5), editor.edit(cat, **CAT_TO_DOG)]  # type: ignore[arg-type]
+    assert [repr(one).split(":")[0] for one in found] == ["<MaskResult", "<InversionResult", "<EditResult"]
+    assert all(len(repr(one)) < 200 for one in found)

@@ -5,6 +5,7 @@ A working folder may be a download from a stranger, so its file may only set how
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import sys
@@ -128,9 +129,9 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
     if unknown := sorted(found.keys() - options.DECLARED):
-        raise UsageError(
-            f"{path} sets {', '.join(unknown)}, which no command has as an option; see diffedit edit --help."
-        )
+        meant = difflib.get_close_matches(unknown[0], options.DECLARED, 1)
+        guess = f"did you mean {meant[0]}?" if meant else "see diffedit edit --help-all."
+        raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has as an option; {guess}")
     return found
 
 

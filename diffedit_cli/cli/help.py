@@ -13,11 +13,14 @@ from typer.models import CommandInfo
 from diffedit_cli.cli.console import answer
 
 ALL, HELP = "--help-all", ("-h", "--help")
+FIRST_COMMANDS = ("edit", "run", "report", "mask", "invert", "info", "models", "config", "doctor", "cache", "serve")
 WIDTH = 100  # columns of help, at most
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
 """Base class of the errors that Typer raises for a command line that it cannot parse."""
 
 
+EXPECTED = {"whole number": "valid integer", "number": "valid number", "yes or no": "valid boolean"}
+"""What an option expects -> how Typer says that it did not get it."""
 FIRST_STEPS = """\
 Change a picture by words.
 
@@ -93,7 +96,11 @@ def _first_group(flags: set[str]) -> str:
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows the whole first paragraph of each command's help."""
+    """A group of commands whose help shows the whole first paragraph of each command's help, the first ones first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: FIRST_COMMANDS.index(name) if name in FIRST_COMMANDS else len(names))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         command = self.commands.get(args[0]) if args else None
@@ -172,10 +179,10 @@ def error_text(error: Any) -> str:
     if parameter is not None and hasattr(error, "param_type"):
         return f"{command} needs {_name(parameter)}; {see}"
     if parameter is not None:
-        return (
-            f"{_name(parameter)}{_said_by(error.ctx, parameter)} cannot be read: {_begun_small(error.message)}; {see}"
-        )
-    return f"{message.rstrip('.')}; {see}"
+        wrong = next((f"a {kind} is expected" for kind in EXPECTED if EXPECTED[kind] in error.message), "")
+        wrong = wrong or _begun_small(error.message)
+        return f"{_name(parameter)}{_said_by(error.ctx, parameter)} cannot be read: {wrong}; {see}"
+    return message if message.endswith("?") else f"{message.rstrip('.')}; {see}"
 
 
 def _name(parameter: Any) -> str:

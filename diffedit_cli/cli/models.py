@@ -108,7 +108,11 @@ def use(**given: Any) -> None:
     path = config_file.change("model", None if name == registry.BUILTIN else name)
     if config:
         config_file.change("model-config", _anywhere(config))
-    answer(f"model = {name} in {path}")
+    answer(
+        f"{name} is the default again, {path} names no model"
+        if name == registry.BUILTIN
+        else f"model = {name} in {path}"
+    )
     if (effective := config_file.effective("model", registry.BUILTIN)) != name:
         tell(f"warning: the environment overrides it: DIFFEDIT_MODEL is {effective}")
 

@@ -216,7 +216,7 @@ def result_line(result: Result) -> str:
     """Returns the line of a result: output file, masked share, time and model."""
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.status == "skipped":
-        return f"{parts[0]}  exists already"
+        return f"{parts[0]}  is up to date"
     if result.status == "planned":
         return f"{parts[0]}  would be made from {result.input}"
     if result.mask_area is not None:

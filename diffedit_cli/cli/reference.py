@@ -77,9 +77,10 @@ def man_page() -> str:
             flags = ", ".join(_roff(word) for word in (*one.opts, *one.secondary_opts))
             lines += [".TP", f"\\fB{flags}\\fR", _roff(one.help or "")]
     lines += [".SH EXIT STATUS", ".TP", "0", "Done."]
-    for kind in DiffEditError.__subclasses__():
-        lines += [".TP", str(kind.code), _roff(kind.__doc__ or "")]
-    lines += [".TP", str(SOME_FAILED), "Some of several pictures failed.", ".TP", str(INTERRUPTED), "Interrupted."]
+    codes = {kind.code: _roff(kind.__doc__ or "") for kind in DiffEditError.__subclasses__()}
+    codes |= {1: "An internal error.", SOME_FAILED: "Some of several pictures failed.", INTERRUPTED: "Interrupted."}
+    for code in sorted(codes):
+        lines += [".TP", str(code), codes[code]]
     return "\n".join(lines) + "\n"
 
 

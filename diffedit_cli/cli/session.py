@@ -55,7 +55,7 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
     for name in needs:
         if isinstance(given[name], str) and not given[name].strip():
             flag = f"--{name.rstrip('_')}"
-            raise UsageError(f"{flag} is empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
+            raise UsageError(f"{flag} is missing or empty; say in words what {_MEANING[name]}, or give {flag}-embeds.")
     if "zoom" in given:
         from diffedit_cli.pipeline import mask_limits
 

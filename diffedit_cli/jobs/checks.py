@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.jobs.job import Job
@@ -25,19 +26,21 @@ def claim_others(jobs: Sequence[Job], command: str, names: Sequence[str], remedy
         job.ownership.reads(job.inputs)
     for job, name in zip(jobs, names, strict=True):
         try:
-            claim(job, command, name, remedy)
+            claim(job, command, name, remedy, several=len(jobs) > 1)
         except OutputError as error:
             refused.append(error)
     return refused
 
 
-def claim(job: Job, command: str, name: str, remedy: str = APART) -> None:
+def claim(job: Job, command: str, name: str, remedy: str = APART, *, several: bool = False) -> None:
     """Claims the files that a job writes, as far as their names are known; `name` is the job's name in messages.
 
     Raises UsageError for a file that another job also writes, OutputError for an input of any job.
     """
     wanted, remedies = targets(job, command), {job.chosen_by: remedy, "--preview": "name a folder with --preview"}
     for one in wanted.apart:
+        if several and one.option == "-o":  # which works with one picture only
+            one = replace(one, remedy="leave that input out, or use diffedit run, which skips what it made")
         job.ownership.claim(one, name, remedies.get(one.option, "do them one by one"))
     prompts = job.params.prompts_of()
     for prompt, one in wanted.embeds.items():

@@ -59,7 +59,7 @@ def choose_shard(text: str | None) -> Shard:
         if os.environ.get(size, "1") != "1":
             number = os.environ.get(rank, "0")
             text = f"{int(number) + 1 if number.isdecimal() and len(number) < 10 else number}/{os.environ[size]}"
-            return _shard(f"{rank} and {size} give", text, launched=True)
+            return _shard(f"{rank} and {size}:", text, launched=True)
     return Shard()
 
 
@@ -69,5 +69,5 @@ def _shard(said_by: str, text: str, launched: bool = False) -> Shard:
     except ValueError:
         number, count = 0, 0
     if not 1 <= number <= count:
-        raise UsageError(f"{said_by} {text}, which is not a part of a run; give --shard I/N, from 1/N to N/N.")
+        raise UsageError(f"{said_by} {text} is not a part of a run; give --shard I/N, from 1/N to N/N.")
     return Shard(number, count, launched)

@@ -15,6 +15,7 @@ from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.phrases import PLACING
 
 
 def check_given(
@@ -61,8 +62,10 @@ def params_for_mask(mask: Mask | None, params: Params) -> Params:
 def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: Plan) -> None:
     """Raises NothingToEdit if the gain of --from is below the limit: the picture does not show what it names."""
     if gain is not None and limit is not None and gain < limit:
+        thing = _thing(plan.given)
+        what = f'"{thing}" is not' if thing.split()[:1] and thing.split()[0] in PLACING else f"No {thing} is"
         raise NothingToEdit(
-            f"No {_thing(plan.given)} is seen in {picture.name}; name in --from something that the picture "
+            f"{what} seen in {picture.name}; name in --from something that the picture "
             "shows, or edit nevertheless with --anyway."
         )
 

@@ -83,7 +83,7 @@ class MaskLimits:
             if place is not None and not (0 <= place[0] < picture.size[0] and 0 <= place[1] < picture.size[1]):
                 width, height = picture.size
                 raise InputError(
-                    f"{name} {_words(place)} begins outside of {picture.name}, which is {width} x {height} pixels; "
+                    f"{name} {_words(place)} lies outside of {picture.name}, which is {width} x {height} pixels; "
                     "count them from its upper left corner."
                 )
 

@@ -33,9 +33,11 @@ def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
         words = [word for word in folder.words if len(word) >= SHORTEST]
         meant = [found[0] for word in unknown if (found := difflib.get_close_matches(word, words, 1, ALIKE))]
         guess = f"did you mean {', '.join(meant)}? It" if meant else "it"
+        quoted = " and ".join(f'"{word}"' for word in unknown)
         raise ModelError(
-            f'The model {folder.name} does not know "{" ".join(unknown)}"; {guess} knows only these words: '
-            f"{', '.join(sorted(folder.words))}. For other words use --model with a Stable Diffusion model."
+            f"The model {folder.name} does not know {quoted}; {guess} knows only these words: "
+            f"{', '.join(sorted(folder.words))}. For other words use a Stable Diffusion model: diffedit models pull "
+            "sd15, then --model sd15."
         )
 
 

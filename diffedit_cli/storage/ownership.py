@@ -76,7 +76,7 @@ class Ownership:
         path = target.path
         if path == STANDARD_STREAM:
             return
-        another = f"choose another with {target.option}"
+        another = target.remedy or f"choose another with {target.option}"
         if wrong := paths.flaw(path):
             raise OutputError(f"The output {str(path)!r} is not a valid file name: {wrong}; {another}.")
         self.check_input(path, another)

@@ -113,6 +113,11 @@ def test_a_variable_that_is_no_setting_is_said(monkeypatch: pytest.MonkeyPatch, 
     assert ran.err.splitlines() == [f"warning: DIFFEDIT_{name} is not a setting, and is ignored; {guess}"]
 
 
+def test_a_setting_that_is_mistyped_is_guessed(layered: Path) -> None:
+    layered.write_text("step = 20")
+    assert "did you mean steps?" in diffedit("config").lines[-1]
+
+
 def test_of_every_option_the_variable_is_the_one_that_commands_read() -> None:
     """Both derive it from the option's name."""
     declared = {

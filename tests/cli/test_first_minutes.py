@@ -19,6 +19,7 @@ from diffedit_cli.results.result import Result
         ("edit", "diffedit edit needs IMAGES; see diffedit edit --help."),
         ("info", "diffedit info needs FILE; see diffedit info --help."),
         ("nosuch", "No such command 'nosuch'; see diffedit --help."),
+        ("edti", "No such command 'edti'. Did you mean 'edit'?"),
         ("models nosuch", "No such command 'nosuch'; see diffedit models --help."),
         ("edit --stepz 3 x.png", "diffedit edit has no option --stepz; did you mean --steps"),
         ("edit --zzzzzz x.png", "diffedit edit has no option --zzzzzz; see diffedit edit --help."),
@@ -56,7 +57,7 @@ def test_words_without_their_options_are_put_where_they_belong(tmp_path: Path) -
     ran = diffedit("edit", file, "cat", "a big dog")
     assert ran.code == 2
     assert ran.lines == [f"diffedit: Give the prompts as options: diffedit edit {file} --from cat --to 'a big dog'"]
-    assert "--from is empty" in diffedit("edit", file, file).err  # which are pictures
+    assert "--from is missing or empty" in diffedit("edit", file, file).err  # which are pictures
 
 
 def test_a_folder_is_edited_by_run(tmp_path: Path) -> None:

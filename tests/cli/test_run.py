@@ -99,7 +99,7 @@ def test_a_folder_that_holds_the_results_of_an_earlier_run_starts_no_new_ones(he
 def test_what_find_says_is_a_list(here: Path, album: Path) -> None:  # noqa: ARG001
     line = "find . -name '*.png' -print0 | diffedit run -0 - --from cat --to dog --out edited/"
     path = {**os.environ, "PATH": os.pathsep.join([str(Path(INSTALLED).parent), os.environ["PATH"]])}
-    for state in ("done", "exists already"):
+    for state in ("done", "is up to date"):
         done = subprocess.run(["bash", "-c", line], cwd=here, env=path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert state == "done" or done.stderr.count(state) == 4

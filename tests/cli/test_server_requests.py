@@ -326,7 +326,7 @@ for act in (lambda: sys.stdin.read(), lambda: print("x", flush=True)):
         act()
     except OSError as error:
         failed.append(error.errno)
-failed.append(streams.lost().errno)  # what is printed is lost, and that is said in the end
+failed.append(streams.stdout_error().errno)  # what is printed is lost, and that is said in the end
 with open("told", "w") as file:
     print(number, failed, None in (sys.stdin, sys.stdout, sys.stderr), file=file)
 os._exit(0)

@@ -109,7 +109,7 @@ class RunThatWaits:
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         for _ in range(2):
-            assert "exists already" in self._process.stderr.readline()
+            assert "is up to date" in self._process.stderr.readline()
 
     def release(self) -> None:
         assert self._process.poll() is None

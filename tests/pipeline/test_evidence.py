@@ -115,7 +115,7 @@ def small_world(copy: Path) -> Path:
     ("words", "meant"),
     [
         (("--from", "a catt", "--to", "a dog"), '"catt"; did you mean cat? It knows only these words'),
-        (("--from", "a cat", "--to", "a catle and a dogg"), '"catle dogg"; did you mean cat, dog? It knows'),
+        (("--from", "a cat", "--to", "a catle and a dogg"), '"catle" and "dogg"; did you mean cat, dog? It knows'),
         (("--from", "a cat", "--to", "a xyz"), '"xyz"; it knows only these words'),
         (("--from", "a cat", "--to", "a dog", "--negative", "trees"), '"trees"'),
         (("--from", "a cat", "--to", "a dog", "--caption", "trees"), '"trees"'),
@@ -130,7 +130,7 @@ def test_words_that_nobody_knows_are_refused_before_anything_is_loaded(
     ran = diffedit("edit", "cat.png", *words)
     assert ran.code == 4
     assert f"The model builtin does not know {meant}" in ran.err
-    assert "use --model with a Stable Diffusion model" in ran.err
+    assert "use a Stable Diffusion model: diffedit models pull sd15" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,11 @@ TABLE = [
     ("edit good.png --from cat --to ' '", 2, "--to is empty"),
     ("mask good.png --from '' --to dog", 2, "--from is empty"),
     ("edit good.png --to dog", 2, "--from is empty"),
-    ("mask good.png --from cat", 2, "--to is empty; say in words what it should become, or give --to-embeds"),
+    (
+        "mask good.png --from cat",
+        2,
+        "--to is missing or empty; say in words what it should become, or give --to-embeds",
+    ),
     ("edit good.png", 2, "--from is empty"),
     # embeddings
     ("edit good.png --from cat --to-embeds missing.safetensors", 3, "no embeddings file missing.safetensors"),

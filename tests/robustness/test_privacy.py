@@ -129,7 +129,7 @@ def test_nothing_that_is_written_beside_the_result_tells_the_words(option: str) 
 
 def test_another_run_that_strips_does_it_again() -> None:
     codes = [edit("cat.png", "--out", "out", *words, command="run") for words in ((), ("--strip-metadata",), ())]
-    assert ["exists already" in ran.err for ran in codes] == [False, False, False]
+    assert ["is up to date" in ran.err for ran in codes] == [False, False, False]
 
 
 def test_programs_strip_metadata_too(tiny_epsilon: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None
         "import os, sys; [os.close(number) for number in range(3)]; sys.stdin = sys.stdout = sys.stderr = None\n"
         "from diffedit_cli.storage import streams; streams.prepare()\n"
         "file = open('kept', 'w'); print('told'); print('said', file=sys.stderr); sys.stdout.flush()\n"
-        "file.write(f'{file.fileno()} {streams.lost()}'); file.close()"
+        "file.write(f'{file.fileno()} {streams.stdout_error()}'); file.close()"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path).returncode == 0
     number, _, why = (tmp_path / "kept").read_text().partition(" ")
