@@ -192,7 +192,7 @@ class RoundTrip:
     def __call__(self, case: Case) -> Outcome:
         size, picture = (self.model.native_size,) * 2, codecs.from_array(case.result, f"truth {case.number}")
         with torch.inference_mode():
-            made = self.model.decode(self.model.encode(torch.from_numpy(picture.fitted(size))[None]))[0]
+            made = self.model.decode(self.model.encode(torch.from_numpy(picture.model_input(size))[None]))[0]
         final = at_canvas(Image.fromarray(pixels(made.permute(1, 2, 0).numpy())), case)
         return Outcome(final, final, None, 0, 0.0)
 

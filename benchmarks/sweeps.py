@@ -96,10 +96,10 @@ class Mapper:
         found, looks = self.maps(case)
         rows: dict[str, dict[str, float | None]] = {}
         for name, changes in MASKS.items():
-            params = replace(Params(from_=case.source, to=case.target), **changes).masked_by(attends=True)
+            params = replace(Params(from_=case.source, to=case.target), **changes).with_mask_method(attends=True)
             maps = {"contrast": found[params.mask_strength][: params.most_maps].mean(dim=0), "attention": looks}
             shown = functools.reduce(torch.mul, (maps[one] for one in MASK_METHODS[params.mask_method]))
-            guide = torch.from_numpy(picture_of(case).fitted((self.loaded.native_size,) * 2))
+            guide = torch.from_numpy(picture_of(case).model_input((self.loaded.native_size,) * 2))
             mask = mask_refinement.mask(shown, case.mask.shape, guide=guide, **params.binarisation).numpy()
             both = float((mask & case.mask).sum())
             iou = overlap(mask, case.mask)
@@ -116,7 +116,7 @@ class Mapper:
     def maps(self, case: Case) -> tuple[dict[float, Tensor], Tensor]:
         """Returns contrast maps (MOST_MAPS, h, w) by strength, and the attention (h, w) of the default parameters."""
         model, params, picture = self.loaded, Params(), picture_of(case)
-        x_0 = model.encode(torch.from_numpy(picture.fitted((model.native_size,) * 2))[None])
+        x_0 = model.encode(torch.from_numpy(picture.model_input((model.native_size,) * 2))[None])
         noise = torch.randn((MOST_MAPS, *x_0.shape[1:]), generator=generator(case.number, picture, "mask"))
         source, target = Text(model.embed(case.source)), Text(model.embed(case.target))
         levels = {strength: model.levels(params.steps)[levels_up_to(strength, params.steps)] for strength in STRENGTHS}

@@ -194,7 +194,7 @@ class EditResult:
         """
         chosen, picture = codecs.output_format(Path(path), self.picture), self.edited.picture
         if strip_metadata:
-            picture = picture.stripped()
+            picture = picture.strip_metadata()
         for warning in codecs.fit_to_format(replace(picture, warnings=()), chosen).warnings:
             self.stats.warn(warning)
         record = self.edited.record if metadata and not strip_metadata else None

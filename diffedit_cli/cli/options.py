@@ -1,4 +1,7 @@
-"""Declares the command-line options, each once, in the groups that commands take; defaults come from `Params`."""
+"""Declares the command-line options, each once, in the groups that commands take.
+
+Options of the method (--threshold ...) are declared in `pipeline/param_fields.py` and derived from there.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class GuidedPredictor:
         between = self._asked % self._every
         self._asked += 1
         if between:
-            return self._model.predict(x_t, at, prompt).moved(self._by, at)
+            return self._model.predict(x_t, at, prompt).shift(self._by, at)
         unlike, like = _both(self._model, x_t, at, negative, prompt)
         self._by = (guidance - 1) * (like.x_0 - unlike.x_0)
         return unlike.towards(like, guidance)

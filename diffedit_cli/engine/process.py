@@ -58,7 +58,7 @@ class Prediction:
         """
         return Prediction(self.x_0 + guidance * (other.x_0 - self.x_0), self.eps + guidance * (other.eps - self.eps))
 
-    def moved(self, by: Tensor, at: Level) -> Prediction:
+    def shift(self, by: Tensor, at: Level) -> Prediction:
         """Returns the prediction with shifted clean latents, and its noise changed so that both still add up to x_t.
 
         Args:

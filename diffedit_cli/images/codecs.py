@@ -268,7 +268,7 @@ def default_extension(picture: Picture) -> str:
 
 def fit_to_format(picture: Picture, chosen: str) -> Picture:
     """Returns the picture with the metadata that format `chosen` can hold, and warnings that name the rest."""
-    beside = picture.metadata.fitted(chosen)
+    beside = picture.metadata.for_format(chosen)
     if chosen == "BMP" and picture.mode in ("L", "LA") and beside.profile(chosen):
         beside = replace(beside.without("icc_profile", "its colour profile"), stated=b"")
     beside = _accepted(picture, chosen, beside)

@@ -72,7 +72,7 @@ class Metadata:
             directory.put_text(RECORD_TAG, seals.text_with_room(record))
         return directory
 
-    def stripped(self) -> Metadata:
+    def strip_metadata(self) -> Metadata:
         """Returns only what affects how the picture looks: colours and resolution, which some formats have in EXIF."""
         whole = self.directory()
         kept = Directory(whole.order, {tag: whole.values[tag] for tag in RESOLUTION_TAGS if tag in whole.values})
@@ -83,7 +83,7 @@ class Metadata:
         nothing: dict[str, Any] = {part: getattr(Metadata(), part)}
         return replace(self, left_out=(*self.left_out, words), **nothing)
 
-    def fitted(self, chosen: str) -> Metadata:
+    def for_format(self, chosen: str) -> Metadata:
         """Returns the metadata that format `chosen` can hold; descriptions of the rest are added to `left_out`."""
         fit = self._with_room() if chosen == "JPEG" and len(self.exif) > jpeg.LONGEST else self
         for part, words in self.parts().items():

@@ -39,9 +39,9 @@ class Picture:
     record: Mapping[str, Any] | None = None
     part: bool = False
 
-    def stripped(self) -> Picture:
+    def strip_metadata(self) -> Picture:
         """Returns a copy without the metadata that does not affect how the picture looks."""
-        return replace(self, metadata=self.metadata.stripped())
+        return replace(self, metadata=self.metadata.strip_metadata())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,12 +86,12 @@ class Picture:
         colours.putalpha(image.getchannel("A"))
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
 
-    def fitted(self, size: tuple[int, int]) -> NDArray[np.float32]:
+    def model_input(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """Returns a model's input (3, height, width) in [-1, 1], resized to `size` (width, height), alpha on white."""
         image = self.on_white().resize(size, Image.Resampling.LANCZOS)
         return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
 
-    def cropped(self, box: Box) -> Picture:
+    def crop(self, box: Box) -> Picture:
         """Returns the part inside `box` as a picture of its own. Raises ValueError if the box is not in the picture."""
         left, top, right, bottom = box
         if not (0 <= left < right <= self.size[0] and 0 <= top < bottom <= self.size[1]):

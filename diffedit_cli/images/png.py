@@ -52,7 +52,7 @@ def _sort(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[str, by
         if kind == b"eXIf":
             stored.put("exif", body)
         elif kind == b"iCCP":
-            stored.put("icc_profile", stored.unpacked(body[body.index(b"\0") + 2 :]))
+            stored.put("icc_profile", stored.unpack(body[body.index(b"\0") + 2 :]))
         elif kind == b"pHYs":
             if len(body) == 9 and body[8] == 1:
                 stored.dpi = tuple(int.from_bytes(body[at : at + 4], "big") * INCH for at in (0, 4))  # type: ignore[assignment]
@@ -78,10 +78,10 @@ def _sort_text(stored: RawMetadata, kind: bytes, body: bytes, raw: list[tuple[st
     if kind == b"iTXt" and key == PACKET:
         packed, _, rest = body[len(key) + 1], body[len(key) + 2], body[len(key) + 3 :]
         text = rest.split(b"\0", 2)[2]
-        stored.put("xmp", stored.unpacked(text) if packed else text)
+        stored.put("xmp", stored.unpack(text) if packed else text)
         return
     if key.startswith(RAW) and kind != b"iTXt":
-        block = _raw(stored.unpacked(body[len(key) + 2 :]) if kind == b"zTXt" else body[len(key) + 1 :])
+        block = _raw(stored.unpack(body[len(key) + 2 :]) if kind == b"zTXt" else body[len(key) + 1 :])
         about = key[len(RAW) :].lower()
         if block.startswith(b"Exif\0\0"):
             raw.append(("exif", block[6:]))

@@ -47,7 +47,7 @@ class RawMetadata:
         elif block.rstrip(b"\0") not in (b"", before.rstrip(b"\0")):
             self.note(f"another {CALLED[part]}")
 
-    def unpacked(self, data: bytes) -> bytes:
+    def unpack(self, data: bytes) -> bytes:
         """Returns zlib data unpacked. Raises ValueError if it is damaged, or larger than the remaining room."""
         if self.room <= 0:
             raise ValueError(f"the file's compressed metadata unpacks to more than {MOST >> 20} MB")

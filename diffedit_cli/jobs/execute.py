@@ -148,7 +148,7 @@ def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
 def _picture(job: Job) -> Picture:
     """Loads the picture, without the input's metadata if results are to have none of it."""
     picture = codecs.load(job.input, job.max_pixels)
-    return picture.stripped() if job.strip_metadata else picture
+    return picture.strip_metadata() if job.strip_metadata else picture
 
 
 def _targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Targets:

@@ -105,7 +105,7 @@ def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.fl
     height, width = part.picture.shape[:2]
     M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
     inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
-    before = picture.cropped(part.box).fitted((width, height)).transpose(1, 2, 0)
+    before = picture.crop(part.box).model_input((width, height)).transpose(1, 2, 0)
     return seam.blend_seam(part.picture, before, inside)
 
 

@@ -88,7 +88,7 @@ class EditPipeline:
         """
         vocabulary.check(params, self.folder, ["mask"])
         with stats.clock("mask"):
-            plan = self._plan(self._prompt_models(stats).expanded(params))
+            plan = self._plan(self._prompt_models(stats).with_sentences(params))
         stats.region = plan.kind
         return self._mask(picture, plan, stats, allowed)
 
@@ -96,7 +96,7 @@ class EditPipeline:
         """Returns the whole inversion trajectory (step 2 of the paper), x_0 first."""
         with stats.clock("invert"):
             self.context.check_fits(picture, stats)
-            params = self._plan(self._prompt_models(stats).captioned(params, picture)).given
+            params = self._plan(self._prompt_models(stats).with_caption(params, picture)).given
             return InversionStage(self.context).invert(picture, params, stats)
 
     def edit(
@@ -118,13 +118,13 @@ class EditPipeline:
         input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
         if latents is not None:
             self.session.check_given(latents, picture, plan.given, stats)
-        mask = self._mask(picture, plan, stats, allowed) if mask is None else allowed.applied(mask, picture)
+        mask = self._mask(picture, plan, stats, allowed) if mask is None else allowed.apply(mask, picture)
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
         if boxes:
             self.context.check_fits(picture, stats)
-            plan = self._plan(self._prompt_models(stats).captioned(params, picture), place)
+            plan = self._plan(self._prompt_models(stats).with_caption(params, picture), place)
         results = []
         own_noise = plan.given.invert_from == 1 and latents is None
         for number in range(params.variants):
@@ -151,8 +151,8 @@ class EditPipeline:
     ) -> bytes:
         """Returns the embeddings file of a prompt for --NAME-embeds; `with_record` adds the words to its metadata."""
         models = self._prompt_models(stats)
-        params = self._plan(models.expanded(params)).given
-        params = models.captioned(params, picture) if name == "caption" else params
+        params = self._plan(models.with_sentences(params)).given
+        params = models.with_caption(params, picture) if name == "caption" else params
         return self.session.pack_embedding(params.prompts_of()[name], params, stats, with_record)
 
     def _plan(self, params: Params, place: str = "") -> Plan:
@@ -176,7 +176,7 @@ class EditPipeline:
         vocabulary.check(params, self.folder, [stage for stage, is_asked in asked.items() if is_asked])
         if self.inpainting:
             self.inpainting.check(params)
-        params = self._prompt_models(stats).expanded(input_checks.params_for_mask(mask, params))
+        params = self._prompt_models(stats).with_sentences(input_checks.params_for_mask(mask, params))
         return params if latents is None else input_checks.follow_latents(latents, params)
 
     def _checked(

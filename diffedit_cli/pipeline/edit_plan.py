@@ -123,16 +123,16 @@ def plan_of(params: Params, own: Mapping[str, float], place: str = "", attends: 
     like = "attribute" if kind == "object" and whole else kind
     lacks_place = kind == change.kind == "remove" and not change.place
     placeless = NOWHERE if lacks_place else {}
-    full = params.filled({**usual, **own, **DEFAULTS[like], **placeless})
+    full = params.with_defaults({**usual, **own, **DEFAULTS[like], **placeless})
     full = dataclasses.replace(full, region=kind)
-    compared, there = _compared(full, change).masked_by(attends), _there(full, change)
+    compared, there = _compared(full, change).with_mask_method(attends), _there(full, change)
     given = dataclasses.replace(full, mask_method=compared.mask_method)  # as the record says, and a repetition needs
     return Plan(
         kind,
         given=given,
         compared=compared,
         painted=_painted(given, change),
-        there=there and there.masked_by(attends),
+        there=there and there.with_mask_method(attends),
         judged=kind in PAINTS_TARGET and not whole,
         lacks_place=lacks_place,
     )

@@ -71,7 +71,7 @@ class InpaintingStage:
             grid = size[1] // model.factor, size[0] // model.factor
             M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0]
             fitted, state, before = (
-                torch.from_numpy(picture.fitted(size))[None],
+                torch.from_numpy(picture.model_input(size))[None],
                 generator.get_state(),
                 model.evaluations,
             )

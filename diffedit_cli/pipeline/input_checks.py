@@ -50,7 +50,7 @@ def follow_latents(latents: Latents, params: Params) -> Params:
     made = latents.made
     names = {"strength": "strength", "invert_from": "invert-from", "last_level": "last-level"}
     said = {field: made.get(name, 0.0) for field, name in names.items()}
-    return params.filled({field: value for field, value in said.items() if isinstance(value, int | float)})
+    return params.with_defaults({field: value for field, value in said.items() if isinstance(value, int | float)})
 
 
 def params_for_mask(mask: Mask | None, params: Params) -> Params:

@@ -53,7 +53,7 @@ class InversionStage:
         def decode() -> Arrays:
             model = session.model(stats)
             decoded = (model.decode(x_t.to(session.device))[0].permute(1, 2, 0) for x_t in trajectory)
-            frames = list(self.context.watched("frames", decoded, len(trajectory)))
+            frames = list(self.context.with_progress("frames", decoded, len(trajectory)))
             return {"pictures": torch.stack(frames).cpu().numpy()}
 
         decoded = session.run_stage("frames", stats, decode)["pictures"]
@@ -86,7 +86,7 @@ class InversionStage:
             params.inversion_stride,
             begun,
         )
-        trajectory = torch.cat([x_0, *context.watched("invert", steps, len(levels) - 1)])
+        trajectory = torch.cat([x_0, *context.with_progress("invert", steps, len(levels) - 1)])
         return {
             "trajectory": trajectory.cpu().numpy(),
             "timesteps": np.array([level.timestep for level in levels]),

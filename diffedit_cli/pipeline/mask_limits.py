@@ -30,7 +30,7 @@ class MaskLimits:
     box: tuple[int, ...] | None = None
     point: tuple[int, ...] | None = None
 
-    def applied(self, mask: Mask, picture: Picture) -> Mask:
+    def apply(self, mask: Mask, picture: Picture) -> Mask:
         """Returns the mask cut down to the limits, which join its record. Raises NothingToEdit if nothing is left."""
         pixels, lower = mask.pixels, ", or lower --threshold" if mask.contrast is not None else ""
         if self.within is not None:

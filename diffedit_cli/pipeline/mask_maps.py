@@ -52,11 +52,11 @@ class MapComputation:
         if is_compared:
             maps = diffedit.contrast_maps(model, x_0, at, source, target, noise, at_once, reference)
             maps = diffedit.until_stable(maps) if params.maps == AUTO else maps
-            found["contrast"] = torch.stack(list(self.context.watched("mask", maps, len(noise)))).mean(dim=0)
+            found["contrast"] = torch.stack(list(self.context.with_progress("mask", maps, len(noise)))).mean(dim=0)
         else:
             batches = diffedit.noise_batches(x_0, at, noise[:at_once] if only_evidence else noise, at_once)
             predictions = (eps for first, x_t in batches for eps in reference(x_t, first))
-            list(self.context.watched("mask", predictions, len(noise)))
+            list(self.context.with_progress("mask", predictions, len(noise)))
         if self.attention:
             found["attention"] = torch.stack(self.attention).mean(dim=0)
         if "evidence" in names:

@@ -89,7 +89,7 @@ class MaskStage:
         if not shown.any():
             raise NothingToEdit(f"The mask of {picture.name} is empty: {_reason(plan)}.")
         made = Mask.soft(shown, self.context.inputs(picture) | cache_keys.mask(params))
-        mask = allowed.applied(replace(made, contrast=contrast), picture)
+        mask = allowed.apply(replace(made, contrast=contrast), picture)
         if plan.kind not in ("background", "everything") and (advice := hint(mask, picture, params)):
             stats.warn(advice)
         return mask
@@ -116,7 +116,7 @@ class MaskStage:
         found = self._seek_at_once(picture, params, stats, explain)
         boxes = self.context.boxes(found.wide > 0, params, specks=False)
         once = params if params.zoom == AUTO else replace(params, zoom=1)
-        parts = {box: self._seek(picture.cropped(box), once, stats, False) for box in boxes}
+        parts = {box: self._seek(picture.crop(box), once, stats, False) for box in boxes}
         if not parts:
             return found
         closer = {box: (part.shown, part.wide) for box, part in parts.items()}
@@ -172,7 +172,7 @@ class MaskStage:
         guide = None
         if params.edges or params.reach_down:
             factor = self.context.folder.factor
-            guide = torch.from_numpy(picture.fitted((w * factor, h * factor)))
+            guide = torch.from_numpy(picture.model_input((w * factor, h * factor)))
         M = mask_refinement.mask(contrast, (height, width), guide=guide, **params.binarisation)
         return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
 
@@ -201,7 +201,7 @@ def _run_into(picture: Picture, thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
     scale = min(1.0, LOOKED_AT / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(thing).resize(size, Image.Resampling.NEAREST))
-    ground = region.grow_into(pictures.pixels(picture.fitted(size)).transpose(1, 2, 0), small)
+    ground = region.grow_into(pictures.pixels(picture.model_input(size)).transpose(1, 2, 0), small)
     return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.NEAREST))
 
 

@@ -118,7 +118,7 @@ class ModelSession:
         """
         model = self.model(stats)
         size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
-        x_0 = model.encode(torch.from_numpy(picture.fitted(size))[None])
+        x_0 = model.encode(torch.from_numpy(picture.model_input(size))[None])
         misfit = 0.0
         if (limited := self.folder.fitness) and not picture.part:
             strength, _ = limited

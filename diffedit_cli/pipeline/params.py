@@ -125,7 +125,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
             told |= {"to": self.to, "negative": self.negative or ""}
         return told
 
-    def masked_by(self, attends: bool) -> Params:
+    def with_mask_method(self, attends: bool) -> Params:
         """Returns the parameters with `mask_method` AUTO replaced by the method that fits the prompts and the model.
 
         That is both maps if the model `attends` to words and --to drops words of --from, else noise alone: if no word
@@ -136,7 +136,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
         return dataclasses.replace(self, mask_method=method)
 
-    def filled(self, defaults: Mapping[str, Any]) -> Params:
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Params:
         """Returns a copy with these defaults in place of None; other values are unchanged."""
         absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **absent) if absent else self

@@ -42,7 +42,7 @@ class PromptModels:
     memo: Path  # folder of remembered digests of large files
     warn: Callable[[str], None] = lambda _: None
 
-    def captioned(self, params: Params, picture: Picture) -> Params:
+    def with_caption(self, params: Params, picture: Picture) -> Params:
         """Returns the parameters with the caption `auto` replaced by the picture's caption. Raises ModelError."""
         if params.caption != AUTO:
             return params
@@ -51,7 +51,7 @@ class PromptModels:
         (caption,) = self._remembered("caption", about, lambda: [_caption(folder, picture, params.caption_model)])
         return dataclasses.replace(params, caption=caption)
 
-    def expanded(self, params: Params) -> Params:
+    def with_sentences(self, params: Params) -> Params:
         """Returns the parameters with --from and --to expanded into sentences if --expand is set. Raises ModelError."""
         concepts = {name: getattr(params, name) for name in ("from_", "to")} if params.expand else {}
         concepts = {name: concept for name, concept in concepts.items() if isinstance(concept, str) and concept}

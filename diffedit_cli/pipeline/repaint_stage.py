@@ -82,7 +82,7 @@ class RepaintStage:
             params.guidance_every,
             rooms.starting_latents(part, plan, model, trajectory.latents[:1], self.context.folder.factor),
         )
-        *_, y_0 = self.context.watched("edit", steps, len(levels) - 1)
+        *_, y_0 = self.context.with_progress("edit", steps, len(levels) - 1)
         made = {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
         if plan.judged:
             at = every[levels_up_to(JUDGED_AT, params.steps)]
@@ -117,5 +117,5 @@ class RepaintStage:
                 f"The inpainting model overflowed in {self.context.session.dtype}; the stage was repeated in float32."
             )
         record = self.inpainting.record(plan.given) | plan.record() | self.safety_record
-        before = part.picture.fitted(made.picture.shape[1::-1]).transpose(1, 2, 0) if plan.tightens else None
+        before = part.picture.model_input(made.picture.shape[1::-1]).transpose(1, 2, 0) if plan.tightens else None
         return Repainting(made.picture, max(made.grid), part.box, record, before=before)

@@ -55,7 +55,7 @@ def starting_latents(part: Part, plan: Plan, model: Model, x_0: Tensor, factor: 
 
 def fill_room(picture: Picture, M: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
     """Returns the model's input (3, height, width) in [-1, 1], with the masked region (H, W) filled from around it."""
-    shown = pictures.pixels(picture.fitted(size)).transpose(1, 2, 0)
+    shown = pictures.pixels(picture.model_input(size)).transpose(1, 2, 0)
     wide = np.asarray(Image.fromarray(M.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
     return region.fill_region(shown, wide).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
 

@@ -66,7 +66,7 @@ class StageContext:
             with device_errors(self.session.device), torch.inference_mode():
                 self.latents(picture, stats)
 
-    def watched(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+    def with_progress(self, stage: str, steps: Iterator[Tensor], total: int) -> Iterator[Tensor]:
         """Yields the same latents and reports each step to `progress`."""
         for done, latents in enumerate(steps, start=1):
             self.progress(stage, done, total)

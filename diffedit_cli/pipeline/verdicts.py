@@ -57,7 +57,7 @@ def _around(edited: EditVariant, picture: Picture) -> tuple[Bools, Pixels, Pixel
     left, top, right, bottom = pictures.bounds(M, (0, 0, width, height)) or (0, 0, width, height)
     box = max(0, left - 1), max(0, top - 1), min(width, right + 1), min(height, bottom + 1)
     before, after = (
-        np.asarray(one.cropped(box).image.convert("RGB"), dtype=np.int16) for one in (picture, edited.picture)
+        np.asarray(one.crop(box).image.convert("RGB"), dtype=np.int16) for one in (picture, edited.picture)
     )
     return zoom.inside(M, box), before, after
 

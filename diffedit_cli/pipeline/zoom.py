@@ -35,7 +35,7 @@ class Part:
 
     @classmethod
     def cut(cls, picture: Picture, mask: Mask, box: Box) -> Part:
-        return cls(picture.cropped(box), Mask.soft(inside(mask.shown, box)), box)
+        return cls(picture.crop(box), Mask.soft(inside(mask.shown, box)), box)
 
 
 def inside(M: NDArray[Any], box: Box) -> NDArray[Any]:

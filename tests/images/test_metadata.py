@@ -70,7 +70,7 @@ def test_the_result_says_that_a_model_made_part_of_it(tmp_path: Path, kind: str,
         assert (b"a title of XMP" in packet(result)) == (bool(data) and source is first)
         ElementTree.fromstring(packet(result))
     assert MEDIA not in written(tmp_path, saved(picture(), "PNG"), ".png", SUFFIX[kind], None)[0]
-    stripped = loaded(tmp_path, first, ".jpg").stripped()
+    stripped = loaded(tmp_path, first, ".jpg").strip_metadata()
     assert MEDIA not in codecs.encode(stripped, kind, None)
 
 

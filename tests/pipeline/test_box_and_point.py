@@ -27,38 +27,38 @@ def regions() -> np.ndarray:
 
 
 def test_a_box_leaves_what_lies_in_it() -> None:
-    found = MaskLimits(box=(10, 0, 30, 25)).applied(Mask(regions()), PICTURE)
+    found = MaskLimits(box=(10, 0, 30, 25)).apply(Mask(regions()), PICTURE)
     expected = np.zeros((40, 60), dtype=bool)
     expected[5:15, 10:25] = expected[20:25, 30:40] = True
     assert np.array_equal(found.pixels, expected)
 
 
 def test_a_box_may_reach_over_the_edge() -> None:
-    found = MaskLimits(box=(30, 20, 1000, 1000)).applied(Mask(regions()), PICTURE)
+    found = MaskLimits(box=(30, 20, 1000, 1000)).apply(Mask(regions()), PICTURE)
     assert found.pixels.sum() == 15 * 25
 
 
 @pytest.mark.parametrize(("point", "area"), [((5, 5), 10 * 20), ((54, 34), 15 * 25)])
 def test_a_point_leaves_its_region_alone(point: tuple[int, int], area: int) -> None:
-    found = MaskLimits(point=point).applied(Mask(regions()), PICTURE)
+    found = MaskLimits(point=point).apply(Mask(regions()), PICTURE)
     assert found.pixels[point[1], point[0]]
     assert found.pixels.sum() == area
 
 
 def test_a_point_counts_after_the_box() -> None:
-    found = MaskLimits(box=(0, 0, 20, 40), point=(6, 6)).applied(Mask(regions()), PICTURE)
+    found = MaskLimits(box=(0, 0, 20, 40), point=(6, 6)).apply(Mask(regions()), PICTURE)
     assert found.pixels.sum() == 10 * 15
 
 
 @pytest.mark.parametrize("limit", [MaskLimits(point=(0, 0)), MaskLimits(box=(0, 0, 5, 40))])
 def test_where_there_is_no_mask_nothing_is_edited(limit: MaskLimits) -> None:
     with pytest.raises(NothingToEdit, match=r"Nothing is left of the mask of cat\.png"):
-        limit.applied(Mask(regions()), PICTURE)
+        limit.apply(Mask(regions()), PICTURE)
 
 
 def test_the_grey_of_a_soft_mask_is_cut_too() -> None:
     grey = regions() * np.uint8(90)
-    found = MaskLimits(point=(5, 5)).applied(Mask.soft(grey), PICTURE)
+    found = MaskLimits(point=(5, 5)).apply(Mask.soft(grey), PICTURE)
     assert found.grey is not None
     assert (found.grey > 0).sum() == 10 * 20
 

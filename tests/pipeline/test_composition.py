@@ -79,7 +79,7 @@ def test_the_edit_is_stretched_over_the_box() -> None:
     """So that a crop edited alone and put back lies where it was cut out."""
     box = (20, 10, 70, 45)
     given = picture()
-    edited = given.cropped(box).pixels ^ 255
+    edited = given.crop(box).pixels ^ 255
     everywhere = np.ones((60, 90), bool)
     result = pictures.compose(given, edited, everywhere, 0, box).pixels
     inside = result[10:45, 20:70]
@@ -95,17 +95,17 @@ def test_sixteen_bits_are_painted_in_full_range() -> None:
 
 def test_a_crop_is_a_picture_of_its_own() -> None:
     given = picture("RGBA", 16)
-    crop = given.cropped((20, 10, 70, 45))
+    crop = given.crop((20, 10, 70, 45))
     assert (crop.size, crop.name, crop.format, crop.warnings) == ((50, 35), "noise", "PNG", ("a note",))
     assert (crop.pixels == given.pixels[10:45, 20:70]).all()
     assert crop.digest == replace(given, pixels=given.pixels[10:45, 20:70].copy()).digest != given.digest
-    assert given.cropped((0, 0, 90, 60)).digest == given.digest
+    assert given.crop((0, 0, 90, 60)).digest == given.digest
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 91, 60), (5, 5, 5, 9), (9, 5, 5, 9)])
 def test_a_box_outside_is_refused(box: Box) -> None:
     with pytest.raises(ValueError, match="is not inside a picture of 90 x 60 pixels"):
-        picture().cropped(box)
+        picture().crop(box)
 
 
 def test_a_small_mask_in_twelve_megapixels_is_cheap() -> None:

@@ -153,7 +153,7 @@ def test_values_out_of_range_are_said(name: str, value: Any, says: str) -> None:
 
 def test_records_say_what_was_not_given_as_usual_and_all_of_a_plan() -> None:
     params = Params(from_="cat", to="dog")
-    filled = params.filled({"mask_strength": 0.5, "strength": 0.9, "guidance": 7.5})
+    filled = params.with_defaults({"mask_strength": 0.5, "strength": 0.9, "guidance": 7.5})
     assert cache_keys.contrast(params) == cache_keys.contrast(filled)
     assert cache_keys.inversion(params) == cache_keys.inversion(filled)
     assert cache_keys.repainting(params) == cache_keys.repainting(filled)

@@ -102,7 +102,7 @@ def test_every_parameter_reaches_diffusers(here: Path, inpainter: Path, changes:
     theirs = pipeline(
         prompt=params.to,
         negative_prompt=params.negative,
-        image=torch.from_numpy(picture.fitted(size) / 2 + 0.5)[None],
+        image=torch.from_numpy(picture.model_input(size) / 2 + 0.5)[None],
         mask_image=torch.from_numpy(cells.repeat(4, axis=0).repeat(4, axis=1).astype(np.float32))[None, None],
         height=size[1],
         width=size[0],

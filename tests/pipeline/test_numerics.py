@@ -89,13 +89,13 @@ def test_what_is_not_finite_is_noticed_in_every_stage(
     pipeline: EditPipeline, image: Path, monkeypatch: pytest.MonkeyPatch, stage: str, value: float
 ) -> None:
     """And nothing of it is kept, only what was found before."""
-    watched = StageContext.watched
+    watched = StageContext.with_progress
 
     def spoilt(context: StageContext, name: str, steps: Iterator[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
         for step in watched(context, name, steps, total):
             yield step.clone().fill_(value) if name == stage else step
 
-    monkeypatch.setattr(StageContext, "watched", spoilt)
+    monkeypatch.setattr(StageContext, "with_progress", spoilt)
     with pytest.raises(ModelError, match="not finite"):
         pipeline.edit(codecs.load(image), PARAMS, EditStats(), None, None)
     kinds = {"mask": (), "invert": ("contrast", "attention"), "edit": ("contrast", "attention", "inversion")}

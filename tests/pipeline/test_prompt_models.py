@@ -108,7 +108,7 @@ def test_the_sentences_are_t5s_and_their_embeddings_are_averaged(tiny_epsilon: P
 @pytest.mark.usefixtures("here")
 def test_the_same_seed_writes_the_same_whatever_was_drawn_before() -> None:
     def write(seed: int) -> object:
-        return prompt_models.PromptModels(None, Path("memo")).expanded(
+        return prompt_models.PromptModels(None, Path("memo")).with_sentences(
             Params(from_="cat", to="dog", seed=seed, expand=3, expand_model="t5")
         )
 
@@ -130,7 +130,7 @@ def test_the_question_is_that_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> N
         return generate(self, **given)
 
     monkeypatch.setattr(T5ForConditionalGeneration, "generate", listening)
-    prompt_models.PromptModels(None, Path("memo")).expanded(Params(from_="cat", expand=2, expand_model="t5"))
+    prompt_models.PromptModels(None, Path("memo")).with_sentences(Params(from_="cat", expand=2, expand_model="t5"))
     question = "Provide a caption for images containing a cat. The captions should be in English and should be no "
     whole = T5Tokenizer.from_pretrained("t5")(f"{question}longer than 150 characters.", return_tensors="pt")
     assert torch.equal(asked[0], whole["input_ids"])

@@ -134,7 +134,7 @@ def test_a_part_is_painted_as_if_it_were_the_picture(pipeline: EditPipeline) -> 
     whole = from_image(picture((400, 300)))
     M, box = masked((400, 300), (20, 20, 60, 60)), (8, 8, 72, 72)
     (edited,) = pipeline.edit(whole, PARAMS, EditStats(), Mask(M), None)
-    (alone,) = pipeline.edit(whole.cropped(box), PARAMS, EditStats(), Mask(zoom.inside(M, box)), None)
+    (alone,) = pipeline.edit(whole.crop(box), PARAMS, EditStats(), Mask(zoom.inside(M, box)), None)
     assert np.array_equal(np.asarray(edited.image.crop(box)), np.asarray(alone.image))
 
 

@@ -39,4 +39,4 @@ def test_metadata_of_any_kind_costs_no_picture(tmp_path: Path, seeds: range) -> 
             assert all(text.endswith(".") for text in fitted.warnings), (seed, target)
             lost = [text for text in codecs.fit_to_format(again, target).warnings if text.startswith("Left out")]
             assert not lost, (seed, target)  # what was kept can be read again
-            codecs.encode(read.stripped(), target, None)
+            codecs.encode(read.strip_metadata(), target, None)

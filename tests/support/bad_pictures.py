@@ -279,9 +279,9 @@ def used(path: Path) -> str:
     """Reads a picture, composes an edit into its upper left quarter, writes it, and reads the result again."""
     picture = codecs.load(path)
     codecs.read_record(path)
-    picture.metadata.stripped()
+    picture.metadata.strip_metadata()
     width, height = picture.size
-    picture.fitted((64, 64))
+    picture.model_input((64, 64))
     mask = np.zeros((height, width), dtype=bool)
     mask[: (height + 1) // 2, : (width + 1) // 2] = True
     edited = compose(picture, np.zeros((64, 64, 3), dtype=np.uint8), mask, 2.0)

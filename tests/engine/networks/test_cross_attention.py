@@ -60,9 +60,9 @@ def test_the_words_that_tell_the_prompts_apart(source: str, target: str, telling
 def test_by_default_both_are_asked_where_words_give_way(
     source: prompts.Prompt, target: str, attends: bool, method: str
 ) -> None:
-    assert Params(from_=source, to=target).masked_by(attends).mask_method == method
+    assert Params(from_=source, to=target).with_mask_method(attends).mask_method == method
     for given in MASK_METHODS:
-        assert Params(from_=source, to=target, mask_method=given).masked_by(attends).mask_method == given
+        assert Params(from_=source, to=target, mask_method=given).with_mask_method(attends).mask_method == given
 
 
 def test_what_is_no_words_is_refused() -> None:
