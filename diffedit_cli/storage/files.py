@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -68,6 +69,9 @@ def check_readable(path: Path, what: str) -> None:
             )
         path.open("rb").close()
     except FileNotFoundError:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # of whose two slashes Path keeps one
+            url = str(path).replace(":/", "://", 1)
+            raise InputError(f"{url} is a URL, and only diffedit run takes these; download the {what} first.") from None
         raise InputError(f"There is no {what} {path}; check the name.") from None
     except IsADirectoryError:
         many = ", or edit all of it with diffedit run" if what == "picture" else ""
