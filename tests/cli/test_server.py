@@ -139,7 +139,6 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("edit", "cat.png", *WORDS, "--model", "nowhere"),
     ("edit", "cat.png", *WORDS, "-o", "no/folder.png"),
     ("edit", "cat.png", *WORDS, "-q", "--seed", "3"),
-    ("edit", "--help"),
 )
 
 

@@ -22,7 +22,7 @@ main()
 """
 ASK_FOR_MORE = """
 from diffedit_cli.engine.networks import fast_imports
-fast_imports.only_what_is_named()
+fast_imports.defer_package_imports()
 from diffedit_cli.engine.networks import sd
 import sys
 assert "diffusers.models.autoencoders.autoencoder_tiny" not in sys.modules
@@ -31,7 +31,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.unets import UNet1DModel
 assert AutoencoderKL is sd.AutoencoderKL and UNet2DConditionModel is sd.UNet2DConditionModel
 assert diffusers.models.transformers.DiTTransformer2DModel is diffusers.DiTTransformer2DModel
-fast_imports.only_what_is_named()
+fast_imports.defer_package_imports()
 assert diffusers.models.unets.UNet1DModel is UNet1DModel
 print(AutoencoderTiny.__module__)
 """
@@ -68,7 +68,7 @@ def test_what_is_not_imported_is_there_when_it_is_asked_for() -> None:
 COMPILE = """
 from diffedit_cli.engine.networks import fast_imports
 with fast_imports.without_unused():
-    fast_imports.only_what_is_named()
+    fast_imports.defer_package_imports()
     from diffedit_cli.engine.networks import families
 import sys, torch
 assert "torch._dynamo.eval_frame" not in sys.modules
@@ -81,7 +81,7 @@ print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(())).item())
 COUNT = """
 from diffedit_cli.engine.networks import fast_imports
 with fast_imports.without_unused():
-    fast_imports.only_what_is_named()
+    fast_imports.defer_package_imports()
     from diffedit_cli.engine.networks import families
 import scipy, sys
 assert not {"scipy.optimize._optimize", "scipy.stats._stats_py"} & set(sys.modules)
