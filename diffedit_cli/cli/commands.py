@@ -210,7 +210,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             opened = session.Session(given, reporter)
             opened.check_words(planned[0].params, planned[0].stages if command == "edit" else (command,))
             if given["depfile"]:
-                _depfile(outputs.expected(command, planned[0]), planned[0], opened)
+                _depfile(outputs.expected_outputs(command, planned[0]), planned[0], opened)
             owner.reads(opened.files)
             beside = [Target(given[name], f"--{name}") for name in ("depfile", "profile") if given[name]]
             for target in beside:
@@ -224,7 +224,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
             raise
         work: up_to_date.Command = {"mask": execute.mask, "invert": execute.invert, "edit": execute.edit}[command]
         if given["cache"] and not given["force"]:
-            expected = functools.partial(outputs.expected, command)
+            expected = functools.partial(outputs.expected_outputs, command)
             work = up_to_date.skip_if_current(
                 work, OutputNotes(model_options.cache_root(given)), expected, opened.about | {"command": command}
             )

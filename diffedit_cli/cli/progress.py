@@ -105,7 +105,7 @@ class Reporter:
             self._remove(bar)
         if self._pace is not None:
             self._pace.count(result)
-            self._bars.update(self._overall, completed=self._pace.finished, description=self._pace.rate or "pictures")
+            self._bars.update(self._overall, completed=self._pace.total_done, description=self._pace.rate or "pictures")
         if self._as_json:
             more = {} if self._pace is None else {"progress": self._pace.record()}
             console.write(self._output, result.json(**more))
@@ -164,7 +164,7 @@ class Pace:
         self._counted[result.status] += 1
 
     @property
-    def finished(self) -> int:
+    def total_done(self) -> int:
         return sum(self._counted.values())
 
     @property
@@ -183,14 +183,14 @@ class Pace:
 
     def __str__(self) -> str:
         """Returns the progress, such as `3 of 200, 14.2 a minute, 0:13:52 left`."""
-        counted = str(self.finished) if self.total is None else f"{self.finished} of {self.total}"
+        counted = str(self.total_done) if self.total is None else f"{self.total_done} of {self.total}"
         return ", ".join(filter(None, (counted, self.rate)))
 
     def record(self) -> dict[str, float | None]:
         """Returns the progress for programs; values that are not known are None."""
         a_minute = round(self._a_minute, 1) if self._edited else None
         return {
-            "finished": self.finished,
+            "finished": self.total_done,
             "total": self.total,
             "a_minute": a_minute,
             "seconds_left": self._seconds_left,
@@ -198,9 +198,9 @@ class Pace:
 
     @property
     def _seconds_left(self) -> int | None:
-        if self.total is None or not (self._edited or self.finished == self.total):
+        if self.total is None or not (self._edited or self.total_done == self.total):
             return None
-        return round(60 * (self.total - self.finished) / self._a_minute) if self.finished < self.total else 0
+        return round(60 * (self.total - self.total_done) / self._a_minute) if self.total_done < self.total else 0
 
     @property
     def _edited(self) -> int:

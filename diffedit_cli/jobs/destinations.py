@@ -66,7 +66,7 @@ class Destination:
 
     def prepare(self, job: Job) -> None:
         """Creates the folder of a job's outputs. Raises OutputError."""
-        files.make_folder(job.written[0].parent, "--out")
+        files.make_folder(job.output_paths[0].parent, "--out")
 
     def take(self, result: Result, source: str) -> Result:  # noqa: ARG002
         """Delivers a result's files and returns the result with their final names; `source` is its picture's origin."""
@@ -122,7 +122,7 @@ class RemoteDestination(Destination):
 
     def check_inputs(self, job: Job) -> None:
         self.protect(job.url, job.ownership)
-        for path in job.written:
+        for path in job.output_paths:
             job.ownership.check_url(self._url(path), "choose another with --out")
 
     def contains(self, row: Row) -> bool:
@@ -137,7 +137,7 @@ class RemoteDestination(Destination):
         """Creates the local folder, and fetches existing outputs to check whether diffedit wrote them."""
         super().prepare(job)
         if not job.force:
-            for path in job.written:
+            for path in job.output_paths:
                 self._fetch(path)
 
     def take(self, result: Result, source: str) -> Result:

@@ -66,7 +66,7 @@ class Job:
         return [stage for stage, file in given.items() if file is None]
 
     @property
-    def written(self) -> list[Path]:
+    def output_paths(self) -> list[Path]:
         """Paths of the results, if `output` is set, and of the mask, if `mask_output` is set."""
         results = variant_paths(self.output, self.params) if self.output else []
         return results + ([self.mask_output] if self.mask_output else [])

@@ -91,7 +91,7 @@ def failed_result(job: Job, code: int, message: str) -> Result:
 
 def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
     """Returns the result of a job that is skipped, as an earlier run made the same outputs, or that is only planned."""
-    outputs = output_names.variant_paths(job.written[0], job.params)
+    outputs = output_names.variant_paths(job.output_paths[0], job.params)
     mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
     return Result(
         status=status,

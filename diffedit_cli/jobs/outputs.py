@@ -52,7 +52,7 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
     folder = job.save_embeds or Path()
     levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1
     wanted = Targets(
-        results=[Target(path, job.chosen_by) for path in results or expected(command, job)],
+        results=[Target(path, job.chosen_by) for path in results or expected_outputs(command, job)],
         mask=Target(job.mask_output, job.chosen_by) if job.mask_output else None,
         shows={kind: Target(path, f"--{kind}") for kind, path in job.shows.items()},
         embeds={
@@ -77,7 +77,7 @@ def _check_ending(job: Job, command: str) -> None:
         raise UsageError(f"diffedit {command} writes no {job.output.suffix} file; name one that ends in {ending}.")
 
 
-def expected(command: str, job: Job) -> list[Path]:
+def expected_outputs(command: str, job: Job) -> list[Path]:
     """Returns the expected paths of a command's results; the picture itself is not read."""
     endings = {"mask": ".mask.png", "invert": ".latents.safetensors", "edit": f".edited{written_extension(job.input)}"}
     output = job.output or default_path(job.input, endings[command])

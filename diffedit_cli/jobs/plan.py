@@ -91,8 +91,8 @@ def plan_jobs(
             checks.claim_all([job], "edit", [row.name], "give each a name of its own")
             place.check_inputs(job)
             if mine(position):
-                before = results_log.identity_of(job.written[0])
-                whole = before is not None and all(map(place.holds, job.written))
+                before = results_log.identity_of(job.output_paths[0])
+                whole = before is not None and all(map(place.holds, job.output_paths))
                 yield row, replace(job, before=before if whole else None)
         except Exception as error:
             if mine(position):
@@ -122,7 +122,7 @@ def pending(
             job = replace(job, input=path or job.input)
             job = replace(job, identity=identity(job, about()))
             if _is_done(job):
-                atomic.sweep(job.written[0].parent)  # where nothing is written now
+                atomic.sweep(job.output_paths[0].parent)  # where nothing is written now
                 yield outcomes.undone_result(job, "skipped")
                 continue
             place.prepare(job)
