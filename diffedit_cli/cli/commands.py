@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import shlex
@@ -142,8 +141,8 @@ def _start(
     }
     context.obj = parameters
     for name in config_file.unknown_variables():
-        meant = difflib.get_close_matches(name.removeprefix("DIFFEDIT_").replace("_", "-").lower(), o.DECLARED, 1)
-        guess = f"did you mean {config_file.variable(meant[0])}?" if meant else "see diffedit edit --help-all."
+        option = name.removeprefix("DIFFEDIT_").replace("_", "-").lower()
+        guess = config_file.guess_setting(option, config_file.variable)
         tell(f"warning: {name} is not a setting, and is ignored; {guess}")
     defaults = {
         parameters[name].name: _setting(name, value, parameters[name].multiple)

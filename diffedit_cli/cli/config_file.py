@@ -5,10 +5,10 @@ A working folder may be a download from a stranger, so its file may only set how
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ def layers() -> list[Layer]:
 def variable(name: str) -> str:
     """Returns the environment variable of an option: `mask-strength` -> `DIFFEDIT_MASK_STRENGTH`."""
     return f"DIFFEDIT_{name.replace('-', '_').upper()}"
+
+
+def guess_setting(name: str, spelling: Callable[[str], str] = str) -> str:
+    """Returns the end of a message about an unknown setting: the known one that is most like it, in that spelling."""
+    import difflib
+
+    meant = difflib.get_close_matches(name, options.DECLARED, 1)
+    return f"did you mean {spelling(meant[0])}?" if meant else "see diffedit edit --help-all."
 
 
 def unknown_variables() -> list[str]:
@@ -129,8 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
     if unknown := sorted(found.keys() - options.DECLARED):
-        meant = difflib.get_close_matches(unknown[0], options.DECLARED, 1)
-        guess = f"did you mean {meant[0]}?" if meant else "see diffedit edit --help-all."
+        guess = guess_setting(unknown[0])
         raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has as an option; {guess}")
     return found
 

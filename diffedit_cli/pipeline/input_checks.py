@@ -63,7 +63,7 @@ def check_seen(gain: float | None, limit: float | None, picture: Picture, plan: 
     """Raises NothingToEdit if the gain of --from is below the limit: the picture does not show what it names."""
     if gain is not None and limit is not None and gain < limit:
         thing = _thing(plan.given)
-        what = f'"{thing}" is not' if thing.split()[:1] and thing.split()[0] in PLACING else f"No {thing} is"
+        what = f'"{thing}" is not' if thing.partition(" ")[0] in PLACING else f"No {thing} is"
         raise NothingToEdit(
             f"{what} seen in {picture.name}; name in --from something that the picture "
             "shows, or edit nevertheless with --anyway."

@@ -211,9 +211,12 @@ def discard(entry: Entry) -> bool:
     with contextlib.suppress(FileNotFoundError):  # another process has removed it
         if entry.kind == UNFINISHED:
             atomic.remove_if_left(entry.path)
-        with model_locks.unless_held(entry.path) if entry.kind == MODEL else contextlib.nullcontext(True) as free:
-            if free and entry.kind != UNFINISHED:
-                remove(entry.path)
+        elif entry.kind == MODEL:
+            with model_locks.unless_held(entry.path) as free:
+                if free:
+                    remove(entry.path)
+        else:
+            remove(entry.path)
     return not os.path.lexists(entry.path)
 
 
