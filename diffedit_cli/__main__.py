@@ -6,10 +6,9 @@ import os
 import signal
 import sys
 
-from diffedit_cli.cli.console import tell
+from diffedit_cli.cli.console import HELP, HELP_ALL, tell
 from diffedit_cli.errors import INTERRUPTED, INTERRUPTION
 
-HELP = {"-h", "--help", "--help-all"}
 TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 
 
@@ -36,7 +35,7 @@ def main() -> None:
 
     try:
         code = None
-        if not HELP & set(sys.argv):  # help needs no server, nor what a client of it imports
+        if not {*HELP, HELP_ALL} & set(sys.argv):  # help needs no server, nor what a client of it imports
             from diffedit_cli.cli import server_client
 
             code = server_client.hand_over(sys.argv[1:])

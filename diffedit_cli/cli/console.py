@@ -8,6 +8,8 @@ from typing import TextIO
 
 from diffedit_cli.errors import printable
 
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"  # options that only print help
+
 
 def answer(line: str, lines: bool = False) -> None:
     """Writes a line to standard output; with `lines`, it may hold line breaks. Raises OSError if the stream fails."""

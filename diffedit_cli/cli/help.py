@@ -10,9 +10,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
-from diffedit_cli.cli.console import answer
+from diffedit_cli.cli.console import HELP, HELP_ALL, answer
 
-ALL, HELP = "--help-all", ("-h", "--help")
 FIRST_COMMANDS = ("edit", "run", "report", "mask", "invert", "info", "models", "config", "doctor", "cache", "serve")
 WIDTH = 100  # columns of help, at most
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
@@ -58,8 +57,8 @@ class Command(TyperCommand):
     """A command whose help lists the options in groups; a command with many options has a short `--help`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if ALL in args[: args.index("--") if "--" in args else None]:
-            ctx.meta[ALL] = True
+        if HELP_ALL in args[: args.index("--") if "--" in args else None]:
+            ctx.meta[HELP_ALL] = True
             answer(ctx.get_help(), lines=True)
             ctx.exit()
         return super().parse_args(ctx, args)
@@ -71,7 +70,7 @@ class Command(TyperCommand):
         """
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         params = self.get_params(ctx)
-        is_short = len(params) > SHORT and not ctx.meta.get(ALL)
+        is_short = len(params) > SHORT and not ctx.meta.get(HELP_ALL)
         if is_short:
             groups |= {group: [] for group in FIRST_OPTIONS}
         for param in params:
@@ -83,7 +82,7 @@ class Command(TyperCommand):
                 groups.setdefault(group, []).append(record)
         groups.pop("", None)
         if is_short:
-            groups["More help"].append((ALL, f"Show all {len(params)} options."))
+            groups["More help"].append((HELP_ALL, f"Show all {len(params)} options."))
         for group, records in groups.items():
             if records:
                 with formatter.section(group):
@@ -104,13 +103,13 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         command = self.commands.get(args[0]) if args else None
-        if isinstance(command, Command) and args[1:2] in ([ALL], *([name] for name in HELP)):
+        if isinstance(command, Command) and args[1:2] in ([HELP_ALL], *([name] for name in HELP)):
             # Without reading settings and values, for which Typer imports pydantic: half of the time.
             inner = typer.Context(command, info_name=args[0], parent=ctx, **command.context_settings)
-            inner.meta[ALL] = args[1] == ALL
+            inner.meta[HELP_ALL] = args[1] == HELP_ALL
             answer(inner.get_help(), lines=True)
             ctx.exit()
-        return super().parse_args(ctx, ["--help"] if args[:1] == [ALL] else args)
+        return super().parse_args(ctx, ["--help"] if args[:1] == [HELP_ALL] else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
