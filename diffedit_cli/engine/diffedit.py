@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffedit_cli.engine.interfaces import Embedding, Predictor
+from diffedit_cli.engine.interfaces import Embedding, Predictor, Text
 from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
 from diffedit_cli.engine.solvers import DDIM
 
@@ -40,21 +40,6 @@ class Trajectory:
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.levels):
             raise ValueError(f"{len(self.latents)} latents for {len(self.levels)} levels")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A prompt with its negative prompt and guidance scale.
-
-    Attributes:
-        prompt: Prompt embeddings, one row.
-        negative: Embeddings of the negative prompt, one row. None, the default, switches guidance off.
-        guidance: Guidance scale. 1.0, the default, switches guidance off.
-    """
-
-    prompt: Embedding
-    negative: Embedding | None = None
-    guidance: float = 1.0
 
 
 class GuidedPredictor:
@@ -92,10 +77,13 @@ class GuidedPredictor:
         between = self._asked % self._every
         self._asked += 1
         if between:
-            return self._model.predict(x_t, at, prompt).shift(self._by, at)
-        unlike, like = _both(self._model, x_t, at, negative, prompt)
-        self._by = (guidance - 1) * (like.x_0 - unlike.x_0)
-        return unlike.towards(like, guidance)
+            like = self._model.predict(x_t, at, prompt)
+            guided = like.shift(self._by, at)
+        else:
+            unlike, like = _both(self._model, x_t, at, negative, prompt)
+            self._by = (guidance - 1) * (like.x_0 - unlike.x_0)
+            guided = unlike.towards(like, guidance)
+        return guided if self._text.rescale is None else self._text.rescale(guided, like, at)
 
 
 def noise_batches(x_0: Tensor, at: Level, noise: Tensor, at_once: int) -> Iterator[tuple[int, Tensor]]:
@@ -369,8 +357,8 @@ def edit(
 
 
 def _both(model: Predictor, x_t: Tensor, at: Level, one: Embedding, other: Embedding) -> tuple[Prediction, Prediction]:
-    """Returns the predictions for two prompts, from one batch unless their lengths differ, as those of files may."""
-    if one.tokens.shape[1] != other.tokens.shape[1]:
+    """Returns the predictions for two prompts, from one batch unless their lengths differ and they have no mask."""
+    if one.mask is None and one.tokens.shape[1] != other.tokens.shape[1]:
         return model.predict(x_t, at, one), model.predict(x_t, at, other)
     texts = one.rows(len(x_t)).followed_by(other.rows(len(x_t)))
     return model.predict(torch.cat([x_t, x_t]), at, texts).chunk()

@@ -1,14 +1,15 @@
-"""Protocols and data types between the algorithm and a model, which networks/sd.py, sdxl.py and sd3.py implement."""
+"""Protocols and data types between the algorithm and a model, which the families in networks/ implement."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffedit_cli.engine.process import Level, Prediction
@@ -16,15 +17,20 @@ from diffedit_cli.engine.process import Level, Prediction
 
 @dataclass(frozen=True)
 class Embedding:
-    """Prompt embeddings of B prompts.
+    """Prompt embeddings of B prompts, and all else that a network reads beside the latents and the timestep.
 
     Attributes:
         tokens: (B, L, D) embeddings of L tokens.
         pooled: (B, P) embeddings of the whole prompts, None (the default) in families without them (SD 1.x and 2.x).
+        mask: (B, L) boolean, True for the tokens that count. None, the default: all of them count, and prompts of
+            different lengths cannot share a batch.
+        guidance: (B,) guidance scale that the network itself reads (embedded guidance). None, the default: none.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: Tensor | None = None
 
     def rows(self, count: int) -> Embedding:
         """Returns the embedding of one prompt repeated for a batch.
@@ -35,23 +41,21 @@ class Embedding:
         Returns:
             Prompt embeddings of `count` rows.
         """
-        return Embedding(
-            self.tokens.expand(count, -1, -1), None if self.pooled is None else self.pooled.expand(count, -1)
-        )
+        return self._each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     def followed_by(self, other: Embedding) -> Embedding:
-        """Returns both embeddings in one batch.
+        """Returns both embeddings in one batch; with masks, shorter prompts are padded with tokens that do not count.
 
         Args:
-            other: Prompt embeddings of the same family and the same length L.
+            other: Prompt embeddings of the same family, and of the same length L if they have no mask.
 
         Returns:
             The rows of this embedding, then those of `other`.
         """
-        pooled = None
-        if self.pooled is not None and other.pooled is not None:
-            pooled = torch.cat([self.pooled, other.pooled])
-        return Embedding(torch.cat([self.tokens, other.tokens]), pooled)
+        length = max(self.tokens.shape[1], other.tokens.shape[1])
+        one, two = self._padded(length), other._padded(length)
+        pairs: dict[str, tuple[Any, Any]] = {name: (getattr(one, name), getattr(two, name)) for name in _FIELDS}
+        return Embedding(**{name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None})
 
     def part(self, rows: slice) -> Embedding:
         """Returns some rows of the batch.
@@ -62,22 +66,65 @@ class Embedding:
         Returns:
             Prompt embeddings of these rows.
         """
-        return Embedding(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+        return self._each(lambda tensor: tensor[rows])
 
     def to(self, dtype: torch.dtype) -> Embedding:
-        """Returns the embedding in another number format.
+        """Returns the embedding in another number format; the mask and the guidance scale keep theirs.
 
         Args:
-            dtype: Number format of the result.
+            dtype: Number format of the tokens and pooled embeddings.
 
         Returns:
             Prompt embeddings of the same shapes.
         """
-        return Embedding(self.tokens.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return replace(self, tokens=self.tokens.to(dtype), pooled=pooled)
 
     def zeros(self) -> Embedding:
         """Returns an embedding of zeros in the same shapes."""
-        return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return replace(self, tokens=torch.zeros_like(self.tokens), pooled=pooled)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of tokens of each of the B prompts, up to the last one that counts."""
+        if self.mask is None:
+            return [self.tokens.shape[1]] * len(self.tokens)
+        numbers = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
+        return [int(length) for length in (self.mask * numbers).amax(dim=1)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
+        found: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
+        return Embedding(**{name: change(tensor) for name, tensor in found.items() if tensor is not None})
+
+    def _padded(self, length: int) -> Embedding:
+        more = length - self.tokens.shape[1]
+        if not more:
+            return self
+        if self.mask is None:
+            raise ValueError("prompt embeddings of different lengths need a mask to share a batch")
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=F.pad(self.mask, (0, more)))
+
+
+_FIELDS = tuple(field.name for field in fields(Embedding))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt with its negative prompt and guidance scale.
+
+    Attributes:
+        prompt: Prompt embeddings, one row.
+        negative: Embeddings of the negative prompt, one row. None, the default, switches guidance off.
+        guidance: Guidance scale. 1.0, the default, switches guidance off.
+        rescale: Changes the guided prediction, given with the prediction for the prompt alone and the noise level, in
+            families that do so. None, the default: no change.
+    """
+
+    prompt: Embedding
+    negative: Embedding | None = None
+    guidance: float = 1.0
+    rescale: Callable[[Prediction, Prediction, Level], Prediction] | None = None
 
 
 class Watcher(Protocol):
@@ -137,9 +184,14 @@ class ModelInput:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """Shapes and number format without the batch size: inputs that are equal in this can share a network call."""
-        tokens, pooled = self.text.tokens, self.text.pooled
-        return self.x_t.shape[1:], tokens.shape[1:], tokens.dtype, None if pooled is None else pooled.shape[1:]
+        """Shapes and number format without the batch size: inputs that are equal in this can share a network call.
+
+        The length of the prompts counts only if they have no mask.
+        """
+        text = self.text
+        length = text.tokens.shape[1] if text.mask is None else None
+        pooled = None if text.pooled is None else text.pooled.shape[1:]
+        return self.x_t.shape[1:], length, text.tokens.shape[2:], text.tokens.dtype, pooled, text.guidance is None
 
     def halves(self) -> tuple[ModelInput, ModelInput]:
         """Returns the two halves of the batch; the first one is longer by a row if B is odd."""
@@ -237,6 +289,20 @@ class Model(Predictor, Protocol):
             ModelError: If a word is not in the model's vocabulary, or the prompt has word weights, as in `(word)1.3`,
                 that the model does not support or that need compel, which is not installed.
             UsageError: If CLIP has too few layers for `clip_skip`.
+        """
+        ...
+
+    def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:
+        """Returns a prompt with the guidance scale as this model applies it.
+
+        Args:
+            prompt: Prompt embeddings, one row.
+            negative: Embeddings of the negative prompt, one row.
+            guidance: Guidance scale in the family's own units (docs/models.md).
+
+        Returns:
+            Text with classifier-free guidance, with guidance that the network reads, or, for a distilled model, with
+            none.
         """
         ...
 

@@ -100,23 +100,33 @@ def _only_several(kind: Kind, most: int = BLOCKS) -> Kind:
 
 _BY_KIND: dict[Kind, str] = {
     _whole(WIDTH, 1): """
-        in_channels latent_channels hidden_size intermediate_size d_model d_kv d_ff num_heads patch_size num_channels
+        in_channels latent_channels hidden_size intermediate_size d_model d_kv d_ff num_heads num_channels
         joint_attention_dim caption_projection_dim pooled_projection_dim conv_in_kernel conv_out_kernel
+        dim n_heads n_kv_heads cap_feat_dim approximator_hidden_dim approximator_num_channels timestep_guidance_channels
+        base_dim z_dim input_channels num_key_value_heads head_dim num_embeds_ada_norm out_hidden_size window_size
+        spatial_patch_size temporal_patch_size spatial_merge_size
         relative_attention_num_buckets relative_attention_max_distance addition_embed_type_num_heads""",
     _perhaps(_or_several(_whole(WIDTH))): """
         attention_head_dim cross_attention_dim num_attention_heads sample_size""",
     _perhaps(_whole(WIDTH)): """
         out_channels norm_num_groups projection_dim encoder_hid_dim addition_time_embed_dim num_class_embeds
         time_embedding_dim time_cond_proj_dim projection_class_embeddings_input_dim downsample_padding freq_shift
-        chunk_size_feed_forward num_labels max_length base_image_seq_len max_image_seq_len""",
-    _whole(LAYERS, 1): "num_layers num_hidden_layers",
-    _perhaps(_whole(LAYERS)): "num_decoder_layers",
+        chunk_size_feed_forward num_labels max_length base_image_seq_len max_image_seq_len caption_channels
+        siglip_feat_dim""",
+    _whole(LAYERS, 1): "num_layers num_hidden_layers depth",
+    _whole(LAYERS): "num_single_layers n_layers n_refiner_layers approximator_layers num_res_blocks",
+    _perhaps(_whole(LAYERS)): "num_decoder_layers max_window_layers",
     _perhaps(_or_several(_whole(LAYERS))): """
         layers_per_block transformer_layers_per_block reverse_transformer_layers_per_block""",
     _or_several(_whole(LAYERS), LAYERS): "dual_attention_layers",
-    _only_several(_whole(WIDTH, 1)): "block_out_channels",
+    _only_several(_whole(WIDTH, 1)): """
+        block_out_channels axes_dims axes_lens axes_dims_rope all_patch_size all_f_patch_size dim_mult""",
+    _or_several(_whole(WIDTH, 1)): "patch_size",
+    _perhaps(_only_several(_whole(WIDTH, 1))): "decoder_block_out_channels",
     _only_several(_TEXT): "down_block_types up_block_types",
-    _whole(WIDTH // 4, 1): "max_position_embeddings num_train_timesteps",
+    _perhaps(_or_several(_TEXT, LAYERS)): "layer_types",
+    _whole(WIDTH // 4, 1): "num_train_timesteps solver_order",
+    _whole(IDS, 1): "max_position_embeddings",
     _whole(512, 1): "pos_embed_max_size",
     _whole(1000): "steps_offset extra_ids",
     _whole(IDS, 1): "vocab_size",
@@ -124,12 +134,14 @@ _BY_KIND: dict[Kind, str] = {
     _NUMBER: """
         mid_block_scale_factor dropout norm_eps resnet_out_scale_factor scaling_factor initializer_range beta_start
         beta_end dynamic_thresholding_ratio clip_sample_range sample_max_value shift dropout_rate layer_norm_epsilon
-        classifier_dropout rescale_factor resample""",
+        classifier_dropout rescale_factor resample rope_theta t_scale mlp_ratio eps batch_norm_eps batch_norm_momentum
+        rms_norm_eps""",
     _perhaps(_NUMBER): """
         shift_factor layer_norm_eps attention_dropout initializer_factor base_shift max_shift shift_terminal
-        logit_scale_init_value""",
+        logit_scale_init_value interpolation_scale sliding_window""",
     _perhaps(_or_several(_NUMBER, WIDTH)): "latents_mean latents_std trained_betas image_mean image_std",
-    _perhaps(_or_several(_FLAG)): "only_cross_attention mid_block_only_cross_attention",
+    _or_several(_NUMBER, LAYERS): "attn_scales fullatt_block_indexes",
+    _perhaps(_or_several(_FLAG)): "only_cross_attention mid_block_only_cross_attention temperal_downsample",
     _perhaps(_FLAG): """
         center_input_sample flip_sin_to_cos dual_cross_attention use_linear_projection upcast_attention
         resnet_skip_time_act class_embeddings_concat force_upcast use_quant_conv use_post_quant_conv
@@ -138,15 +150,17 @@ _BY_KIND: dict[Kind, str] = {
         interpolate is_decoder is_encoder_decoder use_cache tie_word_embeddings output_hidden_states return_dict
         is_gated_act scale_decoder_outputs use_attention_mask output_attentions requires_safety_checker
         force_zeros_for_empty_prompt add_prefix_space do_lower_case clean_up_tokenization_spaces
-        split_special_tokens do_resize do_center_crop do_rescale do_normalize do_convert_rgb""",
+        split_special_tokens guidance_embeds attention_bias use_sliding_window qk_norm is_distilled zero_cond_t
+        use_additional_t_cond use_layer3d_rope use_additional_conditions norm_elementwise_affine
+        do_resize do_center_crop do_rescale do_normalize do_convert_rgb""",
     _TEXT: """
         act_fn resnet_time_scale_shift time_embedding_type attention_type beta_schedule prediction_type
         timestep_spacing interpolation_type time_shift_type hidden_act feed_forward_proj dense_act_fn model_type
         tokenizer_class errors backend _class_name feature_extractor_type image_processor_type""",
     _perhaps(_TEXT): """
-        mid_block_type encoder_hid_dim_type class_embed_type addition_embed_type time_embedding_act_fn
-        timestep_post_act cross_attention_norm qk_norm dtype torch_dtype transformers_version _diffusers_version
-        problem_type final_sigmas_type""",
+        mid_block_type encoder_hid_dim_type class_embed_type addition_embed_type time_embedding_act_fn activation_fn
+        norm_type algorithm_type timestep_post_act cross_attention_norm dtype torch_dtype transformers_version
+        _diffusers_version problem_type final_sigmas_type""",
     _perhaps(_or_several(_TEXT)): "architectures",
     _TOKEN: """
         bos_token eos_token pad_token unk_token sep_token cls_token mask_token additional_special_tokens""",
@@ -154,7 +168,8 @@ _BY_KIND: dict[Kind, str] = {
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
     Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would load instead
-    _OBJECT: "text_config vision_config id2label label2id task_specific_params",
+    _OBJECT: """
+        text_config vision_config id2label label2id task_specific_params rope_parameters rope_scaling""",
     _ADDED: "added_tokens_decoder extra_special_tokens",
 }
 _PLACES = Kind(
@@ -194,8 +209,9 @@ def check(name: str, folder: Path, family: Family, held: Callable[[str], tuple[i
         if positions > size + SPARE:
             difference = f"pos_embed_max_size takes {positions} numbers, and the weights {size} bytes"
             raise _damaged(name, folder / part / "config.json", difference)
-    cells = (said.get("unet", {}) | said.get("transformer", {})).get("sample_size")
-    factor = 2 ** (len(said["vae"].get("block_out_channels", [0])) - 1)
+    if family.native_side:
+        return
+    cells, factor = said[family.denoiser].get("sample_size"), family.factor(said["vae"])
     if type(cells) is not int or not 1 <= cells * factor <= SIDE:
         most = SIDE // factor
         raise _damaged(name, folder, f"sample_size is {cells!r:.80}, and must be a whole number from 1 to {most}")
@@ -283,14 +299,18 @@ def _layers(said: Mapping[str, Any]) -> int:
     """Returns about how many layers a network would have; for UNets and VAEs those on the way down."""
     blocks = len(said.get("block_out_channels", ()))
     depth = _spread(said.get("layers_per_block"), blocks)
-    inner = _spread(said.get("transformer_layers_per_block"), blocks)
-    own = [said.get(key) or 0 for key in ("num_layers", "num_hidden_layers")]
-    return int(sum(a * max(1, b) for a, b in zip(depth, inner, strict=True)) + max(own))
+    inner_depth = _spread(said.get("transformer_layers_per_block"), blocks)
+    own = sum(said.get(key) or 0 for key in ("num_layers", "num_single_layers", "n_layers", "approximator_layers"))
+    inner = said.get("text_config") or {}
+    text = max(one.get("num_hidden_layers") or 0 for one in (said, inner))
+    return int(sum(a * max(1, b) for a, b in zip(depth, inner_depth, strict=True)) + max(own, text))
 
 
 def _positions(said: Mapping[str, Any]) -> int:
     """Returns how many values of position embeddings an SD3 transformer computes when it is built."""
     usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' defaults
+    if not usual.keys() & said.keys():
+        return 0
     side, heads, width = (_largest(said.get(key, usual[key])) for key in usual)
     return side**2 * heads * width
 

@@ -109,14 +109,13 @@ class ModelFolder(SmallWorld):
     @property
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""
-        network = self._settings(FAMILIES[self.family].denoiser, "config.json")
-        return int(network.get("sample_size", 0) * self.factor)
+        family = FAMILIES[self.family]
+        return family.native_size(self._settings(family.denoiser, "config.json"), self._settings("vae", "config.json"))
 
     @property
     def factor(self) -> int:
         """The side in pixels of a latent cell."""
-        levels: list[int] = self._settings("vae", "config.json").get("block_out_channels", [0])
-        return int(2 ** (len(levels) - 1))
+        return FAMILIES[self.family].factor(self._settings("vae", "config.json"))
 
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""

@@ -18,7 +18,7 @@ _NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<late>\w+))?\.safetensors"
 )
 _LONGEST_HEADER = 16_000_000  # bytes; real headers have some hundred thousand, mostly a trainer's notes
-MOST_SETTINGS = 16_000_000  # bytes of a JSON file
+MOST_SETTINGS = 32_000_000  # bytes of a JSON file; Qwen's vocabularies have 16 million
 MOST_LISTS = 2**20  # lists and objects in a JSON file: a vocabulary has one for each token
 MOST_TENSORS = 2**14  # in a file; checkpoints have a few thousand
 _UNREAD = 4000  # tensors, assumed for damaged weights

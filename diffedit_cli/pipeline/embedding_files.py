@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,10 @@ KIND = "embeds"
 
 
 def pack(embedding: Embedding, about: Mapping[str, Any], model: ModelFolder) -> bytes:
-    """Returns a `.safetensors` file: float32 tokens (B, L, D), pooled (B, P) if present, and the record `about`."""
+    """Returns a `.safetensors` file: float32 tokens (B, L, D), pooled (B, P) if present, and the record `about`.
+
+    A prompt with a mask has no token that does not count, so that the mask need not be stored.
+    """
     tensors = {TOKENS: embedding.tokens, POOLED: embedding.pooled}
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     of_model = {"model": model.digest, "model-name": model.name}
@@ -52,15 +56,24 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
             f"The embeddings {file} were made with {made.get('model-name')}, which is another model than {model.name}: "
             "they mean the same only where both have the same text encoder."
         )
-    return Embedding(tokens.to(like.tokens), pooled), warning
+    tokens = tokens.to(like.tokens)
+    mask = None if like.mask is None else torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    return Embedding(tokens, pooled, mask), warning
 
 
 def average(embeddings: Sequence[Embedding]) -> Embedding:
-    """Returns the mean of the embeddings of several prompts of one shape (1, L, D), computed in float32."""
-    first = embeddings[0]
-    tokens = torch.cat([one.tokens for one in embeddings])
-    pooled = [one.pooled for one in embeddings if one.pooled is not None]
-    return Embedding(_mean(tokens), _mean(torch.cat(pooled)) if pooled else None).to(first.tokens.dtype)
+    """Returns the mean of the embeddings of several prompts (1, L, D), computed in float32.
+
+    With masks the lengths L may differ: at each position the mean is that of the prompts that have a token there.
+    """
+    rows = functools.reduce(Embedding.followed_by, embeddings)
+    tokens = _mean(rows.tokens)
+    if rows.mask is not None:
+        weights = rows.mask[..., None].float()
+        tokens = (rows.tokens.float() * weights).sum(dim=0, keepdim=True) / weights.sum(dim=0, keepdim=True)
+    pooled = None if rows.pooled is None else _mean(rows.pooled)
+    mask = None if rows.mask is None else rows.mask.any(dim=0, keepdim=True)
+    return Embedding(tokens, pooled, mask).to(rows.tokens.dtype)
 
 
 def _mean(rows: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class InversionStage:
         model = context.session.model(stats)
         x_0 = context.latents(picture, stats)
         levels = context.session.levels(params, x_0.shape[-2:].numel(), stats)
-        caption = diffedit.Text(
+        caption = model.text(
             context.session.embedding(params.inversion_caption, params, stats),
             model.embed("", params.clip_skip),
             params.invert_guidance,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.engine import diffedit, evidence
-from diffedit_cli.engine.interfaces import Model
+from diffedit_cli.engine.interfaces import Model, Text
 from diffedit_cli.engine.process import Level, add_noise
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.pipeline import cache_keys
@@ -63,19 +63,19 @@ class MapComputation:
             found["evidence"] = self._evidence(model, x_0, at, noise)
         return {name: found[name].cpu().numpy() for name in names}
 
-    def _texts(self) -> tuple[diffedit.Text, diffedit.Text]:
+    def _texts(self) -> tuple[Text, Text]:
         """Returns the texts that the paper calls R (reference, --from) and Q (query, --to)."""
         told = {
             name: self.context.session.embedding(prompt, self.params, self.stats)
             for name, prompt in self.params.prompts_of(["mask"]).items()
         }
-        source, target = (
-            diffedit.Text(told[name], told.get(f"{name}-negative"), self.params.guidance or 1.0)
-            for name in ("from", "to")
-        )
+        if not self.params.guided_mask:
+            return Text(told["from"]), Text(told["to"])
+        model, guidance = self.context.session.model(self.stats), self.params.guidance or 1.0
+        source, target = (model.text(told[name], told[f"{name}-negative"], guidance) for name in ("from", "to"))
         return source, target
 
-    def _reference(self, model: Model, x_t: Tensor, at: Level, R: diffedit.Text, first: int) -> Tensor:
+    def _reference(self, model: Model, x_t: Tensor, at: Level, R: Text, first: int) -> Tensor:
         """Returns eps(x_t, R) for the noises from number `first` on, and collects the attention to the words of R.
 
         Cached by itself, because many edits with the same --from and another --to share it.

@@ -71,7 +71,7 @@ class RepaintStage:
         levels = [level for level in every if level.timestep in latents.timesteps]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(session.device), levels)
         negative = session.embedding(params.negative or "", params, stats)
-        query = diffedit.Text(session.embedding(params.to, params, stats), negative, params.guidance or 1.0)
+        query = model.text(session.embedding(params.to, params, stats), negative, params.guidance or 1.0)
         steps = diffedit.edit(
             model,
             trajectory,

@@ -117,7 +117,7 @@ def read(
             network.to(dtype)
         if isinstance(network, nn.Module):
             network.to(device).eval().requires_grad_(False)
-            if part in ("vae", "unet"):
+            if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
 

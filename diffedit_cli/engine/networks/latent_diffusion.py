@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text, Watcher
 from diffedit_cli.engine.networks import components, precision, prompt_weighting
 from diffedit_cli.engine.networks.batched_calls import Calls
+from diffedit_cli.engine.networks.model_formats import Family
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -34,16 +34,17 @@ class LatentDiffusion(VaeLatents, ABC):
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
     WEIGHS_WORDS: ClassVar[bool] = False  # whether prompts may have word weights, as in "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
+    FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
     multiple: int
     prediction_type: PredictionType
 
-    def __init__(self, *, vae: AutoencoderKL, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
+    def __init__(self, *, vae: Any, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
         """Raises ModelError when the parts do not fit each other."""
-        super().__init__(vae, name)
+        super().__init__(vae, name, self.FORMAT.factor(vae.config))
         self.network, self.encoders = network, encoders
         self._check_fit()
-        self.native_size = int(network.config["sample_size"]) * self.factor
+        self.native_size = self.FORMAT.native_size(network.config, vae.config)
         if self.native_size < 1:
             raise ModelError(f"The model {name} has a native size of {self.native_size} pixels; get it again.")
         self.evaluations = 0
@@ -154,6 +155,10 @@ class LatentDiffusion(VaeLatents, ABC):
             with components.fit_errors(self.name):
                 self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
         return self._embeddings[key]
+
+    def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:
+        """Returns a prompt with classifier-free guidance, which most families have."""
+        return Text(prompt, negative, guidance)
 
     def prompt_warning(self, prompt: str) -> str | None:
         with components.fit_errors(self.name):

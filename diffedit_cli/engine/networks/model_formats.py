@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffedit_cli.errors import ModelError
 
@@ -20,8 +22,10 @@ class Family:
         optional: Parts that a folder may lack.
         beside: Parts that neither a mask nor latents depend on.
         denoiser: Part that is the denoising network.
-        attends: Whether the denoiser has cross-attention from the picture to the words, as UNets do.
+        attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
+        native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
+        vae_levels: Entry of the VAE's settings that lists its resolutions.
     """
 
     implementation: str
@@ -33,6 +37,8 @@ class Family:
     denoiser: str = "unet"
     attends: bool = True
     follows_flow: bool = False
+    native_side: int = 0
+    vae_levels: str = "block_out_channels"
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -41,6 +47,16 @@ class Family:
     @property
     def all_parts(self) -> tuple[str, ...]:
         return (*self.parts, *self.optional, *self.beside)
+
+    def factor(self, vae: Mapping[str, Any]) -> int:
+        """Returns the side in pixels of a latent cell by the settings of the VAE."""
+        return int(2 ** (len(vae.get(self.vae_levels, [0])) - 1))
+
+    def native_size(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+        """Returns the side in pixels of the training pictures by the settings of the denoiser and the VAE."""
+        if self.native_side:
+            return int(vae.get("sample_size") or self.native_side)
+        return int(denoiser.get("sample_size", 0) * self.factor(vae))
 
 
 def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
@@ -69,6 +85,65 @@ FAMILIES = {
         denoiser="transformer",
         attends=False,
         follows_flow=True,
+    ),
+    "flux2": Family(
+        implementation="flux2.Flux2Klein",
+        pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+    ),
+    "flux": Family(
+        implementation="flux.Flux",
+        pipelines=_pipelines("Flux", "Inpaint"),
+        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+    ),
+    "chroma": Family(
+        implementation="chroma.Chroma",
+        pipelines=_pipelines("Chroma", "Inpaint"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+    ),
+    "qwen-image": Family(
+        implementation="qwen_image.QwenImage",
+        pipelines=_pipelines("QwenImage", "Inpaint"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+        vae_levels="dim_mult",
+    ),
+    "pixart": Family(
+        implementation="pixart.PixArtSigma",
+        pipelines=("PixArtSigmaPipeline",),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+    ),
+    "z-image": Family(
+        implementation="z_image.ZImage",
+        pipelines=_pipelines("ZImage", "Inpaint"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
     ),
 }
 

@@ -14,15 +14,12 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
 from diffedit_cli.engine.networks import components, cross_attention
-from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
-from diffedit_cli.engine.process import Level
-from diffedit_cli.errors import ModelError, UsageError
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
-class UNetDiffusion(LatentDiffusion):
+class UNetDiffusion(ScheduledDiffusion):
     """Base class of the families with a UNet that attends to CLIP's tokens, and with DDIM's noise levels."""
 
     WEIGHS_WORDS = True
@@ -36,22 +33,9 @@ class UNetDiffusion(LatentDiffusion):
         scheduler: DDIMScheduler,
         name: str,
     ) -> None:
-        self.unet, self.scheduler = unet, scheduler
-        self.prediction_type = scheduler.config["prediction_type"]
-        super().__init__(vae=vae, network=unet, encoders=encoders, name=name)
+        self.unet = unet
+        super().__init__(vae=vae, network=unet, encoders=encoders, scheduler=scheduler, name=name)
         self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
-
-    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:  # noqa: ARG002
-        """Returns the scheduler's timesteps in reverse, after the clean level where its last step ends."""
-        limit = self.scheduler.config["num_train_timesteps"]
-        if steps <= limit:
-            self.scheduler.set_timesteps(steps)
-        if steps > limit or max(self.scheduler.timesteps) >= limit:
-            raise UsageError(f"--steps {steps} is more than the model {self.name} has; use at most {limit - 1}.")
-        cumulative = self.scheduler.alphas_cumprod
-        clean = [(0, float(self.scheduler.final_alpha_cumprod))]
-        noisy = [(int(t), float(cumulative[t])) for t in reversed(self.scheduler.timesteps)]
-        return [Level(t, alpha**0.5, (1 - alpha) ** 0.5) for t, alpha in clean + noisy]
 
     @contextmanager
     def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
@@ -79,10 +63,7 @@ class UNetDiffusion(LatentDiffusion):
         return None
 
     def _check_fit(self) -> None:
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ModelError(
-                f"The model {self.name} predicts {self.prediction_type}; diffedit knows {', '.join(PREDICTION_TYPES)}."
-            )
+        super()._check_fit()
         self._check_channels(self.network, "UNet")
         width = sum(encoder.width for encoder in self.encoders)
         self._check_width("UNet expects text embeddings", self.unet.config["cross_attention_dim"], width)
@@ -91,6 +72,7 @@ class UNetDiffusion(LatentDiffusion):
 class StableDiffusion(UNetDiffusion):
     """Stable Diffusion 1.x and 2.x, with any of PREDICTION_TYPES."""
 
+    FORMAT = FAMILIES["sd"]
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "unet": components.diffusers_network(UNet2DConditionModel),

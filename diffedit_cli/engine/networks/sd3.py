@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -18,17 +15,18 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components
-from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
-from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import ModelError
 
 T5_TOKENS = 256  # length of the T5 prompt, as in diffusers' pipeline
 
 
-class StableDiffusion3(LatentDiffusion):
-    """Flow matching model: x_t = (1 - t) x_0 + t eps, and the network predicts the velocity eps - x_0."""
+class StableDiffusion3(FlowDiffusion):
+    """Stable Diffusion 3 and 3.5, with or without T5."""
 
+    FORMAT = FAMILIES["sd3"]
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "transformer": components.diffusers_network(SD3Transformer2DModel),
@@ -41,8 +39,6 @@ class StableDiffusion3(LatentDiffusion):
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     OPTIONAL = ("text_encoder_3", "tokenizer_3")
-
-    prediction_type = "flow_prediction"
 
     def __init__(
         self,
@@ -58,27 +54,14 @@ class StableDiffusion3(LatentDiffusion):
         tokenizer_3: T5Tokenizer | None = None,
         name: str = "model",
     ) -> None:
-        self.transformer, self.scheduler = transformer, scheduler
+        self.patch = int(transformer.config["patch_size"])
         self.clips = [Clip(tokenizer, text_encoder, name), Clip(tokenizer_2, text_encoder_2, name)]
         self.t5 = None if text_encoder_3 is None else TextEncoder(tokenizer_3, text_encoder_3, name, T5_TOKENS)
         encoders = [*self.clips, *([self.t5] if self.t5 else [])]
-        super().__init__(vae=vae, network=transformer, encoders=encoders, name=name)
-        self.patch = int(transformer.config["patch_size"])
-        self.multiple = self.factor * self.patch
+        super().__init__(vae=vae, transformer=transformer, encoders=encoders, scheduler=scheduler, name=name)
 
-    def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:
-        """Returns levels at the scheduler's sigmas in reverse, t = 0 clean. A flow has any number of levels."""
-        config = self.scheduler.config
-        dynamic: dict[str, Any] = {}
-        if config["use_dynamic_shifting"]:  # larger pictures need more noise (section 5.3.2): mu is linear in tokens
-            tokens = (cells or int(self.transformer.config["sample_size"]) ** 2) // self.patch**2
-            least, most = config["base_image_seq_len"], config["max_image_seq_len"]
-            slope = (config["max_shift"] - config["base_shift"]) / (most - least)
-            dynamic["mu"] = config["base_shift"] + slope * (tokens - least)
-        self.scheduler.set_timesteps(steps, **dynamic)
-        labels = [0.0, *reversed(self.scheduler.timesteps.tolist())]
-        times = reversed(self.scheduler.sigmas.tolist())
-        return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
+    def _sigmas(self, steps: int) -> None:
+        """Returns None: the scheduler's own times."""
 
     def _output(self, rows: ModelInput) -> Tensor:
         output: Tensor = self.transformer(

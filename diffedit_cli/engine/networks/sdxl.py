@@ -14,6 +14,7 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.sd import StableDiffusion, UNetDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
 from diffedit_cli.errors import ModelError
@@ -24,6 +25,7 @@ SIZES = 6  # values of the size condition: original height and width, top and le
 class StableDiffusionXL(UNetDiffusion):
     """SDXL base model: tokens of both text encoders side by side, the second one's projection as pooled embedding."""
 
+    FORMAT = FAMILIES["sdxl"]
     READERS = {  # noqa: RUF012
         **StableDiffusion.READERS,
         "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),

@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks import prompt_weighting
 from diffedit_cli.errors import ModelError, UsageError
@@ -30,13 +33,29 @@ class TextEncoder:
         """Returns the last hidden state (1, L, D) for a prompt."""
         return Embedding(self._run(prompt)[0])
 
+    def masked(self, prompt: str, padding: int = 0) -> Embedding:
+        """Returns the last hidden state (1, L, D) of a prompt alone, without the padding that it is read with.
+
+        Args:
+            prompt: Prompt.
+            padding: Tokens of padding that are kept, as far as there are any. Default 0.
+
+        Returns:
+            Prompt embeddings with a mask of L True.
+        """
+        batch = self._batch(prompt)
+        mask = batch["attention_mask"].to(self.device)
+        length = min(int(mask.sum()) + padding, self.limit)
+        tokens = self.network(batch["input_ids"].to(self.device), attention_mask=mask)[0][:, :length]
+        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
     def warning(self, prompt: str) -> str | None:
         """Returns a warning with the part of a prompt beyond the limit, or None if there is none."""
-        prompt = self._written_out(prompt_weighting.plain(prompt))
-        places = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+        text, _ = self._framed(prompt)
+        places = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         if len(places) <= self.limit:
             return None
-        unseen = prompt[places[self.limit - 1][0] :].strip()
+        unseen = text[places[self.limit - 1][0] :].strip()
         room = self.limit - self.tokenizer.num_special_tokens_to_add()
         return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{unseen}".'
 
@@ -50,10 +69,10 @@ class TextEncoder:
         Raises:
             ModelError: If none of the words is among the tokens that the network reads.
         """
-        prompt = self._written_out(prompt_weighting.plain(prompt))
-        whole = "|".join(map(re.escape, words))
-        spans = [match.span() for match in re.finditer(rf"(?<!\w)({whole})(?!\w)", prompt, re.IGNORECASE)]
-        tokens = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][: self.limit - 1]
+        text, begin = self._framed(prompt)
+        whole = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+        spans = [match.span() for match in whole.finditer(text, begin)]
+        tokens = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"][: self.limit - 1]
         found = [
             place
             for place, (start, end) in enumerate(tokens)
@@ -65,6 +84,10 @@ class TextEncoder:
                 "for; choose other words, or use --mask-method noise."
             )
         return found
+
+    def _framed(self, prompt: str) -> tuple[str, int]:
+        """Returns the text that is read for a prompt, and where the prompt begins in it."""
+        return self._written_out(prompt_weighting.plain(prompt)), 0
 
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
         """Raises ModelError for unknown words. Here none are: a large vocabulary encodes any text."""
@@ -82,12 +105,17 @@ class TextEncoder:
                 prompt = re.sub(rf"{re.escape(token)}(?!_\d)", whole.replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
         return prompt
 
-    def _run(self, prompt: str, **options: Any) -> Any:
+    def _batch(self, prompt: str) -> Any:
+        """Returns the token ids (1, limit) of a prompt, padded, and their mask. Raises ModelError for unknown words."""
         prompt = self._written_out(prompt)
         batch = self.tokenizer(
             prompt, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt"
         )
         self._check(prompt, batch["input_ids"][0].tolist())
+        return batch
+
+    def _run(self, prompt: str, **options: Any) -> Any:
+        batch = self._batch(prompt)
         masked = getattr(self.network.config, "use_attention_mask", False)
         attention_mask = batch["attention_mask"].to(self.device) if masked else None
         return self.network(batch["input_ids"].to(self.device), attention_mask=attention_mask, **options)
@@ -125,6 +153,11 @@ class Clip(TextEncoder):
         """
         tokens, output = self._chosen(prompt, lambda output: self._hidden(output, clip_skip, 2))
         return Embedding(tokens, getattr(output, "text_embeds", None))
+
+    def pooled(self, prompt: str) -> Tensor:
+        """Returns the embedding (1, D) of the whole prompt: the last hidden state of its end token."""
+        pooled: Tensor = self._run(prompt).pooler_output
+        return pooled
 
     def _chosen(self, prompt: str, choose: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Returns the chosen hidden state with the prompt's word weights, and the network output without weights."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffedit_cli.engine.networks import components
@@ -16,16 +15,20 @@ from diffedit_cli.errors import ModelError
 class VaeLatents:
     """A VAE on its device. Latents are (B, C, h, w) float32, pictures (B, 3, H, W) in [-1, 1]."""
 
-    def __init__(self, vae: AutoencoderKL, name: str) -> None:
-        """Initialises the latents of a VAE; `name` is the model's, for messages."""
-        self.vae, self.name = vae, name
+    def __init__(self, vae: Any, name: str, factor: int) -> None:
+        """Initialises the latents of a VAE with cells of `factor` pixels; `name` is the model's, for messages."""
+        self.vae, self.name, self.factor = vae, name, factor
         self.device = vae.device  # that computes, also if offloaded networks wait elsewhere
-        self.factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self._vae_dtype = vae.dtype
+
+    @property
+    def channels(self) -> int:
+        """Channels C of the latents."""
+        return int(self.vae.config["latent_channels"])
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Returns the latents' shape (C, h, w) for a picture's (width, height) in pixels."""
-        return int(self.vae.config["latent_channels"]), size[1] // self.factor, size[0] // self.factor
+        return self.channels, size[1] // self.factor, size[0] // self.factor
 
     @property
     def vae_overflowed(self) -> bool:
@@ -38,14 +41,30 @@ class VaeLatents:
         return self._spared(self._decoded, latents)
 
     def _encoded(self, picture: Tensor) -> Tensor:
-        posterior = self.vae.encode(picture.to(self.device, self.vae.dtype)).latent_dist
-        x_0: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]  # mean: no noise
-        return x_0
+        return self._scaled(self._posterior_mean(picture.to(self.device, self.vae.dtype)).float())
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        scaled = latents / self.vae.config["scaling_factor"] + self._shift
-        picture: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+        return self._picture(self._unscaled(latents).to(self.vae.dtype)).float().clamp(-1, 1)
+
+    def _posterior_mean(self, picture: Tensor) -> Tensor:
+        """Returns the mean of the VAE's posterior (B, C, h, w): a sample would add noise."""
+        mean: Tensor = self.vae.encode(picture).latent_dist.mean
+        return mean
+
+    def _picture(self, z: Tensor) -> Tensor:
+        """Returns the pictures (B, 3, H, W) of the VAE's own latents (B, C, h, w)."""
+        picture: Tensor = self.vae.decode(z).sample
         return picture
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        """Returns the VAE's own latents scaled to about unit variance, as the network expects them."""
+        x_0: Tensor = (z - self._shift) * self.vae.config["scaling_factor"]
+        return x_0
+
+    def _unscaled(self, x_0: Tensor) -> Tensor:
+        """Returns the VAE's own latents: inverse of `_scaled`."""
+        z: Tensor = x_0 / self.vae.config["scaling_factor"] + self._shift
+        return z
 
     @property
     def _shift(self) -> float:
@@ -60,11 +79,18 @@ class VaeLatents:
             result = compute(given)
         return result
 
-    def _check_channels(self, network: Any, what: str) -> None:
-        """Raises ModelError unless the network's input and output channels are those of the latents."""
-        config, latents = network.config, self.vae.config["latent_channels"]
-        if config["in_channels"] != latents or (config["out_channels"] or config["in_channels"]) != latents:
+    def _check_channels(self, network: Any, what: str, inputs: int | None = None, outputs: int | None = None) -> None:
+        """Raises ModelError unless the network's input and output channels are those of the latents.
+
+        Args:
+            network: Denoising network.
+            what: Name of the network, for the message.
+            inputs: Input channels that the network must have. Default: those of the latents.
+            outputs: Output channels that it must have. Default: `inputs`.
+        """
+        config, inputs = network.config, inputs or self.channels
+        if config["in_channels"] != inputs or (config.get("out_channels") or inputs) != (outputs or inputs):
             raise ModelError(
                 f"The model {self.name} does not fit: its {what} takes {config['in_channels']} channels and its "
-                f"VAE gives {latents}; inpainting and instruction models cannot be used with DiffEdit."
+                f"VAE gives {inputs}; inpainting and instruction models cannot be used with DiffEdit."
             )

@@ -1,0 +1,92 @@
+"""FLUX.1 dev and schnell (Black Forest Labs, 2024): flow matching with a transformer that reads T5's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
+from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
+
+TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
+AXES = 3  # of the positions: always 0, row and column
+UNGUIDED = 1.0  # embedded guidance of predictions without guidance
+
+
+class Flux(FlowDiffusion):
+    """FLUX.1: dev reads the guidance scale as an input, schnell has no guidance."""
+
+    FORMAT = FAMILIES["flux"]
+    READERS = {  # noqa: RUF012
+        "vae": components.diffusers_network(AutoencoderKL),
+        "transformer": components.diffusers_network(FluxTransformer2DModel),
+        "text_encoder": components.transformers_network(CLIPTextModel),
+        "tokenizer": components.tokenizer(CLIPTokenizer),
+        "text_encoder_2": components.transformers_network(T5EncoderModel),
+        "tokenizer_2": components.tokenizer(T5Tokenizer),
+        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+    }
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        transformer: FluxTransformer2DModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: T5EncoderModel,
+        tokenizer_2: T5Tokenizer,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        name: str = "model",
+    ) -> None:
+        self.clip = Clip(tokenizer, text_encoder, name)
+        self.t5 = TextEncoder(tokenizer_2, text_encoder_2, name, TOKENS)
+        super().__init__(
+            vae=vae, transformer=transformer, encoders=[self.t5, self.clip], scheduler=scheduler, name=name
+        )
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network reads the guidance scale."""
+        return bool(self.transformer.config["guidance_embeds"])
+
+    def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:  # noqa: ARG002
+        scale = torch.full((1,), guidance, device=prompt.tokens.device)
+        return Text(replace(prompt, guidance=scale) if self.embeds_guidance else prompt)
+
+    def _output(self, rows: ModelInput) -> Tensor:
+        text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
+        output: Tensor = self.transformer(
+            hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
+            encoder_hidden_states=text.tokens,
+            pooled_projections=text.pooled,
+            timestep=rows.timesteps / flow.TIMESTEPS,
+            guidance=text.guidance,
+            img_ids=flow.positions(grid, AXES, rows.x_t.device),
+            txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
+        ).sample
+        return flow.unpack(output, grid)
+
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
+        guidance = torch.full((1,), UNGUIDED, device=self.device) if self.embeds_guidance else None
+        return Embedding(self.t5.last(prompt).tokens, self.clip.pooled(prompt), guidance=guidance)
+
+    def _check_fit(self) -> None:
+        self._check_channels(self.network, "transformer", self.channels * self.patch**2)
+        config = self.transformer.config
+        self._check_width("transformer expects text embeddings", config["joint_attention_dim"], self.t5.width)
+        self._check_width(
+            "transformer expects pooled text embeddings", config["pooled_projection_dim"], self.clip.width
+        )

@@ -1,0 +1,114 @@
+"""FLUX.2-klein (Black Forest Labs, 2026): flow matching with a transformer that reads Qwen3's hidden states."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
+from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
+from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.errors import ModelError
+
+TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
+LAYERS = (9, 18, 27)  # hidden states that are the embedding, side by side
+AXES = 4  # of the positions: picture, row, column, and number of the text token
+# Shift of the times as fitted by the authors: two lines in the number of tokens, for 10 and for 200 steps.
+LINE_10, LINE_200, LONG = (8.73809524e-05, 1.89833333), (0.00016927, 0.45666666), 4300
+
+
+class Flux2Klein(FlowDiffusion):
+    """FLUX.2-klein, base or distilled; the distilled models have no guidance."""
+
+    FORMAT = FAMILIES["flux2"]
+    READERS = {  # noqa: RUF012
+        "vae": components.diffusers_network(AutoencoderKLFlux2),
+        "transformer": components.diffusers_network(Flux2Transformer2DModel),
+        "text_encoder": components.transformers_network(Qwen3Model),
+        "tokenizer": components.tokenizer(AutoTokenizer),
+        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+    }
+    SETTINGS = ("is_distilled",)
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKLFlux2,
+        transformer: Flux2Transformer2DModel,
+        text_encoder: Qwen3Model,
+        tokenizer: AutoTokenizer,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        is_distilled: bool = False,
+        name: str = "model",
+    ) -> None:
+        self.is_distilled = is_distilled
+        self.qwen = LanguageModel(tokenizer, text_encoder, name, TOKENS, chat_without_thoughts)
+        super().__init__(vae=vae, transformer=transformer, encoders=[self.qwen], scheduler=scheduler, name=name)
+
+    def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:
+        return Text(prompt) if self.is_distilled else super().text(prompt, negative, guidance)
+
+    def _mu(self, tokens: int, steps: int) -> float:
+        (slope_10, start_10), (slope_200, start_200) = LINE_10, LINE_200
+        at_200 = slope_200 * tokens + start_200
+        if tokens > LONG:
+            return at_200
+        at_10 = slope_10 * tokens + start_10
+        slope = (at_200 - at_10) / 190
+        return slope * steps + (at_200 - 200 * slope)
+
+    def _output(self, rows: ModelInput) -> Tensor:
+        grid = rows.x_t.shape[-2], rows.x_t.shape[-1]
+        words = torch.zeros(rows.text.tokens.shape[1], AXES, device=rows.x_t.device)
+        words[:, -1] = torch.arange(len(words), device=rows.x_t.device)
+        output: Tensor = self.transformer(
+            hidden_states=flow.pack(rows.x_t).to(rows.text.tokens.dtype),
+            encoder_hidden_states=rows.text.tokens,
+            timestep=rows.timesteps / flow.TIMESTEPS,
+            guidance=None,
+            img_ids=flow.positions(grid, AXES, rows.x_t.device),
+            txt_ids=words,
+        ).sample
+        return flow.unpack(output, grid)
+
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
+        states = self.qwen.hidden_states(prompt, padded=True)
+        return Embedding(torch.cat([states[layer] for layer in LAYERS], dim=-1))
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        """Returns latents normalised by the statistics of the VAE, which are those of patches of 2 x 2 cells."""
+        mean, deviation = self._statistics()
+        grid = z.shape[-2], z.shape[-1]
+        return flow.unpack((flow.pack(z) - mean) / deviation, grid)
+
+    def _unscaled(self, x_0: Tensor) -> Tensor:
+        mean, deviation = self._statistics()
+        grid = x_0.shape[-2], x_0.shape[-1]
+        return flow.unpack(flow.pack(x_0) * deviation + mean, grid)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Returns mean and standard deviation (4 C,) of the tokens."""
+        norm = self.vae.bn
+        variance = norm.running_var.float().to(self.device) + self.vae.config["batch_norm_eps"]
+        return norm.running_mean.float().to(self.device), variance.sqrt()
+
+    def _check_fit(self) -> None:
+        self._check_channels(self.network, "transformer", self.channels * self.patch**2)
+        layers = self.qwen.network.config.num_hidden_layers
+        if layers < max(LAYERS):
+            raise ModelError(
+                f"The model {self.name} does not fit: its text encoder has {layers} layers, and the embedding is taken "
+                f"after layer {max(LAYERS)}."
+            )
+        self._check_width(
+            "transformer expects text embeddings",
+            self.transformer.config["joint_attention_dim"],
+            self.qwen.width * len(LAYERS),
+        )

@@ -1,0 +1,74 @@
+"""Language models as text encoders: their hidden states for a prompt inside a chat template are its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from diffedit_cli.engine.networks import prompt_weighting
+from diffedit_cli.engine.networks.text_encoders import TextEncoder
+
+
+class LanguageModel(TextEncoder):
+    """Language model that reads a prompt inside a template."""
+
+    def __init__(
+        self, tokenizer: Any, network: Any, name: str, limit: int, template: Callable[[str], str], leading: int = 0
+    ) -> None:
+        """Initialises the text encoder.
+
+        Args:
+            tokenizer: Tokenizer of transformers.
+            network: Language model of transformers.
+            name: Name of the model, for messages.
+            limit: Tokens that are read at most, those of the template included.
+            template: Returns the text to read for a prompt, which it contains unchanged.
+            leading: Tokens of the template before the prompt that are not part of the embedding. Default 0.
+        """
+        super().__init__(tokenizer, network, name, limit)
+        self.template, self.leading = template, leading
+
+    @property
+    def width(self) -> int:
+        config = self.network.config
+        return int(getattr(config, "text_config", config).hidden_size)
+
+    def hidden_states(self, prompt: str, padded: bool = False) -> tuple[Tensor, ...]:
+        """Returns the hidden states (1, L, D) before the first layer and after each one.
+
+        Args:
+            prompt: Prompt.
+            padded: Whether to read `limit` tokens, the last of which may be padding. Default: only those of the prompt.
+
+        Returns:
+            One tensor more than the network has layers.
+        """
+        padding = {"padding": "max_length"} if padded else {}
+        batch = self.tokenizer(
+            self.template(prompt), truncation=True, max_length=self.limit, return_tensors="pt", **padding
+        ).to(self.device)
+        output = self.network(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
+
+    def _framed(self, prompt: str) -> tuple[str, int]:
+        plain = prompt_weighting.plain(prompt)
+        text = self.template(plain)
+        return text, text.rindex(plain)
+
+
+def chat(prompt: str) -> str:
+    """Returns a chat of Qwen's format whose only message is the prompt, up to where the answer begins."""
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def chat_without_thoughts(prompt: str) -> str:
+    """Returns such a chat whose answer begins after empty thoughts, as Qwen3 writes them where it shall not think."""
+    return f"{chat(prompt)}<think>\n\n</think>\n\n"

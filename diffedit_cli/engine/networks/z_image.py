@@ -1,0 +1,65 @@
+"""Z-Image and Z-Image-Turbo (arXiv:2511.22699): flow matching with one stream of picture and Qwen3 tokens."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
+from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.language_models import LanguageModel, chat
+from diffedit_cli.engine.networks.model_formats import FAMILIES
+
+TOKENS = 512  # longest prompt
+LAYER = -2  # hidden state that is the embedding
+
+
+class ZImage(FlowDiffusion):
+    """Z-Image: the network's time runs from noise to picture, and so does the velocity that it predicts."""
+
+    FORMAT = FAMILIES["z-image"]
+    READERS = {  # noqa: RUF012
+        "vae": components.diffusers_network(AutoencoderKL),
+        "transformer": components.diffusers_network(ZImageTransformer2DModel),
+        "text_encoder": components.transformers_network(Qwen3Model),
+        "tokenizer": components.tokenizer(AutoTokenizer),
+        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+    }
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        transformer: ZImageTransformer2DModel,
+        text_encoder: Qwen3Model,
+        tokenizer: AutoTokenizer,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        name: str = "model",
+    ) -> None:
+        self.qwen = LanguageModel(tokenizer, text_encoder, name, TOKENS, chat)
+        super().__init__(vae=vae, transformer=transformer, encoders=[self.qwen], scheduler=scheduler, name=name)
+
+    def _output(self, rows: ModelInput) -> Tensor:
+        tokens = rows.text.tokens
+        velocity: list[Tensor] = self.transformer(
+            list(rows.x_t.to(tokens.dtype)[:, :, None]),  # a picture is a film of one frame
+            1 - rows.timesteps / flow.TIMESTEPS,
+            [prompt[:length] for prompt, length in zip(tokens, rows.text.lengths, strict=True)],
+        ).sample
+        return -torch.stack(velocity)[:, :, 0]
+
+    def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
+        tokens = self.qwen.hidden_states(prompt)[LAYER]
+        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def _check_fit(self) -> None:
+        self._check_channels(self.network, "transformer")
+        self._check_width(
+            "transformer expects text embeddings", self.transformer.config["cap_feat_dim"], self.qwen.width
+        )
