@@ -283,10 +283,10 @@ def test_on_a_terminal_it_asks() -> None:
 
 
 def test_what_diffedit_cannot_use_is_not_downloaded(hub: Hub) -> None:
-    hub.pipeline = "FluxPipeline"
+    hub.pipeline = "AuraFlowPipeline"
     ran = pull(ID, "--yes")
     assert ran.code == 4
-    assert "is a FluxPipeline, which diffedit cannot use" in ran.err
+    assert "is a AuraFlowPipeline, which diffedit cannot use" in ran.err
     assert [line for line in hub.asked if "/resolve/" in line] == []
 
 

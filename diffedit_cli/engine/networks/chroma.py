@@ -32,6 +32,7 @@ class Chroma(FlowDiffusion):
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
 
     def __init__(
         self,
@@ -50,14 +51,15 @@ class Chroma(FlowDiffusion):
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
         cells = flow.pack(rows.x_t).to(text.tokens.dtype)
         assert text.mask is not None
-        output: Tensor = self.transformer(
-            hidden_states=cells,
-            encoder_hidden_states=text.tokens,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            img_ids=flow.positions(grid, AXES, rows.x_t.device),
-            txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
-            attention_mask=F.pad(text.mask, (0, cells.shape[1]), value=True),
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=cells,
+                encoder_hidden_states=text.tokens,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                img_ids=flow.positions(grid, AXES, rows.x_t.device),
+                txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
+                attention_mask=F.pad(text.mask, (0, cells.shape[1]), value=True),
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

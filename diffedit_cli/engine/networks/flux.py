@@ -38,6 +38,7 @@ class Flux(FlowDiffusion):
         "tokenizer_2": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
 
     def __init__(
         self,
@@ -68,15 +69,16 @@ class Flux(FlowDiffusion):
 
     def _output(self, rows: ModelInput) -> Tensor:
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
-        output: Tensor = self.transformer(
-            hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
-            encoder_hidden_states=text.tokens,
-            pooled_projections=text.pooled,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            guidance=text.guidance,
-            img_ids=flow.positions(grid, AXES, rows.x_t.device),
-            txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
+                encoder_hidden_states=text.tokens,
+                pooled_projections=text.pooled,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                guidance=text.guidance,
+                img_ids=flow.positions(grid, AXES, rows.x_t.device),
+                txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

@@ -35,6 +35,7 @@ class Flux2Klein(FlowDiffusion):
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (3, 4)  # the last blocks with two streams of the 4B model
     SETTINGS = ("is_distilled",)
 
     def __init__(
@@ -68,14 +69,15 @@ class Flux2Klein(FlowDiffusion):
         grid = rows.x_t.shape[-2], rows.x_t.shape[-1]
         words = torch.zeros(rows.text.tokens.shape[1], AXES, device=rows.x_t.device)
         words[:, -1] = torch.arange(len(words), device=rows.x_t.device)
-        output: Tensor = self.transformer(
-            hidden_states=flow.pack(rows.x_t).to(rows.text.tokens.dtype),
-            encoder_hidden_states=rows.text.tokens,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            guidance=None,
-            img_ids=flow.positions(grid, AXES, rows.x_t.device),
-            txt_ids=words,
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=flow.pack(rows.x_t).to(rows.text.tokens.dtype),
+                encoder_hidden_states=rows.text.tokens,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                guidance=None,
+                img_ids=flow.positions(grid, AXES, rows.x_t.device),
+                txt_ids=words,
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

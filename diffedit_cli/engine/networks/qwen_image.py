@@ -38,6 +38,7 @@ class QwenImage(FlowDiffusion):
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (18, 24, 30)  # of 60 blocks
 
     def __init__(
         self,
@@ -61,13 +62,14 @@ class QwenImage(FlowDiffusion):
 
     def _output(self, rows: ModelInput) -> Tensor:
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
-        output: Tensor = self.transformer(
-            hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
-            encoder_hidden_states=text.tokens,
-            encoder_hidden_states_mask=text.mask,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            img_shapes=[[(1, grid[0] // self.patch, grid[1] // self.patch)]] * len(rows),
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
+                encoder_hidden_states=text.tokens,
+                encoder_hidden_states_mask=text.mask,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                img_shapes=[[(1, grid[0] // self.patch, grid[1] // self.patch)]] * len(rows),
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

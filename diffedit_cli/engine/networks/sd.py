@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, cross_attention
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
@@ -37,19 +36,8 @@ class UNetDiffusion(ScheduledDiffusion):
         super().__init__(vae=vae, network=unet, encoders=encoders, scheduler=scheduler, name=name)
         self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
 
-    @contextmanager
-    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
-        """Watches the tokens that the first text encoder finds: all of them split a prompt into the same tokens."""
-        with components.fit_errors(self.name):
-            places = self.encoders[0].places(prompt, words)
-        self._watch = watch = cross_attention.Watch(self.embed(prompt, clip_skip), places)
-        try:
-            yield watch
-        finally:
-            self._watch = None
-
     def _output(self, rows: ModelInput) -> Tensor:
-        with cross_attention.watch_attention(self.unet, rows.watches):
+        with cross_attention.watch_attention(lambda: cross_attention.layers(self.unet), rows):
             output: Tensor = self.unet(
                 rows.x_t.to(rows.text.tokens.dtype),  # unet.dtype would search all of its modules
                 rows.timesteps,

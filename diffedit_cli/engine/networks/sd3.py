@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -39,6 +41,7 @@ class StableDiffusion3(FlowDiffusion):
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     OPTIONAL = ("text_encoder_3", "tokenizer_3")
+    WATCHED = (7, 9, 13)  # of the 24 blocks of 3.5 medium
 
     def __init__(
         self,
@@ -64,13 +67,20 @@ class StableDiffusion3(FlowDiffusion):
         """Returns None: the scheduler's own times."""
 
     def _output(self, rows: ModelInput) -> Tensor:
-        output: Tensor = self.transformer(
-            rows.x_t.to(rows.text.tokens.dtype),
-            encoder_hidden_states=rows.text.tokens,
-            pooled_projections=rows.text.pooled,
-            timestep=rows.timesteps,
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                rows.x_t.to(rows.text.tokens.dtype),
+                encoder_hidden_states=rows.text.tokens,
+                pooled_projections=rows.text.pooled,
+                timestep=rows.timesteps,
+            ).sample
         return output
+
+    def _places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        """Returns the positions in CLIP's tokens, which are the same in both encoders, and then in T5's."""
+        clip = self.clips[0]
+        theirs = self.t5.places(prompt, words) if self.t5 else []
+        return [*clip.places(prompt, words), *(clip.limit + place for place in theirs)]
 
     def encode(self, picture: Tensor) -> Tensor:
         longest = self.multiple * int(self.transformer.config["pos_embed_max_size"])
