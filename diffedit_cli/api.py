@@ -54,6 +54,8 @@ class DiffEdit:
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
         lora: LoRA files, each FILE or FILE:SCALE.
         embedding: Textual inversions, each FILE or FILE:TOKEN.
+        distilled: How the model was distilled to few steps: `turbo`, `lightning`, `lcm`, `dmd2`, `hyper`, `schnell`,
+            `distilled`, or `no`. Default `auto`: as its files say.
         safety: Whether the model's safety checker is used, if it has one. Default true.
         max_pixels: Largest number of pixels of a picture. Default 200 million.
         on_step: Called with the stage, the steps done and the steps in total.
@@ -78,6 +80,7 @@ class DiffEdit:
         vae_tiling: bool = False,
         lora: Iterable[str] = (),
         embedding: Iterable[str] = (),
+        distilled: str = "auto",
         safety: bool = True,
         max_pixels: int = files.MAX_PIXELS,
         on_step: Callable[[str, int, int], object] | None = None,
@@ -86,7 +89,7 @@ class DiffEdit:
         kept = None if cache is None else Path(cache)
         folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config)
         self._pipeline = EditPipeline(
-            adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS),
+            adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS).as_distilled(distilled),
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),

@@ -36,8 +36,10 @@ def _size(flag: str, text: str) -> int:
 def choose_model(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
     """Returns the model of this command line with its LoRAs and textual inversions. Raises ModelError or UsageError."""
     from diffedit_cli.models import adapters, registry
+    from diffedit_cli.models.profiles import AUTO
     from diffedit_cli.storage.cache_folder import DIGESTS
 
     root = cache_root(given)
     model = registry.find(given["model"] or registry.BUILTIN, kept=root, config=given["model_config"], say=say)
-    return adapters.attach(model, given["lora"], given["embedding"], root / DIGESTS)
+    model = adapters.attach(model, given["lora"], given["embedding"], root / DIGESTS)
+    return model.as_distilled(given.get("distilled", AUTO))

@@ -126,20 +126,22 @@ def _anywhere(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.DISTILLED, o.ADDITIONS, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
     """Show what a model on this machine is: family, prediction type, size and path."""
     from diffedit_cli.cli import config_file
     from diffedit_cli.models import registry
 
     name = given["name"] or config_file.effective("model", registry.BUILTIN)
-    model = registry.find(name, kept=cache_root(given), config=given["model_config"], say=tell)
+    model = choose_model({**given, "model": name}, tell)
     sizes = model.sizes()
     known = registry.NAMES.get(name)
     found = {
         "name": name,
         "family": model.family,
         "prediction": model.prediction_type,
+        "guidance": model.guidance,
+        "profile": str(model.profile) if model.profile else None,
         "native-size": model.native_size,
         "licence": known.licence if known else None,
         "safety-checker": model.has_safety_checker,

@@ -39,7 +39,8 @@ _SWITCHES = {
 
 KINDS: dict[str, Any] = {  # type of a field of Params -> type of its option
     "str": str, "Prompt": str, "Prompt | None": str | None, "int": int, "int | None": int | None, "float": float,
-    "float | None": float | None, "float | str": float | str, "int | str": int | str, "bool": bool,
+    "float | None": float | None, "float | str": float | str, "bool": bool,
+    "int | str | None": int | str | None,
 }  # fmt: skip
 
 
@@ -203,6 +204,15 @@ CONFIG = _group(
         "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
     ),
 )
+DISTILLED = _group(
+    "Model and device",
+    distilled=(
+        str,
+        "auto",
+        "How the model was distilled to few steps: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
+        "auto: as its files say.",
+    ),
+)
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
 MODEL_NAME = _group(
     "Model and device",
@@ -228,7 +238,7 @@ MEMORY = _group(
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
-MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
+MODEL = MODEL_ON_DEVICE | CONFIG | DISTILLED | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
 MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)

@@ -5,33 +5,35 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import configs, weights
+from diffedit_cli.models import profiles, weights
 from diffedit_cli.models.adapters import Addition, Lora, TextualInversion
-from diffedit_cli.models.small_world import FITNESS, WORLD, SmallWorld
+from diffedit_cli.models.settings import ModelSettings
+from diffedit_cli.models.small_world import FITNESS, WORLD
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.cache import default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
 from diffedit_cli.storage.files import new_folder
 
-SPELLINGS = ("model-name", "model-config", "lora", "embedding")
+SPELLINGS = ("model-name", "model-config", "distilled", "lora", "embedding")
 """Keys of a model's record that say how the model was named; the digest identifies it."""
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its components."""
 
 
 @dataclass(frozen=True)
-class ModelFolder(SmallWorld):
+class ModelFolder(ModelSettings):
     """A folder in diffusers' format, checked but not loaded.
 
     `variant` is the variant in the file names of its weights. `loras` and `embeddings` are added when it is loaded.
-    `config` names the model, if any, that a checkpoint's configuration comes from.
+    `config` names the model, if any, that a checkpoint's configuration comes from. `source` is the hub id that a short
+    name stands for. `distilled` says how the model was distilled to few steps; `auto` reads its files.
     """
 
     name: str
@@ -42,6 +44,8 @@ class ModelFolder(SmallWorld):
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
+    source: str | None = None
+    distilled: str = profiles.AUTO
     model_lock: object = field(
         default=None, compare=False, repr=False
     )  # lock that keeps a converted model in the cache
@@ -64,7 +68,15 @@ class ModelFolder(SmallWorld):
         added: tuple[Addition, ...] = (*self.loras, *self.embeddings)
         for addition in added:
             total.update(f"{addition.identity}\n".encode())
+        if self.spacing is not None:
+            total.update(f"spacing {self.spacing}\n".encode())
         return total.hexdigest()
+
+    def as_distilled(self, how: str) -> ModelFolder:
+        """Returns the model, taken as distilled in this way, or as its files say (AUTO). Raises UsageError."""
+        model = replace(self, distilled=how)
+        _ = model.profile  # raises for an unknown way
+        return model
 
     @property
     def additions(self) -> dict[str, Any]:
@@ -79,7 +91,8 @@ class ModelFolder(SmallWorld):
         added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
         said = {option: [addition.words for addition in found] for option, found in added.items() if found}
         config = {"model-config": self.config} if self.config else {}
-        return {"model": self.digest, "model-name": self.name, **config, **said}
+        distilled = {} if self.distilled == profiles.AUTO else {"distilled": self.distilled}
+        return {"model": self.digest, "model-name": self.name, **config, **distilled, **said}
 
     def files(self) -> Iterator[Path]:
         """Yields the files of all components that exist; of the weights only those of the model's variant."""
@@ -93,29 +106,6 @@ class ModelFolder(SmallWorld):
     @property
     def has_safety_checker(self) -> bool:
         return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
-
-    @property
-    def attends(self) -> bool:
-        """Whether the network has cross-attention from the picture to the words, as UNets have."""
-        return FAMILIES[self.family].attends
-
-    @property
-    def prediction_type(self) -> str:
-        """The prediction type of the network in its scheduler's words, or `flow`."""
-        if FAMILIES[self.family].follows_flow:
-            return "flow"
-        return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
-
-    @property
-    def native_size(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
-        family = FAMILIES[self.family]
-        return family.native_size(self._settings(family.denoiser, "config.json"), self._settings("vae", "config.json"))
-
-    @property
-    def factor(self) -> int:
-        """The side in pixels of a latent cell."""
-        return FAMILIES[self.family].factor(self._settings("vae", "config.json"))
 
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""
@@ -140,9 +130,6 @@ class ModelFolder(SmallWorld):
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
             finish(fresh)
-
-    def _settings(self, part: str, name: str) -> dict[str, Any]:
-        return configs.read(self.name, self.path / part / name)
 
 
 def not_of_a_model(folder: Path) -> list[Path]:

@@ -67,7 +67,9 @@ def find(
             raise ModelError(f"There is no model {name} on this machine; {again}.")
     try:
         if not paths.is_file(path):
-            return _checked(name, path, kept / DIGESTS, again)
+            return replace(
+                _checked(name, path, kept / DIGESTS, again), source=NAMES[name].source if name in NAMES else None
+            )
         folder, held = _converted(path, kept, config, say)
         return replace(_checked(name, folder, kept / DIGESTS, again), config=config, model_lock=held)
     except OSError as error:

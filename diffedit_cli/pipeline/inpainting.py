@@ -84,7 +84,7 @@ class InpaintingStage:
                     negative=negative,
                     guidance=GUIDANCE if params.guidance is None else params.guidance,
                     strength=STRENGTH if params.strength is None else params.strength,
-                    steps=params.steps,
+                    steps=params.step_count,
                     generator=generator.set_state(state),
                     progress=progress,
                 )

@@ -131,7 +131,9 @@ class ModelSession:
         """Returns the levels of an inversion, the clean one first, without those below `last_level`."""
         assert params.strength is not None
         last = params.last_level or 0.0
-        every = self.model(stats).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
+        every = self.model(stats).levels(params.step_count, cells)[
+            : levels_up_to(params.strength, params.step_count) + 1
+        ]
         return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
 
     def check_given(self, latents: Latents, picture: Picture, params: Params, stats: EditStats) -> None:

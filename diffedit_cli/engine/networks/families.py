@@ -31,6 +31,7 @@ def load(
     offload: str = "none",
     vae_slicing: bool = False,
     vae_tiling: bool = False,
+    spacing: str | None = None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -45,12 +46,15 @@ def load(
         offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
+        spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
     model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    if spacing:
+        model.scheduler.register_to_config(timestep_spacing=spacing)
     if vae_slicing:
         model.vae.enable_slicing()
     if vae_tiling:

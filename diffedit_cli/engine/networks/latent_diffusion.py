@@ -36,6 +36,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
 
     multiple: int
     prediction_type: PredictionType
+    scheduler: Any
 
     def __init__(self, *, vae: Any, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
         """Raises ModelError when the parts do not fit each other."""

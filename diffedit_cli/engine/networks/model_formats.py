@@ -26,6 +26,10 @@ class Family:
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
+        guidance: Default guidance scale of models that are not distilled; None for the usual one.
+        embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
+            none: there is no classifier-free guidance.
+        few_steps: Steps of models that are distilled to few steps.
     """
 
     implementation: str
@@ -39,6 +43,9 @@ class Family:
     follows_flow: bool = False
     native_side: int = 0
     vae_levels: str = "block_out_channels"
+    guidance: float | None = None
+    embeds_guidance: bool = False
+    few_steps: int = 4
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -47,6 +54,12 @@ class Family:
     @property
     def all_parts(self) -> tuple[str, ...]:
         return (*self.parts, *self.optional, *self.beside)
+
+    def guidance_by(self, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> str:
+        """Returns how a model is guided by its settings: "classifier-free", "embedded" (by the network) or "none"."""
+        if self.embeds_guidance:
+            return "embedded" if denoiser.get("guidance_embeds") else "none"
+        return "none" if index.get("is_distilled") else "classifier-free"
 
     def factor(self, vae: Mapping[str, Any]) -> int:
         """Returns the side in pixels of a latent cell by the settings of the VAE."""
@@ -95,6 +108,7 @@ FAMILIES = {
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=4.0,
     ),
     "flux": Family(
         implementation="flux.Flux",
@@ -105,6 +119,8 @@ FAMILIES = {
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=2.5,
+        embeds_guidance=True,
     ),
     "chroma": Family(
         implementation="chroma.Chroma",
@@ -115,6 +131,7 @@ FAMILIES = {
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=5.0,
     ),
     "qwen-image": Family(
         implementation="qwen_image.QwenImage",
@@ -126,6 +143,7 @@ FAMILIES = {
         follows_flow=True,
         native_side=1024,
         vae_levels="dim_mult",
+        guidance=4.0,
     ),
     "pixart": Family(
         implementation="pixart.PixArtSigma",
@@ -134,6 +152,7 @@ FAMILIES = {
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
+        guidance=4.5,
     ),
     "z-image": Family(
         implementation="z_image.ZImage",
@@ -144,6 +163,8 @@ FAMILIES = {
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=5.0,
+        few_steps=8,
     ),
 }
 
