@@ -18,7 +18,7 @@ NAMES = {
     "lightning": r"lightning",
     "lcm": r"(?<![a-z])lcm(?![a-z])",
     "dmd2": r"(?<![a-z])dmd2?(?![a-z])",
-    "hyper": r"hyper-?(sd|flux|chroma)",
+    "hyper": r"(?<![a-z])hyper[-_]",
     "schnell": r"schnell",
     "distilled": r"distilled",
 }
