@@ -25,6 +25,9 @@ SPELLINGS = ("model-name", "model-config", "lora", "embedding")
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its components."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File that transformers writes with a tokenizer to which adapters were applied; nothing reads it."""
+
 
 @dataclass(frozen=True)
 class ModelFolder(SmallWorld):
@@ -152,7 +155,8 @@ def not_of_a_model(folder: Path) -> list[Path]:
     def is_saved(path: Path) -> bool:
         if path.parent == folder:
             return path.name in AT_TOP
-        return path.parent.parent == folder and path.parent.name in parts and _is_of_a_part(path)
+        of_a_part = _is_of_a_part(path) or path.name == CHAT_TEMPLATE
+        return path.parent.parent == folder and path.parent.name in parts and of_a_part
 
     return [path for path in sorted(folder.rglob("*")) if not paths.is_folder(path) and not is_saved(path)]
 

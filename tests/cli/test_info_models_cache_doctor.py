@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command import WORDS, diffedit
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_transformers import write_flux2
 
 from diffedit_cli import __version__
 from diffedit_cli.cli import config_file
@@ -264,6 +267,25 @@ def test_models_save_writes_a_folder_that_is_the_same_model(tiny_epsilon: Path, 
     assert diffedit("models", "save", "new/saved", "--model", tiny_v, "--force").code == 0
     assert registry.find("new/saved").digest == registry.find(str(tiny_v)).digest
     assert [path.name for path in Path("new").iterdir()] == ["saved"]
+
+
+def test_models_save_replaces_what_it_wrote_with_a_lora(tmp_path: Path) -> None:
+    """Also where the tokenizer has a chat template, which is written with the changed tokenizer."""
+    folder, saved = write_flux2(tmp_path / "model"), tmp_path / "saved"
+    layer = "transformer.single_transformer_blocks.0.attn.to_out"
+    weight = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")[
+        layer.split(".", 1)[1] + ".weight"
+    ]
+    factors = {"A": torch.ones(1, weight.shape[1]), "B": torch.ones(weight.shape[0], 1)}
+    lora = tmp_path / "lora.safetensors"
+    save_file({f"{layer}.lora_{name}.weight": factor for name, factor in factors.items()}, lora)
+    for _ in range(2):
+        ran = diffedit("models", "save", saved, "--model", folder, "--lora", lora, "--force")
+        assert ran.code == 0, ran.err
+    assert (saved / "tokenizer" / "chat_template.jinja").is_file()
+    changed = load_file(saved / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(changed[layer.split(".", 1)[1] + ".weight"], weight + 1)
+    assert registry.find(str(saved)).digest != registry.find(str(folder)).digest
 
 
 def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
