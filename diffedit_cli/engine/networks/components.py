@@ -97,7 +97,9 @@ def read(
     parts: Parts = {}
     for part, reader in readers.items():
         if not (folder / part).is_dir():
-            raise ModelError(f"The model {name} has no {part}: {folder} is not a complete diffusers folder.")
+            raise ModelError(
+                f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder."
+            )
         try:
             stored = part in CHANGED and (change is not None or dtype is None)
             parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
@@ -106,7 +108,7 @@ def read(
         except Exception as error:  # readers raise many types, tokenizers even plain Exception
             raise ModelError(
                 f"The model {name} cannot be loaded, its {part} is unreadable ({reason(error)}); check that "
-                f"{folder} is a complete diffusers folder with .safetensors weights."
+                f"{folder} is a complete Stable-Diffusion-format folder with .safetensors weights."
             ) from error
     if change is not None:
         change(parts)
