@@ -15,6 +15,7 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.help import App
 from diffedit_cli.cli.options import takes
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import atomic, files, paths
@@ -22,6 +23,7 @@ from diffedit_cli.storage.files import amount
 
 if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
+    from diffedit_cli.models.hub import Extent
 from diffedit_cli.cli.model_options import cache_root, choose_model
 
 app = App(help="List, download, choose, show and save models.")
@@ -30,9 +32,12 @@ app = App(help="List, download, choose, show and save models.")
 @app.command("list")
 @takes(o.JSON)
 def list_models(**given: Any) -> None:
-    """List the models that have a name, and say which of them are on this machine."""
+    """List the models that have a name: size, licence, and which of them are on this machine.
+
+    A gated model is downloaded only after you accept its licence on its page on the hub.
+    """
     from diffedit_cli.cli import config_file
-    from diffedit_cli.cli.progress import write_table
+    from diffedit_cli.cli.progress import write_groups
     from diffedit_cli.models import registry
 
     default = config_file.effective("model", registry.BUILTIN)
@@ -48,18 +53,13 @@ def list_models(**given: Any) -> None:
             )
         )
         return
-    rows = [
-        (
-            name,
-            "yes" if here[name] else "no",
-            known.family,
-            amount(known.size),
-            known.licence,
-            known.source + (" (default)" if name == default else ""),
-        )
-        for name, known in registry.NAMES.items()
-    ]
-    write_table(("NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"), rows)
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for name, known in registry.NAMES.items():
+        where = ("yes" if here[name] else "no") + (", default" if name == default else "")
+        row = (name, amount(known.size), known.licence, "yes" if known.gated else "no", where)
+        title = FAMILIES[known.family].title + (", for --inpainter" if known.painter else "")
+        groups.setdefault(title, []).append(row)
+    write_groups(("NAME", "SIZE", "LICENCE", "GATED", "HERE"), groups)
     if default not in registry.NAMES:
         answer(f"The default is {default}")
 
@@ -70,15 +70,16 @@ def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing its files, size and licence."""
     from diffedit_cli.models import hub, registry
 
-    name = given["name"]
+    name, extent = given["name"], _extent(given)
     if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # known without asking the hub
-        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
+        gated = ", gated" if known.gated else ""
+        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}{gated}")
     if given["offline"]:
         raise ModelError(
             f"{name} cannot be downloaded while offline; leave out --offline, or unset the variable that "
             "sets it (DIFFEDIT_OFFLINE, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."
         )
-    offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
+    offer = hub.offer(name, variant=given["variant"] or None, extent=extent)
     missing = offer.missing
     for file in offer.files:
         tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
@@ -92,6 +93,21 @@ def pull(**given: Any) -> None:
         if not typer.confirm("Download?", err=True):
             raise typer.Exit(INTERRUPTED)
     hub.download(offer, tell)
+
+
+def _extent(given: dict[str, Any]) -> Extent:
+    """Returns how much of a model the options ask for. Raises UsageError if they exclude each other."""
+    from diffedit_cli.models.hub import Extent
+
+    asked = {
+        "--network-only": (given["network_only"], Extent.NETWORK),
+        "--without-network": (given["without_network"], Extent.REST),
+        "--no-weights": (not given["weights"], Extent.SETTINGS),
+    }
+    found = {flag: extent for flag, (is_given, extent) in asked.items() if is_given}
+    if len(found) > 1:
+        raise UsageError(f"{' and '.join(found)} exclude each other; give one of them.")
+    return next(iter(found.values()), Extent.WHOLE)
 
 
 @app.command()

@@ -246,6 +246,8 @@ PULL = _group(
     "Download",
     variant=(str | None, None, "The variant of the weights, such as fp16."),
     weights=(bool, True, "Download the weights; without them, only the small files that a checkpoint file needs."),
+    network_only=(bool, False, "Download only the denoising network, if you have the other parts."),
+    without_network=(bool, False, "Download all but the denoising network's weights, if you have them as a file."),
     yes=(bool, False, "Download without asking."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))

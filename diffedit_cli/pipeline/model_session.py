@@ -193,7 +193,7 @@ def _check_fitness(folder: ModelFolder, any_picture: bool, picture: Picture, mis
         unlike = f"{picture.name} is unlike the drawn scenes that the small model {folder.name} knows"
         if not any_picture:
             raise ModelError(
-                f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
-                f"(or try this one nevertheless: --model {folder.name})."
+                f"{unlike}; get a model of photographs (see diffedit models list), for instance with: diffedit models "
+                f"pull sd15, and name it: --model sd15 (or try this one nevertheless: --model {folder.name})."
             )
         stats.warn(f"{unlike}; expect a poor result.")

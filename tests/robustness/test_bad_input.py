@@ -57,7 +57,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
 def bad_models(folder: Path, good: Path) -> None:
     write_model(folder / "inpainting", channels=9)
     write_model(folder / "instructed", channels=8)
-    for name in ("pickled", "cut", "partless", "xl", "flux"):
+    for name in ("pickled", "cut", "partless", "xl", "aura"):
         shutil.copytree(good, folder / name)
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     (folder / "pickled" / weights).rename(folder / "pickled" / "unet" / "diffusion_pytorch_model.bin")

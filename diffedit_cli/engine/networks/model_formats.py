@@ -15,6 +15,7 @@ class Family:
     """Format of a family of models.
 
     Attributes:
+        title: Name of the family for people.
         implementation: Module of this package and class in it that compute the family, as "sd.StableDiffusion".
         pipelines: Names of the diffusers pipelines with this format.
         networks: Parts of a folder that are networks.
@@ -32,6 +33,7 @@ class Family:
         few_steps: Steps of models that are distilled to few steps.
     """
 
+    title: str
     implementation: str
     pipelines: tuple[str, ...]
     networks: tuple[str, ...]
@@ -78,18 +80,21 @@ def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
 
 FAMILIES = {
     "sd": Family(
+        title="Stable Diffusion 1.x and 2.x",
         implementation="sd.StableDiffusion",
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
     ),
     "sdxl": Family(
+        title="Stable Diffusion XL",
         implementation="sdxl.StableDiffusionXL",
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
     ),
     "sd3": Family(
+        title="Stable Diffusion 3 and 3.5",
         implementation="sd3.StableDiffusion3",
         pipelines=_pipelines("StableDiffusion3", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
@@ -100,6 +105,7 @@ FAMILIES = {
         follows_flow=True,
     ),
     "flux2": Family(
+        title="FLUX.2-klein",
         implementation="flux2.Flux2Klein",
         pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
         networks=("vae", "transformer", "text_encoder"),
@@ -111,6 +117,7 @@ FAMILIES = {
         guidance=4.0,
     ),
     "flux": Family(
+        title="FLUX.1",
         implementation="flux.Flux",
         pipelines=_pipelines("Flux", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
@@ -123,6 +130,7 @@ FAMILIES = {
         embeds_guidance=True,
     ),
     "chroma": Family(
+        title="Chroma",
         implementation="chroma.Chroma",
         pipelines=_pipelines("Chroma", "Inpaint"),
         networks=("vae", "transformer", "text_encoder"),
@@ -134,6 +142,7 @@ FAMILIES = {
         guidance=5.0,
     ),
     "qwen-image": Family(
+        title="Qwen-Image",
         implementation="qwen_image.QwenImage",
         pipelines=_pipelines("QwenImage", "Inpaint"),
         networks=("vae", "transformer", "text_encoder"),
@@ -146,6 +155,7 @@ FAMILIES = {
         guidance=4.0,
     ),
     "pixart": Family(
+        title="PixArt-Sigma",
         implementation="pixart.PixArtSigma",
         pipelines=("PixArtSigmaPipeline",),
         networks=("vae", "transformer", "text_encoder"),
@@ -155,6 +165,7 @@ FAMILIES = {
         guidance=4.5,
     ),
     "z-image": Family(
+        title="Z-Image",
         implementation="z_image.ZImage",
         pipelines=_pipelines("ZImage", "Inpaint"),
         networks=("vae", "transformer", "text_encoder"),
@@ -179,8 +190,9 @@ def family_with(pipeline: object, name: str) -> str:
     for family, known in FAMILIES.items():
         if pipeline in known.pipelines:
             return family
+    titles = ", ".join(known.title for known in FAMILIES.values())
     raise ModelError(
-        f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
+        f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a model of one of these families: {titles}."
     )
 
 
