@@ -16,6 +16,7 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text, Watcher
 from diffedit_cli.engine.networks import components, precision, prompt_weighting
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -34,6 +35,7 @@ class LatentDiffusion(VaeLatents, ABC):
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
     WEIGHS_WORDS: ClassVar[bool] = False  # whether prompts may have word weights, as in "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
+    LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
     multiple: int
