@@ -63,9 +63,8 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
 
 def fuse(parts: Parts, kind: type[LatentDiffusion], file: Path, scale: float, name: str) -> None:
     """Adds a LoRA to the networks. Raises ModelError unless all of it fits them."""
-    adapted = (kind.FORMAT.denoiser, *kind.FORMAT.adapted)
     try:
-        lora.fuse({part: parts[part] for part in adapted}, file, scale, kind.LAYOUTS)
+        lora.fuse({part: parts[part] for part in kind.FORMAT.adapted}, file, scale, kind.LAYOUTS)
     except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # readers raise many types

@@ -71,11 +71,12 @@ def write_changed(
     Raises ModelError if the model or an adapter cannot be used.
     """
     kind = _family(folder, name)
-    readers = {part: reader for part, reader in kind.READERS.items() if kind.FORMAT.changed_by_adapters(part)}
-    found = components.read(folder, readers, "cpu", None, name, variant, _change(kind, name, loras, embeddings))
+    readers = {part: reader for part, reader in kind.READERS.items() if part in kind.FORMAT.changed}
+    change, adapted = _change(kind, name, loras, embeddings), kind.FORMAT.adapted
+    found = components.read(folder, readers, "cpu", None, name, variant, change, adapted)
     for part, changed in found.items():
         shutil.rmtree(target / part)
-        options = {"variant": variant, "max_shard_size": "1000GB"} if part in components.CHANGED else {}
+        options = {"variant": variant, "max_shard_size": "1000GB"} if part in adapted else {}
         changed.save_pretrained(target / part, **options)
 
 

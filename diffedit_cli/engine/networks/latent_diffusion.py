@@ -73,7 +73,7 @@ class LatentDiffusion(VaeLatents, ABC):
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change)
+        found = components.read(folder, readers, device, dtype, name, variant, change, cls.FORMAT.adapted)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 

@@ -26,7 +26,7 @@ class Family:
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
-        adapted: Text encoders that LoRAs may change; the denoiser they always may.
+        adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
         learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
     """
 
@@ -41,17 +41,23 @@ class Family:
     follows_flow: bool = False
     native_side: int = 0
     vae_levels: str = "block_out_channels"
-    adapted: tuple[str, ...] = ()
+    adapted_encoders: tuple[str, ...] = ()
     learns_words: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
         return self.networks + self.others
 
-    def changed_by_adapters(self, part: str) -> bool:
-        """Returns whether LoRAs or textual inversions may change a part."""
-        words = part.replace("tokenizer", "text_encoder") if self.learns_words else part
-        return part == self.denoiser or words in self.adapted
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Networks that LoRAs may change."""
+        return (self.denoiser, *self.adapted_encoders)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Parts that LoRAs or textual inversions may change."""
+        words = self.adapted_encoders if self.learns_words else ()
+        return (*self.adapted, *(part.replace("text_encoder", "tokenizer") for part in words))
 
     @property
     def all_parts(self) -> tuple[str, ...]:
@@ -78,7 +84,7 @@ FAMILIES = {
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
-        adapted=("text_encoder",),
+        adapted_encoders=("text_encoder",),
         learns_words=True,
     ),
     "sdxl": Family(
@@ -86,7 +92,7 @@ FAMILIES = {
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
-        adapted=("text_encoder", "text_encoder_2"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
     ),
     "sd3": Family(
@@ -95,7 +101,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
-        adapted=("text_encoder", "text_encoder_2"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
         denoiser="transformer",
         attends=False,
@@ -116,7 +122,7 @@ FAMILIES = {
         pipelines=_pipelines("Flux", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
-        adapted=("text_encoder", "text_encoder_2"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
