@@ -158,7 +158,7 @@ def not_of_a_model(folder: Path) -> list[Path]:
 
 
 def _is_of_a_part(path: Path) -> bool:
-    return weights.is_weights(path.name) or path.suffix in (".json", ".txt")
+    return weights.is_weights(path.name) or path.suffix in (".json", ".txt", ".jinja")  # a chat template
 
 
 def unreadable(name: str, error: OSError) -> ModelError:

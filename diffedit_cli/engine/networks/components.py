@@ -89,18 +89,14 @@ def read(
         name: Name of the model, for messages.
         variant: Variant of the weight files, such as "fp16"; None for the plain ones.
         change: Changes the parts in place. Default: no change.
-        adapted: Networks that `change` may change; they then are in the stored number format, so that they can be
-            stored again. Default: none.
+        adapted: Networks that `change` may change, which gets them in the stored number format. Default: none.
 
     Raises:
         ModelError: If a part is missing or unreadable.
     """
     parts: Parts = {}
     for part, reader in readers.items():
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder."
-            )
+        _check_there(folder, part, name)
         try:
             stored = part in adapted and (change is not None or dtype is None)
             parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
@@ -121,6 +117,11 @@ def read(
             if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
+
+
+def _check_there(folder: Path, part: str, name: str) -> None:
+    if not (folder / part).is_dir():
+        raise ModelError(f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder.")
 
 
 @contextlib.contextmanager
