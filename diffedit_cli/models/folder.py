@@ -12,7 +12,7 @@ from typing import Any
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import profiles, weights
+from diffedit_cli.models import configs, profiles, weights
 from diffedit_cli.models.adapters import Addition, Lora, TextualInversion
 from diffedit_cli.models.settings import ModelSettings
 from diffedit_cli.models.small_world import FITNESS, WORLD

@@ -14,7 +14,7 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES
 PACKAGE = Path(diffedit_cli.__file__).parent
 NETWORKS = PACKAGE / "engine" / "networks"
 ROWS = NETWORKS / "model_formats.py"
-NAMES = PACKAGE / "models" / "registry.py"  # short names of models that can be downloaded
+NAMES = PACKAGE / "models" / "names.py"  # short names of models that can be downloaded
 FILES = {family: NETWORKS / f"{row.implementation.partition('.')[0]}.py" for family, row in FAMILIES.items()}
 MARKS = {
     "sd": r"StableDiffusion(?!XL|3|Safety)",

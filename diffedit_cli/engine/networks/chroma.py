@@ -12,19 +12,26 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, flux, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 512  # longest prompt
 AXES = 3  # of the positions: always 0, row and column
+GUIDANCE = {"in_layer": ["linear_1"], "out_layer": ["linear_2"]}
+LAYOUT = original_layout.by_rows(
+    flux.ENDS
+    | flux.rows_of(flux.DOUBLE, flux.SINGLE)
+    | original_layout.in_blocks("distilled_guidance_layer.layers", "distilled_guidance_layer.layers", GUIDANCE)
+)
 
 
 class Chroma(FlowDiffusion):
     """Chroma, which reads the tokens of the prompt and one token of padding."""
 
     FORMAT = FAMILIES["chroma"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "transformer": components.diffusers_network(ChromaTransformer2DModel),

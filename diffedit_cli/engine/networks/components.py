@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, rea
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
 
-CHANGED = ("unet", "transformer", "text_encoder", "text_encoder_2")  # networks that adapters can change
 _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
@@ -78,6 +77,7 @@ def read(
     name: str,
     variant: str | None,
     change: Callable[[Parts], None] | None = None,
+    adapted: Container[str] = (),
 ) -> Parts:
     """Returns the parts of a model by name, the networks on the device and ready to run.
 
@@ -88,20 +88,17 @@ def read(
         dtype: Number format of the networks. None keeps the stored one.
         name: Name of the model, for messages.
         variant: Variant of the weight files, such as "fp16"; None for the plain ones.
-        change: Changes the parts in place, in the stored number format, so that they can be stored again. Default: no
-            change.
+        change: Changes the parts in place. Default: no change.
+        adapted: Networks that `change` may change, which gets them in the stored number format. Default: none.
 
     Raises:
         ModelError: If a part is missing or unreadable.
     """
     parts: Parts = {}
     for part, reader in readers.items():
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder."
-            )
+        _check_there(folder, part, name)
         try:
-            stored = part in CHANGED and (change is not None or dtype is None)
+            stored = part in adapted and (change is not None or dtype is None)
             parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
         except torch.OutOfMemoryError:
             raise
@@ -113,13 +110,18 @@ def read(
     if change is not None:
         change(parts)
     for part, network in parts.items():
-        if change is not None and part in CHANGED and dtype is not None:
-            network.to(dtype)
+        if change is not None and part in adapted and dtype is not None:
+            precision.convert(network, dtype)
         if isinstance(network, nn.Module):
             network.to(device).eval().requires_grad_(False)
             if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
+
+
+def _check_there(folder: Path, part: str, name: str) -> None:
+    if not (folder / part).is_dir():
+        raise ModelError(f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder.")
 
 
 @contextlib.contextmanager

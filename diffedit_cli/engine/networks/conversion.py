@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,9 @@ class Checkpoint:
 
 def to_diffusers_layout(tensor: Tensor, place: Place) -> Tensor:
     """Returns a tensor of the original layout in that of diffusers."""
-    tensor = tensor.chunk(place.of)[place.part] if place.of > 1 else tensor
+    if place.of > 1:
+        rows = math.ceil(len(tensor) / place.of)  # rows that cannot be divided show in the shape
+        tensor = tensor[place.part * rows : (place.part + place.span) * rows]
     tensor = torch.cat(tensor.chunk(2)[::-1]) if place.swapped else tensor
     return tensor.T if place.turned else tensor
 

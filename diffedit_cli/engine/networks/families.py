@@ -52,7 +52,8 @@ def load(
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
-    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    kind = _family(folder, name)
+    model = kind.load(folder, at, dtype, name, variant, _change(kind, name, loras, embeddings))
     if spacing:
         model.scheduler.register_to_config(timestep_spacing=spacing)
     if vae_slicing:
@@ -73,11 +74,13 @@ def write_changed(
 
     Raises ModelError if the model or an adapter cannot be used.
     """
-    readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
-    found = components.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
+    kind = _family(folder, name)
+    readers = {part: reader for part, reader in kind.READERS.items() if part in kind.FORMAT.changed}
+    change, adapted = _change(kind, name, loras, embeddings), kind.FORMAT.adapted
+    found = components.read(folder, readers, "cpu", None, name, variant, change, adapted)
     for part, changed in found.items():
         shutil.rmtree(target / part)
-        options = {"variant": variant, "max_shard_size": "1000GB"} if part in components.CHANGED else {}
+        options = {"variant": variant, "max_shard_size": "1000GB"} if part in adapted else {}
         changed.save_pretrained(target / part, **options)
 
 
@@ -98,13 +101,11 @@ def implementation(family: str) -> type[LatentDiffusion]:
     return found
 
 
-def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[components.Parts], None] | None:
+def _change(
+    kind: type[LatentDiffusion], name: str, loras: Loras, embeddings: Embeddings
+) -> Callable[[components.Parts], None] | None:
     if not loras and not embeddings:
         return None
     from diffedit_cli.engine.networks import adapter_loading  # imported here: diffusers' loader is slow to import
 
-    return functools.partial(adapter_loading.apply, name=name, loras=loras, embeddings=embeddings)
-
-
-def _is_changed(part: str) -> bool:
-    return part in components.CHANGED or part.replace("tokenizer", "text_encoder") in components.CHANGED
+    return functools.partial(adapter_loading.apply, kind=kind, name=name, loras=loras, embeddings=embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
@@ -24,11 +25,59 @@ TOKENS = 512  # every prompt is padded to this length, and the padding is read, 
 AXES = 3  # of the positions: always 0, row and column
 UNGUIDED = 1.0  # embedded guidance of predictions without guidance
 
+# Original layers, and the layers of diffusers that are their rows.
+ENDS = {"img_in": ["x_embedder"], "txt_in": ["context_embedder"], "final_layer.linear": ["proj_out"]}
+ATTENTION = {
+    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"], "img_attn.proj": ["attn.to_out.0"],
+    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], "txt_attn.proj": ["attn.to_add_out"],
+}  # fmt: skip
+DOUBLE = ATTENTION | {
+    "img_mlp.0": ["ff.net.0.proj"], "img_mlp.2": ["ff.net.2"],
+    "txt_mlp.0": ["ff_context.net.0.proj"], "txt_mlp.2": ["ff_context.net.2"],
+}  # fmt: skip
+SINGLE = {
+    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", *["proj_mlp"] * 4],  # the perceptron is 4 times as wide
+    "linear2": ["proj_out"],
+}
+MODULATION = {
+    "time_in.in_layer": ["time_text_embed.timestep_embedder.linear_1"],
+    "time_in.out_layer": ["time_text_embed.timestep_embedder.linear_2"],
+    "guidance_in.in_layer": ["time_text_embed.guidance_embedder.linear_1"],
+    "guidance_in.out_layer": ["time_text_embed.guidance_embedder.linear_2"],
+    "vector_in.in_layer": ["time_text_embed.text_embedder.linear_1"],
+    "vector_in.out_layer": ["time_text_embed.text_embedder.linear_2"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+}
+XLABS_DOUBLE = {
+    "qkv_lora1": ATTENTION["img_attn.qkv"], "proj_lora1": ATTENTION["img_attn.proj"],
+    "qkv_lora2": ATTENTION["txt_attn.qkv"], "proj_lora2": ATTENTION["txt_attn.proj"],
+}  # fmt: skip  # as the LoRAs of XLabs' x-flux name the layers
+XLABS_SINGLE = {"qkv": ["attn.to_q", "attn.to_k", "attn.to_v"], "proj": ["proj_out"]}
+
+
+def rows_of(double: original_layout.Rows, single: original_layout.Rows) -> dict[str, Sequence[str]]:
+    """Returns the rows of the layers of both kinds of blocks."""
+    return original_layout.in_blocks("double_blocks", "transformer_blocks", double) | original_layout.in_blocks(
+        "single_blocks", "single_transformer_blocks", single
+    )
+
+
+LAYOUT = original_layout.by_rows(
+    ENDS
+    | MODULATION
+    | rows_of(
+        DOUBLE | {"img_mod.lin": ["norm1.linear"], "txt_mod.lin": ["norm1_context.linear"]} | XLABS_DOUBLE,
+        SINGLE | {"modulation.lin": ["norm.linear"]} | XLABS_SINGLE,
+    ),
+    swapped=["norm_out.linear"],
+)
+
 
 class Flux(FlowDiffusion):
     """FLUX.1: dev reads the guidance scale as an input, schnell has no guidance."""
 
     FORMAT = FAMILIES["flux"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "transformer": components.diffusers_network(FluxTransformer2DModel),

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, flux, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
 from diffedit_cli.engine.networks.model_formats import FAMILIES
@@ -22,12 +22,35 @@ LAYERS = (9, 18, 27)  # hidden states that are the embedding, side by side
 AXES = 4  # of the positions: picture, row, column, and number of the text token
 # Shift of the times as fitted by the authors: two lines in the number of tokens, for 10 and for 200 steps.
 LINE_10, LINE_200, LONG = (8.73809524e-05, 1.89833333), (0.00016927, 0.45666666), 4300
+DOUBLE = flux.ATTENTION | {
+    "img_mlp.0": ["ff.linear_in"], "img_mlp.2": ["ff.linear_out"],
+    "txt_mlp.0": ["ff_context.linear_in"], "txt_mlp.2": ["ff_context.linear_out"],
+}  # fmt: skip
+MODULATION = {
+    "time_in.in_layer": ["time_guidance_embed.timestep_embedder.linear_1"],
+    "time_in.out_layer": ["time_guidance_embed.timestep_embedder.linear_2"],
+    "guidance_in.in_layer": ["time_guidance_embed.guidance_embedder.linear_1"],
+    "guidance_in.out_layer": ["time_guidance_embed.guidance_embedder.linear_2"],
+    "double_stream_modulation_img.lin": ["double_stream_modulation_img.linear"],
+    "double_stream_modulation_txt.lin": ["double_stream_modulation_txt.linear"],
+    "single_stream_modulation.lin": ["single_stream_modulation.linear"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+}
+SHORTENED = {layer: [layer] for layers in DOUBLE.values() for layer in layers}
+LAYOUT = original_layout.by_rows(
+    flux.ENDS
+    | MODULATION
+    | flux.rows_of(DOUBLE, {"linear1": ["attn.to_qkv_mlp_proj"], "linear2": ["attn.to_out"]})
+    | original_layout.in_blocks("sformer_blocks", "transformer_blocks", SHORTENED),  # as some trainers name them
+    swapped=["norm_out.linear"],
+)
 
 
 class Flux2Klein(FlowDiffusion):
     """FLUX.2-klein, base or distilled; the distilled models have no guidance."""
 
     FORMAT = FAMILIES["flux2"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKLFlux2),
         "transformer": components.diffusers_network(Flux2Transformer2DModel),

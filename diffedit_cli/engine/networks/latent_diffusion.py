@@ -16,6 +16,7 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, precision
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
@@ -32,6 +33,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
     READERS: ClassVar[Mapping[str, components.Reader]]  # by component, as its folder and its class argument are named
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
+    LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
     multiple: int
@@ -68,7 +70,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change)
+        found = components.read(folder, readers, device, dtype, name, variant, change, cls.FORMAT.adapted)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 

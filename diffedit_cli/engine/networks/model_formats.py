@@ -31,6 +31,8 @@ class Family:
         embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
             none: there is no classifier-free guidance.
         few_steps: Steps of models that are distilled to few steps.
+        adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
+        learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
     """
 
     title: str
@@ -48,10 +50,23 @@ class Family:
     guidance: float | None = None
     embeds_guidance: bool = False
     few_steps: int = 4
+    adapted_encoders: tuple[str, ...] = ()
+    learns_words: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
         return self.networks + self.others
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Networks that LoRAs may change."""
+        return (self.denoiser, *self.adapted_encoders)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Parts that LoRAs or textual inversions may change."""
+        words = self.adapted_encoders if self.learns_words else ()
+        return (*self.adapted, *(part.replace("text_encoder", "tokenizer") for part in words))
 
     @property
     def all_parts(self) -> tuple[str, ...]:
@@ -85,6 +100,8 @@ FAMILIES = {
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
+        adapted_encoders=("text_encoder",),
+        learns_words=True,
     ),
     "sdxl": Family(
         title="Stable Diffusion XL",
@@ -92,6 +109,8 @@ FAMILIES = {
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
+        learns_words=True,
     ),
     "sd3": Family(
         title="Stable Diffusion 3 and 3.5",
@@ -100,6 +119,8 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
+        learns_words=True,
         denoiser="transformer",
         attends=False,
         follows_flow=True,
@@ -122,6 +143,7 @@ FAMILIES = {
         pipelines=_pipelines("Flux", "Inpaint"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,

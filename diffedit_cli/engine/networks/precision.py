@@ -34,6 +34,15 @@ def common(slices: Iterable[Any]) -> torch.dtype:
     return max(counts, key=lambda dtype: (counts[dtype], dtype.itemsize), default=torch.float32)
 
 
+def convert(network: nn.Module, dtype: torch.dtype) -> None:
+    """Converts a network as its library does when it reads one: some layers of T5 are float32 in place of float16."""
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
+    for name, module in network.named_modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
+
+
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Context in which the networks compute in float32; afterwards every tensor has its own format again."""

@@ -12,7 +12,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, cross_attention
+from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
@@ -22,6 +22,7 @@ class UNetDiffusion(ScheduledDiffusion):
     """Base class of the families with a UNet that attends to CLIP's tokens, and with DDIM's noise levels."""
 
     WEIGHS_WORDS = True
+    LAYOUTS = {"unet": original_layout.unet}  # noqa: RUF012
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks import components, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
@@ -29,6 +29,7 @@ class StableDiffusion3(FlowDiffusion):
     """Stable Diffusion 3 and 3.5, with or without T5."""
 
     FORMAT = FAMILIES["sd3"]
+    LAYOUTS = {"transformer": original_layout.mmdit}  # noqa: RUF012
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "transformer": components.diffusers_network(SD3Transformer2DModel),

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.joint_attention import watch_outputs
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat
@@ -24,12 +24,27 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES
 TOKENS = 512  # longest prompt
 MULTIPLE = 32  # both parts of the stream are padded to a multiple of this length
 LAYER = -2  # hidden state that is the embedding
+ATTENTION = {
+    "attention.qkv": ["attention.to_q", "attention.to_k", "attention.to_v"], "attention.out": ["attention.to_out.0"]
+}  # fmt: skip
+ENDS = {
+    "x_embedder": ["all_x_embedder.2-1"],
+    "final_layer.linear": ["all_final_layer.2-1.linear"],
+    "final_layer.adaLN_modulation.1": ["all_final_layer.2-1.adaLN_modulation.1"],
+}
+LAYOUT = original_layout.by_rows(
+    ENDS
+    | original_layout.in_blocks("layers", "layers", ATTENTION)
+    | original_layout.in_blocks("noise_refiner", "noise_refiner", ATTENTION)
+    | original_layout.in_blocks("context_refiner", "context_refiner", ATTENTION)
+)
 
 
 class ZImage(FlowDiffusion):
     """Z-Image: the network's time runs from noise to picture, and so does the velocity that it predicts."""
 
     FORMAT = FAMILIES["z-image"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL),
         "transformer": components.diffusers_network(ZImageTransformer2DModel),
