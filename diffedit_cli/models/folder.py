@@ -128,7 +128,8 @@ class ModelFolder(ModelSettings):
         """
         with new_folder(folder, replace=True, check=check) as fresh:
             at_top = [path for name in AT_TOP if paths.is_file(path := self.path / name)]
-            for path in (*at_top, *self.files()):
+            templates = self.path.glob(f"*/{CHAT_TEMPLATE}")  # for other programs: diffedit has its own
+            for path in (*at_top, *templates, *self.files()):
                 target = fresh / path.relative_to(self.path)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
