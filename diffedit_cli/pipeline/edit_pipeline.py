@@ -156,6 +156,7 @@ class EditPipeline:
         return self.session.pack_embedding(params.prompts_of()[name], params, stats, with_record)
 
     def _plan(self, params: Params, place: str = "") -> Plan:
+        params = self.inpainting.with_defaults(params) if self.inpainting else params
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)
         return replace(plan, judged=params.best or (plan.judged and self.folder.unexplained is not None))
 
@@ -174,8 +175,7 @@ class EditPipeline:
         """Returns the parameters, adapted to a provided mask or provided latents. Raises ModelError or UsageError."""
         asked = {"mask": mask is None, "invert": not (latents or self.inpainting), "edit": not self.inpainting}
         vocabulary.check(params, self.folder, [stage for stage, is_asked in asked.items() if is_asked])
-        if self.inpainting:
-            self.inpainting.check(params)
+        (self.inpainting.check if self.inpainting else input_checks.refuse_instruction)(params)
         params = self._prompt_models(stats).with_sentences(input_checks.params_for_mask(mask, params))
         return params if latents is None else input_checks.follow_latents(latents, params)
 

@@ -45,6 +45,12 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
 
+def refuse_instruction(params: Params) -> None:
+    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
+    if params.instruction:
+        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
+
+
 def follow_latents(latents: Latents, params: Params) -> Params:
     """Returns the parameters; strength and levels that are None are taken from the latents' record."""
     made = latents.made
