@@ -87,7 +87,8 @@ class DiffEdit:
     ) -> None:
         self._max_pixels = max_pixels
         kept = None if cache is None else Path(cache)
-        folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config)
+        folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config).as_model()
+        painter = inpainter and registry.find(str(inpainter), kept=kept, config=model_config).as_painter()
         self._pipeline = EditPipeline(
             adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS).as_distilled(distilled),
             None if kept is None else Cache(kept),
@@ -97,7 +98,7 @@ class DiffEdit:
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,
-            inpainter=None if inpainter is None else registry.find(str(inpainter), kept=kept, config=model_config),
+            inpainter=painter or None,
         )
 
     def mask(
@@ -166,7 +167,8 @@ class DiffEdit:
             exclude: See `mask`.
             box: See `mask`.
             point: See `mask`.
-            params: Fields of `Params`; `to` is required, and without `mask` also `from_`.
+            params: Fields of `Params`; `to` is required, unless there are `mask` and `instruction`, and without `mask`
+                also `from_`.
 
         Raises:
             NothingToEdit: The mask is empty, or the picture does not show what `from_` names.
@@ -178,7 +180,8 @@ class DiffEdit:
         allowed = _limits(loaded, self._max_pixels, within, exclude, box, point)
         if latents is not None and self._pipeline.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
-        checked = params_of(params, *(("to",) if mask is not None else ("from_", "to")))
+        needs = ("from_", "to") if mask is None else () if params.get("instruction") else ("to",)
+        checked = params_of(params, *needs)
         with _quietly():
             edited, *others = self._pipeline.edit(loaded, checked, stats, drawn, latents_of(latents), allowed)
         seed = edited.seed if checked.best and edited.seed is not None else checked.seed

@@ -118,7 +118,7 @@ def use(**given: Any) -> None:
     from diffedit_cli.models import registry
 
     name, config = given["name"], given["model_config"]
-    registry.find(name, kept=cache_root(given), config=config, say=tell)
+    registry.find(name, kept=cache_root(given), config=config, say=tell).as_model()
     name = _anywhere(name)
     # The builtin model is not named: a model that is named takes pictures that it was not trained for.
     path = config_file.change("model", None if name == registry.BUILTIN else name)
@@ -155,6 +155,8 @@ def show(**given: Any) -> None:
     found = {
         "name": name,
         "family": model.family,
+        "pipeline": model.pipeline,
+        "use": list(model.uses()),
         "prediction": model.prediction_type,
         "guidance": model.guidance,
         "profile": str(model.profile) if model.profile else None,
@@ -171,6 +173,7 @@ def show(**given: Any) -> None:
         answer(json.dumps(found))
         return
     shown = found | {
+        "use": ", ".join(model.uses()),
         "native-size": f"{found['native-size']} px",
         "safety-checker": "yes" if found["safety-checker"] else "no",
         "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),

@@ -47,6 +47,8 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
     """
     if given.get("inpainter") and (given.get("latents") or given.get("frames")):
         raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
+    if given.get("instruction") and not given.get("inpainter"):
+        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
     if given["max_pixels"] < 1:
         raise UsageError(f"--max-pixels {given['max_pixels']} is not a number of pixels; give 1 or more.")
     given = {**given, **prompts.choose_prompts(given, PROMPTS)}
@@ -116,8 +118,10 @@ def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
 
 
 def required_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the prompts that an edit requires; with --mask, --from is not needed to find a mask."""
-    return ("to",) if given.get("mask") else ("from_", "to")
+    """Returns the names of the prompts that an edit requires: with --mask, none is needed to find a mask."""
+    if given.get("mask"):
+        return () if given.get("instruction") else ("to",)
+    return "from_", "to"
 
 
 class Session:
@@ -137,10 +141,12 @@ class Session:
         self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"])
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for processes that do not start there
-        self.folder: ModelFolder = model_options.choose_model(given, reporter.say)
+        self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()
         self._root, painter = model_options.cache_root(given), given.get("inpainter")
         config = given["model_config"]
-        self.inpainter = registry.find(painter, kept=self._root, config=config, say=reporter.say) if painter else None
+        self.inpainter = (
+            registry.find(painter, kept=self._root, config=config, say=reporter.say).as_painter() if painter else None
+        )
 
     @property
     def model_files(self) -> list[Path]:

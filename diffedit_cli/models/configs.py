@@ -68,6 +68,8 @@ def _is_token(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
+    if isinstance(value, dict) and value.keys() == {"shortest_edge", "longest_edge"}:  # Qwen2-VL's numbers of pixels
+        return all(map(_whole(SIDE**2, 1).fits, value.values()))
     return all(map(_whole(SIDE, 1).fits, value.values() if isinstance(value, dict) else [value]))
 
 
@@ -79,7 +81,7 @@ _TOKEN = Kind("a token", _is_token, several=ADDED, nothing=True)
 _ADDED = Kind(
     f"at most {ADDED} tokens", lambda value: isinstance(value, dict | list) and len(value) <= ADDED, nothing=True
 )
-_SIZE = Kind(f"a size up to {SIDE} pixels", _is_size)
+_SIZE = Kind(f"a size up to {SIDE} pixels", _is_size, nothing=True)
 _LENGTH = Kind(
     f"a length up to {WIDTH}",
     lambda value: type(value) is int and (1 <= value <= WIDTH or value == UNLIMITED),
@@ -105,7 +107,7 @@ _BY_KIND: dict[Kind, str] = {
         joint_attention_dim caption_projection_dim pooled_projection_dim conv_in_kernel conv_out_kernel
         dim n_heads n_kv_heads cap_feat_dim approximator_hidden_dim approximator_num_channels timestep_guidance_channels
         base_dim z_dim input_channels num_key_value_heads head_dim num_embeds_ada_norm out_hidden_size window_size
-        spatial_patch_size temporal_patch_size spatial_merge_size
+        spatial_patch_size temporal_patch_size spatial_merge_size merge_size
         relative_attention_num_buckets relative_attention_max_distance addition_embed_type_num_heads""",
     _perhaps(_or_several(_whole(WIDTH))): """
         attention_head_dim cross_attention_dim num_attention_heads sample_size""",
@@ -168,6 +170,7 @@ _BY_KIND: dict[Kind, str] = {
     _SIZE: "crop_size size",
     _perhaps(_or_several(_whole(SIDE, 1))): "image_size",
     _LENGTH: "model_max_length",
+    _perhaps(_whole(SIDE**2, 1)): "min_pixels max_pixels",
     Kind("left out", lambda _: False, nothing=True): "transformers_weights",  # a file that libraries would load instead
     _OBJECT: """
         text_config vision_config id2label label2id task_specific_params rope_parameters rope_scaling""",

@@ -144,7 +144,8 @@ def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
     Raises ModelError unless it has all components, with their weights as `.safetensors`.
     """
     family = family_of(folder, name)
-    for part in FAMILIES[family].parts:
+    painter = FAMILIES[family].painter(str(configs.read(name, folder / "model_index.json").get("_class_name")))
+    for part in (*FAMILIES[family].parts, *(painter.readers if painter else ())):
         if not paths.is_folder(folder / part):
             raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
     common: set[str | None] | None = None

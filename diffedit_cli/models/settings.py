@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.model_formats import FAMILIES, refuse_painter
+from diffedit_cli.engine.networks.painters import Painter
+from diffedit_cli.errors import ModelError
 from diffedit_cli.models import configs, profiles
 from diffedit_cli.models.adapters import Lora
 from diffedit_cli.models.profiles import Profile
 from diffedit_cli.models.small_world import SmallWorld
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ModelSettings(SmallWorld):
@@ -20,6 +25,38 @@ class ModelSettings(SmallWorld):
     loras: tuple[Lora, ...]
     source: str | None
     distilled: str
+
+    @cached_property
+    def pipeline(self) -> str:
+        """Name of the diffusers pipeline that the folder was saved from."""
+        return str(self._index.get("_class_name"))
+
+    @property
+    def painter(self) -> Painter | None:
+        """The pipeline that repaints under a mask with this model; None if diffusers has none for it."""
+        return FAMILIES[self.family].painter(self.pipeline)
+
+    def uses(self) -> tuple[str, ...]:
+        """Returns the options that the model is of use for: --model, --inpainter and --instruction."""
+        family, painter = FAMILIES[self.family], self.painter
+        channels = self._settings(family.denoiser, "config.json").get("in_channels")
+        vae = self._settings("vae", "config.json")
+        plain = painter is None or channels in painter.inputs(family.channels(vae), self.factor)[:1]
+        alone = () if family.only_paints(self.pipeline) or not plain else ("--model",)
+        return alone + (() if painter is None else ("--inpainter",) + ("--instruction",) * painter.instructed)
+
+    def as_model(self) -> Self:
+        """Returns the folder. Raises ModelError if the model can only paint."""
+        refuse_painter(self.pipeline, self.name)
+        return self
+
+    def as_painter(self) -> Self:
+        """Returns the folder. Raises ModelError if the model cannot repaint under a mask."""
+        if self.painter is None:
+            raise ModelError(
+                f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --inpainter."
+            )
+        return self
 
     @property
     def attends(self) -> bool:

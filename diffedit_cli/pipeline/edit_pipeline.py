@@ -164,7 +164,7 @@ class EditPipeline:
     def _plan(self, params: Params, place: str = "") -> Plan:
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)
         if self.inpainting:  # only the mask follows the model's own defaults
-            painter = plan_of(params, self.inpainting.folder.defaults, place, attends=self.folder.attends)
+            painter = plan_of(params, self.inpainting.defaults, place, attends=self.folder.attends)
             plan = replace(painter, compared=plan.compared, there=plan.there)
         return replace(plan, judged=params.best or (plan.judged and self.folder.unexplained is not None))
 
@@ -183,8 +183,7 @@ class EditPipeline:
         """Returns the parameters, adapted to a provided mask or provided latents. Raises ModelError or UsageError."""
         asked = {"mask": mask is None, "invert": not (latents or self.inpainting), "edit": not self.inpainting}
         vocabulary.check(params, self.folder, [stage for stage, is_asked in asked.items() if is_asked])
-        if self.inpainting:
-            self.inpainting.check(params)
+        (self.inpainting.check if self.inpainting else input_checks.refuse_instruction)(params)
         params = self._prompt_models(stats).with_sentences(input_checks.params_for_mask(mask, params))
         return params if latents is None else input_checks.follow_latents(latents, params)
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
@@ -41,8 +42,15 @@ class InpaintingStage:
     """One inpainting model, loaded once, on first use."""
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
-        self.folder, self.device, self.dtype = folder, device, dtype
+        assert folder.painter is not None, "ModelFolder.as_painter was not asked"
+        self.folder, self.device, self.dtype, self.painter = folder, device, dtype, folder.painter
         self._inpainter: Inpainter | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default parameters of the model: those of its pipeline, and of a distilled model those of its profile."""
+        profile = self.folder.profile
+        return self.folder.defaults | dict(self.painter.defaults) | (profile.defaults if profile else {})
 
     def check(self, params: Params) -> None:
         """Raises UsageError for parameters that an inpainting model does not support."""
@@ -50,6 +58,10 @@ class InpaintingStage:
             raise UsageError("An inpainting model repaints a latent cell fully or not at all; leave out --soft.")
         if params.best:
             raise UsageError("--best cannot judge the results of an inpainting model; leave it out.")
+        if params.negative and "negative_prompt" in self.painter.lacks:
+            raise UsageError(f"The model {self.folder.name} reads no negative prompt; leave out --negative.")
+        if params.strength is not None and "strength" in self.painter.lacks:
+            raise UsageError(f"The model {self.folder.name} starts from noise alone; leave out --strength.")
 
     def paint(
         self,
@@ -63,7 +75,7 @@ class InpaintingStage:
 
         Raises ModelError, and UsageError for prompts that are embeddings files.
         """
-        to = _words("to", params.to)
+        prompt = params.instruction or _words("to", params.to)
         negative = _words("negative", params.negative or "")
         with device_errors(self.device), torch.inference_mode():
             model = self._loaded()
@@ -80,7 +92,7 @@ class InpaintingStage:
                 return model.paint(
                     fitted,
                     M,
-                    to,
+                    prompt,
                     negative=negative,
                     guidance=GUIDANCE if params.guidance is None else params.guidance,
                     strength=STRENGTH if params.strength is None else params.strength,
@@ -105,6 +117,7 @@ class InpaintingStage:
         """Returns the inputs of the result besides picture and mask, under the names of the options."""
         names = ("guidance", "strength", "steps", "seed")
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
+        said |= {"instruction": params.instruction} if params.instruction else {}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
         said |= {"negative": params.negative} if _words("negative", params.negative or "") else {}
         said |= {"model-config": self.folder.config} if self.folder.config else {}
@@ -115,7 +128,10 @@ class InpaintingStage:
             from diffedit_cli.engine.networks.inpainter import Inpainter
 
             folder = self.folder
-            self._inpainter = Inpainter.load(folder.path, self.device, DTYPES[self.dtype], folder.name, folder.variant)
+            self._inpainter = Inpainter.load(
+                folder.path, FAMILIES[folder.family], self.painter, self.device, DTYPES[self.dtype], folder.name,
+                folder.variant,
+            )  # fmt: skip
         return self._inpainter
 
 

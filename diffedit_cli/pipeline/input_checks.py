@@ -60,6 +60,12 @@ def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
     return [f"{option} has no effect: {why}" for option, is_unused in unused.items() if is_unused]
 
 
+def refuse_instruction(params: Params) -> None:
+    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
+    if params.instruction:
+        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
+
+
 def follow_latents(latents: Latents, params: Params) -> Params:
     """Returns the parameters; strength and levels that are None are taken from the latents' record."""
     made = latents.made

@@ -51,6 +51,7 @@ class GivenParams(TypedDict, total=False):
     guidance_end: float
     guidance_every: int
     negative: Prompt | None
+    instruction: str
     feather: float
     clip_skip: int
     eta: float | None

@@ -272,6 +272,12 @@ class EditParams:
         "What the edit steers away from (default: the things that both prompts name, if there are several).",
         sometimes_in=("repainting",),
     )
+    instruction: str = parameter(
+        "",
+        EDIT,
+        'What the model of --inpainter is told to do, such as "make it a dog" (default: the --to prompt).',
+        changed_in=("repainting",),
+    )
     room: float | None = parameter(
         None,
         EDIT,

@@ -46,7 +46,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def __post_init__(self) -> None:
         for name, said in parameters(self).items():
             value = getattr(self, name)
-            if name in PROMPTS and isinstance(value, str) and not _is_text(value):
+            if name in (*PROMPTS, "instruction") and isinstance(value, str) and not _is_text(value):
                 raise UsageError(f"{flag(name)} holds bytes that are not text; write it in UTF-8.")
             if value is not None:
                 said.check(name, value, USUAL.get(name) if said.range is SHARE else None)

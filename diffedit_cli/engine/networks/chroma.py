@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -77,3 +79,19 @@ class Chroma(FlowDiffusion):
         self._check_width(
             "transformer expects text embeddings", self.transformer.config["joint_attention_dim"], self.t5.width
         )
+
+
+def repair_painting(pipeline: Any) -> None:
+    """Makes diffusers' inpainting pipeline run, and leave out the prompt's padding.
+
+    It asks for a setting that no Chroma has, and its mask adds 1 to attention scores instead of masking
+    (huggingface/diffusers#12116).
+    """
+    prepare = pipeline._prepare_attention_mask
+
+    def masked(*given: Any, **named: Any) -> Any:
+        mask = prepare(*given, **named)
+        return None if mask is None else mask.bool()
+
+    pipeline._prepare_attention_mask = masked
+    pipeline.transformer.register_to_config(guidance_embeds=False)

@@ -13,7 +13,7 @@ import torch
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import components, onednn
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
-from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
+from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
 from diffedit_cli.errors import ModelError
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
@@ -91,6 +91,7 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
         raise ModelError(
             f"{name} is not a diffusers model: {folder / 'model_index.json'} names no pipeline."
         ) from error
+    refuse_painter(pipeline, name)
     return implementation(family_with(pipeline, name))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffedit_cli.engine.networks import painters
+from diffedit_cli.engine.networks.painters import Painter
 from diffedit_cli.errors import ModelError
 
 
@@ -33,6 +35,8 @@ class Family:
         few_steps: Steps of models that are distilled to few steps.
         adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
         learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
+        vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
+        painters: Pipelines that repaint under a mask with models of the family.
     """
 
     title: str
@@ -52,6 +56,8 @@ class Family:
     few_steps: int = 4
     adapted_encoders: tuple[str, ...] = ()
     learns_words: bool = False
+    vae_channels: str = "latent_channels"
+    painters: tuple[Painter, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -82,11 +88,32 @@ class Family:
         """Returns the side in pixels of a latent cell by the settings of the VAE."""
         return int(2 ** (len(vae.get(self.vae_levels, [0])) - 1))
 
+    def channels(self, vae: Mapping[str, Any]) -> int:
+        """Returns the channels of the latents by the settings of the VAE."""
+        return int(vae.get(self.vae_channels, 0))
+
+    def multiple(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+        """Returns the number of pixels that both sides of a picture must be multiples of.
+
+        A UNet halves the latents between its levels, and others read patches of 2 x 2 cells.
+        """
+        levels = len(denoiser.get("block_out_channels", [0, 0]))
+        return int(self.factor(vae) * 2 ** (levels - 1))
+
+    def painter(self, pipeline: str) -> Painter | None:
+        """Returns what repaints with the folders of a pipeline of the family; None if diffusers has nothing for it."""
+        own = [painter for painter in self.painters if pipeline in painter.folders]
+        return next(iter(own + [painter for painter in self.painters if not painter.folders]), None)
+
     def native_size(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
         """Returns the side in pixels of the training pictures by the settings of the denoiser and the VAE."""
         if self.native_side:
             return int(vae.get("sample_size") or self.native_side)
         return int(denoiser.get("sample_size", 0) * self.factor(vae))
+
+    def only_paints(self, pipeline: str) -> bool:
+        """Whether the models in the folders of a pipeline can neither find masks nor invert."""
+        return any(pipeline in painter.folders for painter in self.painters)
 
 
 def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
@@ -102,6 +129,7 @@ FAMILIES = {
         others=("tokenizer", "scheduler"),
         adapted_encoders=("text_encoder",),
         learns_words=True,
+        painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "sdxl": Family(
         title="Stable Diffusion XL",
@@ -111,6 +139,7 @@ FAMILIES = {
         others=("tokenizer", "tokenizer_2", "scheduler"),
         adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
+        painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "sd3": Family(
         title="Stable Diffusion 3 and 3.5",
@@ -124,6 +153,7 @@ FAMILIES = {
         denoiser="transformer",
         attends=False,
         follows_flow=True,
+        painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "flux2": Family(
         title="FLUX.2-klein",
@@ -136,11 +166,20 @@ FAMILIES = {
         follows_flow=True,
         native_side=1024,
         guidance=4.0,
+        painters=(
+            Painter(
+                pipeline="Flux2KleinInpaintPipeline",
+                inputs=painters.patches,
+                lacks=("negative_prompt",),
+                instructed=True,
+                defaults={"guidance": 8.0},
+            ),
+        ),
     ),
     "flux": Family(
         title="FLUX.1",
         implementation="flux.Flux",
-        pipelines=_pipelines("Flux", "Inpaint"),
+        pipelines=(*_pipelines("Flux", "Inpaint", "Fill"), "FluxKontextPipeline", "FluxKontextInpaintPipeline"),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         adapted_encoders=("text_encoder", "text_encoder_2"),
@@ -150,6 +189,30 @@ FAMILIES = {
         native_side=1024,
         guidance=2.5,
         embeds_guidance=True,
+        painters=(
+            Painter(
+                pipeline="FluxInpaintPipeline",
+                inputs=painters.patches,
+                lacks=("negative_prompt",),
+                defaults={"guidance": 7.0},
+            ),
+            Painter(
+                pipeline="FluxFillPipeline",
+                folders=("FluxFillPipeline",),
+                inputs=painters.masked_patches,
+                lacks=("negative_prompt",),
+                defaults={"guidance": 30.0, "strength": 1.0},
+            ),
+            Painter(
+                pipeline="FluxKontextInpaintPipeline",
+                folders=("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+                inputs=painters.patches,
+                lacks=("negative_prompt",),
+                instructed=True,
+                defaults={"guidance": 3.5, "strength": 1.0},
+                fixed={"_auto_resize": False},
+            ),
+        ),
     ),
     "chroma": Family(
         title="Chroma",
@@ -162,19 +225,53 @@ FAMILIES = {
         follows_flow=True,
         native_side=1024,
         guidance=5.0,
+        painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
     ),
     "qwen-image": Family(
         title="Qwen-Image",
         implementation="qwen_image.QwenImage",
-        pipelines=_pipelines("QwenImage", "Inpaint"),
+        pipelines=_pipelines("QwenImage", "Inpaint", "Edit", "EditInpaint", "EditPlus"),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
+        optional=("processor",),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
         vae_levels="dim_mult",
         guidance=4.0,
+        vae_channels="z_dim",
+        painters=(
+            Painter(
+                pipeline="QwenImageInpaintPipeline",
+                inputs=painters.patches,
+                guidance="true_cfg_scale",
+                defaults={"guidance": 4.0},
+            ),
+            Painter(
+                pipeline="QwenImageEditInpaintPipeline",
+                folders=("QwenImageEditPipeline", "QwenImageEditInpaintPipeline"),
+                inputs=painters.patches,
+                readers={"processor": "qwen_image_edit.read_processor"},
+                repair="qwen_image_edit.mark_pictures",
+                guidance="true_cfg_scale",
+                instructed=True,
+                takes_pillow=True,
+                defaults={"guidance": 4.0, "strength": 1.0},
+            ),
+            Painter(
+                pipeline="QwenImageEditPlusPipeline",
+                folders=("QwenImageEditPlusPipeline",),
+                inputs=painters.patches,
+                readers={"processor": "qwen_image_edit.read_processor"},
+                repair="qwen_image_edit.mark_pictures",
+                guidance="true_cfg_scale",
+                instructed=True,
+                lacks=("strength", "mask_image"),
+                takes_pillow=True,
+                defaults={"guidance": 4.0},
+            ),
+        ),
     ),
     "pixart": Family(
         title="PixArt-Sigma",
@@ -198,6 +295,7 @@ FAMILIES = {
         native_side=1024,
         guidance=5.0,
         few_steps=8,
+        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0, defaults={"guidance": 6.0}),),
     ),
 }
 
@@ -216,6 +314,20 @@ def family_with(pipeline: object, name: str) -> str:
     raise ModelError(
         f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a model of one of these families: {titles}."
     )
+
+
+def refuse_painter(pipeline: str, name: str) -> None:
+    """Raises ModelError for a model that can only paint, so that it finds no masks and inverts nothing.
+
+    Args:
+        pipeline: Class name from `model_index.json`.
+        name: Name of the model, for messages.
+    """
+    if FAMILIES[family_with(pipeline, name)].only_paints(pipeline):
+        raise ModelError(
+            f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --inpainter, "
+            "beside a --model that finds the mask."
+        )
 
 
 SETTINGS_KEY = "lora_adapter_metadata"

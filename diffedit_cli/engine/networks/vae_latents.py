@@ -92,5 +92,6 @@ class VaeLatents:
         if config["in_channels"] != inputs or (config.get("out_channels") or inputs) != (outputs or inputs):
             raise ModelError(
                 f"The model {self.name} does not fit: its {what} takes {config['in_channels']} channels and its "
-                f"VAE gives {inputs}; inpainting and instruction models cannot be used with DiffEdit."
+                f"VAE gives {inputs}; a model that also reads a mask or a picture "
+                f"can only be an --inpainter."
             )
