@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import components, onednn
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
-from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
+from diffedit_cli.engine.networks.model_formats import FAMILIES, Family, family_with
 from diffedit_cli.errors import ModelError
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
@@ -31,6 +32,7 @@ def load(
     offload: str = "none",
     vae_slicing: bool = False,
     vae_tiling: bool = False,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -45,12 +47,13 @@ def load(
         offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
+        elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
-    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings), elsewhere)
     if vae_slicing:
         model.vae.enable_slicing()
     if vae_tiling:
@@ -63,17 +66,27 @@ def load(
 
 
 def write_changed(
-    folder: Path, name: str, variant: str | None, loras: Loras, embeddings: Embeddings, target: Path
+    folder: Path,
+    name: str,
+    variant: str | None,
+    loras: Loras,
+    embeddings: Embeddings,
+    target: Path,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> None:
-    """Replaces the networks and tokenizers in `target`, a copy of the folder, by those with the adapters applied.
+    """Writes the parts that the folder does not have as they are used into `target`, a copy of the folder.
 
+    These are the networks and tokenizers that adapters change, if there are any, and the parts that are `elsewhere`.
     Raises ModelError if the model or an adapter cannot be used.
     """
-    readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
-    found = components.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
+    change, elsewhere = _change(name, loras, embeddings), elsewhere or {}
+    readers = _family(folder, name).READERS
+    used = {part: readers[part] for part in readers if part in elsewhere or (change is not None and _is_changed(part))}
+    found = components.read(folder, used, "cpu", None, name, variant, change, elsewhere)
     for part, changed in found.items():
         shutil.rmtree(target / part)
-        options = {"variant": variant, "max_shard_size": "1000GB"} if part in components.CHANGED else {}
+        is_network = isinstance(changed, torch.nn.Module)
+        options = {"variant": variant, "max_shard_size": "1000GB"} if is_network else {}
         changed.save_pretrained(target / part, **options)
 
 
@@ -89,7 +102,16 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
 
 def implementation(family: str) -> type[LatentDiffusion]:
     """Returns the class that implements a family of model_formats.FAMILIES."""
-    module, _, name = FAMILIES[family].implementation.partition(".")
+    return _implementation(FAMILIES[family])
+
+
+def readers(family: Family) -> Mapping[str, Any]:
+    """Returns the readers of the parts of a family by their names; those of its networks are NetworkReaders."""
+    return _implementation(family).READERS
+
+
+def _implementation(family: Family) -> type[LatentDiffusion]:
+    module, _, name = family.implementation.partition(".")
     found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
     return found
 

@@ -62,16 +62,18 @@ class LatentDiffusion(VaeLatents, ABC):
         name: str | None = None,
         variant: str | None = None,
         change: Callable[[components.Parts], None] | None = None,
+        elsewhere: Mapping[str, Path] | None = None,
     ) -> Self:
         """Returns the model of a diffusers folder, from `.safetensors` weights only, of `variant` if given.
 
-        `change` changes the parts in place before they are used. Raises ModelError with the part that cannot be used.
+        `change` changes the parts in place before they are used. `elsewhere` has the files or folders of parts that are
+        not in the folder. Raises ModelError with the part that cannot be used.
         """
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change)
+        found = components.read(folder, readers, device, dtype, name, variant, change, elsewhere)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 

@@ -13,7 +13,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
-from diffedit_cli.engine.networks import components, cross_attention
+from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
@@ -74,8 +74,8 @@ class StableDiffusion(UNetDiffusion):
 
     FORMAT = FAMILIES["sd"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "unet": components.diffusers_network(UNet2DConditionModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "unet": components.diffusers_network(UNet2DConditionModel, original_layout.unet),
         "text_encoder": components.transformers_network(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "scheduler": components.scheduler(DDIMScheduler),

@@ -14,7 +14,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks import components, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
@@ -28,13 +28,13 @@ class StableDiffusion3(FlowDiffusion):
 
     FORMAT = FAMILIES["sd3"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(SD3Transformer2DModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(SD3Transformer2DModel, original_layout.mmdit),
         "text_encoder": components.transformers_network(CLIPTextModelWithProjection),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
-        "text_encoder_3": components.transformers_network(T5EncoderModel),
+        "text_encoder_3": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer_3": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
