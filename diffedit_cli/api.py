@@ -45,7 +45,10 @@ class DiffEdit:
     Args:
         model: Name or path of the model. Default: the built-in one, which refuses pictures unlike those it knows.
         inpainter: Name or path of an inpainting model that paints in place of inversion and edit. Default: none.
-        model_config: For checkpoint files, the model whose configuration they use. Default: by their content.
+        model_config: For model files, the model whose configuration they use, and for a network alone its other parts.
+            Default: by their content.
+        text_encoder: Text encoders, files or folders, in place of the model's.
+        vae: VAE, a file or a folder, in place of the model's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
@@ -70,6 +73,8 @@ class DiffEdit:
         *,
         inpainter: str | Path | None = None,
         model_config: str | None = None,
+        text_encoder: Iterable[str | Path] = (),
+        vae: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offload: str = "none",
@@ -84,7 +89,13 @@ class DiffEdit:
     ) -> None:
         self._max_pixels = max_pixels
         kept = None if cache is None else Path(cache)
-        folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config)
+        folder = registry.find(
+            str(model or registry.BUILTIN),
+            kept=kept,
+            config=model_config,
+            text_encoders=map(str, text_encoder),
+            vae=None if vae is None else str(vae),
+        )
         self._pipeline = EditPipeline(
             adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS),
             None if kept is None else Cache(kept),
@@ -94,7 +105,7 @@ class DiffEdit:
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,
-            inpainter=None if inpainter is None else registry.find(str(inpainter), kept=kept, config=model_config),
+            inpainter=None if inpainter is None else registry.find_painter(str(inpainter), kept, model_config),
         )
 
     def mask(

@@ -168,7 +168,9 @@ def _write_networks(file: Path, folder: Path, family: Family, encoders: Mapping[
             with building.no_larger_than([file]):
                 network = readers[part].empty(folder / part, **(channels if part == family.denoiser else {}))
             clip = original_layout.open_clip if prefix.endswith(".model.") else original_layout.clip
-            checkpoint.fill(network, prefix, readers[part].layout or clip, _absent(network, part in family.identities))
+            checkpoint.fill(
+                network, prefix, readers[part].layout or clip, _absent(network, getattr(readers[part], "identity", ""))
+            )
             if part == "text_encoder":
                 layers = network.config.num_hidden_layers
             if hasattr(network, "tie_weights"):
@@ -183,8 +185,8 @@ def _write_networks(file: Path, folder: Path, family: Family, encoders: Mapping[
         raise ValueError(f"{left[0]}{others} would be left out")
 
 
-def _absent(network: Any, is_identity: bool) -> dict[str, Any]:
-    """Returns weights that files may lack: the projection of a text encoder, if it is then the identity."""
+def _absent(network: Any, name: str) -> dict[str, Any]:
+    """Returns the matrix of this name as the identity, if there is a name: files may lack it then."""
     import torch
 
-    return {"text_projection.weight": torch.eye(*network.text_projection.weight.shape)} if is_identity else {}
+    return {name: torch.eye(*network.get_parameter(name).shape)} if name else {}

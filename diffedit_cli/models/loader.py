@@ -47,7 +47,7 @@ class Loader:
 
             model = families.load(
                 folder.path, device, DTYPES[dtype], folder.name, folder.variant,
-                **folder.additions, **dataclasses.asdict(memory),
+                **folder.additions, **dataclasses.asdict(memory), elsewhere=folder.elsewhere,
             )  # fmt: skip
         if self.keeps:
             self._last = key, model

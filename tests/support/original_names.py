@@ -106,6 +106,39 @@ def qwen_image(folder: Path) -> Tensors:
     return read(folder)[0]
 
 
+WAN = {
+    "conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2", "mid_block.resnets.0": "middle.0",
+    "mid_block.attentions.0": "middle.1", "mid_block.resnets.1": "middle.2",
+}  # fmt: skip
+WAN_RESNET = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+
+
+def wan_vae(folder: Path) -> Tensors:
+    """Returns the VAE of Qwen-Image in a folder in the layout of Wan's authors; each level has three resnets."""
+    placed: Tensors = {}
+    for name, tensor in read(folder)[0].items():
+        half, _, rest = name.partition(".")
+        rest = re.sub(r"^down_blocks", "downsamples", rest)
+        rest = re.sub(r"^up_blocks\.(\d)\.resnets\.(\d)", lambda at: f"upsamples.{4 * int(at[1]) + int(at[2])}", rest)
+        rest = re.sub(r"^up_blocks\.(\d)\.upsamplers\.0", lambda at: f"upsamples.{4 * int(at[1]) + 3}", rest)
+        for ours, theirs in (WAN | WAN_RESNET | {"conv_shortcut": "shortcut"}).items():
+            is_resnet = ours not in WAN_RESNET or re.match(r"(downsamples|upsamples|mid_block|middle)", rest)
+            rest = re.sub(rf"(?<![^.]){re.escape(ours)}(?![^.])", theirs, rest) if is_resnet else rest
+        tops = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
+        placed[f"{tops[half]}.{rest}" if half in tops else f"{half}.{rest}"] = tensor
+    return placed
+
+
+def flux2_vae(folder: Path) -> Tensors:
+    halves = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
+    found = {name: tensor for name, tensor in ldm.vae(folder).items() if not name.endswith("num_batches_tracked")}
+    placed: Tensors = {}
+    for name, tensor in found.items():
+        layer, _, rest = name.partition(".")
+        placed[f"{halves.get(layer, layer)}.{rest}"] = tensor
+    return placed
+
+
 ORIGINAL: dict[str, Callable[[Path], Tensors]] = {
     "flux2": flux,
     "z-image": z_image,

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from diffedit_cli.engine.networks import building, precision, single_files
+from diffedit_cli.engine.networks.gguf_header import is_gguf
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.single_files import Convert
 from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
@@ -81,12 +82,20 @@ class DiffusersReader(NetworkReader):
 
 @dataclass(frozen=True)
 class TransformersReader(NetworkReader):
-    """Reads a network of transformers, which knows the names that its files may have."""
+    """Reads a network of transformers, which knows the names that its files may have.
+
+    `identity` is the name of a matrix that its authors' files lack where it is the identity, empty if there is none.
+    """
+
+    identity: str = ""
 
     def from_file(self, file: Path, at: Path, dtype: torch.dtype | None) -> Any:
         tensors = single_files.tensors_of(file, dtype)
         dtype = dtype or next(one.dtype for one in tensors.values() if one.is_floating_point())
-        options = {"config": self._config(at), "state_dict": tensors, "output_loading_info": True}
+        config = self._config(at)
+        if self.identity and self.identity not in tensors:
+            tensors[self.identity] = torch.eye(config.projection_dim, config.hidden_size, dtype=dtype)
+        options = {"config": config, "state_dict": tensors, "output_loading_info": True}
         with building.no_larger_than([file]):
             network, info = self.kind.from_pretrained(None, **options, **self._number_format(dtype))
         single_files.check_used(info["missing_keys"], info["unexpected_keys"])
@@ -109,8 +118,8 @@ def diffusers_network(kind: Any, layout: Layout | None = None, convert: Convert 
     return DiffusersReader(kind, layout, convert)
 
 
-def transformers_network(kind: Any, layout: Layout | None = None) -> TransformersReader:
-    return TransformersReader(kind, layout)
+def transformers_network(kind: Any, layout: Layout | None = None, identity: str = "") -> TransformersReader:
+    return TransformersReader(kind, layout, identity)
 
 
 def tokenizer(kind: Any) -> Reader:
@@ -175,19 +184,24 @@ def read(
     for part, reader in readers.items():
         stored = part in CHANGED and (change is not None or dtype is None)
         if place := (elsewhere or {}).get(part):
-            parts[part] = _read_elsewhere(reader, place, folder / part, None if stored else dtype, name)
+            stored = stored and not is_gguf(place)  # whose layers compute in one format from the start
+            parts[part] = _read_elsewhere(reader, place, folder / part, None if stored else dtype)
         else:
             parts[part] = _read_part(reader, folder / part, dtype, variant, name, stored)
     if change is not None:
         change(parts)
     for part, network in parts.items():
-        if change is not None and part in CHANGED and dtype is not None:
+        if change is not None and part in CHANGED and dtype is not None and not _is_quantised(network):
             network.to(dtype)
         if isinstance(network, nn.Module):
             network.to(device).eval().requires_grad_(False)
             if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
     return parts
+
+
+def _is_quantised(network: Any) -> bool:
+    return bool(getattr(network, "is_quantized", False))
 
 
 def _read_part(
@@ -209,7 +223,7 @@ def _read_part(
         ) from error
 
 
-def _read_elsewhere(reader: Any, place: Path, at: Path, dtype: torch.dtype | None, name: str) -> Any:
+def _read_elsewhere(reader: Any, place: Path, at: Path, dtype: torch.dtype | None) -> Any:
     """Returns a part whose weights are in a file, or that is in a folder of its own."""
     try:
         return reader.from_file(place, at, dtype) if place.is_file() else reader(place, dtype, None)
@@ -217,8 +231,8 @@ def _read_elsewhere(reader: Any, place: Path, at: Path, dtype: torch.dtype | Non
         raise
     except Exception as error:  # readers raise many types
         raise ModelError(
-            f"{place} cannot be used as the {at.name} of the model {name} ({reason(error)}); name the model that it "
-            "was made from with --model-config."
+            f"{place} cannot be used with the settings in {at} ({reason(error)}); name the model that it was made from "
+            "with --model-config."
         ) from error
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from diffedit_cli.storage import paths
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_TENSORS = 2**14  # as in a .safetensors file
@@ -23,11 +25,18 @@ ALIGNMENT = "general.alignment"
 STRING, ARRAY, UINT32 = 8, 9, 4
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of the kinds of values in the metadata."""
+FORMATS = {
+    0: (1, 4), 1: (1, 2), 30: (1, 2),  # float32, float16, bfloat16
+    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),  # Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),  # Q2_K to Q6_K
+    20: (32, 18), 23: (256, 136),  # IQ4_NL, IQ4_XS
+}  # fmt: skip
+"""Values and bytes of a block in the formats of tensors that diffusers reads."""
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of a GGUF file; `kind` is the number of its format, `bytes` is where it begins."""
+    """A tensor of a GGUF file; `kind` is the number of its format, `begin` its place among the tensors in bytes."""
 
     kind: int
     shape: tuple[int, ...]
@@ -37,7 +46,7 @@ class GgufTensor:
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do, whatever it is called."""
     try:
-        with path.open("rb") as file:
+        with paths.open_to_read(path) as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -46,7 +55,7 @@ def is_gguf(path: Path) -> bool:
 def tensors(path: Path) -> dict[str, GgufTensor]:
     """Returns the tensors of a GGUF file. Raises ValueError for a file that is damaged or has absurd numbers."""
     try:
-        with path.open("rb") as file:
+        with paths.open_to_read(path) as file:
             return _Header(file, path.stat().st_size).tensors()
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise ValueError("it is cut off or damaged") from error
@@ -81,13 +90,9 @@ class _Header:
 
     def _check(self, name: str, tensor: GgufTensor, start: int) -> None:
         """Raises ValueError unless all of a tensor is in the file, in a format that diffusers reads."""
-        from diffusers.quantizers.gguf.utils import GGML_QUANT_SIZES, SUPPORTED_GGUF_QUANT_TYPES
-
-        known = {int(one): GGML_QUANT_SIZES[one] for one in SUPPORTED_GGUF_QUANT_TYPES}
-        known |= {0: (1, 4), 1: (1, 2)}  # float32 and float16
-        if tensor.kind not in known:
+        if tensor.kind not in FORMATS:
             raise ValueError(f"{name} is stored in format {tensor.kind}, which diffedit does not support")
-        block, size = known[tensor.kind]
+        block, size = FORMATS[tensor.kind]
         if tensor.shape and tensor.shape[-1] % block:
             raise ValueError(f"{name} has rows of {tensor.shape[-1]} values, in blocks of {block}")
         if start + tensor.begin + math.prod(tensor.shape) // block * size > self._size:

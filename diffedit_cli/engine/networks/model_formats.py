@@ -41,7 +41,6 @@ class Family:
         vae_levels: Entry of the VAE's settings that lists its resolutions.
         checkpoints: By the name of a model: prefixes of the text encoders in checkpoints with its authors' layout.
         optional_encoders: Prefixes of text encoders that such checkpoints may lack.
-        identities: Text encoders whose projection such checkpoints may lack: it is the identity.
         input_layer: Layer of the denoiser that reads the latents, in such checkpoints.
         network_files: Files that hold the denoiser alone, in the authors' layouts and in diffusers' names.
     """
@@ -59,7 +58,6 @@ class Family:
     vae_levels: str = "block_out_channels"
     checkpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     optional_encoders: Mapping[str, str] = field(default_factory=dict)
-    identities: tuple[str, ...] = ()
     input_layer: str = "input_blocks.0.0"
     network_files: tuple[NetworkFile, ...] = ()
 
@@ -140,7 +138,6 @@ FAMILIES = {
             }
         },
         optional_encoders={"text_encoder_3": "text_encoders.t5xxl.transformer."},
-        identities=("text_encoder",),
         input_layer="x_embedder.proj",
         network_files=(
             NetworkFile("sd3", ("x_embedder.proj.weight", "joint_blocks.0.context_block.attn.qkv.weight")),

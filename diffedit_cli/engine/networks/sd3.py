@@ -30,7 +30,7 @@ class StableDiffusion3(FlowDiffusion):
     READERS = {  # noqa: RUF012
         "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
         "transformer": components.diffusers_network(SD3Transformer2DModel, original_layout.mmdit),
-        "text_encoder": components.transformers_network(CLIPTextModelWithProjection),
+        "text_encoder": components.transformers_network(CLIPTextModelWithProjection, identity="text_projection.weight"),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
