@@ -15,6 +15,7 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.help import App
 from diffedit_cli.cli.options import takes
+from diffedit_cli.engine.networks.gguf_header import is_gguf
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.models import weights
@@ -142,7 +143,7 @@ def _anywhere(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.DISTILLED, o.ADDITIONS, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
     """Show what a model on this machine is: family, prediction type, size and path."""
     from diffedit_cli.cli import config_file
@@ -164,6 +165,7 @@ def show(**given: Any) -> None:
         "licence": known.licence if known else None,
         "safety-checker": model.has_safety_checker,
         "path": str(model.path),
+        "elsewhere": {part: str(place) for part, place in model.elsewhere.items()},
         "variant": model.variant,
         "digest": model.digest,
         "parts": sizes,
@@ -176,6 +178,7 @@ def show(**given: Any) -> None:
         "use": ", ".join(model.uses()),
         "native-size": f"{found['native-size']} px",
         "safety-checker": "yes" if found["safety-checker"] else "no",
+        "elsewhere": ", ".join(f"{part} {place}" for part, place in model.elsewhere.items()) or None,
         "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
         "bytes": amount(sum(sizes.values())),
     }
@@ -187,7 +190,7 @@ def show(**given: Any) -> None:
 @app.command()
 @takes(
     o.argument("folder", Path, "The folder to create."),
-    o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
+    o.MODEL_NAME, o.CONFIG, o.PARTS, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
 )  # fmt: skip
 def save(**given: Any) -> None:
     """Write the chosen model, with its LoRAs and embeddings included, as one folder in diffusers' format."""
@@ -195,6 +198,8 @@ def save(**given: Any) -> None:
     with atomic.exclusive_lock(folder.parent):  # while another process replaces the folder, it briefly has another name
         _check_folder(folder, given["force"])
     model = choose_model(given, tell)
+    if quantised := [path for path in model.elsewhere.values() if is_gguf(path)]:
+        raise ModelError(f"{quantised[0]} is a .gguf file, which cannot be saved as a folder; use the file itself.")
     with atomic.exclusive_lock(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
@@ -204,18 +209,20 @@ def save(**given: Any) -> None:
             raise OutputError(f"{folder} holds {inside[0]}, which is an input; name another folder.")
     model.save(
         folder,
-        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings else None,
+        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings or model.elsewhere else None,
         check=lambda: _check_folder(folder, given["force"]),
     )
     answer(str(folder))
 
 
 def _add(model: ModelFolder, copy: Path) -> None:
-    """Writes the weights with the model's LoRAs and textual inversions into its copy. Raises ModelError."""
+    """Writes what its LoRAs and textual inversions change, and what is elsewhere, into its copy. Raises ModelError."""
     from diffedit_cli.engine.networks import families
 
     with weights.writing():
-        families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
+        families.write_changed(
+            model.path, model.name, model.variant, **model.additions, target=copy, elsewhere=model.elsewhere
+        )
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -201,7 +201,8 @@ CONFIG = _group(
     model_config=(
         str | None,
         None,
-        "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
+        "For model files: the model whose configuration and tokenizer they use, and the other parts of a network alone "
+        "(default: by their content).",
     ),
 )
 DISTILLED = _group(
@@ -213,13 +214,23 @@ DISTILLED = _group(
         "auto: as its files say.",
     ),
 )
+PARTS = _group(
+    "Model and device",
+    text_encoder=(
+        list[str],
+        [],
+        "Use this text encoder, a .safetensors file or a folder, in place of the model's; may be given for each.",
+    ),
+    vae=(str | None, None, "Use this VAE, a .safetensors file or a folder, in place of the model's."),
+)
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
 MODEL_NAME = _group(
     "Model and device",
     model=(
         str | None,
         None,
-        "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint (default: builtin).",
+        "A name from diffedit models list, a hub id, a folder, a .safetensors checkpoint, or a network alone as "
+        ".safetensors or .gguf (default: builtin).",
     ),
 )
 MODEL_ON_DEVICE = MODEL_NAME | _group(
@@ -238,7 +249,7 @@ MEMORY = _group(
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
-MODEL = MODEL_ON_DEVICE | CONFIG | DISTILLED | ADDITIONS | MEMORY | OFFLINE
+MODEL = MODEL_ON_DEVICE | CONFIG | PARTS | DISTILLED | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
 MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)

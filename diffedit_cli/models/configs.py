@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import paths

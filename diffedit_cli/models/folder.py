@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from diffedit_cli.storage.cache import default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
 from diffedit_cli.storage.files import new_folder
 
-SPELLINGS = ("model-name", "model-config", "distilled", "lora", "embedding")
+SPELLINGS = ("model-name", "model-config", "text-encoder", "vae", "distilled", "lora", "embedding")
 """Keys of a model's record that say how the model was named; the digest identifies it."""
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its components."""
@@ -35,8 +35,9 @@ class ModelFolder(ModelSettings):
     """A folder in diffusers' format, checked but not loaded.
 
     `variant` is the variant in the file names of its weights. `loras` and `embeddings` are added when it is loaded.
-    `config` names the model, if any, that a checkpoint's configuration comes from. `source` is the hub id that a short
-    name stands for. `distilled` says how the model was distilled to few steps; `auto` reads its files.
+    `config` names the model, if any, that the configuration or the other parts of a file come from. `elsewhere` has by
+    part the files with weights, or the folders, that are used in place of those in the folder. `source` is the hub id
+    that a short name stands for. `distilled` says how the model was distilled to few steps; `auto` reads its files.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelFolder(ModelSettings):
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
     source: str | None = None
     distilled: str = profiles.AUTO
     model_lock: object = field(
@@ -62,10 +64,9 @@ class ModelFolder(ModelSettings):
         beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
         try:
-            for path in self.files():
-                if path.parent.name not in beside:
-                    content = hashing.of_file(path, self.memo)
-                    total.update(f"{path.relative_to(self.path).as_posix()} {content}\n".encode())
+            for path, place in self._places():
+                if place.partition("/")[0] not in beside:
+                    total.update(f"{place} {hashing.of_file(path, self.memo)}\n".encode())
         except OSError as error:
             raise unreadable(self.name, error) from error
         added: tuple[Addition, ...] = (*self.loras, *self.embeddings)
@@ -92,19 +93,33 @@ class ModelFolder(ModelSettings):
     def record(self) -> dict[str, Any]:
         """Returns the metadata of the model, under the names of the options if there are such options."""
         added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
-        said = {option: [addition.words for addition in found] for option, found in added.items() if found}
-        config = {"model-config": self.config} if self.config else {}
-        distilled = {} if self.distilled == profiles.AUTO else {"distilled": self.distilled}
-        return {"model": self.digest, "model-name": self.name, **config, **distilled, **said}
+        said: dict[str, Any] = {
+            option: [addition.words for addition in found] for option, found in added.items() if found
+        }
+        said |= {"model-config": self.config} if self.config else {}
+        said |= {} if self.distilled == profiles.AUTO else {"distilled": self.distilled}
+        given = {part: str(path) for part, path in self.elsewhere.items() if part != FAMILIES[self.family].denoiser}
+        said |= {"vae": given.pop("vae")} if "vae" in given else {}
+        said |= {"text-encoder": [*given.values()]} if given else {}
+        return {"model": self.digest, "model-name": self.name, **said}
 
     def files(self) -> Iterator[Path]:
         """Yields the files of all components that exist; of the weights only those of the model's variant."""
+        return (path for path, _ in self._places())
+
+    def _places(self) -> Iterator[tuple[Path, str]]:
+        """Yields the files as `files` does, with their places in a folder; weights that are elsewhere: only `part/`."""
         for part in FAMILIES[self.family].all_parts:
-            if paths.is_folder(self.path / part):
-                for path in sorted((self.path / part).iterdir()):
-                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
-                    if _is_of_a_part(path) and not other:
-                        yield path
+            folder, other = self._folder(part), self.elsewhere.get(part)
+            variant = self.variant if other is None else None
+            for path in sorted(folder.iterdir()) if paths.is_folder(folder) else ():
+                if not weights.is_weights(path.name):
+                    if _is_of_a_part(path):
+                        yield path, f"{part}/{path.name}"
+                elif other in (None, folder) and weights.variant_of(path.name) == variant:
+                    yield path, f"{part}/{'' if other else path.name}"
+            if other and other != folder:
+                yield other, f"{part}/"
 
     @property
     def has_safety_checker(self) -> bool:
@@ -113,8 +128,8 @@ class ModelFolder(ModelSettings):
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""
         sizes: dict[str, int] = {}
-        for path in self.files():
-            part = path.parent.name
+        for path, place in self._places():
+            part = place.partition("/")[0]
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
 
@@ -123,16 +138,19 @@ class ModelFolder(ModelSettings):
     ) -> None:
         """Writes the model as one folder, whole or not at all, replacing an existing one. Raises OutputError.
 
-        `finish` may change the copy before it is moved into place, and `check` may raise an error for files that have
-        appeared there meanwhile.
+        Parts whose weights are elsewhere come without weights. `finish` may change the copy before it is moved into
+        place, and `check` may raise an error for files that have appeared there meanwhile.
         """
         with new_folder(folder, replace=True, check=check) as fresh:
-            at_top = [path for name in AT_TOP if paths.is_file(path := self.path / name)]
-            templates = self.path.glob(f"*/{CHAT_TEMPLATE}")  # for other programs: diffedit has its own
-            for path in (*at_top, *templates, *self.files()):
-                target = fresh / path.relative_to(self.path)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+            at_top = [(path, name) for name in AT_TOP if paths.is_file(path := self.path / name)]
+            templates = [  # for other programs: diffedit has its own
+                (path, path.relative_to(self.path).as_posix()) for path in self.path.glob(f"*/{CHAT_TEMPLATE}")
+            ]
+            for path, place in (*at_top, *templates, *self._places()):
+                if not place.endswith("/"):
+                    target = fresh / place
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, target)
             finish(fresh)
 
 

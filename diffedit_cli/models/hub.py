@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from diffedit_cli.engine.networks.model_formats import FAMILIES, Family, family_with
+from diffedit_cli.engine.networks.family import Family
+from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError, reason
 from diffedit_cli.models import weights
 from diffedit_cli.models.configs import SMALL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from diffedit_cli.models import configs, profiles
 from diffedit_cli.models.adapters import Lora
 from diffedit_cli.models.profiles import Profile
 from diffedit_cli.models.small_world import SmallWorld
+from diffedit_cli.storage import paths
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,6 +26,7 @@ class ModelSettings(SmallWorld):
     family: str
     loras: tuple[Lora, ...]
     source: str | None
+    elsewhere: Mapping[str, Path]
     distilled: str
 
     @cached_property
@@ -118,4 +121,9 @@ class ModelSettings(SmallWorld):
         return configs.read(self.name, self.path / "model_index.json")
 
     def _settings(self, part: str, name: str) -> dict[str, Any]:
-        return configs.read(self.name, self.path / part / name)
+        return configs.read(self.name, self._folder(part) / name)
+
+    def _folder(self, part: str) -> Path:
+        """Returns the folder with the settings of a component."""
+        other = self.elsewhere.get(part)
+        return other if other and paths.is_folder(other) else self.path / part

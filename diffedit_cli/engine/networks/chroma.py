@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_chroma import ChromaTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -16,6 +17,7 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, flow, flux, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.flux import diffusers_names
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
@@ -35,9 +37,12 @@ class Chroma(FlowDiffusion):
     FORMAT = FAMILIES["chroma"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(ChromaTransformer2DModel),
-        "text_encoder": components.transformers_network(T5EncoderModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(
+            ChromaTransformer2DModel,
+            convert=lambda tensors, _: diffusers_names(tensors, convert_chroma_transformer_checkpoint_to_diffusers),
+        ),
+        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

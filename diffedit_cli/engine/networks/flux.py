@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -19,11 +21,33 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
 from diffedit_cli.engine.networks import components, flow, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.single_files import Tensors
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
 AXES = 3  # of the positions: always 0, row and column
 UNGUIDED = 1.0  # embedded guidance of predictions without guidance
+FUSED = re.compile(r"single_blocks\.(\d+)\.linear1\.(weight|bias)")
+ROWS = 7 * 3072  # of a fused layer in diffusers' function
+
+
+def diffusers_names(tensors: Tensors, convert: Callable[[Tensors], Tensors]) -> Tensors:
+    """Returns the tensors of FLUX.1's authors by diffusers' names.
+
+    `convert` is diffusers' function, which splits the fused layers of single blocks in the rows of one width only. Here
+    they are split for any width, and `convert` gets tensors of these rows without columns in place of them.
+    """
+    width = len(tensors["img_in.weight"])
+    fused = {(found[1], found[2]): tensors[name] for name in tensors if (found := FUSED.fullmatch(name))}
+    for block, kind in fused:
+        tensors[f"single_blocks.{block}.linear1.{kind}"] = torch.empty(ROWS, 0)
+    converted = convert(tensors)
+    for (block, kind), tensor in fused.items():
+        rows = torch.split(tensor, [width, width, width, len(tensor) - 3 * width])
+        for layer, some in zip(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), rows, strict=True):
+            converted[f"single_transformer_blocks.{block}.{layer}.{kind}"] = some
+    return converted
+
 
 # Original layers, and the layers of diffusers that are their rows.
 ENDS = {"img_in": ["x_embedder"], "txt_in": ["context_embedder"], "final_layer.linear": ["proj_out"]}
@@ -79,11 +103,14 @@ class Flux(FlowDiffusion):
     FORMAT = FAMILIES["flux"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(FluxTransformer2DModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(
+            FluxTransformer2DModel,
+            convert=lambda tensors, _: diffusers_names(tensors, convert_flux_transformer_checkpoint_to_diffusers),
+        ),
         "text_encoder": components.transformers_network(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
-        "text_encoder_2": components.transformers_network(T5EncoderModel),
+        "text_encoder_2": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer_2": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -11,10 +15,11 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
-from diffedit_cli.engine.networks import components, flow, flux, original_layout
+from diffedit_cli.engine.networks import components, flow, flux, original_layout, single_files
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.original_layout import Place
 from diffedit_cli.errors import ModelError
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
@@ -46,14 +51,23 @@ LAYOUT = original_layout.by_rows(
 )
 
 
+def vae_layout(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
+    """Layout of the VAE: that of AutoencoderKL, with the convolutions between its halves in these halves."""
+    (place,) = original_layout.vae(name, config)
+    halves = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}
+    return place, Place(halves.get(name.partition(".")[0], "") + place.name)
+
+
 class Flux2Klein(FlowDiffusion):
     """FLUX.2-klein, base or distilled; the distilled models have no guidance."""
 
     FORMAT = FAMILIES["flux2"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLFlux2),
-        "transformer": components.diffusers_network(Flux2Transformer2DModel),
+        "vae": components.diffusers_network(AutoencoderKLFlux2, vae_layout),
+        "transformer": components.diffusers_network(
+            Flux2Transformer2DModel, convert=single_files.renamed(convert_flux2_transformer_checkpoint_to_diffusers)
+        ),
         "text_encoder": components.transformers_network(Qwen3Model),
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),

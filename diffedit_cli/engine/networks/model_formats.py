@@ -2,123 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from diffedit_cli.engine.networks import painters
+from diffedit_cli.engine.networks.family import Family, NetworkFile
 from diffedit_cli.engine.networks.painters import Painter
 from diffedit_cli.errors import ModelError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Format of a family of models.
-
-    Attributes:
-        title: Name of the family for people.
-        implementation: Module of this package and class in it that compute the family, as "sd.StableDiffusion".
-        pipelines: Names of the diffusers pipelines with this format.
-        networks: Parts of a folder that are networks.
-        others: Other parts that a folder must have.
-        optional: Parts that a folder may lack.
-        beside: Parts that neither a mask nor latents depend on.
-        denoiser: Part that is the denoising network.
-        attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
-        follows_flow: Whether the family uses flow matching in place of a noise schedule.
-        native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
-        vae_levels: Entry of the VAE's settings that lists its resolutions.
-        guidance: Default guidance scale of models that are not distilled; None for the usual one.
-        embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
-            none: there is no classifier-free guidance.
-        few_steps: Steps of models that are distilled to few steps.
-        adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
-        learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
-        vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
-        painters: Pipelines that repaint under a mask with models of the family.
-    """
-
-    title: str
-    implementation: str
-    pipelines: tuple[str, ...]
-    networks: tuple[str, ...]
-    others: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
-    denoiser: str = "unet"
-    attends: bool = True
-    follows_flow: bool = False
-    native_side: int = 0
-    vae_levels: str = "block_out_channels"
-    guidance: float | None = None
-    embeds_guidance: bool = False
-    few_steps: int = 4
-    adapted_encoders: tuple[str, ...] = ()
-    learns_words: bool = False
-    vae_channels: str = "latent_channels"
-    painters: tuple[Painter, ...] = ()
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return self.networks + self.others
-
-    @property
-    def adapted(self) -> tuple[str, ...]:
-        """Networks that LoRAs may change."""
-        return (self.denoiser, *self.adapted_encoders)
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """Parts that LoRAs or textual inversions may change."""
-        words = self.adapted_encoders if self.learns_words else ()
-        return (*self.adapted, *(part.replace("text_encoder", "tokenizer") for part in words))
-
-    @property
-    def all_parts(self) -> tuple[str, ...]:
-        return (*self.parts, *self.optional, *self.beside)
-
-    def guidance_by(self, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> str:
-        """Returns how a model is guided by its settings: "classifier-free", "embedded" (by the network) or "none"."""
-        if self.embeds_guidance:
-            return "embedded" if denoiser.get("guidance_embeds") else "none"
-        return "none" if index.get("is_distilled") else "classifier-free"
-
-    def factor(self, vae: Mapping[str, Any]) -> int:
-        """Returns the side in pixels of a latent cell by the settings of the VAE."""
-        return int(2 ** (len(vae.get(self.vae_levels, [0])) - 1))
-
-    def channels(self, vae: Mapping[str, Any]) -> int:
-        """Returns the channels of the latents by the settings of the VAE."""
-        return int(vae.get(self.vae_channels, 0))
-
-    def multiple(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-        """Returns the number of pixels that both sides of a picture must be multiples of.
-
-        A UNet halves the latents between its levels, and others read patches of 2 x 2 cells.
-        """
-        levels = len(denoiser.get("block_out_channels", [0, 0]))
-        return int(self.factor(vae) * 2 ** (levels - 1))
-
-    def painter(self, pipeline: str) -> Painter | None:
-        """Returns what repaints with the folders of a pipeline of the family; None if diffusers has nothing for it."""
-        own = [painter for painter in self.painters if pipeline in painter.folders]
-        return next(iter(own + [painter for painter in self.painters if not painter.folders]), None)
-
-    def native_size(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-        """Returns the side in pixels of the training pictures by the settings of the denoiser and the VAE."""
-        if self.native_side:
-            return int(vae.get("sample_size") or self.native_side)
-        return int(denoiser.get("sample_size", 0) * self.factor(vae))
-
-    def only_paints(self, pipeline: str) -> bool:
-        """Whether the models in the folders of a pipeline can neither find masks nor invert."""
-        return any(pipeline in painter.folders for painter in self.painters)
 
 
 def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
     return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
 
+
+KLEIN, Z_IMAGE, CHROMA = "black-forest-labs/FLUX.2-klein-4B", "Tongyi-MAI/Z-Image-Turbo", "lodestones/Chroma1-HD"
+DEV, SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
+EMBEDDERS, SINGLE = "time_text_embed", "single_transformer_blocks.0.proj_mlp.weight"  # of FLUX.1 in diffusers' names
 
 FAMILIES = {
     "sd": Family(
@@ -130,6 +29,14 @@ FAMILIES = {
         adapted_encoders=("text_encoder",),
         learns_words=True,
         painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sd15": {"text_encoder": "cond_stage_model.transformer."},
+            "sd21": {"text_encoder": "cond_stage_model.model."},
+        },
+        network_files=(
+            NetworkFile("sd15", ("input_blocks.0.0.weight", "middle_block.1.transformer_blocks.0.attn2.to_k.weight")),
+            NetworkFile("sd15", ("conv_in.weight", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")),
+        ),
     ),
     "sdxl": Family(
         title="Stable Diffusion XL",
@@ -140,6 +47,19 @@ FAMILIES = {
         adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
         painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sdxl": {
+                "text_encoder": "conditioner.embedders.0.transformer.",
+                "text_encoder_2": "conditioner.embedders.1.model.",
+            }
+        },
+        network_files=tuple(
+            NetworkFile("sdxl", (*marks, f"{middle}.transformer_blocks.0.attn2.to_k.weight"))
+            for *marks, middle in (
+                ("input_blocks.0.0.weight", "label_emb.0.0.weight", "middle_block.1"),
+                ("conv_in.weight", "add_embedding.linear_1.weight", "mid_block.attentions.0"),
+            )
+        ),
     ),
     "sd3": Family(
         title="Stable Diffusion 3 and 3.5",
@@ -154,6 +74,18 @@ FAMILIES = {
         attends=False,
         follows_flow=True,
         painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sd3": {
+                "text_encoder": "text_encoders.clip_l.transformer.",
+                "text_encoder_2": "text_encoders.clip_g.transformer.",
+            }
+        },
+        optional_encoders={"text_encoder_3": "text_encoders.t5xxl.transformer."},
+        input_layer="x_embedder.proj",
+        network_files=(
+            NetworkFile("sd3", ("x_embedder.proj.weight", "joint_blocks.0.context_block.attn.qkv.weight")),
+            NetworkFile("sd3", ("pos_embed.proj.weight", "transformer_blocks.0.norm1_context.linear.weight")),
+        ),
     ),
     "flux2": Family(
         title="FLUX.2-klein",
@@ -174,6 +106,10 @@ FAMILIES = {
                 instructed=True,
                 defaults={"guidance": 8.0},
             ),
+        ),
+        network_files=(
+            NetworkFile(KLEIN, ("img_in.weight", "double_stream_modulation_img.lin.weight")),
+            NetworkFile(KLEIN, ("x_embedder.weight", "double_stream_modulation_img.linear.weight")),
         ),
     ),
     "flux": Family(
@@ -213,6 +149,21 @@ FAMILIES = {
                 fixed={"_auto_resize": False},
             ),
         ),
+        network_files=(
+            NetworkFile(SCHNELL, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")),
+            NetworkFile(
+                DEV, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight")
+            ),
+            NetworkFile(SCHNELL, (f"{EMBEDDERS}.text_embedder.linear_1.weight", SINGLE)),
+            NetworkFile(
+                DEV,
+                (
+                    f"{EMBEDDERS}.text_embedder.linear_1.weight",
+                    SINGLE,
+                    f"{EMBEDDERS}.guidance_embedder.linear_1.weight",
+                ),
+            ),
+        ),
     ),
     "chroma": Family(
         title="Chroma",
@@ -226,6 +177,10 @@ FAMILIES = {
         native_side=1024,
         guidance=5.0,
         painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
+        network_files=(
+            NetworkFile(CHROMA, ("distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight")),
+            NetworkFile(CHROMA, ("distilled_guidance_layer.in_proj.weight", SINGLE)),
+        ),
     ),
     "qwen-image": Family(
         title="Qwen-Image",
@@ -272,6 +227,7 @@ FAMILIES = {
                 defaults={"guidance": 4.0},
             ),
         ),
+        network_files=(NetworkFile("Qwen/Qwen-Image", ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),),
     ),
     "pixart": Family(
         title="PixArt-Sigma",
@@ -296,6 +252,10 @@ FAMILIES = {
         guidance=5.0,
         few_steps=8,
         painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0, defaults={"guidance": 6.0}),),
+        network_files=(
+            NetworkFile(Z_IMAGE, ("x_embedder.weight", "cap_pad_token", "layers.0.attention.qkv.weight")),
+            NetworkFile(Z_IMAGE, ("all_x_embedder.2-1.weight", "cap_pad_token", "layers.0.attention.to_q.weight")),
+        ),
     ),
 }
 
@@ -328,6 +288,28 @@ def refuse_painter(pipeline: str, name: str) -> None:
             f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --inpainter, "
             "beside a --model that finds the mask."
         )
+
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+"""Prefixes of the names of all tensors in files that hold the denoiser alone: ComfyUI's, trainers', and none."""
+
+
+def without_prefix(names: Collection[str]) -> dict[str, str]:
+    """Returns the names of a file's tensors without the prefix that all of them have -> as they are."""
+    prefix = next(one for one in PREFIXES if all(name.startswith(one) or "." not in name for name in names))
+    return {name.removeprefix(prefix): name for name in names}
+
+
+def network_file(names: Collection[str]) -> tuple[str, NetworkFile] | None:
+    """Returns the family and the layout of a file that holds the denoiser alone, by its tensors; None for any other."""
+    bare = without_prefix(names)
+    found = [
+        (family, layout)
+        for family, row in FAMILIES.items()
+        for layout in row.network_files
+        if all(mark in bare for mark in layout.marks)
+    ]
+    return max(found, key=lambda one: len(one[1].marks), default=None)
 
 
 SETTINGS_KEY = "lora_adapter_metadata"

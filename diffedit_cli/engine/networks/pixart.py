@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, cross_attention
+from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
@@ -27,9 +27,9 @@ class PixArtSigma(ScheduledDiffusion):
 
     FORMAT = FAMILIES["pixart"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
         "transformer": components.diffusers_network(PixArtTransformer2DModel),
-        "text_encoder": components.transformers_network(T5EncoderModel),
+        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(DPMSolverMultistepScheduler),
     }

@@ -50,11 +50,20 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
     def tensors() -> list[torch.Tensor]:
         return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
 
+    layers: list[Any] = [layer for network in networks for layer in network.modules()]
+    quantised = [layer for layer in layers if isinstance(getattr(layer, "compute_dtype", None), torch.dtype)]
+    computed = [layer.compute_dtype for layer in quantised]
     dtypes = [tensor.dtype for tensor in tensors()]  # they may differ: a VAE or T5 may be partly float32
-    for network in networks:
-        network.to(torch.float32)
+    for tensor in tensors():  # not by network.to, which refuses quantised networks
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32)
+    for layer in quantised:
+        layer.compute_dtype = torch.float32
     try:
         yield
     finally:
         for tensor, dtype in zip(tensors(), dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+        for layer, dtype in zip(quantised, computed, strict=True):
+            layer.compute_dtype = dtype

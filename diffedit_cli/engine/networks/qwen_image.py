@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -17,6 +18,7 @@ from diffedit_cli.engine.networks import components, flow
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.single_files import Tensors
 from diffedit_cli.engine.process import Level, Prediction
 
 TOKENS = 1024  # longest prompt
@@ -27,12 +29,19 @@ SYSTEM = (
 LEADING = 34  # tokens of SYSTEM, which are not part of the embedding
 
 
+def diffusers_names(tensors: Tensors, _: Any) -> Tensors:
+    """Returns the tensors of a VAE in its authors' layout, which is that of Wan, by diffusers' names."""
+    converted: Tensors = convert_wan_vae_to_diffusers(tensors)
+    tensors.clear()  # what has no other name is in the result as it is
+    return converted
+
+
 class QwenImage(FlowDiffusion):
     """Qwen-Image, whose guided velocity gets back the length that it has without guidance."""
 
     FORMAT = FAMILIES["qwen-image"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLQwenImage),
+        "vae": components.diffusers_network(AutoencoderKLQwenImage, convert=diffusers_names),
         "transformer": components.diffusers_network(QwenImageTransformer2DModel),
         "text_encoder": components.transformers_network(Qwen2_5_VLForConditionalGeneration),
         "tokenizer": components.tokenizer(AutoTokenizer),

@@ -63,8 +63,8 @@ class StableDiffusion(UNetDiffusion):
 
     FORMAT = FAMILIES["sd"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "unet": components.diffusers_network(UNet2DConditionModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "unet": components.diffusers_network(UNet2DConditionModel, original_layout.unet),
         "text_encoder": components.transformers_network(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "scheduler": components.scheduler(DDIMScheduler),
