@@ -82,19 +82,6 @@ class ModelFolder(SmallWorld):
         config = {"model-config": self.config} if self.config else {}
         return {"model": self.digest, "model-name": self.name, **config, **said}
 
-    def files(self) -> Iterator[Path]:
-        """Yields the files of all components that exist; of the weights only those of the model's variant."""
-        for part in FAMILIES[self.family].all_parts:
-            if paths.is_folder(self.path / part):
-                for path in sorted((self.path / part).iterdir()):
-                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
-                    if _is_of_a_part(path) and not other:
-                        yield path
-
-    @property
-    def has_safety_checker(self) -> bool:
-        return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
-
     @cached_property
     def pipeline(self) -> str:
         """Name of the diffusers pipeline that the folder was saved from."""
@@ -126,6 +113,19 @@ class ModelFolder(SmallWorld):
                 f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --inpainter."
             )
         return self
+
+    def files(self) -> Iterator[Path]:
+        """Yields the files of all components that exist; of the weights only those of the model's variant."""
+        for part in FAMILIES[self.family].all_parts:
+            if paths.is_folder(self.path / part):
+                for path in sorted((self.path / part).iterdir()):
+                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
+                    if _is_of_a_part(path) and not other:
+                        yield path
+
+    @property
+    def has_safety_checker(self) -> bool:
+        return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
 
     @property
     def attends(self) -> bool:

@@ -32,6 +32,12 @@ def check_given(
         check_latents(latents, plan.given, inputs)
 
 
+def refuse_instruction(params: Params) -> None:
+    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
+    if params.instruction:
+        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
+
+
 def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:
     """Raises InputError for a mask of another picture, model or number of steps, NothingToEdit for an empty one.
 
@@ -43,12 +49,6 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         _check_made("mask", mask.name, mask.made, {**about, **levels})
     if not mask.pixels.any():
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
-
-
-def refuse_instruction(params: Params) -> None:
-    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
-    if params.instruction:
-        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
 
 
 def follow_latents(latents: Latents, params: Params) -> Params:

@@ -24,12 +24,12 @@ class Family:
         optional: Parts that a folder may lack.
         beside: Parts that neither a mask nor latents depend on.
         denoiser: Part that is the denoising network.
+        painters: Pipelines that repaint under a mask with models of the family.
+        vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
         attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
-        vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
-        painters: Pipelines that repaint under a mask with models of the family.
     """
 
     implementation: str
@@ -39,12 +39,12 @@ class Family:
     optional: tuple[str, ...] = ()
     beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
     denoiser: str = "unet"
+    painters: tuple[Painter, ...] = ()
+    vae_channels: str = "latent_channels"
     attends: bool = True
     follows_flow: bool = False
     native_side: int = 0
     vae_levels: str = "block_out_channels"
-    vae_channels: str = "latent_channels"
-    painters: tuple[Painter, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -94,62 +94,54 @@ FAMILIES = {
     "sd": Family(
         implementation="sd.StableDiffusion",
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
+        painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
-        painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "sdxl": Family(
         implementation="sdxl.StableDiffusionXL",
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
+        painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
-        painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "sd3": Family(
         implementation="sd3.StableDiffusion3",
         pipelines=_pipelines("StableDiffusion3", "Inpaint"),
+        painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
-        painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
     ),
     "flux2": Family(
         implementation="flux2.Flux2Klein",
         pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
-        networks=("vae", "transformer", "text_encoder"),
-        others=("tokenizer", "scheduler"),
-        denoiser="transformer",
-        attends=False,
-        follows_flow=True,
-        native_side=1024,
         painters=(
             Painter(
                 pipeline="Flux2KleinInpaintPipeline",
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
                 instructed=True,
-                defaults={"guidance": 8.0},
             ),
         ),
-    ),
-    "flux": Family(
-        implementation="flux.Flux",
-        pipelines=(*_pipelines("Flux", "Inpaint", "Fill"), "FluxKontextPipeline", "FluxKontextInpaintPipeline"),
-        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
-        others=("tokenizer", "tokenizer_2", "scheduler"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
+    ),
+    "flux": Family(
+        implementation="flux.Flux",
+        pipelines=(*_pipelines("Flux", "Inpaint", "Fill"), "FluxKontextPipeline", "FluxKontextInpaintPipeline"),
         painters=(
             Painter(
                 pipeline="FluxInpaintPipeline",
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
-                defaults={"guidance": 7.0},
             ),
             Painter(
                 pipeline="FluxFillPipeline",
@@ -164,40 +156,36 @@ FAMILIES = {
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
                 instructed=True,
-                defaults={"guidance": 3.5, "strength": 1.0},
+                defaults={"guidance": 2.5, "strength": 1.0},
                 fixed={"_auto_resize": False},
             ),
         ),
+        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
     ),
     "chroma": Family(
         implementation="chroma.Chroma",
         pipelines=_pipelines("Chroma", "Inpaint"),
+        painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
-        painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
     ),
     "qwen-image": Family(
         implementation="qwen_image.QwenImage",
         pipelines=_pipelines("QwenImage", "Inpaint", "Edit", "EditInpaint", "EditPlus"),
-        networks=("vae", "transformer", "text_encoder"),
-        others=("tokenizer", "scheduler"),
-        optional=("processor",),
-        denoiser="transformer",
-        attends=False,
-        follows_flow=True,
-        native_side=1024,
-        vae_levels="dim_mult",
-        vae_channels="z_dim",
         painters=(
             Painter(
                 pipeline="QwenImageInpaintPipeline",
                 inputs=painters.patches,
                 guidance="true_cfg_scale",
-                defaults={"guidance": 4.0},
             ),
             Painter(
                 pipeline="QwenImageEditInpaintPipeline",
@@ -223,6 +211,15 @@ FAMILIES = {
                 defaults={"guidance": 4.0},
             ),
         ),
+        vae_channels="z_dim",
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        optional=("processor",),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+        vae_levels="dim_mult",
     ),
     "pixart": Family(
         implementation="pixart.PixArtSigma",
@@ -235,13 +232,13 @@ FAMILIES = {
     "z-image": Family(
         implementation="z_image.ZImage",
         pipelines=_pipelines("ZImage", "Inpaint"),
+        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0),),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
-        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0, defaults={"guidance": 6.0}),),
     ),
 }
 
