@@ -23,6 +23,7 @@ from diffedit_cli.api_results import EditResult, InversionResult, MaskResult
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import adapters, registry
+from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions, number_format
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.keywords import GivenParams
@@ -85,7 +86,6 @@ class DiffEdit:
         self._max_pixels = max_pixels
         kept = None if cache is None else Path(cache)
         folder = registry.find(str(model or registry.BUILTIN), kept=kept, config=model_config).as_model()
-        painter = inpainter and registry.find(str(inpainter), kept=kept, config=model_config).as_painter()
         self._pipeline = EditPipeline(
             adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS),
             None if kept is None else Cache(kept),
@@ -95,7 +95,7 @@ class DiffEdit:
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,
-            inpainter=painter or None,
+            inpainter=_painter(inpainter, kept, model_config),
         )
 
     def mask(
@@ -164,8 +164,7 @@ class DiffEdit:
             exclude: See `mask`.
             box: See `mask`.
             point: See `mask`.
-            params: Fields of `Params`; `to` is required, unless there are `mask` and `instruction`, and without `mask`
-                also `from_`.
+            params: Fields of `Params`; `from_` and `to` are required, with `mask` only `to` or `instruction`.
 
         Raises:
             NothingToEdit: The mask is empty, or the picture does not show what `from_` names.
@@ -177,8 +176,7 @@ class DiffEdit:
         allowed = _limits(loaded, self._max_pixels, within, exclude, box, point)
         if latents is not None and self._pipeline.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
-        needs = ("from_", "to") if mask is None else () if params.get("instruction") else ("to",)
-        checked = params_of(params, *needs)
+        checked = params_of(params, *_required(mask, params))
         with _quietly():
             edited, *others = self._pipeline.edit(loaded, checked, stats, drawn, latents_of(latents), allowed)
         seed = edited.seed if checked.best and edited.seed is not None else checked.seed
@@ -189,6 +187,17 @@ class DiffEdit:
         """Returns the picture decoded at every noise level of an `inversion`, the clean one first."""
         with _quietly():
             return [Image.fromarray(frame) for frame in self._pipeline.frames(inversion.latents, inversion.stats)]
+
+
+def _painter(name: str | Path | None, kept: Path | None, config: str | None) -> ModelFolder | None:
+    return None if name is None else registry.find(str(name), kept=kept, config=config).as_painter()
+
+
+def _required(mask: MaskLike | None, params: GivenParams) -> tuple[str, ...]:
+    """Returns the names of the prompts that an edit requires: with a mask, none is needed to find it."""
+    if mask is None:
+        return "from_", "to"
+    return () if params.get("instruction") else ("to",)
 
 
 def _loaded(picture: PictureLike, max_pixels: int) -> tuple[Picture, EditStats]:

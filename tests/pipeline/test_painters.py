@@ -198,8 +198,9 @@ def test_only_masked_pixels_change_and_always_the_same_way(
 
 
 @pytest.mark.parametrize("words", [("--from", "cat", "--to", "small cat"), (*WORDS, "--region", "remove")])
+@pytest.mark.usefixtures("here")
 def test_its_own_defaults_come_before_those_of_the_kind_of_edit(
-    here: Path, written: Callable[[str], Path], words: tuple[str, ...]
+    written: Callable[[str], Path], words: tuple[str, ...]
 ) -> None:
     assert diffedit("edit", "cat.png", *words, "--inpainter", written("flux-fill"), "--room", 0).code == 0
     line = diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
