@@ -349,7 +349,7 @@ def info(**given: Any) -> None:
 
 
 @app.command()
-@takes(o.MODEL_ON_DEVICE, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ON_DEVICE, o.CONFIG, o.PARTS, o.ADDITIONS, o.CACHE_DIR, o.JSON)
 def doctor(**given: Any) -> None:
     """Say what works here and what does not: device, memory, versions, model, cache."""
     import json

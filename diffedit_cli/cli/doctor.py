@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from diffedit_cli import __version__
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import DiffEditError, OutputError
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.storage.cache import Cache
@@ -77,14 +78,15 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     size = model.native_size
     with torch.inference_mode():
         x_0 = model.encode(torch.zeros(1, 3, size, size))
-        model.predict(x_0, model.levels(1)[1], model.embed(""))
+        model.predict(x_0, model.levels(2)[-1], model.embed(""))  # one step is too few for Qwen-Image
     checked = (
         "with a safety checker"
         if pipeline.safety_filter.on and pipeline.safety_filter.checker()
         else "no safety checker"
     )
     return (
-        f"{folder.name}, {size} px, {pipeline.dtype}, loaded in {stats.seconds['load']:.1f} s and evaluated; {checked}"
+        f"{folder.name} ({FAMILIES[folder.family].title}), {size} px, {pipeline.dtype}, loaded in "
+        f"{stats.seconds['load']:.1f} s and evaluated; {checked}"
     )
 
 

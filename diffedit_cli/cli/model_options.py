@@ -35,9 +35,26 @@ def _size(flag: str, text: str) -> int:
 
 def choose_model(given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
     """Returns the model of this command line with its LoRAs and textual inversions. Raises ModelError or UsageError."""
-    from diffedit_cli.models import adapters, registry
+    from diffedit_cli.models import adapters
+    from diffedit_cli.models.profiles import AUTO
     from diffedit_cli.storage.cache_folder import DIGESTS
 
     root = cache_root(given)
-    model = registry.find(given["model"] or registry.BUILTIN, kept=root, config=given["model_config"], say=say)
-    return adapters.attach(model, given["lora"], given["embedding"], root / DIGESTS)
+    model = find_model(given["model"], given, say)
+    return adapters.attach(model, given["lora"], given["embedding"], root / DIGESTS).as_distilled(
+        given.get("distilled", AUTO)
+    )
+
+
+def find_model(name: str | None, given: dict[str, Any], say: Callable[[str], None]) -> ModelFolder:
+    """Returns a model, the built-in one by default, with the parts of this command line. Raises ModelError."""
+    from diffedit_cli.models import registry
+
+    return registry.find(
+        name or registry.BUILTIN,
+        kept=cache_root(given),
+        config=given["model_config"],
+        say=say,
+        text_encoders=given["text_encoder"],
+        vae=given["vae"],
+    )

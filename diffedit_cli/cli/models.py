@@ -15,6 +15,8 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.help import App
 from diffedit_cli.cli.options import takes
+from diffedit_cli.engine.networks.gguf_header import is_gguf
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import INTERRUPTED, ModelError, OutputError, UsageError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import atomic, files, paths
@@ -22,6 +24,7 @@ from diffedit_cli.storage.files import amount
 
 if TYPE_CHECKING:
     from diffedit_cli.models.folder import ModelFolder
+    from diffedit_cli.models.hub import Extent
 from diffedit_cli.cli.model_options import cache_root, choose_model
 
 app = App(help="List, download, choose, show and save models.")
@@ -30,9 +33,12 @@ app = App(help="List, download, choose, show and save models.")
 @app.command("list")
 @takes(o.JSON)
 def list_models(**given: Any) -> None:
-    """List the models that have a name, and say which of them are on this machine."""
+    """List the models that have a name: size, licence, and which of them are on this machine.
+
+    A gated model is downloaded only after you accept its licence on its page on the hub.
+    """
     from diffedit_cli.cli import config_file
-    from diffedit_cli.cli.progress import write_table
+    from diffedit_cli.cli.progress import write_groups
     from diffedit_cli.models import registry
 
     default = config_file.effective("model", registry.BUILTIN)
@@ -48,18 +54,13 @@ def list_models(**given: Any) -> None:
             )
         )
         return
-    rows = [
-        (
-            name,
-            "yes" if here[name] else "no",
-            known.family,
-            amount(known.size),
-            known.licence,
-            known.source + (" (default)" if name == default else ""),
-        )
-        for name, known in registry.NAMES.items()
-    ]
-    write_table(("NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"), rows)
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for name, known in registry.NAMES.items():
+        where = ("yes" if here[name] else "no") + (", default" if name == default else "")
+        row = (name, amount(known.size), known.licence, "yes" if known.gated else "no", where)
+        title = FAMILIES[known.family].title + (", for --inpainter" if known.painter else "")
+        groups.setdefault(title, []).append(row)
+    write_groups(("NAME", "SIZE", "LICENCE", "GATED", "HERE"), groups)
     if default not in registry.NAMES:
         answer(f"The default is {default}")
 
@@ -70,15 +71,16 @@ def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing its files, size and licence."""
     from diffedit_cli.models import hub, registry
 
-    name = given["name"]
+    name, extent = given["name"], _extent(given)
     if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # known without asking the hub
-        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}")
+        gated = ", gated" if known.gated else ""
+        tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}{gated}")
     if given["offline"]:
         raise ModelError(
             f"{name} cannot be downloaded while offline; leave out --offline, or unset the variable that "
             "sets it (DIFFEDIT_OFFLINE, HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."
         )
-    offer = hub.offer(name, variant=given["variant"] or None, with_weights=given["weights"])
+    offer = hub.offer(name, variant=given["variant"] or None, extent=extent)
     missing = offer.missing
     for file in offer.files:
         tell(f"{amount(file.size):>9}  {file.name}{'  (here)' if file.here else ''}")
@@ -92,6 +94,21 @@ def pull(**given: Any) -> None:
         if not typer.confirm("Download?", err=True):
             raise typer.Exit(INTERRUPTED)
     hub.download(offer, tell)
+
+
+def _extent(given: dict[str, Any]) -> Extent:
+    """Returns how much of a model the options ask for. Raises UsageError if they exclude each other."""
+    from diffedit_cli.models.hub import Extent
+
+    asked = {
+        "--network-only": (given["network_only"], Extent.NETWORK),
+        "--without-network": (given["without_network"], Extent.REST),
+        "--no-weights": (not given["weights"], Extent.SETTINGS),
+    }
+    found = {flag: extent for flag, (is_given, extent) in asked.items() if is_given}
+    if len(found) > 1:
+        raise UsageError(f"{' and '.join(found)} exclude each other; give one of them.")
+    return next(iter(found.values()), Extent.WHOLE)
 
 
 @app.command()
@@ -126,14 +143,14 @@ def _anywhere(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
     """Show what a model on this machine is: family, prediction type, size and path."""
     from diffedit_cli.cli import config_file
     from diffedit_cli.models import registry
 
     name = given["name"] or config_file.effective("model", registry.BUILTIN)
-    model = registry.find(name, kept=cache_root(given), config=given["model_config"], say=tell)
+    model = choose_model({**given, "model": name}, tell)
     sizes = model.sizes()
     known = registry.NAMES.get(name)
     found = {
@@ -142,10 +159,13 @@ def show(**given: Any) -> None:
         "pipeline": model.pipeline,
         "use": list(model.uses()),
         "prediction": model.prediction_type,
+        "guidance": model.guidance,
+        "profile": str(model.profile) if model.profile else None,
         "native-size": model.native_size,
         "licence": known.licence if known else None,
         "safety-checker": model.has_safety_checker,
         "path": str(model.path),
+        "elsewhere": {part: str(place) for part, place in model.elsewhere.items()},
         "variant": model.variant,
         "digest": model.digest,
         "parts": sizes,
@@ -158,6 +178,7 @@ def show(**given: Any) -> None:
         "use": ", ".join(model.uses()),
         "native-size": f"{found['native-size']} px",
         "safety-checker": "yes" if found["safety-checker"] else "no",
+        "elsewhere": ", ".join(f"{part} {place}" for part, place in model.elsewhere.items()) or None,
         "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
         "bytes": amount(sum(sizes.values())),
     }
@@ -169,7 +190,7 @@ def show(**given: Any) -> None:
 @app.command()
 @takes(
     o.argument("folder", Path, "The folder to create."),
-    o.MODEL_NAME, o.CONFIG, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
+    o.MODEL_NAME, o.CONFIG, o.PARTS, o.ADDITIONS, o.CACHE_DIR, o.FORCE,
 )  # fmt: skip
 def save(**given: Any) -> None:
     """Write the chosen model, with its LoRAs and embeddings included, as one folder in diffusers' format."""
@@ -177,6 +198,8 @@ def save(**given: Any) -> None:
     with atomic.exclusive_lock(folder.parent):  # while another process replaces the folder, it briefly has another name
         _check_folder(folder, given["force"])
     model = choose_model(given, tell)
+    if quantised := [path for path in model.elsewhere.values() if is_gguf(path)]:
+        raise ModelError(f"{quantised[0]} is a .gguf file, which cannot be saved as a folder; use the file itself.")
     with atomic.exclusive_lock(folder.parent):
         if paths.is_there(folder) and folder.samefile(model.path):
             raise OutputError(f"{folder} is the model itself; name another folder.")
@@ -186,18 +209,20 @@ def save(**given: Any) -> None:
             raise OutputError(f"{folder} holds {inside[0]}, which is an input; name another folder.")
     model.save(
         folder,
-        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings else None,
+        finish=lambda copy: _add(model, copy) if model.loras or model.embeddings or model.elsewhere else None,
         check=lambda: _check_folder(folder, given["force"]),
     )
     answer(str(folder))
 
 
 def _add(model: ModelFolder, copy: Path) -> None:
-    """Writes the weights with the model's LoRAs and textual inversions into its copy. Raises ModelError."""
+    """Writes what its LoRAs and textual inversions change, and what is elsewhere, into its copy. Raises ModelError."""
     from diffedit_cli.engine.networks import families
 
     with weights.writing():
-        families.write_changed(model.path, model.name, model.variant, **model.additions, target=copy)
+        families.write_changed(
+            model.path, model.name, model.variant, **model.additions, target=copy, elsewhere=model.elsewhere
+        )
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -39,7 +39,8 @@ _SWITCHES = {
 
 KINDS: dict[str, Any] = {  # type of a field of Params -> type of its option
     "str": str, "Prompt": str, "Prompt | None": str | None, "int": int, "int | None": int | None, "float": float,
-    "float | None": float | None, "float | str": float | str, "int | str": int | str, "bool": bool,
+    "float | None": float | None, "float | str": float | str, "bool": bool,
+    "int | str | None": int | str | None,
 }  # fmt: skip
 
 
@@ -200,8 +201,27 @@ CONFIG = _group(
     model_config=(
         str | None,
         None,
-        "For checkpoint files: the model whose configuration and tokenizer they use (default: by their content).",
+        "For model files: the model whose configuration and tokenizer they use, and the other parts of a network alone "
+        "(default: by their content).",
     ),
+)
+DISTILLED = _group(
+    "Model and device",
+    distilled=(
+        str,
+        "auto",
+        "How the model was distilled to few steps: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
+        "auto: as its files say.",
+    ),
+)
+PARTS = _group(
+    "Model and device",
+    text_encoder=(
+        list[str],
+        [],
+        "Use this text encoder, a .safetensors file or a folder, in place of the model's; may be given for each.",
+    ),
+    vae=(str | None, None, "Use this VAE, a .safetensors file or a folder, in place of the model's."),
 )
 OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
 MODEL_NAME = _group(
@@ -209,7 +229,8 @@ MODEL_NAME = _group(
     model=(
         str | None,
         None,
-        "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint (default: builtin).",
+        "A name from diffedit models list, a hub id, a folder, a .safetensors checkpoint, or a network alone as "
+        ".safetensors or .gguf (default: builtin).",
     ),
 )
 MODEL_ON_DEVICE = MODEL_NAME | _group(
@@ -228,7 +249,7 @@ MEMORY = _group(
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
-MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
+MODEL = MODEL_ON_DEVICE | CONFIG | PARTS | DISTILLED | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
 MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)
@@ -236,6 +257,8 @@ PULL = _group(
     "Download",
     variant=(str | None, None, "The variant of the weights, such as fp16."),
     weights=(bool, True, "Download the weights; without them, only the small files that a checkpoint file needs."),
+    network_only=(bool, False, "Download only the denoising network, if you have the other parts."),
+    without_network=(bool, False, "Download all but the denoising network's weights, if you have them as a file."),
     yes=(bool, False, "Download without asking."),
 )
 OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))

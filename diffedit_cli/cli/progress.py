@@ -6,7 +6,7 @@ import datetime
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -253,6 +253,25 @@ def share(fraction: float) -> str:
 
 def write_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Writes a table in aligned columns to standard output, for people and for `cut`."""
-    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+    widths = _widths(headings, rows)
     for row in [headings, *rows]:
-        console.answer("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _write_row(row, widths)
+
+
+def write_groups(headings: tuple[str, ...], groups: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
+    """Writes such a table in groups: the title of each, then its rows, which are indented."""
+    indented = {title: [(f"  {row[0]}", *row[1:]) for row in rows] for title, rows in groups.items()}
+    widths = _widths(headings, [row for rows in indented.values() for row in rows])
+    _write_row(headings, widths)
+    for title, rows in indented.items():
+        console.answer(title)
+        for row in rows:
+            _write_row(row, widths)
+
+
+def _widths(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, cells)) for cells in zip(headings, *rows, strict=True)]
+
+
+def _write_row(row: tuple[str, ...], widths: Sequence[int]) -> None:
+    console.answer("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -54,9 +54,9 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words.append("--no-safety")
     if found.get("model-name", "builtin") != "builtin":
         words += ["--model", found["model-name"]]
-    if "model-config" in found:
-        words += ["--model-config", found["model-config"]]
-    for name in ("lora", "embedding"):
+    for name in ("model-config", "vae", "distilled"):
+        words += [f"--{name}", found[name]] if name in found else []
+    for name in ("text-encoder", "lora", "embedding"):
         words += [word for value in record.get(name, ()) for word in (f"--{name}", value)]
     if found.get("vae-tiling"):
         words.append("--vae-tiling")

@@ -144,9 +144,7 @@ class Session:
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()
         self._root, painter = model_options.cache_root(given), given.get("inpainter")
         config = given["model_config"]
-        self.inpainter = (
-            registry.find(painter, kept=self._root, config=config, say=reporter.say).as_painter() if painter else None
-        )
+        self.inpainter = registry.find_painter(painter, self._root, config, reporter.say) if painter else None
 
     @property
     def model_files(self) -> list[Path]:
@@ -164,8 +162,8 @@ class Session:
         from diffedit_cli.storage.cache_folder import MODELS
 
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
-        options = ("model", "inpainter", "model_config", "caption_model", "expand_model")
-        named = [Path(name) for name in map(self._given.get, options) if name]
+        options = ("model", "inpainter", "model_config", "vae", "caption_model", "expand_model")
+        named = [Path(name) for name in (*map(self._given.get, options), *self._given["text_encoder"]) if name]
         inside = [
             file
             for folder in named

@@ -128,28 +128,7 @@ class Text:
 
 
 class Watcher(Protocol):
-    """Records the cross-attention of a network to some words of one prompt, in the batch rows assigned to it."""
-
-    def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor | None:
-        """Returns the attention to the watched words in one call of a cross-attention layer.
-
-        Args:
-            layer: Attention layer of diffusers.
-            hidden: (B, cells, K) hidden states of the layer, K channels.
-            told: (B, L, D) prompt embeddings that the layer attends to.
-
-        Returns:
-            Attention (n * heads, cells) of the n rows that hold the watched prompt; None if there is no such row.
-        """
-        ...
-
-    def add(self, looks: Tensor) -> None:
-        """Adds an attention map to the mean, after the network call has succeeded.
-
-        Args:
-            looks: (n * heads, cells) attention, from `look`.
-        """
-        ...
+    """Records the attention of a network to some words of one prompt, in the batch rows assigned to it."""
 
     def map(self, grid: tuple[int, int]) -> Tensor:
         """Returns how strongly each cell of the latents attends to the watched words.
@@ -236,44 +215,8 @@ class Predictor(Protocol):
         ...
 
 
-class Model(Predictor, Protocol):
-    """Latent diffusion model with VAE and text encoders, as far as the stages of the pipeline need it.
-
-    Attributes:
-        native_size: Side in pixels of the square pictures that the model was trained on.
-        multiple: Both sides of a picture must be multiples of this number of pixels.
-        evaluations: Network evaluations so far, one for each row of a batch.
-    """
-
-    native_size: int
-    multiple: int
-    evaluations: int
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Returns the shape of a picture's latents.
-
-        Args:
-            size: (width, height) in pixels, multiples of `multiple`.
-
-        Returns:
-            (C, h, w).
-        """
-        ...
-
-    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
-        """Returns the noise levels of the model's schedule.
-
-        Args:
-            steps: Number of steps, at least 1.
-            cells: h * w of the latents, which some schedules depend on. Default: that of a picture of native size.
-
-        Returns:
-            steps + 1 levels from clean to noisiest.
-
-        Raises:
-            UsageError: If the model has fewer timesteps than `steps` needs.
-        """
-        ...
+class PromptReader(Protocol):
+    """Text encoders of a model, and the ways in which it uses prompts."""
 
     def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
         """Returns the embedding of one prompt.
@@ -326,7 +269,47 @@ class Model(Predictor, Protocol):
             Context manager of the watcher.
 
         Raises:
-            ModelError: If the model has no cross-attention, or reads none of the words.
+            ModelError: If the model reads none of the words.
+        """
+        ...
+
+
+class Model(Predictor, PromptReader, Protocol):
+    """Latent diffusion model with VAE and text encoders, as far as the stages of the pipeline need it.
+
+    Attributes:
+        native_size: Side in pixels of the square pictures that the model was trained on.
+        multiple: Both sides of a picture must be multiples of this number of pixels.
+        evaluations: Network evaluations so far, one for each row of a batch.
+    """
+
+    native_size: int
+    multiple: int
+    evaluations: int
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Returns the shape of a picture's latents.
+
+        Args:
+            size: (width, height) in pixels, multiples of `multiple`.
+
+        Returns:
+            (C, h, w).
+        """
+        ...
+
+    def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
+        """Returns the noise levels of the model's schedule.
+
+        Args:
+            steps: Number of steps, at least 1.
+            cells: h * w of the latents, which some schedules depend on. Default: that of a picture of native size.
+
+        Returns:
+            steps + 1 levels from clean to noisiest.
+
+        Raises:
+            UsageError: If the model has fewer timesteps than `steps` needs.
         """
         ...
 

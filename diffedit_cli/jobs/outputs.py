@@ -50,7 +50,7 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
 
     _check_ending(job, command)
     folder = job.save_embeds or Path()
-    levels = levels_up_to(job.params.strength or 1.0, job.params.steps) + 1
+    levels = levels_up_to(job.params.strength or 1.0, job.params.step_count) + 1
     wanted = Targets(
         results=[Target(path, job.chosen_by) for path in results or expected_outputs(command, job)],
         mask=Target(job.mask_output, job.chosen_by) if job.mask_output else None,

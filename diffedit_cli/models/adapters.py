@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.models import weights
@@ -65,6 +66,11 @@ def attach(model: ModelFolder, lora: Iterable[str], embedding: Iterable[str], me
 
     `memo` is the folder where digests of large files are remembered. Raises UsageError or ModelError.
     """
+    lora, quantised = list(lora), [path for path in model.elsewhere.values() if gguf_header.is_gguf(path)]
+    if lora and quantised:
+        raise ModelError(
+            f"--lora {lora[0]} cannot change the quantised weights of {quantised[0]}; use the model as .safetensors."
+        )
     return replace(model, loras=loras(lora, memo), embeddings=embeddings(embedding, memo))
 
 

@@ -7,32 +7,19 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffedit_cli.engine.networks import original_layout
-from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.family import Family
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError, reason
-from diffedit_cli.models import predictions, weights
+from diffedit_cli.models import configs, predictions, weights
 from diffedit_cli.storage import files, paths
 
-if TYPE_CHECKING:
-    from diffedit_cli.engine.networks.conversion import Checkpoint
-
 # Prefixes of the names of a component's tensors.
-NETWORK, VAE, T5 = "model.diffusion_model.", "first_stage_model.", "text_encoders.t5xxl.transformer."
-TEXT_ENCODERS = {
-    "sd15": {"text_encoder": "cond_stage_model.transformer."},
-    "sd21": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-    "sd3": {
-        "text_encoder": "text_encoders.clip_l.transformer.",
-        "text_encoder_2": "text_encoders.clip_g.transformer.",
-    },
-}
+NETWORK, VAE = "model.diffusion_model.", "first_stage_model."
 ONE_FILE = "1000GB"  # no weights file is split into shards
 RULES = 2
 """Version of the rules of `convert`; a folder converted with an earlier version is converted again."""
@@ -59,19 +46,25 @@ network, quantisation scales of activations, and marks that are read elsewhere.
 
 
 def kind_of(file: Path) -> str:
-    """Returns the name (a key of TEXT_ENCODERS) of the model whose layout a checkpoint has.
+    """Returns the name (a key of `checkpoints` of its family) of the model whose layout a checkpoint has.
 
     Raises ModelError for a file that is no such checkpoint, and for a model of another noise process.
     """
     predictions.refuse_edm(file)
     names = weights.header(file)
-    for kind, prefixes in TEXT_ENCODERS.items():
+    for kind, prefixes in _text_encoders().items():
         if all(any(name.startswith(prefix) for name in names) for prefix in (NETWORK, VAE, *prefixes.values())):
             return kind
     raise ModelError(
         f"{file} is not a complete Stable Diffusion 1.x, 2.x, XL or 3 checkpoint in the original layout (a LoRA, an "
-        "embedding, or a model without its text encoders is none); name a diffusers folder."
+        "embedding, or a model without its text encoders is none), nor a network alone of a known family; name a "
+        "diffusers folder."
     )
+
+
+def _text_encoders() -> dict[str, Mapping[str, str]]:
+    """Returns the prefixes of the text encoders in checkpoints by the name of a model."""
+    return {kind: prefixes for family in FAMILIES.values() for kind, prefixes in family.checkpoints.items()}
 
 
 def configuration_digest(folder: Path, family: Family) -> str:
@@ -85,7 +78,7 @@ def configuration_digest(folder: Path, family: Family) -> str:
 
 def _settings(part: Path) -> list[Path]:
     """Returns the settings and vocabularies of a component; an empty list if the component is missing."""
-    return [path for path in part.glob("*") if path.suffix in (".json", ".txt") and ".safetensors" not in path.name]
+    return [path for path in part.glob("*") if path.suffix in configs.SMALL and ".safetensors" not in path.name]
 
 
 def edition(file: Path) -> str:
@@ -100,17 +93,21 @@ def convert(file: Path, configuration: Path, target: Path, family: Family) -> No
     Raises ModelError if file and configuration do not fit each other, OutputError if the folder cannot be written.
     """
     kind = kind_of(file)
-    predicted = None if kind == "sd3" else predictions.of(file)
-    with_t5 = any(name.startswith(T5) for name in weights.header(file))
-    parts = [*family.parts, *(family.optional if with_t5 else ())]
+    predicted = None if family.follows_flow else predictions.of(file)
+    names, more = weights.header(file), family.optional_encoders
+    more = {part: prefix for part, prefix in more.items() if any(name.startswith(prefix) for name in names)}
+    parts = [
+        *family.parts,
+        *(part for encoder in more for part in (encoder, encoder.replace("text_encoder", "tokenizer"))),
+    ]
     with files.new_folder(target) as folder:
         for part in parts:
             _copy_settings(configuration / part, folder / part, part)
         try:
             _write_index(configuration, folder, set(parts))
-            if kind != "sd3":  # SD3 follows a flow, not a noise schedule
+            if not family.follows_flow:
                 _settle_scheduler(file, folder, predicted)
-            _write_networks(file, folder, kind, with_t5)
+            _write_networks(file, folder, family, {**family.checkpoints[kind], **more})
         except OSError as error:
             if error.errno not in (None, errno.ENOENT):  # an error of the disk, not of the readers
                 raise
@@ -158,67 +155,39 @@ def _settle_scheduler(file: Path, folder: Path, predicted: str | None) -> None:
     path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _write_networks(file: Path, folder: Path, kind: str, with_t5: bool) -> None:
-    from diffedit_cli.engine.networks import building
+def _write_networks(file: Path, folder: Path, family: Family, encoders: Mapping[str, str]) -> None:
+    """Writes the networks of a checkpoint; `encoders` has the prefixes of its text encoders."""
+    from diffedit_cli.engine.networks import building, families
     from diffedit_cli.engine.networks.conversion import Checkpoint
 
+    readers = families.readers(family)
     with Checkpoint.opened(file) as checkpoint:
-        networks: dict[str, tuple[str, original_layout.Layout]] = {"vae": (VAE, original_layout.vae)}
-        networks |= (
-            {"transformer": (NETWORK, original_layout.mmdit)}
-            if kind == "sd3"
-            else {"unet": (NETWORK, original_layout.unet)}
-        )
-        for part, prefix in TEXT_ENCODERS[kind].items():
-            networks[part] = (prefix, original_layout.open_clip if prefix.endswith(".model.") else original_layout.clip)
-        networks |= {"text_encoder_3": (T5, original_layout.t5)} if with_t5 else {}
+        shape = checkpoint.shape(f"{NETWORK}{family.input_layer}.weight")
+        channels = {"in_channels": shape[1]} if shape and len(shape) == 4 else {}
         layers = 0
-        for part, (prefix, layout) in networks.items():
+        for part, prefix in {"vae": VAE, family.denoiser: NETWORK, **encoders}.items():
             with building.no_larger_than([file]):
-                network = _empty(folder / part, kind, part, checkpoint)
-            checkpoint.fill(network, prefix, layout, _absent(network, kind, part))
-            if part == "text_encoder_3":
-                network.tie_weights()  # its token embeddings have two names
+                network = readers[part].empty(folder / part, **(channels if part == family.denoiser else {}))
+            clip = original_layout.open_clip if prefix.endswith(".model.") else original_layout.clip
+            checkpoint.fill(
+                network, prefix, readers[part].layout or clip, _absent(network, getattr(readers[part], "identity", ""))
+            )
             if part == "text_encoder":
                 layers = network.config.num_hidden_layers
+            if hasattr(network, "tie_weights"):
+                network.tie_weights()  # T5's token embeddings have two names
             with weights.writing():
                 network.save_pretrained(folder / part, max_shard_size=ONE_FILE)
         # Stable Diffusion 2 does not use OpenCLIP's last layer, which its files hold.
-        skipped = f"{TEXT_ENCODERS['sd21']['text_encoder']}transformer.resblocks.{layers}."
+        skipped = f"{encoders['text_encoder']}transformer.resblocks.{layers}."
         left = sorted(n for n in checkpoint.left if not _UNNEEDED.fullmatch(n) and not n.startswith(skipped))
     if left:
         others = f" and {len(left) - 1} others" if len(left) > 1 else ""
         raise ValueError(f"{left[0]}{others} would be left out")
 
 
-def _empty(folder: Path, kind: str, part: str, checkpoint: Checkpoint) -> Any:
-    """Returns the network of a component without weights, by its settings.
-
-    The number of input channels of a denoiser comes from the file.
-    """
-    from accelerate import init_empty_weights
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
-    from transformers.models.t5.modeling_t5 import T5EncoderModel
-
-    with init_empty_weights():
-        if part in ("vae", "unet", "transformer"):
-            first = {"unet": "input_blocks.0.0.weight", "transformer": "x_embedder.proj.weight"}.get(part)
-            shape = checkpoint.shape(f"{NETWORK}{first}")
-            channels = {"in_channels": shape[1]} if shape and len(shape) == 4 else {}
-            classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "transformer": SD3Transformer2DModel}
-            return classes[part].from_config(classes[part].load_config(folder), **channels)
-        projected = kind == "sd3" or part == "text_encoder_2"
-        clip = CLIPTextModelWithProjection if projected else CLIPTextModel
-        encoder = T5EncoderModel if part == "text_encoder_3" else clip
-        return encoder(encoder.config_class.from_pretrained(folder, local_files_only=True))
-
-
-def _absent(network: Any, kind: str, part: str) -> dict[str, Any]:
-    """Returns weights that files may lack: the projection of SD3's first text encoder, which is then the identity."""
+def _absent(network: Any, name: str) -> dict[str, Any]:
+    """Returns the matrix of this name as the identity, if there is a name: files may lack it then."""
     import torch
 
-    name = "text_projection.weight"
-    return {name: torch.eye(*network.text_projection.weight.shape)} if (kind, part) == ("sd3", "text_encoder") else {}
+    return {name: torch.eye(*network.get_parameter(name).shape)} if name else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.storage import paths
@@ -23,6 +23,7 @@ PLACES = 100  # upper limit of places that a model knows: each costs a network e
 LEAST_TENSORS = 4  # per layer of any kind
 SPARE = 2**20  # computed values that are allowed beyond the size of the weights
 SMALL = (".json", ".txt", ".model")  # suffixes of files of settings and vocabularies
+MOST_PIECES = 8_000_000  # bytes of a sentencepiece vocabulary (.model): T5's has 0.8 million, mT5's 4.3 million
 SIDE = 4096  # upper limit of a side in pixels
 UNLIMITED = int(1e30)  # value that transformers writes for a tokenizer without a limit
 
@@ -238,6 +239,8 @@ def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:
     for path in (path for path in sorted(folder.glob("*")) if path.suffix in endings):
         if not paths.is_file(path):
             raise ModelError(f"The model {name} is damaged: {path} is not a file; get it again.")
+        if path.suffix == ".model" and path.stat().st_size > MOST_PIECES:
+            raise ModelError(f"The model {name} is damaged: {path} has more than {MOST_PIECES} bytes; get it again.")
         if (total := total + path.stat().st_size) > weights.MOST_SETTINGS:
             raise ModelError(
                 f"The model {name} is damaged: its settings and vocabularies up to {path} have more than "

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.engine.networks.model_formats import FAMILIES, refuse_painter
-from diffedit_cli.engine.networks.painters import Painter
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import configs, weights
+from diffedit_cli.models import configs, profiles, weights
 from diffedit_cli.models.adapters import Addition, Lora, TextualInversion
-from diffedit_cli.models.small_world import FITNESS, WORLD, SmallWorld
+from diffedit_cli.models.settings import ModelSettings
+from diffedit_cli.models.small_world import FITNESS, WORLD
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.cache import default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
 from diffedit_cli.storage.files import new_folder
 
-SPELLINGS = ("model-name", "model-config", "lora", "embedding")
+SPELLINGS = ("model-name", "model-config", "text-encoder", "vae", "distilled", "lora", "embedding")
 """Keys of a model's record that say how the model was named; the digest identifies it."""
 AT_TOP = ("model_index.json", FITNESS, WORLD)
 """The files of a model that lie beside its components."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File that transformers writes with a tokenizer to which adapters were applied; nothing reads it."""
+
 
 @dataclass(frozen=True)
-class ModelFolder(SmallWorld):
+class ModelFolder(ModelSettings):
     """A folder in diffusers' format, checked but not loaded.
 
     `variant` is the variant in the file names of its weights. `loras` and `embeddings` are added when it is loaded.
-    `config` names the model, if any, that a checkpoint's configuration comes from.
+    `config` names the model, if any, that the configuration or the other parts of a file come from. `elsewhere` has by
+    part the files with weights, or the folders, that are used in place of those in the folder. `source` is the hub id
+    that a short name stands for. `distilled` says how the model was distilled to few steps; `auto` reads its files.
     """
 
     name: str
@@ -43,6 +48,9 @@ class ModelFolder(SmallWorld):
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[TextualInversion, ...] = ()
     config: str | None = None
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    source: str | None = None
+    distilled: str = profiles.AUTO
     model_lock: object = field(
         default=None, compare=False, repr=False
     )  # lock that keeps a converted model in the cache
@@ -56,16 +64,23 @@ class ModelFolder(SmallWorld):
         beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
         try:
-            for path in self.files():
-                if path.parent.name not in beside:
-                    content = hashing.of_file(path, self.memo)
-                    total.update(f"{path.relative_to(self.path).as_posix()} {content}\n".encode())
+            for path, place in self._places():
+                if place.partition("/")[0] not in beside:
+                    total.update(f"{place} {hashing.of_file(path, self.memo)}\n".encode())
         except OSError as error:
             raise unreadable(self.name, error) from error
         added: tuple[Addition, ...] = (*self.loras, *self.embeddings)
         for addition in added:
             total.update(f"{addition.identity}\n".encode())
+        if self.spacing is not None:
+            total.update(f"spacing {self.spacing}\n".encode())
         return total.hexdigest()
+
+    def as_distilled(self, how: str) -> ModelFolder:
+        """Returns the model, taken as distilled in this way, or as its files say (AUTO). Raises UsageError."""
+        model = replace(self, distilled=how)
+        _ = model.profile  # raises for an unknown way
+        return model
 
     @property
     def additions(self) -> dict[str, Any]:
@@ -78,83 +93,43 @@ class ModelFolder(SmallWorld):
     def record(self) -> dict[str, Any]:
         """Returns the metadata of the model, under the names of the options if there are such options."""
         added: dict[str, tuple[Addition, ...]] = {"lora": self.loras, "embedding": self.embeddings}
-        said = {option: [addition.words for addition in found] for option, found in added.items() if found}
-        config = {"model-config": self.config} if self.config else {}
-        return {"model": self.digest, "model-name": self.name, **config, **said}
-
-    @cached_property
-    def pipeline(self) -> str:
-        """Name of the diffusers pipeline that the folder was saved from."""
-        return str(configs.read(self.name, self.path / "model_index.json").get("_class_name"))
-
-    @property
-    def painter(self) -> Painter | None:
-        """The pipeline that repaints under a mask with this model; None if diffusers has none for it."""
-        return FAMILIES[self.family].painter(self.pipeline)
-
-    def uses(self) -> tuple[str, ...]:
-        """Returns the options that the model is of use for: --model, --inpainter and --instruction."""
-        family, painter = FAMILIES[self.family], self.painter
-        channels = self._settings(family.denoiser, "config.json").get("in_channels")
-        vae = self._settings("vae", "config.json")
-        plain = painter is None or channels in painter.inputs(family.channels(vae), self.factor)[:1]
-        alone = () if family.only_paints(self.pipeline) or not plain else ("--model",)
-        return alone + (() if painter is None else ("--inpainter",) + ("--instruction",) * painter.instructed)
-
-    def as_model(self) -> ModelFolder:
-        """Returns the folder. Raises ModelError if the model can only paint."""
-        refuse_painter(self.pipeline, self.name)
-        return self
-
-    def as_painter(self) -> ModelFolder:
-        """Returns the folder. Raises ModelError if the model cannot repaint under a mask."""
-        if self.painter is None:
-            raise ModelError(
-                f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --inpainter."
-            )
-        return self
+        said: dict[str, Any] = {
+            option: [addition.words for addition in found] for option, found in added.items() if found
+        }
+        said |= {"model-config": self.config} if self.config else {}
+        said |= {} if self.distilled == profiles.AUTO else {"distilled": self.distilled}
+        given = {part: str(path) for part, path in self.elsewhere.items() if part != FAMILIES[self.family].denoiser}
+        said |= {"vae": given.pop("vae")} if "vae" in given else {}
+        said |= {"text-encoder": [*given.values()]} if given else {}
+        return {"model": self.digest, "model-name": self.name, **said}
 
     def files(self) -> Iterator[Path]:
         """Yields the files of all components that exist; of the weights only those of the model's variant."""
+        return (path for path, _ in self._places())
+
+    def _places(self) -> Iterator[tuple[Path, str]]:
+        """Yields the files as `files` does, with their places in a folder; weights that are elsewhere: only `part/`."""
         for part in FAMILIES[self.family].all_parts:
-            if paths.is_folder(self.path / part):
-                for path in sorted((self.path / part).iterdir()):
-                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
-                    if _is_of_a_part(path) and not other:
-                        yield path
+            folder, other = self._folder(part), self.elsewhere.get(part)
+            variant = self.variant if other is None else None
+            for path in sorted(folder.iterdir()) if paths.is_folder(folder) else ():
+                if not weights.is_weights(path.name):
+                    if _is_of_a_part(path):
+                        yield path, f"{part}/{path.name}"
+                elif other in (None, folder) and weights.variant_of(path.name) == variant:
+                    yield path, f"{part}/{'' if other else path.name}"
+            if other and other != folder:
+                yield other, f"{part}/"
 
     @property
     def has_safety_checker(self) -> bool:
         return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
 
-    @property
-    def attends(self) -> bool:
-        """Whether the network has cross-attention from the picture to the words, as UNets have."""
-        return FAMILIES[self.family].attends
-
-    @property
-    def prediction_type(self) -> str:
-        """The prediction type of the network in its scheduler's words, or `flow`."""
-        if FAMILIES[self.family].follows_flow:
-            return "flow"
-        return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
-
-    @property
-    def native_size(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
-        family = FAMILIES[self.family]
-        return family.native_size(self._settings(family.denoiser, "config.json"), self._settings("vae", "config.json"))
-
-    @property
-    def factor(self) -> int:
-        """The side in pixels of a latent cell."""
-        return FAMILIES[self.family].factor(self._settings("vae", "config.json"))
-
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""
         sizes: dict[str, int] = {}
-        for path in self.files():
-            part = path.parent.name
+        for path, place in self._places():
+            part = place.partition("/")[0]
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
 
@@ -163,19 +138,20 @@ class ModelFolder(SmallWorld):
     ) -> None:
         """Writes the model as one folder, whole or not at all, replacing an existing one. Raises OutputError.
 
-        `finish` may change the copy before it is moved into place, and `check` may raise an error for files that have
-        appeared there meanwhile.
+        Parts whose weights are elsewhere come without weights. `finish` may change the copy before it is moved into
+        place, and `check` may raise an error for files that have appeared there meanwhile.
         """
         with new_folder(folder, replace=True, check=check) as fresh:
-            at_top = [path for name in AT_TOP if paths.is_file(path := self.path / name)]
-            for path in (*at_top, *self.files()):
-                target = fresh / path.relative_to(self.path)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+            at_top = [(path, name) for name in AT_TOP if paths.is_file(path := self.path / name)]
+            templates = [  # for other programs: diffedit has its own
+                (path, path.relative_to(self.path).as_posix()) for path in self.path.glob(f"*/{CHAT_TEMPLATE}")
+            ]
+            for path, place in (*at_top, *templates, *self._places()):
+                if not place.endswith("/"):
+                    target = fresh / place
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, target)
             finish(fresh)
-
-    def _settings(self, part: str, name: str) -> dict[str, Any]:
-        return configs.read(self.name, self.path / part / name)
 
 
 def not_of_a_model(folder: Path) -> list[Path]:
@@ -185,13 +161,14 @@ def not_of_a_model(folder: Path) -> list[Path]:
     def is_saved(path: Path) -> bool:
         if path.parent == folder:
             return path.name in AT_TOP
-        return path.parent.parent == folder and path.parent.name in parts and _is_of_a_part(path)
+        of_a_part = _is_of_a_part(path) or path.name == CHAT_TEMPLATE
+        return path.parent.parent == folder and path.parent.name in parts and of_a_part
 
     return [path for path in sorted(folder.rglob("*")) if not paths.is_folder(path) and not is_saved(path)]
 
 
 def _is_of_a_part(path: Path) -> bool:
-    return weights.is_weights(path.name) or path.suffix in (".json", ".txt")
+    return weights.is_weights(path.name) or path.suffix in configs.SMALL
 
 
 def unreadable(name: str, error: OSError) -> ModelError:

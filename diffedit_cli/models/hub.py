@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError, reason
 from diffedit_cli.models import weights
-from diffedit_cli.models.registry import BUILTIN, NAMES, hub_id
+from diffedit_cli.models.configs import SMALL
+from diffedit_cli.models.names import BUILTIN, NAMES, hub_id
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.files import amount
 
@@ -23,7 +26,15 @@ INDEX = "model_index.json"
 CONFIG = "config.json"
 SHA256_DIGITS = 64  # length of a large file's ETag; a small file's is another hash
 WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # they write captions and sentences
-PARTS = {part for family in FAMILIES.values() for part in family.all_parts}
+
+
+class Extent(Enum):
+    """How much of a model to download."""
+
+    WHOLE = "all that an edit reads"
+    NETWORK = "the denoising network alone"
+    REST = "all but the weights of the denoising network"
+    SETTINGS = "the files without weights"
 
 
 @dataclass(frozen=True)
@@ -49,35 +60,62 @@ class Offer:
         return [file for file in self.files if not file.here]
 
 
-def offer(name: str, *, variant: str | None = None, with_weights: bool = True) -> Offer:
+def offer(name: str, *, variant: str | None = None, extent: Extent = Extent.WHOLE) -> Offer:
     """Asks the hub for a model's files. Raises UsageError for a name that is no hub id, ModelError for all else."""
     repository = hub_id(name)
     if name == BUILTIN:
         raise UsageError("The model builtin is in the package; there is nothing to download.")
     if repository.count("/") != 1 or not all(repository.split("/")):
-        known = ", ".join(one for one in NAMES if one != BUILTIN)
-        raise UsageError(f"{name} is not a model of the hub; name one of {known}, or an id like owner/name.")
+        raise UsageError(
+            f"{name} is not a model of the hub; name one of diffedit models list, or an id like owner/name."
+        )
     _go_online()
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     with _explained(repository):
         info = HfApi().model_info(repository, files_metadata=True)
-    config = info.config or {}
-    if pipeline := (config.get("diffusers") or {}).get("_class_name"):
-        family_with(pipeline, repository)
-    writes = WRITERS & set(config.get("architectures") or ())
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    choose = _chosen_of_writer if writes else _chosen
-    chosen = choose(repository, list(sizes), variant, with_weights)
+    config = info.config or {}
+    if WRITERS & set(config.get("architectures") or ()):
+        chosen = _chosen_of_writer(repository, list(sizes), variant, extent)
+    else:
+        families = _families(name, (config.get("diffusers") or {}).get("_class_name"))
+        chosen = _chosen(repository, list(sizes), families, variant, extent)
     revision = str(info.sha)
     files = []
     for file in chosen:
         place = try_to_load_from_cache(repository, file, revision=None if file == chosen[-1] else revision)
         files.append(File(file, sizes[file], isinstance(place, str) and revision in Path(place).parts))
+    if info.gated and not all(file.here for file in files):
+        _check_access(repository)
     licence = info.card_data and (info.card_data.get("license_name") or info.card_data.get("license"))
     if not licence:
         licence = NAMES[name].licence if name in NAMES else "unknown"
     return Offer(repository, revision, str(licence), tuple(files))
+
+
+def _check_access(repository: str) -> None:
+    """Raises ModelError if the licence of a gated repository has not been accepted by whoever is logged in here."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    with _explained(repository):
+        try:
+            HfApi().auth_check(repository)
+        except GatedRepoError:
+            raise
+        except HfHubHTTPError:
+            return  # some mirrors of the hub cannot tell; the download will
+
+
+def _families(name: str, pipeline: object) -> list[Family]:
+    """Returns the family of a named model or of a pipeline; all of them if the hub does not state the pipeline.
+
+    Raises ModelError for a pipeline that diffedit cannot use.
+    """
+    if name in NAMES:
+        return [FAMILIES[NAMES[name].family]]
+    return [FAMILIES[family_with(pipeline, name)]] if pipeline else list(FAMILIES.values())
 
 
 def download(offer: Offer, say: Callable[[str], None]) -> None:
@@ -132,40 +170,57 @@ def _go_online() -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
 
 
-def _chosen(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
+def _chosen(
+    repository: str, names: list[str], families: list[Family], variant: str | None, extent: Extent
+) -> list[str]:
     """Returns the files that diffedit reads, the index last. Raises ModelError if a required file is missing."""
     if INDEX not in names:
         raise ModelError(f"{repository} is not a diffusers model, it has no {INDEX}; name another.")
+    denoisers = {family.denoiser for family in families}
+    wanted = {part for family in families for part in family.all_parts}
+    wanted = wanted & denoisers if extent is Extent.NETWORK else wanted
     parts: dict[str, list[str]] = {}
     for name in names:
         part, _, file = name.partition("/")
-        if part in PARTS and "/" not in file:
+        if part in wanted and "/" not in file:
             parts.setdefault(part, []).append(file)
-    chosen = [f"{part}/{file}" for part in parts for file in parts[part] if file.endswith((".json", ".txt"))]
-    if with_weights:
-        for part, files in parts.items():
+    chosen = [f"{part}/{file}" for part in parts for file in parts[part] if _is_small(file)]
+    for part, files in parts.items():
+        if extent is Extent.WHOLE or extent is (Extent.NETWORK if part in denoisers else Extent.REST):
             chosen += [f"{part}/{file}" for file in _weights(repository, part, files, variant)]
     return [*sorted(chosen), INDEX]
 
 
-def _chosen_of_writer(repository: str, names: list[str], variant: str | None, with_weights: bool) -> list[str]:
-    """Returns the files of a model that writes prompts, its settings last. Raises ModelError.
+def _chosen_of_writer(repository: str, names: list[str], variant: str | None, extent: Extent) -> list[str]:
+    """Returns the files of a model that writes prompts, its settings last. Raises ModelError or UsageError.
 
     Such a model has no components.
     """
+    if extent in (Extent.NETWORK, Extent.REST):
+        raise UsageError(f"{repository} writes prompts and has no parts to choose from; download all of it.")
     root = [name for name in names if "/" not in name]
-    chosen = [name for name in root if name.endswith((".json", ".txt", "spiece.model")) and name != CONFIG]
-    if with_weights:
+    chosen = [name for name in root if _is_small(name) and name != CONFIG]
+    if extent is Extent.WHOLE:
         chosen += _weights(repository, "network", root, variant)
     return [*sorted(chosen), CONFIG]
 
 
+def _is_small(file: str) -> bool:
+    """Whether a file holds settings or a vocabulary."""
+    return file.endswith(SMALL) and ".index." not in file
+
+
 def _weights(repository: str, part: str, files: list[str], variant: str | None) -> list[str]:
-    """Returns the weights files of a component; none for a tokenizer or scheduler. Raises ModelError."""
+    """Returns the weights files of a component with their index; none for a tokenizer or scheduler.
+
+    Raises ModelError if there are weights, but none that can be used.
+    """
     found = [file for file in files if weights.is_weights(file)]
     chosen = [file for file in found if weights.variant_of(file) == variant]
     if chosen:
-        return chosen
+        index = f".safetensors.index.{variant}.json" if variant else ".safetensors.index.json"
+        is_sharded = any("-of-" in file for file in chosen)
+        return chosen + [file for file in files if is_sharded and file.endswith(index)]
     if found:
         others = ", ".join(sorted({weights.variant_of(file) or "the full one" for file in found}))
         raise ModelError(

@@ -47,7 +47,8 @@ class Loader:
 
             model = families.load(
                 folder.path, device, DTYPES[dtype], folder.name, folder.variant,
-                **folder.additions, **dataclasses.asdict(memory),
+                **folder.additions, **dataclasses.asdict(memory), spacing=folder.spacing,
+                elsewhere=folder.elsewhere,
             )  # fmt: skip
         if self.keeps:
             self._last = key, model

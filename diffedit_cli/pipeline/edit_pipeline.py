@@ -110,6 +110,8 @@ class EditPipeline:
 
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of another edit, and Withheld.
         """
+        for unused in [] if self.inpainting else input_checks.unused_guidance(params, self.folder):
+            stats.warn(unused)
         stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
@@ -139,7 +141,11 @@ class EditPipeline:
             whole = None if boxes else inversions[0]
             inputs = self.context.inputs(picture)
             results.append(composition.compose_variant(picture, mask, space, plan, whole, painted, inputs))
-        return self._checked(results, picture, params, plan, stats)
+        results = [verdicts.best(results)] if params.best else results
+        if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):
+            stats.warn(warning)
+        self.safety_filter.check_all([result.picture for result in results], stats)
+        return results
 
     def frames(self, latents: Latents, stats: EditStats) -> list[NDArray[np.uint8]]:
         """Returns every level of the inversion decoded, (h, w, 3), clean level first. Costs no network evaluation."""
@@ -156,15 +162,18 @@ class EditPipeline:
         return self.session.pack_embedding(params.prompts_of()[name], params, stats, with_record)
 
     def _plan(self, params: Params, place: str = "") -> Plan:
-        params = self.inpainting.with_defaults(params) if self.inpainting else params
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)
+        if self.inpainting:  # only the mask follows the model's own defaults
+            told = self.inpainting.with_defaults(params)
+            painter = plan_of(told, self.inpainting.defaults, place, attends=self.folder.attends)
+            plan = replace(painter, compared=plan.compared, there=plan.there)
         return replace(plan, judged=params.best or (plan.judged and self.folder.unexplained is not None))
 
     def _place(self, params: Params, picture: Picture, stats: EditStats) -> str:
         """Returns the picture's place if the edit needs one, the prompts name none, and the model knows places."""
         if self.inpainting or not (self.folder.places and self._plan(params).lacks_place):
             return ""
-        return scenery.place_of(self.context, picture, self.folder.places, params, stats)
+        return scenery.place_of(self.context, picture, self.folder.places, self._plan(params).given, stats)
 
     def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits) -> Mask:
         with stats.clock("mask"):
@@ -178,16 +187,6 @@ class EditPipeline:
         (self.inpainting.check if self.inpainting else input_checks.refuse_instruction)(params)
         params = self._prompt_models(stats).with_sentences(input_checks.params_for_mask(mask, params))
         return params if latents is None else input_checks.follow_latents(latents, params)
-
-    def _checked(
-        self, results: list[EditVariant], picture: Picture, params: Params, plan: Plan, stats: EditStats
-    ) -> list[EditVariant]:
-        """Returns the results, with --best only the best one. Warns of a poor result; raises Withheld."""
-        results = [verdicts.best(results)] if params.best else results
-        if warning := verdicts.warning(results[0], picture, plan, self.folder.unexplained):
-            stats.warn(warning)
-        self.safety_filter.check_all([result.picture for result in results], stats)
-        return results
 
     def _prompt_models(self, stats: EditStats) -> PromptModels:
         return PromptModels(self.cache, self.folder.memo, stats.warn)

@@ -101,7 +101,7 @@ class Plan:
         return self.kind in CLAIMS and not self.given.anyway and not self.given.guided_mask
 
 
-def plan_of(params: Params, own: Mapping[str, float], place: str = "", attends: bool = False) -> Plan:
+def plan_of(params: Params, own: Mapping[str, Any], place: str = "", attends: bool = False) -> Plan:
     """Returns the plan of an edit by a model with defaults of its `own`, by parameter name.
 
     `place` is the known place of the picture, used if something is removed and the prompts name no place. `attends`
@@ -180,7 +180,7 @@ def _there(full: Params, change: Change) -> Params | None:
     return dataclasses.replace(full, region="object", to=bare, mask_strength=strength, maps=_few(full.maps))
 
 
-def _few(maps: int | str) -> int | str:
+def _few(maps: int | str | None) -> int | str | None:
     """Returns fewer maps for AUTO: an addition needs a place, not a settled outline."""
     return ADD_MAPS if maps == AUTO else maps
 

@@ -46,9 +46,18 @@ class InpaintingStage:
         self.folder, self.device, self.dtype, self.painter = folder, device, dtype, folder.painter
         self._inpainter: Inpainter | None = None
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default parameters of the model, which give way to those of the kind of edit."""
+        return self.folder.defaults
+
     def with_defaults(self, params: Params) -> Params:
-        """Returns the parameters with the model's own defaults in place of None."""
-        return params.with_defaults(self.painter.defaults)
+        """Returns the parameters with defaults that hold for any kind of edit in place of None.
+
+        They are those of a model that only paints, and of a distilled model those of its profile.
+        """
+        profile = self.folder.profile
+        return params.with_defaults(dict(self.painter.defaults) | (profile.defaults if profile else {}))
 
     def check(self, params: Params) -> None:
         """Raises UsageError for parameters that an inpainting model does not support."""
@@ -94,7 +103,7 @@ class InpaintingStage:
                     negative=negative,
                     guidance=GUIDANCE if params.guidance is None else params.guidance,
                     strength=STRENGTH if params.strength is None else params.strength,
-                    steps=params.steps,
+                    steps=params.step_count,
                     generator=generator.set_state(state),
                     progress=progress,
                 )

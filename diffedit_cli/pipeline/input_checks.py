@@ -9,6 +9,7 @@ from typing import Any
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.pipeline import mask_limits, prompts
 from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import Plan
@@ -32,12 +33,6 @@ def check_given(
         check_latents(latents, plan.given, inputs)
 
 
-def refuse_instruction(params: Params) -> None:
-    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
-    if params.instruction:
-        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
-
-
 def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mapping[str, Any]) -> None:
     """Raises InputError for a mask of another picture, model or number of steps, NothingToEdit for an empty one.
 
@@ -49,6 +44,26 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         _check_made("mask", mask.name, mask.made, {**about, **levels})
     if not mask.pixels.any():
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
+
+
+def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
+    """Returns a warning for each given parameter of guidance that the model cannot follow."""
+    distilled = f"the model {folder.name} is distilled, and takes no guidance; leave it out."
+    embedded = (
+        f"the model {folder.name} has guidance as an input of its network, without a negative prompt; leave it out."
+    )
+    unused = {
+        "--guidance": folder.guidance == "none" and params.guidance not in (None, 1.0),
+        "--negative": folder.guidance != "classifier-free" and params.negative not in (None, ""),
+    }
+    why = distilled if folder.guidance == "none" else embedded
+    return [f"{option} has no effect: {why}" for option, is_unused in unused.items() if is_unused]
+
+
+def refuse_instruction(params: Params) -> None:
+    """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
+    if params.instruction:
+        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
 
 
 def follow_latents(latents: Latents, params: Params) -> Params:

@@ -18,7 +18,7 @@ class GivenParams(TypedDict, total=False):
     from_negative: Prompt
     to_negative: Prompt
     mask_method: str
-    maps: int | str
+    maps: int | str | None
     region: str
     room: float | None
     paste_above: float | None
@@ -45,7 +45,7 @@ class GivenParams(TypedDict, total=False):
     lambda_auto_corr: float
     lambda_kl: float
     auto_corr_rolls: int
-    steps: int
+    steps: int | None
     scheduler: str
     guidance: float | None
     guidance_end: float

@@ -39,7 +39,7 @@ class MapComputation:
         self.attention, self.references = [], []
         source, target = self._texts()
         x_0 = self.context.latents(self.picture, self.stats)
-        at = model.levels(params.steps, x_0.shape[-2:].numel())[_level(params)]
+        at = model.levels(params.step_count, x_0.shape[-2:].numel())[_level(params)]
         shape = (params.most_maps, *x_0.shape[1:])
         noise = torch.randn(shape, generator=generator(params.seed, self.picture, "mask")).to(x_0.device)
         only_evidence = set(names) == {"evidence"}
@@ -117,7 +117,7 @@ class MapComputation:
 
 def _level(params: Params) -> int:
     assert params.mask_strength is not None
-    return levels_up_to(params.mask_strength, params.steps)
+    return levels_up_to(params.mask_strength, params.step_count)
 
 
 def noises_at_once(params: Params) -> int:

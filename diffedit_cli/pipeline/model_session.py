@@ -131,7 +131,9 @@ class ModelSession:
         """Returns the levels of an inversion, the clean one first, without those below `last_level`."""
         assert params.strength is not None
         last = params.last_level or 0.0
-        every = self.model(stats).levels(params.steps, cells)[: levels_up_to(params.strength, params.steps) + 1]
+        every = self.model(stats).levels(params.step_count, cells)[
+            : levels_up_to(params.strength, params.step_count) + 1
+        ]
         return [every[0], *(level for level in every[1:-1] if level.b >= last), *every[-1:]]
 
     def check_given(self, latents: Latents, picture: Picture, params: Params, stats: EditStats) -> None:
@@ -191,7 +193,7 @@ def _check_fitness(folder: ModelFolder, any_picture: bool, picture: Picture, mis
         unlike = f"{picture.name} is unlike the drawn scenes that the small model {folder.name} knows"
         if not any_picture:
             raise ModelError(
-                f"{unlike}; get a model of photographs with: diffedit models pull sd15, and name it: --model sd15 "
-                f"(or try this one nevertheless: --model {folder.name})."
+                f"{unlike}; get a model of photographs (see diffedit models list), for instance with: diffedit models "
+                f"pull sd15, and name it: --model sd15 (or try this one nevertheless: --model {folder.name})."
             )
         stats.warn(f"{unlike}; expect a poor result.")

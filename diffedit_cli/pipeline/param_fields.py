@@ -70,10 +70,11 @@ class MaskParams:
         choices=(AUTO, *MASK_METHODS),
         changed_in=("mask",),
     )
-    maps: int | str = parameter(
-        AUTO,
+    maps: int | str | None = parameter(
+        None,
         MASK,
-        "Noise draws averaged into the mask; auto: until the mask is stable, 10 at most.",
+        "Noise draws averaged into the mask; auto: until the mask is stable, 10 at most (default: auto; of a distilled "
+        "model 2).",
         Range(1, MOST),
         words={AUTO: AUTO},
         keys=("contrast", "bare"),
@@ -144,10 +145,10 @@ class MaskParams:
         keys=("contrast", "reference", "bare"),
         sometimes_in=("inversion", "repainting"),
     )
-    steps: int = parameter(
-        16,
+    steps: int | None = parameter(
+        None,
         STEPS,
-        "How many noise levels; fewer are faster.",
+        "How many noise levels; fewer are faster (default: 16; of a distilled model mostly 4).",
         Range(1, MOST),
         keys=("contrast", "reference", "bare", "inversion"),
     )
@@ -190,7 +191,8 @@ class InversionParams:
     invert_every: int | None = parameter(
         None,
         INVERSION,
-        "Evaluate the network at every Nth level, and interpolate between (default: 2 with dpm++, else 1).",
+        "Evaluate the network at every Nth level, and interpolate between (default: 2 with dpm++, else 1; of a "
+        "distilled model 1).",
         Range(1, MOST),
         sometimes_in=("inversion",),
     )
@@ -245,7 +247,7 @@ class EditParams:
     guidance: float | None = parameter(
         None,
         GUIDING,
-        "How strongly to follow --to (default: 7.5, with builtin 4; remove 1).",
+        "How strongly to follow --to; 1: no guidance (default: the model's, mostly 7.5, with builtin 4; remove 1).",
         SCALE,
         keys=("repainting",),
         sometimes_in=("contrast",),

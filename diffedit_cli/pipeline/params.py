@@ -22,8 +22,10 @@ from diffedit_cli.pipeline.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
 MOST_MAPS = 10  # limit of AUTO: as many as the paper always draws
-MASK_STRENGTH, STRENGTH, GUIDANCE = 0.5, 0.9, 7.5  # used if neither the kind of edit nor the model sets one
-USUAL = {"mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDANCE}
+MASK_STRENGTH, STRENGTH, GUIDANCE, STEPS = 0.5, 0.9, 7.5, 16  # used if neither the kind of edit nor the model sets one
+USUAL: dict[str, Any] = {
+    "mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDANCE, "steps": STEPS, "maps": AUTO
+}  # fmt: skip
 SEED_LIMIT = 2**63
 VARIANTS_ETA = 0.6  # eta of --variants; of 24 object edits 38 % succeed at eta 1, 58 % at 0.6, 62 % at 0
 REFINEMENTS = (
@@ -55,9 +57,9 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         """Raises UsageError if a strength covers less than one of the steps."""
         for name in ("mask_strength", "strength"):
             share = USUAL[name] if getattr(self, name) is None else getattr(self, name)
-            if levels_up_to(share, self.steps) < 1:
+            if levels_up_to(share, self.step_count) < 1:
                 raise UsageError(
-                    f"{flag(name)} {share:g} of --steps {self.steps} is less than one step; "
+                    f"{flag(name)} {share:g} of --steps {self.step_count} is less than one step; "
                     f"raise {flag(name)} or --steps."
                 )
 
@@ -142,9 +144,14 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         return dataclasses.replace(self, **absent) if absent else self
 
     @property
+    def step_count(self) -> int:
+        """Number of noise levels: `steps`, or the usual number."""
+        return self.steps or STEPS
+
+    @property
     def most_maps(self) -> int:
         """The largest number of noise draws that the contrast map averages."""
-        return MOST_MAPS if isinstance(self.maps, str) else self.maps
+        return self.maps if isinstance(self.maps, int) else MOST_MAPS
 
     @property
     def telling_words(self) -> list[str]:

@@ -67,7 +67,7 @@ class RepaintStage:
         """Returns the decoded crop (h, w, 3) in [-1, 1] and, if judged, the error (1,) that --to leaves unexplained."""
         session, params = self.context.session, plan.painted
         model = session.model(stats)
-        every = model.levels(params.steps, M.numel())
+        every = model.levels(params.step_count, M.numel())
         levels = [level for level in every if level.timestep in latents.timesteps]
         trajectory = diffedit.Trajectory(torch.from_numpy(latents.trajectory).to(session.device), levels)
         negative = session.embedding(params.negative or "", params, stats)
@@ -85,7 +85,7 @@ class RepaintStage:
         *_, y_0 = self.context.with_progress("edit", steps, len(levels) - 1)
         made = {"picture": model.decode(y_0)[0].permute(1, 2, 0).cpu().numpy()}
         if plan.judged:
-            at = every[levels_up_to(JUDGED_AT, params.steps)]
+            at = every[levels_up_to(JUDGED_AT, params.step_count)]
             noise = torch.randn(y_0.shape, generator=generator(0, part.picture, "judge")).to(y_0.device)
             eps = model.predict(add_noise(y_0, noise, at), at, query.prompt).eps
             error = evidence.unexplained(eps, noise)

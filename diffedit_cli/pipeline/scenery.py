@@ -26,12 +26,12 @@ def place_of(context: StageContext, picture: Picture, places: Sequence[str], par
     """
     session = context.session
     inputs = context.inputs(picture) | cache_keys.text(params)
-    inputs |= {"places": list(places), "at": AT, "steps": params.steps}
+    inputs |= {"places": list(places), "at": AT, "steps": params.step_count}
 
     def compare() -> Arrays:
         model = session.model(stats)
         x_0 = context.latents(picture, stats)
-        at = model.levels(params.steps, x_0.shape[-2:].numel())[levels_up_to(AT, params.steps)]
+        at = model.levels(params.step_count, x_0.shape[-2:].numel())[levels_up_to(AT, params.step_count)]
         noise = torch.randn(x_0.shape, generator=generator(0, picture, "place")).to(x_0.device)
         x_t = add_noise(x_0, noise, at)
         prompts = (session.embedding(place, params, stats) for place in places)

@@ -36,8 +36,8 @@ def check(params: Params, folder: ModelFolder, stages: Iterable[str]) -> None:
         quoted = " and ".join(f'"{word}"' for word in unknown)
         raise ModelError(
             f"The model {folder.name} does not know {quoted}; {guess} knows only these words: "
-            f"{', '.join(sorted(folder.words))}. For other words use a Stable Diffusion model: diffedit models pull "
-            "sd15, then --model sd15."
+            f"{', '.join(sorted(folder.words))}. For other words use a larger model (see diffedit models list), for "
+            "instance with: diffedit models pull sd15, then --model sd15."
         )
 
 

@@ -10,11 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command import WORDS, diffedit
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_transformers import write_flux2
 
 from diffedit_cli import __version__
 from diffedit_cli.cli import config_file
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models import registry
 
 # settings
@@ -161,15 +165,32 @@ def test_info_does_not_know_cache_entries_as_results(here: Path) -> None:
 
 def test_models_list_says_what_is_here_and_what_is_used() -> None:
     rows = {row["name"]: row for row in json.loads(diffedit("models", "list", "--json").out)}
-    assert {"builtin", "sd15", "sd21", "sdxl", "sd3"} == set(rows)
+    assert set(rows) == set(registry.NAMES)
     assert [name for name, row in rows.items() if row["here"]] == ["builtin"]
     assert [name for name, row in rows.items() if row["default"]] == ["builtin"]
-    assert {row["family"] for row in rows.values()} == {"sd", "sdxl", "sd3"}
+    assert {row["family"] for row in rows.values()} == set(FAMILIES)
     assert all(row["licence"] and row["size"] for row in rows.values())
-    table = diffedit("models", "list").out.decode().splitlines()
-    assert table[0].split() == ["NAME", "HERE", "FAMILY", "SIZE", "LICENCE", "SOURCE"]
-    assert len(table) == len(rows) + 1
-    assert [line.split()[0] for line in table if "(default)" in line] == ["builtin"]
+    assert {name for name, row in rows.items() if row["painter"]} == {"flux-fill", "flux-kontext"}
+    gated = {"sd3": True, "sdxl-turbo": False, "flux2-klein": False, "flux2-klein-9b": True, "z-image": False}
+    assert {name: rows[name]["gated"] for name in gated} == gated
+
+
+def test_the_list_of_models_fits_a_terminal_in_groups_of_families() -> None:
+    heading, *lines = diffedit("models", "list").out.decode().splitlines()
+    assert heading.split() == ["NAME", "SIZE", "LICENCE", "GATED", "HERE"]
+    assert max(map(len, lines)) <= 80
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("  "):
+            groups[list(groups)[-1]].append(line)
+        else:
+            groups[line] = []
+    titles = {family.title for family in FAMILIES.values()}
+    assert set(groups) == titles | {"FLUX.1, for --inpainter"}
+    assert [line.split()[0] for line in groups["FLUX.1"]] == ["flux-dev", "flux-krea", "flux-schnell"]
+    assert groups["FLUX.2-klein"][2].split() == ["flux2-klein-9b", "34.7", "GB", "FLUX", "Non-Commercial", "yes", "no"]
+    assert [line.split()[0] for line in lines if line.endswith("yes, default")] == ["builtin"]
+    assert sum(map(len, groups.values())) == len(registry.NAMES)
 
 
 @pytest.fixture
@@ -246,6 +267,25 @@ def test_models_save_writes_a_folder_that_is_the_same_model(tiny_epsilon: Path, 
     assert diffedit("models", "save", "new/saved", "--model", tiny_v, "--force").code == 0
     assert registry.find("new/saved").digest == registry.find(str(tiny_v)).digest
     assert [path.name for path in Path("new").iterdir()] == ["saved"]
+
+
+def test_models_save_replaces_what_it_wrote_with_a_lora(tmp_path: Path) -> None:
+    """Also where the tokenizer has a chat template, which is written with the changed tokenizer."""
+    folder, saved = write_flux2(tmp_path / "model"), tmp_path / "saved"
+    layer = "transformer.single_transformer_blocks.0.attn.to_out"
+    weight = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")[
+        layer.split(".", 1)[1] + ".weight"
+    ]
+    factors = {"A": torch.ones(1, weight.shape[1]), "B": torch.ones(weight.shape[0], 1)}
+    lora = tmp_path / "lora.safetensors"
+    save_file({f"{layer}.lora_{name}.weight": factor for name, factor in factors.items()}, lora)
+    for _ in range(2):
+        ran = diffedit("models", "save", saved, "--model", folder, "--lora", lora, "--force")
+        assert ran.code == 0, ran.err
+    assert (saved / "tokenizer" / "chat_template.jinja").is_file()
+    changed = load_file(saved / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(changed[layer.split(".", 1)[1] + ".weight"], weight + 1)
+    assert registry.find(str(saved)).digest != registry.find(str(folder)).digest
 
 
 def test_the_cache_is_listed_pruned_and_cleared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

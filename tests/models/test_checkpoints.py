@@ -19,6 +19,7 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import checkpoints, registry
 
+T5 = FAMILIES["sd3"].optional_encoders["text_encoder_3"]
 KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3-without-t5")
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
@@ -81,14 +82,14 @@ def test_a_checkpoint_edits_as_its_folder_does(
 def test_a_float8_text_encoder_is_kept_in_bfloat16(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     file, folder = files["sd3"]
     tensors = load_file(file)
-    for name in [name for name in tensors if name.startswith(checkpoints.T5)]:
+    for name in [name for name in tensors if name.startswith(T5)]:
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, tmp_path / "small.safetensors")
     found = registry.find(str(tmp_path / "small.safetensors"), kept=tmp_path, config=str(folder))
     t5 = load_file(next((found.path / "text_encoder_3").glob("*.safetensors")))
     assert {tensor.dtype for tensor in t5.values()} == {torch.bfloat16}
     name = "shared.weight"
-    assert torch.equal(t5[name], tensors[checkpoints.T5 + name].bfloat16())
+    assert torch.equal(t5[name], tensors[T5 + name].bfloat16())
 
 
 def test_a_configuration_is_read_no_further_than_it_is_taken(

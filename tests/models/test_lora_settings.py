@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from fused import Parts, added, check
+from fused import LAYOUTS, Parts, added, check
 from safetensors.torch import save_file
 
 from diffedit_cli.engine.networks import lora
@@ -83,7 +83,7 @@ def test_settings_of_another_kind_of_adapter_are_refused(
         check(added(parts, file), {("unet", "conv_in"): torch.full_like(before, 4.0)})
         return
     with pytest.raises(ValueError, match=re.escape(says)):
-        lora.fuse(parts, file, 1.0)
+        lora.fuse(parts, file, 1.0, LAYOUTS)
     assert torch.equal(parts["unet"].conv_in.weight, before)
 
 
@@ -134,7 +134,7 @@ def test_what_no_weight_can_hold_is_refused(
     save_file(dict(FACTORS), file)
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=re.escape(says)):
-        lora.fuse(parts, file, scale)
+        lora.fuse(parts, file, scale, LAYOUTS)
     assert torch.equal(parts["unet"].conv_in.weight, before)
 
 
@@ -143,4 +143,4 @@ def test_factors_that_are_none_are_refused(parts: Parts, tmp_path: Path, factors
     file = tmp_path / "style.safetensors"
     save_file({**FACTORS, "unet.conv_in.lora_down.weight": factors}, file)
     with pytest.raises(ValueError, match=r"are empty|is not of floating-point numbers"):
-        lora.fuse(parts, file, 1.0)
+        lora.fuse(parts, file, 1.0, LAYOUTS)

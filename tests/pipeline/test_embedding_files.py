@@ -153,6 +153,8 @@ def test_the_command_names_what_is_in_place_of_what() -> None:
     strength = ["--strength", "0.9"]
     assert invert == ["--steps", "5", "--caption-embeds", "CAPTION.safetensors", *strength]
     assert options_of(cache_keys.inversion(Params(from_=file))) == [
+        "--steps",
+        "16",
         "--caption-embeds",
         "CAPTION.safetensors",
         *strength,
@@ -162,7 +164,7 @@ def test_the_command_names_what_is_in_place_of_what() -> None:
     words = ["--mask", "MASK.png", "--from-embeds", "FROM.safetensors", "--to-embeds", "TO.safetensors"]
     own = {
         "--region": "object", "--mask-method": "noise", "--room": "0.4", "--paste-above": "50.0",
-        "--mask-strength": "0.5", "--guidance": "7.5", "--negative": "grass",
+        "--mask-strength": "0.5", "--guidance": "7.5", "--negative": "grass", "--steps": "16", "--maps": "auto",
     }  # fmt: skip
     told = options_of(edited)
     assert told[: len(words)] == words

@@ -130,7 +130,7 @@ def test_words_that_nobody_knows_are_refused_before_anything_is_loaded(
     ran = diffedit("edit", "cat.png", *words)
     assert ran.code == 4
     assert f"The model builtin does not know {meant}" in ran.err
-    assert "use a Stable Diffusion model: diffedit models pull sd15" in ran.err
+    assert "use a larger model (see diffedit models list), for instance with: diffedit models pull sd15" in ran.err
 
 
 @pytest.mark.parametrize(

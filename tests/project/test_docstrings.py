@@ -12,7 +12,7 @@ import pytest
 import diffedit_cli
 
 PACKAGE = Path(diffedit_cli.__file__).parent
-PUBLIC = [*sorted(PACKAGE.glob("engine/*.py")), PACKAGE / "api.py", PACKAGE / "api_results.py"]
+PUBLIC = [*sorted(PACKAGE.glob("engine/*.py")), *(PACKAGE / f"api{name}.py" for name in ("", "_stages", "_results"))]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -20,7 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
 # Each folder may import those behind it, never those before it. A module beside the folders counts as one.
 FOLDERS = (
-    *("__main__", "cli", "api", "api_inputs", "api_results", "jobs", "results", "pipeline", "models"),
+    *("__main__", "cli", "api", "api_stages", "api_inputs", "api_results", "jobs", "results", "pipeline", "models"),
     *("engine.networks", "engine", "images", "storage", "errors", "_version"),
 )
 

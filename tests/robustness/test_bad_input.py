@@ -57,14 +57,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory, tiny_epsilon: Path, tiny_v: P
 def bad_models(folder: Path, good: Path) -> None:
     write_model(folder / "inpainting", channels=9)
     write_model(folder / "instructed", channels=8)
-    for name in ("pickled", "cut", "partless", "xl", "flux"):
+    for name in ("pickled", "cut", "partless", "xl", "aura"):
         shutil.copytree(good, folder / name)
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     (folder / "pickled" / weights).rename(folder / "pickled" / "unet" / "diffusion_pytorch_model.bin")
     (folder / "cut" / weights).write_bytes((good / weights).read_bytes()[:1000])
     shutil.rmtree(folder / "partless" / "text_encoder")
     write_json(folder / "xl" / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
-    write_json(folder / "flux" / "model_index.json", {"_class_name": "FluxPipeline"})
+    write_json(folder / "aura" / "model_index.json", {"_class_name": "AuraFlowPipeline"})
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} --model cut", 4, "its unet is unreadable"),
     (f"edit good.png {PROMPTS} --model partless", 4, "text_encoder is missing"),
     (f"edit good.png {PROMPTS} --model xl", 4, "text_encoder_2 is missing"),
-    (f"edit good.png {PROMPTS} --model flux", 4, "flux is a FluxPipeline, which diffedit cannot use"),
+    (f"edit good.png {PROMPTS} --model aura", 4, "aura is a AuraFlowPipeline, which diffedit cannot use"),
     (f"edit good.png {PROMPTS} --model inpainting", 4, "inpainting does not fit: its UNet takes 9 channels"),
     ("mask good.png --from cat --to zebra --model builtin", 4, '"zebra"; it knows only these words: '),
     (f"edit good.png {PROMPTS} --model text.safetensors", 4, "text.safetensors is not a .safetensors checkpoint"),
@@ -202,7 +202,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} --inpainter a/b", 4, "diffedit models pull a/b"),
     (f"edit good.png {PROMPTS} --inpainter pickled", 4, "pickled weights can run code"),
     (f"edit good.png {PROMPTS} --inpainter partless", 4, "text_encoder is missing"),
-    (f"edit good.png {PROMPTS} --inpainter flux", 4, "flux is a FluxPipeline, which diffedit cannot use"),
+    (f"edit good.png {PROMPTS} --inpainter aura", 4, "aura is a AuraFlowPipeline, which diffedit cannot use"),
     (f"edit good.png {PROMPTS} --threshold 0.2 --inpainter cut", 4, "The inpainting model cut cannot be loaded"),
     (f"edit good.png {PROMPTS} --threshold 0.2 --inpainter instructed", 4, "instructed is not an inpainting model"),
     (f"edit good.png {PROMPTS} --inpainter elsewhere {LATENTS}", 2, "leave out --latents"),

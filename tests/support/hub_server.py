@@ -12,6 +12,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -25,9 +28,27 @@ class Hub:
         self.architectures: list[str] = []  # of a model of transformers, which has no pipeline
         self.asked: list[str] = []  # METHOD PATH, and the range if one was asked for
         self.refuse: dict[str, tuple[int, str]] = {}  # id -> status and X-Error-Code, for its files
+        self.gated: set[str] = set()  # ids whose licence is to be accepted first
+        self.tells_access = True  # whether it says who may read a gated repository, as the real one does
         self.cut_at: int | None = None  # a file longer than this breaks off there
         self.gone_after_cut = False  # and cannot be had again
         self.url = ""
+
+    def reach(self, home: Path, patch: pytest.MonkeyPatch) -> None:
+        """Lets commands ask this hub, of this process and of others, and keep what they download in `home`."""
+        patch.setenv("HF_ENDPOINT", self.url)
+        patch.setenv("HF_HOME", str(home))
+        for name in (
+            "HF_HUB_OFFLINE",
+            "HF_HUB_CACHE",
+            "HF_TOKEN",
+            "http_proxy",
+            "https_proxy",
+            "HTTP_PROXY",
+            "ALL_PROXY",
+        ):
+            patch.delenv(name, raising=False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
 
     def got(self, name: str) -> list[str]:
         """Returns the requested ranges of all downloads of a file."""
@@ -71,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/\w+)?", path):
             folder = hub.repositories.get(found[1])
             return self.fail(401, "RepoNotFound") if folder is None else self.send_info(found[1], folder)
+        if (found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/auth-check", path)) and hub.tells_access:
+            return self.fail(*hub.refuse[found[1]]) if found[1] in hub.refuse else self.send(200, {}, b"")
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path)
         if found is None or found[1] not in hub.repositories:
             return self.fail(401, "RepoNotFound")
@@ -82,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         siblings = [{"rfilename": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files]
         info = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": self.served.card, "tags": []}
+        info["gated"] = "manual" if repository in self.served.gated else False
         architectures = self.served.architectures
         diffusers = {"diffusers": {"_class_name": self.served.pipeline}}
         info["config"] = {"architectures": architectures} if architectures else diffusers

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffedit_cli.engine.networks import lora
-from diffedit_cli.engine.networks.components import CHANGED, Parts
+from diffedit_cli.engine.networks.components import Parts
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.errors import ModelError, reason
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -21,12 +22,17 @@ CLIP_KEYS = ("clip_l", "clip_g")  # tensor names in textual inversions for two t
 
 
 def apply(
-    parts: Parts, name: str, loras: Sequence[tuple[Path, float]], embeddings: Sequence[tuple[Path, str | None]]
+    parts: Parts,
+    kind: type[LatentDiffusion],
+    name: str,
+    loras: Sequence[tuple[Path, float]],
+    embeddings: Sequence[tuple[Path, str | None]],
 ) -> None:
     """Adds textual inversions and LoRAs to the networks and tokenizers of the model `name`.
 
     Args:
         parts: Parts of the model by name, changed in place.
+        kind: Family of the model.
         name: Name of the model, for messages.
         loras: LoRA files with their scales.
         embeddings: Textual inversion files with their tokens; None is the token that the file names.
@@ -34,10 +40,15 @@ def apply(
     Raises:
         ModelError: If a file does not fit the model.
     """
+    if embeddings and not kind.FORMAT.learns_words:
+        raise ModelError(
+            f"The embedding {embeddings[0][0]} cannot be used with the model {name}, whose prompts are read by a text "
+            "encoder without textual inversions; use a LoRA (--lora), or a Stable Diffusion model."
+        )
     for file, token in embeddings:
         embed(parts, file, token, name)
     for file, scale in loras:
-        fuse(parts, file, scale, name)
+        fuse(parts, kind, file, scale, name)
 
 
 class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
@@ -50,11 +61,11 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
         self.__dict__.update(parts)
 
 
-def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
+def fuse(parts: Parts, kind: type[LatentDiffusion], file: Path, scale: float, name: str) -> None:
     """Adds a LoRA to the networks. Raises ModelError unless all of it fits them."""
     try:
-        lora.fuse({part: parts[part] for part in CHANGED if part in parts}, file, scale)
-    except torch.OutOfMemoryError:
+        lora.fuse({part: parts[part] for part in kind.FORMAT.adapted}, file, scale, kind.LAYOUTS)
+    except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # readers raise many types
         raise _unfit("LoRA", file, name, reason(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from diffedit_cli.engine.networks import gguf_header
 
 TIMES = 2  # factor on the stored size: weights shared by several layers are stored once
 SPARE_NUMBERS, SPARE_TENSORS = 2**26, 1000  # allowance beyond that: 256 MB
@@ -45,10 +48,12 @@ def _held(files: Iterable[Path]) -> tuple[int, int]:
     """Returns how many numbers and how many tensors the files contain."""
     numbers = tensors = 0
     for path in files:
+        if gguf_header.is_gguf(path):
+            found = gguf_header.tensors(path)
+            numbers += sum(math.prod(one.shape) for one in found.values())
+            tensors += len(found)
+            continue
         with safe_open(path, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
-                count = 1
-                for length in opened.get_slice(name).get_shape():
-                    count *= length
-                numbers, tensors = numbers + count, tensors + 1
+                numbers, tensors = numbers + math.prod(opened.get_slice(name).get_shape()), tensors + 1
     return numbers, tensors

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_chroma import ChromaTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -14,26 +15,38 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, flux, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.flux import diffusers_names
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 512  # longest prompt
 AXES = 3  # of the positions: always 0, row and column
+GUIDANCE = {"in_layer": ["linear_1"], "out_layer": ["linear_2"]}
+LAYOUT = original_layout.by_rows(
+    flux.ENDS
+    | flux.rows_of(flux.DOUBLE, flux.SINGLE)
+    | original_layout.in_blocks("distilled_guidance_layer.layers", "distilled_guidance_layer.layers", GUIDANCE)
+)
 
 
 class Chroma(FlowDiffusion):
     """Chroma, which reads the tokens of the prompt and one token of padding."""
 
     FORMAT = FAMILIES["chroma"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(ChromaTransformer2DModel),
-        "text_encoder": components.transformers_network(T5EncoderModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(
+            ChromaTransformer2DModel,
+            convert=lambda tensors, _: diffusers_names(tensors, convert_chroma_transformer_checkpoint_to_diffusers),
+        ),
+        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
 
     def __init__(
         self,
@@ -52,14 +65,15 @@ class Chroma(FlowDiffusion):
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
         cells = flow.pack(rows.x_t).to(text.tokens.dtype)
         assert text.mask is not None
-        output: Tensor = self.transformer(
-            hidden_states=cells,
-            encoder_hidden_states=text.tokens,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            img_ids=flow.positions(grid, AXES, rows.x_t.device),
-            txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
-            attention_mask=F.pad(text.mask, (0, cells.shape[1]), value=True),
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=cells,
+                encoder_hidden_states=text.tokens,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                img_ids=flow.positions(grid, AXES, rows.x_t.device),
+                txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
+                attention_mask=F.pad(text.mask, (0, cells.shape[1]), value=True),
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ class Checkpoint:
         """Returns the shape of a tensor, or None if the checkpoint has no tensor of this name."""
         return list(self._file.get_slice(name).get_shape()) if name in self._names else None
 
+    def common_dtype(self, names: Iterable[str] | None = None) -> torch.dtype:
+        """Returns the number format of most values of some tensors. Default: of all."""
+        return precision.common(map(self._file.get_slice, self._names if names is None else names))
+
     def fill(self, network: nn.Module, prefix: str, layout: Layout, absent: Mapping[str, Tensor] | None = None) -> None:
         """Fills an empty network with the tensors whose names have a prefix, in the number format of most of them.
 
@@ -61,37 +66,44 @@ class Checkpoint:
             else:
                 raise ValueError("weights are missing")
         self.left -= used
-        dtype = precision.common(map(self._file.get_slice, used))
+        dtype = self.common_dtype(used)
         if not all(_fits(tensor, dtype) for tensor in tensors.values()):
             dtype = torch.float32
         network.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, assign=True)
 
     def _taken(self, prefix: str, place: Place, shape: list[int]) -> Tensor:
-        tensor = to_diffusers_layout(self._scaled(prefix + place.name), place)
-        if _bare(tensor.shape) != _bare(shape):
+        tensor = to_diffusers_layout(floating(prefix + place.name, self.scaled(prefix + place.name)), place)
+        if bare(tensor.shape) != bare(shape):
             raise ValueError(f"{prefix}{place.name} has the shape {tuple(tensor.shape)} in place of {tuple(shape)}")
         return tensor.reshape(shape)
 
-    def _scaled(self, name: str) -> Tensor:
+    def scaled(self, name: str) -> Tensor:
         """Returns a tensor multiplied by its scale: float8 is often stored with the scale that it was divided by."""
         tensor: Tensor = self._file.get_tensor(name)
-        if not tensor.is_floating_point():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{name} is stored as {dtype}, which diffedit does not support")
         for scale in (f"{name.removesuffix('.weight')}.{one}" for one in SCALES):
-            if name.endswith(".weight") and scale in self._names:
+            if name.endswith(".weight") and scale in self._names and tensor.is_floating_point():
                 factor = self._file.get_tensor(scale)
-                if _bare(factor.shape) not in ([], [len(tensor)]):
+                if bare(factor.shape) not in ([], [len(tensor)]):
                     raise ValueError(f"{scale} has scales of shape {tuple(factor.shape)}, which diffedit does not read")
                 tensor = tensor.float() * factor.float().reshape(-1, *[1] * (tensor.ndim - 1))
                 self.left.discard(scale)
         return tensor
 
 
+def floating(name: str, tensor: Tensor) -> Tensor:
+    """Returns the tensor. Raises ValueError for integers, as quantised weights are."""
+    if not tensor.is_floating_point():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is stored as {dtype}, which diffedit does not support")
+    return tensor
+
+
 def to_diffusers_layout(tensor: Tensor, place: Place) -> Tensor:
     """Returns a tensor of the original layout in that of diffusers."""
-    tensor = tensor.chunk(place.of)[place.part] if place.of > 1 else tensor
-    tensor = torch.cat(tensor.chunk(2)[::-1]) if place.swapped else tensor
+    if place.of > 1:
+        rows = math.ceil(len(tensor) / place.of)  # rows that cannot be divided show in the shape
+        tensor = tensor[place.part * rows : (place.part + place.span) * rows]
+    tensor = torch.cat([*tensor.chunk(2)][::-1]) if place.swapped else tensor  # a list, for quantised tensors
     return tensor.T if place.turned else tensor
 
 
@@ -101,7 +113,7 @@ def settings_of(network: Any) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else config.to_dict()
 
 
-def _bare(shape: Any) -> list[int]:
+def bare(shape: Any) -> list[int]:
     """Returns a shape without sides of 1 at its end, by which 1 x 1 convolutions differ from matrices."""
     sides = list(shape)
     while sides and sides[-1] == 1:

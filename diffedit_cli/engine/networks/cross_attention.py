@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from diffedit_cli.engine.diffedit import resize
-from diffedit_cli.engine.interfaces import Embedding, Watcher
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
 
 CELLS = 16  # side of the attention layers that LEDITS++ (arXiv:2311.16711) makes its masks from
 
@@ -27,28 +27,37 @@ class Watch:
         self._sum: Tensor | None = None
         self._count = 0
 
-    def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor | None:
+    @property
+    def length(self) -> int:
+        """Number of tokens L of the watched prompt."""
+        return self.tokens.shape[1]
+
+    def rows(self, inputs: ModelInput) -> list[int]:
+        """Returns the rows of a network input that are assigned to this watch and hold its prompt."""
+        tokens, lengths = inputs.text.tokens[:, : self.length], inputs.text.lengths
+        if tokens.shape[1:] != self.tokens.shape[1:]:
+            return []
+        alike = (tokens == self.tokens.to(tokens.device)).flatten(1).all(dim=1).tolist()
+        own = enumerate(zip(inputs.watches, alike, lengths, strict=True))
+        return [row for row, (watch, same, length) in own if watch is self and same and length == self.length]
+
+    def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor:
         """Returns the attention in one call of a cross-attention layer.
 
         Args:
             layer: Attention layer of diffusers.
-            hidden: (B, cells, K) hidden states of the layer, K channels.
-            told: (B, L, D) prompt embeddings that the layer attends to.
+            hidden: (n, cells, K) hidden states of the layer, K channels.
+            told: (n, L, D) prompt embeddings that the layer attends to, those of the watched prompt.
 
         Returns:
-            Attention (n * heads, cells), float32, of the n rows that hold the watched prompt; None if there are none.
+            Attention (n * heads, cells), float32.
         """
-        if told.shape[1:] != self.tokens.shape[1:]:
-            return None
-        rows = (told == self.tokens.to(told.device)).flatten(1).all(dim=1)
-        if not rows.any():
-            return None
-        query, key = layer.to_q(hidden[rows]), layer.to_k(told[rows])
+        query, key = layer.to_q(hidden), layer.to_k(told)
         weights: Tensor = layer.get_attention_scores(layer.head_to_batch_dim(query), layer.head_to_batch_dim(key))
         return weights[..., self.places].float().mean(dim=-1)
 
     def add(self, looks: Tensor) -> None:
-        """Adds the attention (n * heads, cells) of a network call that succeeded."""
+        """Adds an attention map (n, cells) for each of n rows or heads, of a network call that succeeded."""
         self._sum = looks.sum(dim=0) + (0 if self._sum is None else self._sum)
         self._count += len(looks)
 
@@ -65,21 +74,20 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watch_attention(unet: nn.Module, watches: Sequence[Watcher | None]) -> Iterator[None]:
-    """Context for one call of diffusers' UNet2DConditionModel that records the attention of its rows for `watches`.
+def watch_attention(layers: Callable[[], Sequence[nn.Module]], inputs: ModelInput) -> Iterator[None]:
+    """Context for one call of a network that records the attention in its cross-attention layers.
 
     The output of the network stays the same. A call that fails is not recorded.
     """
-    rows = {watch: [row for row, one in enumerate(watches) if one is watch] for watch in watches if watch is not None}
-    looks: list[tuple[Watcher, Tensor]] = []
+    rows = rows_by_watch(inputs)
+    looks: list[tuple[Watch, Tensor]] = []
 
     def before(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         for watch, own in rows.items():
-            look = watch.look(layer, given[0][own], named["encoder_hidden_states"][own])
-            if look is not None:
-                looks.append((watch, look))
+            told = named["encoder_hidden_states"][own, : watch.length]
+            looks.append((watch, watch.look(layer, given[0][own], told)))
 
-    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers(unet)] if rows else []
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers()] if rows else []
     try:
         yield
     finally:
@@ -87,6 +95,13 @@ def watch_attention(unet: nn.Module, watches: Sequence[Watcher | None]) -> Itera
             hook.remove()
     for watch, look in looks:
         watch.add(look)
+
+
+def rows_by_watch(inputs: ModelInput) -> dict[Watch, list[int]]:
+    """Returns the rows of a network input that each watch counts; without the watches that count none."""
+    watches = {watch for watch in inputs.watches if isinstance(watch, Watch)}
+    rows = {watch: watch.rows(inputs) for watch in watches}
+    return {watch: own for watch, own in rows.items() if own}
 
 
 def layers(unet: Any) -> list[nn.Module]:

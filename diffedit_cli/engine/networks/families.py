@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import components, onednn
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
 from diffedit_cli.errors import ModelError
@@ -31,6 +33,8 @@ def load(
     offload: str = "none",
     vae_slicing: bool = False,
     vae_tiling: bool = False,
+    spacing: str | None = None,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -45,12 +49,17 @@ def load(
         offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
+        spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
+        elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
-    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    kind = _family(folder, name)
+    model = kind.load(folder, at, dtype, name, variant, _change(kind, name, loras, embeddings), elsewhere)
+    if spacing:
+        model.scheduler.register_to_config(timestep_spacing=spacing)
     if vae_slicing:
         model.vae.enable_slicing()
     if vae_tiling:
@@ -63,18 +72,29 @@ def load(
 
 
 def write_changed(
-    folder: Path, name: str, variant: str | None, loras: Loras, embeddings: Embeddings, target: Path
+    folder: Path,
+    name: str,
+    variant: str | None,
+    loras: Loras,
+    embeddings: Embeddings,
+    target: Path,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> None:
-    """Replaces the networks and tokenizers in `target`, a copy of the folder, by those with the adapters applied.
+    """Writes the parts that the folder does not have as they are used into `target`, a copy of the folder.
 
+    These are the networks and tokenizers that adapters change, if there are any, and the parts that are `elsewhere`.
     Raises ModelError if the model or an adapter cannot be used.
     """
-    readers = {part: reader for part, reader in _family(folder, name).READERS.items() if _is_changed(part)}
-    found = components.read(folder, readers, "cpu", None, name, variant, _change(name, loras, embeddings))
-    for part, changed in found.items():
+    kind, elsewhere = _family(folder, name), elsewhere or {}
+    change, adapted = _change(kind, name, loras, embeddings), kind.FORMAT.adapted
+    changed = kind.FORMAT.changed if change is not None else ()
+    readers = {part: reader for part, reader in kind.READERS.items() if part in changed or part in elsewhere}
+    found = components.read(folder, readers, "cpu", None, name, variant, change, adapted, elsewhere)
+    for part, made in found.items():
         shutil.rmtree(target / part)
-        options = {"variant": variant, "max_shard_size": "1000GB"} if part in components.CHANGED else {}
-        changed.save_pretrained(target / part, **options)
+        is_network = isinstance(made, torch.nn.Module)
+        options = {"variant": variant, "max_shard_size": "1000GB"} if is_network else {}
+        made.save_pretrained(target / part, **options)
 
 
 def _family(folder: Path, name: str) -> type[LatentDiffusion]:
@@ -90,18 +110,25 @@ def _family(folder: Path, name: str) -> type[LatentDiffusion]:
 
 def implementation(family: str) -> type[LatentDiffusion]:
     """Returns the class that implements a family of model_formats.FAMILIES."""
-    module, _, name = FAMILIES[family].implementation.partition(".")
+    return _implementation(FAMILIES[family])
+
+
+def readers(family: Family) -> Mapping[str, Any]:
+    """Returns the readers of the parts of a family by their names; those of its networks are NetworkReaders."""
+    return _implementation(family).READERS
+
+
+def _implementation(family: Family) -> type[LatentDiffusion]:
+    module, _, name = family.implementation.partition(".")
     found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
     return found
 
 
-def _change(name: str, loras: Loras, embeddings: Embeddings) -> Callable[[components.Parts], None] | None:
+def _change(
+    kind: type[LatentDiffusion], name: str, loras: Loras, embeddings: Embeddings
+) -> Callable[[components.Parts], None] | None:
     if not loras and not embeddings:
         return None
     from diffedit_cli.engine.networks import adapter_loading  # imported here: diffusers' loader is slow to import
 
-    return functools.partial(adapter_loading.apply, name=name, loras=loras, embeddings=embeddings)
-
-
-def _is_changed(part: str) -> bool:
-    return part in components.CHANGED or part.replace("tokenizer", "text_encoder") in components.CHANGED
+    return functools.partial(adapter_loading.apply, kind=kind, name=name, loras=loras, embeddings=embeddings)

@@ -19,6 +19,8 @@ EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diff
 """Packages whose `__init__` imports every model of diffusers, about a hundred modules."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
 """Torch's compiler, and what unused losses and schedulers import: a third of all imported modules."""
+USED_BY = {"torch._dynamo": "torchao"}
+"""Packages of UNUSED that another one uses where it is installed: libraries import that one, too."""
 
 
 class _Bare(ModuleType):
@@ -73,7 +75,8 @@ def without_garbage() -> Iterator[None]:
 @contextlib.contextmanager
 def without_unused() -> Iterator[None]:
     """Context in which libraries do not import the packages of UNUSED. Imports torch and scipy themselves."""
-    packages = [_bare(name, _Unused) for name in UNUSED]
+    unused = [name for name in UNUSED if name not in USED_BY or importlib.util.find_spec(USED_BY[name]) is None]
+    packages = [_bare(name, _Unused) for name in unused]
     try:
         yield
     finally:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from diffedit_cli.engine.interfaces import ModelInput
+from diffedit_cli.engine.networks.joint_attention import OutputWatch, watch_outputs
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.process import Level
@@ -20,6 +23,9 @@ SEQUENCE_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_sh
 
 class FlowDiffusion(LatentDiffusion):
     """Flow matching model: x_t = (1 - t) x_0 + t eps, and the network predicts the velocity eps - x_0."""
+
+    WATCH = OutputWatch
+    WATCHED: ClassVar[Sequence[int]]  # blocks whose attention shows where the network places the words
 
     prediction_type = "flow_prediction"
     patch = 2  # side in cells of the patches that are one token of the network
@@ -45,6 +51,15 @@ class FlowDiffusion(LatentDiffusion):
         labels = [0.0, *reversed(self.scheduler.timesteps.tolist())]
         times = reversed(self.scheduler.sigmas.tolist())
         return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
+
+    def _watched(self, rows: ModelInput) -> AbstractContextManager[None]:
+        """Returns a context for a network call that records the attention of its blocks."""
+        return watch_outputs(self._attention_layers, rows)
+
+    def _attention_layers(self) -> list[Any]:
+        """Returns the joint attention layers of the blocks WATCHED; of a network with fewer blocks the first one."""
+        blocks = self.transformer.transformer_blocks
+        return [blocks[number].attn for number in self.WATCHED if number < len(blocks)] or [blocks[0].attn]
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """Returns the times before they are shifted, the noisiest first; None for the scheduler's own."""

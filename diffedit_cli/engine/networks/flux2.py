@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -11,10 +15,11 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, flux, original_layout, single_files
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.original_layout import Place
 from diffedit_cli.errors import ModelError
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
@@ -22,19 +27,52 @@ LAYERS = (9, 18, 27)  # hidden states that are the embedding, side by side
 AXES = 4  # of the positions: picture, row, column, and number of the text token
 # Shift of the times as fitted by the authors: two lines in the number of tokens, for 10 and for 200 steps.
 LINE_10, LINE_200, LONG = (8.73809524e-05, 1.89833333), (0.00016927, 0.45666666), 4300
+DOUBLE = flux.ATTENTION | {
+    "img_mlp.0": ["ff.linear_in"], "img_mlp.2": ["ff.linear_out"],
+    "txt_mlp.0": ["ff_context.linear_in"], "txt_mlp.2": ["ff_context.linear_out"],
+}  # fmt: skip
+MODULATION = {
+    "time_in.in_layer": ["time_guidance_embed.timestep_embedder.linear_1"],
+    "time_in.out_layer": ["time_guidance_embed.timestep_embedder.linear_2"],
+    "guidance_in.in_layer": ["time_guidance_embed.guidance_embedder.linear_1"],
+    "guidance_in.out_layer": ["time_guidance_embed.guidance_embedder.linear_2"],
+    "double_stream_modulation_img.lin": ["double_stream_modulation_img.linear"],
+    "double_stream_modulation_txt.lin": ["double_stream_modulation_txt.linear"],
+    "single_stream_modulation.lin": ["single_stream_modulation.linear"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+}
+SHORTENED = {layer: [layer] for layers in DOUBLE.values() for layer in layers}
+LAYOUT = original_layout.by_rows(
+    flux.ENDS
+    | MODULATION
+    | flux.rows_of(DOUBLE, {"linear1": ["attn.to_qkv_mlp_proj"], "linear2": ["attn.to_out"]})
+    | original_layout.in_blocks("sformer_blocks", "transformer_blocks", SHORTENED),  # as some trainers name them
+    swapped=["norm_out.linear"],
+)
+
+
+def vae_layout(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:
+    """Layout of the VAE: that of AutoencoderKL, with the convolutions between its halves in these halves."""
+    (place,) = original_layout.vae(name, config)
+    halves = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}
+    return place, Place(halves.get(name.partition(".")[0], "") + place.name)
 
 
 class Flux2Klein(FlowDiffusion):
     """FLUX.2-klein, base or distilled; the distilled models have no guidance."""
 
     FORMAT = FAMILIES["flux2"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLFlux2),
-        "transformer": components.diffusers_network(Flux2Transformer2DModel),
+        "vae": components.diffusers_network(AutoencoderKLFlux2, vae_layout),
+        "transformer": components.diffusers_network(
+            Flux2Transformer2DModel, convert=single_files.renamed(convert_flux2_transformer_checkpoint_to_diffusers)
+        ),
         "text_encoder": components.transformers_network(Qwen3Model),
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (3, 4)  # the last blocks with two streams of the 4B model
     SETTINGS = ("is_distilled",)
 
     def __init__(
@@ -68,14 +106,15 @@ class Flux2Klein(FlowDiffusion):
         grid = rows.x_t.shape[-2], rows.x_t.shape[-1]
         words = torch.zeros(rows.text.tokens.shape[1], AXES, device=rows.x_t.device)
         words[:, -1] = torch.arange(len(words), device=rows.x_t.device)
-        output: Tensor = self.transformer(
-            hidden_states=flow.pack(rows.x_t).to(rows.text.tokens.dtype),
-            encoder_hidden_states=rows.text.tokens,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            guidance=None,
-            img_ids=flow.positions(grid, AXES, rows.x_t.device),
-            txt_ids=words,
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=flow.pack(rows.x_t).to(rows.text.tokens.dtype),
+                encoder_hidden_states=rows.text.tokens,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                guidance=None,
+                img_ids=flow.positions(grid, AXES, rows.x_t.device),
+                txt_ids=words,
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

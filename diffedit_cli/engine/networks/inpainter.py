@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffedit_cli.engine.networks import building, components
-from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.painters import Painter
 from diffedit_cli.errors import ModelError, reason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -57,6 +57,10 @@ class LanguageModel(TextEncoder):
         )
         states: tuple[Tensor, ...] = output.hidden_states
         return states
+
+    def places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        """Returns the positions of the tokens of words in the embedding of a prompt, as for any text encoder."""
+        return [place - self.leading for place in super().places(prompt, words)]
 
     def _framed(self, prompt: str) -> tuple[str, int]:
         plain = prompt_weighting.plain(prompt)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text, Watcher
-from diffedit_cli.engine.networks import components, precision, prompt_weighting
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
+from diffedit_cli.engine.networks import components, precision
 from diffedit_cli.engine.networks.batched_calls import Calls
-from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.family import Family
+from diffedit_cli.engine.networks.original_layout import Layout
+from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -24,25 +26,24 @@ from diffedit_cli.errors import ModelError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MOST_EMBEDDINGS = 64  # in the cache: those of SD 3 have 3 MB each, and a server or a run sees any number of prompts
 
-
-class LatentDiffusion(VaeLatents, ABC):
+class LatentDiffusion(VaeLatents, PromptEncoding):
     """VAE, network on its latents, and text encoders. Latents are float32, the networks run in their own dtype."""
 
     READERS: ClassVar[Mapping[str, components.Reader]]  # by component, as its folder and its class argument are named
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
-    WEIGHS_WORDS: ClassVar[bool] = False  # whether prompts may have word weights, as in "a (cat)1.3"
     SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
+    LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
     multiple: int
     prediction_type: PredictionType
+    scheduler: Any
 
     def __init__(self, *, vae: Any, network: Any, encoders: Sequence[TextEncoder], name: str) -> None:
         """Raises ModelError when the parts do not fit each other."""
-        super().__init__(vae, name, self.FORMAT.factor(vae.config))
-        self.network, self.encoders = network, encoders
+        VaeLatents.__init__(self, vae, name, self.FORMAT.factor(vae.config))
+        PromptEncoding.__init__(self, network, encoders)
         self._check_fit()
         self.native_size = self.FORMAT.native_size(network.config, vae.config)
         if self.native_size < 1:
@@ -50,8 +51,6 @@ class LatentDiffusion(VaeLatents, ABC):
         self.evaluations = 0
         self._calls = Calls(self._answer)
         self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
-        self._watch: Watcher | None = None
-        self._embeddings: dict[tuple[str, int], Embedding] = {}
 
     @classmethod
     def load(
@@ -62,16 +61,18 @@ class LatentDiffusion(VaeLatents, ABC):
         name: str | None = None,
         variant: str | None = None,
         change: Callable[[components.Parts], None] | None = None,
+        elsewhere: Mapping[str, Path] | None = None,
     ) -> Self:
         """Returns the model of a diffusers folder, from `.safetensors` weights only, of `variant` if given.
 
-        `change` changes the parts in place before they are used. Raises ModelError with the part that cannot be used.
+        `change` changes the parts in place before they are used. `elsewhere` has the files or folders of parts that are
+        not in the folder. Raises ModelError with the part that cannot be used.
         """
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change)
+        found = components.read(folder, readers, device, dtype, name, variant, change, cls.FORMAT.adapted, elsewhere)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 
@@ -89,9 +90,6 @@ class LatentDiffusion(VaeLatents, ABC):
 
     @abstractmethod
     def _output(self, rows: ModelInput) -> Tensor: ...
-
-    @abstractmethod
-    def _embedded(self, prompt: str, clip_skip: int) -> Embedding: ...
 
     @abstractmethod
     def _check_fit(self) -> None: ...
@@ -144,36 +142,6 @@ class LatentDiffusion(VaeLatents, ABC):
 
     def _networks(self) -> list[nn.Module]:
         return [self.vae, self.network, *(encoder.network for encoder in self.encoders)]
-
-    def embed(self, prompt: str, clip_skip: int = 0) -> Embedding:
-        key = prompt, clip_skip
-        if not self.WEIGHS_WORDS:
-            prompt_weighting.refuse(prompt, self.name)
-        if key not in self._embeddings:
-            if len(self._embeddings) == MOST_EMBEDDINGS:
-                self._embeddings.clear()
-            with components.fit_errors(self.name):
-                self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
-        return self._embeddings[key]
-
-    def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:
-        """Returns a prompt with classifier-free guidance, which most families have."""
-        return Text(prompt, negative, guidance)
-
-    def prompt_warning(self, prompt: str) -> str | None:
-        with components.fit_errors(self.name):
-            return max(self.encoders, key=lambda encoder: encoder.limit).warning(prompt)
-
-    def watching(
-        self,
-        prompt: str,  # noqa: ARG002
-        words: Sequence[str],  # noqa: ARG002
-        clip_skip: int = 0,  # noqa: ARG002
-    ) -> AbstractContextManager[Watcher]:
-        raise ModelError(
-            f"The model {self.name} has no cross-attention, which attention masks need; use --mask-method noise, or a "
-            "Stable Diffusion 1.x, 2.x or XL model."
-        )
 
     def _check_width(self, what: str, expected: int, given: int) -> None:
         """Raises ModelError unless the width of the text encoders is the one that the network expects."""

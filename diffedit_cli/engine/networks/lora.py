@@ -15,15 +15,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from diffedit_cli.engine.networks import original_layout
 from diffedit_cli.engine.networks.conversion import settings_of, to_diffusers_layout
 from diffedit_cli.engine.networks.model_formats import SETTINGS_KEY, adapter_settings
-from diffedit_cli.engine.networks.original_layout import Place
+from diffedit_cli.engine.networks.original_layout import Layout, Place
+from diffedit_cli.errors import ModelError
 
 # layer.lora_down.weight in kohya's files, layer.lora_A.weight in PEFT's (with or without an adapter name), and
-# layer.lora.down.weight, layer.lora_linear_layer.down.weight and processor.to_q_lora.down.weight in those of diffusers.
+# layer.lora.down.weight, layer.lora_linear_layer.down.weight and processor.to_q_lora.down.weight in those of diffusers;
+# processor.qkv_lora1.down.weight in those of XLabs, where the number is part of the name.
 _FACTOR = re.compile(
-    r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?\.(?P<old>down|up)\.weight"
+    r"(?P<layer>.+?)(?:(?:[._]lora(?:_linear_layer)?|(?<=_lora[12]))\.(?P<old>down|up)\.weight"
     r"|\.lora_(?P<new>down|up|A|B)(?:\.[A-Za-z]\w*)??\.weight)"
 )
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?)?\.(?:lora_)?alpha")
@@ -32,7 +33,8 @@ _PREFIXES = {
                  "base_model_model_", "model_diffusion_model_", "diffusion_model_", ""),
     "text_encoder": ("lora_te1_", "lora_te_", "text_encoder_", "text_encoders_clip_l_transformer_",
                      "clip_l_transformer_", "base_model_model_"),
-    "text_encoder_2": ("lora_te2_", "text_encoder_2_", "text_encoders_clip_g_transformer_", "clip_g_transformer_"),
+    "text_encoder_2": ("lora_te2_", "text_encoder_2_", "text_encoders_clip_g_transformer_", "clip_g_transformer_",
+                       "lora_te3_", "text_encoders_t5xxl_transformer_", "t5xxl_transformer_"),
 }  # fmt: skip
 """Prefixes of the layer names of each part, with underscores in place of dots, as kohya writes them."""
 _ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -83,21 +85,23 @@ class _Settings:
         return float(max(found, key=lambda one: one[0])[1] if found else self.said.get("lora_alpha", usual))
 
 
-def fuse(parts: Mapping[str, Any], file: Path, scale: float) -> None:
+def fuse(parts: Mapping[str, Any], file: Path, scale: float, layouts: Mapping[str, Layout]) -> None:
     """Adds a LoRA to the networks.
 
     Args:
         parts: Networks by the names `unet`, `transformer`, `text_encoder` and `text_encoder_2`, changed in place.
         file: LoRA file (.safetensors).
         scale: Factor of the change.
+        layouts: Original layout of the denoiser by its name in `parts`, where it differs from that of diffusers.
 
     Raises:
         ValueError: If any part of the LoRA cannot be applied; nothing is changed then.
+        ModelError: If it changes weights that are quantised; nothing is changed then.
     """
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         said = _said(opened.metadata() or {}, file, parts)
-    changes = _read(tensors, _names(parts))
+    changes = _read(tensors, _names(parts, layouts))
     shares = [_share(change, parts, said) for change in changes]
     for change, share in zip(changes, shares, strict=True):
         _check_size(change, scale * share)
@@ -141,17 +145,28 @@ def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> l
             change_of(alpha["layer"]).alpha = float(tensor)
         else:
             raise ValueError(f"its {key} is not a LoRA key that diffedit supports")
+    _check_once(changes.values())
     return list(changes.values())
 
 
-def _names(parts: Mapping[str, Any]) -> dict[str, list[Target]]:
+def _check_once(changes: Iterable[_Change]) -> None:
+    """Raises ValueError if a file changes a layer both by its name and as rows of another layer."""
+    seen = set()
+    for change in changes:
+        for part, layer, _ in change.targets:
+            if (part, layer) in seen:
+                raise ValueError(f"it changes {change.name} twice")
+            seen.add((part, layer))
+
+
+def _names(parts: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, list[Target]]:
     """Returns the layers by every name that files have for them, with underscores in place of dots."""
     names: dict[str, list[Target]] = {}
     for part, network in parts.items():
         prefixes = _PREFIXES.get(part) or _PREFIXES["denoiser"]
         for layer, module in network.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                for name, place in _aliases(part, layer, network):
+                for name, place in _aliases(part, layer, network, layouts.get(part)):
                     for prefix in prefixes:
                         targets = names.setdefault(prefix + name.replace(".", "_"), [])
                         if (part, layer) not in [target[:2] for target in targets]:
@@ -159,7 +174,7 @@ def _names(parts: Mapping[str, Any]) -> dict[str, list[Target]]:
     return names
 
 
-def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]:
+def _aliases(part: str, layer: str, network: Any, layout: Layout | None) -> Iterator[tuple[str, Place]]:
     """Yields the names of a layer: the present one, those of older diffusers, and that of the original layout."""
     if part.startswith("text_encoder"):
         bare = layer.removeprefix("text_model.")
@@ -170,8 +185,7 @@ def _aliases(part: str, layer: str, network: Any) -> Iterator[tuple[str, Place]]
     yield layer, Place(layer)
     if layer.endswith(".to_out.0"):
         yield layer.removesuffix(".0"), Place(layer)
-    layout = original_layout.mmdit if part == "transformer" else original_layout.unet
-    for place in layout(f"{layer}.weight", settings_of(network)):
+    for place in layout(f"{layer}.weight", settings_of(network)) if layout else ():
         yield place.name.removesuffix(".weight"), place
 
 
@@ -182,18 +196,27 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settin
     if not all(change.factors[kind].numel() and change.factors[kind].ndim > 1 for kind in "AB"):
         raise ValueError(f"the factors of its {change.name} are empty")
     A, B = (change.factors[kind].flatten(1) for kind in "AB")
-    part, layer, place = change.targets[0]
-    weight = parts[part].get_submodule(layer).weight
-    for given, own in ((A.shape[1], weight[0].numel()), (len(B), place.of * len(weight))):
-        if given != own:
-            raise ValueError(f"its {change.name} has width {given}, and that model's {own}")
+    for part, layer, place in change.targets:
+        weight = parts[part].get_submodule(layer).weight
+        _check_plain(weight, layer)
+        for given, own in ((A.shape[1], weight[0].numel()), (len(B), place.of * len(weight) // place.span)):
+            if given != own:
+                raise ValueError(f"its {change.name} has width {given}, and that model's {own}")
     if B.shape[1] != len(A):
         raise ValueError(f"the factors of its {change.name} are of rank {len(A)} and {B.shape[1]}")
     if not (A.isfinite().all() and B.isfinite().all() and math.isfinite(change.alpha or 0)):
         raise ValueError(f"its {change.name} holds values that are not finite")
-    return (
-        _share_said(said.get(part, _Settings()), change.name, len(A)) if change.alpha is None else change.alpha / len(A)
-    )
+    if change.alpha is not None:
+        return change.alpha / len(A)
+    return _share_said(said.get(change.targets[0][0], _Settings()), change.name, len(A))
+
+
+def _check_plain(weight: Tensor, layer: str) -> None:
+    """Raises ModelError for a quantised weight: libraries hold those as integers or in tensors of their own classes."""
+    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+        raise ModelError(
+            f"A LoRA cannot change quantised weights, such as that of {layer}; use the model without quantisation."
+        )
 
 
 def _check_size(change: _Change, factor: float) -> None:

@@ -2,123 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from diffedit_cli.engine.networks import painters
+from diffedit_cli.engine.networks.family import Family, NetworkFile
 from diffedit_cli.engine.networks.painters import Painter
 from diffedit_cli.errors import ModelError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Format of a family of models.
-
-    Attributes:
-        implementation: Module of this package and class in it that compute the family, as "sd.StableDiffusion".
-        pipelines: Names of the diffusers pipelines with this format.
-        networks: Parts of a folder that are networks.
-        others: Other parts that a folder must have.
-        optional: Parts that a folder may lack.
-        beside: Parts that neither a mask nor latents depend on.
-        denoiser: Part that is the denoising network.
-        painters: Pipelines that repaint under a mask with models of the family.
-        vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
-        attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
-        follows_flow: Whether the family uses flow matching in place of a noise schedule.
-        native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
-        vae_levels: Entry of the VAE's settings that lists its resolutions.
-    """
-
-    implementation: str
-    pipelines: tuple[str, ...]
-    networks: tuple[str, ...]
-    others: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
-    denoiser: str = "unet"
-    painters: tuple[Painter, ...] = ()
-    vae_channels: str = "latent_channels"
-    attends: bool = True
-    follows_flow: bool = False
-    native_side: int = 0
-    vae_levels: str = "block_out_channels"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return self.networks + self.others
-
-    @property
-    def all_parts(self) -> tuple[str, ...]:
-        return (*self.parts, *self.optional, *self.beside)
-
-    def factor(self, vae: Mapping[str, Any]) -> int:
-        """Returns the side in pixels of a latent cell by the settings of the VAE."""
-        return int(2 ** (len(vae.get(self.vae_levels, [0])) - 1))
-
-    def channels(self, vae: Mapping[str, Any]) -> int:
-        """Returns the channels of the latents by the settings of the VAE."""
-        return int(vae.get(self.vae_channels, 0))
-
-    def multiple(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-        """Returns the number of pixels that both sides of a picture must be multiples of.
-
-        A UNet halves the latents between its levels, and others read patches of 2 x 2 cells.
-        """
-        levels = len(denoiser.get("block_out_channels", [0, 0]))
-        return int(self.factor(vae) * 2 ** (levels - 1))
-
-    def painter(self, pipeline: str) -> Painter | None:
-        """Returns what repaints with the folders of a pipeline of the family; None if diffusers has nothing for it."""
-        own = [painter for painter in self.painters if pipeline in painter.folders]
-        return next(iter(own + [painter for painter in self.painters if not painter.folders]), None)
-
-    def native_size(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-        """Returns the side in pixels of the training pictures by the settings of the denoiser and the VAE."""
-        if self.native_side:
-            return int(vae.get("sample_size") or self.native_side)
-        return int(denoiser.get("sample_size", 0) * self.factor(vae))
-
-    def only_paints(self, pipeline: str) -> bool:
-        """Whether the models in the folders of a pipeline can neither find masks nor invert."""
-        return any(pipeline in painter.folders for painter in self.painters)
 
 
 def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
     return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
 
 
+KLEIN, Z_IMAGE, CHROMA = "black-forest-labs/FLUX.2-klein-4B", "Tongyi-MAI/Z-Image-Turbo", "lodestones/Chroma1-HD"
+DEV, SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
+EMBEDDERS, SINGLE = "time_text_embed", "single_transformer_blocks.0.proj_mlp.weight"  # of FLUX.1 in diffusers' names
+
 FAMILIES = {
     "sd": Family(
+        title="Stable Diffusion 1.x and 2.x",
         implementation="sd.StableDiffusion",
         pipelines=_pipelines("StableDiffusion", "DiffEdit", "Inpaint"),
-        painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "unet", "text_encoder"),
         others=("tokenizer", "scheduler"),
+        adapted_encoders=("text_encoder",),
+        learns_words=True,
+        painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sd15": {"text_encoder": "cond_stage_model.transformer."},
+            "sd21": {"text_encoder": "cond_stage_model.model."},
+        },
+        network_files=(
+            NetworkFile("sd15", ("input_blocks.0.0.weight", "middle_block.1.transformer_blocks.0.attn2.to_k.weight")),
+            NetworkFile("sd15", ("conv_in.weight", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")),
+        ),
     ),
     "sdxl": Family(
+        title="Stable Diffusion XL",
         implementation="sdxl.StableDiffusionXL",
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
-        painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
+        learns_words=True,
+        painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sdxl": {
+                "text_encoder": "conditioner.embedders.0.transformer.",
+                "text_encoder_2": "conditioner.embedders.1.model.",
+            }
+        },
+        network_files=tuple(
+            NetworkFile("sdxl", (*marks, f"{middle}.transformer_blocks.0.attn2.to_k.weight"))
+            for *marks, middle in (
+                ("input_blocks.0.0.weight", "label_emb.0.0.weight", "middle_block.1"),
+                ("conv_in.weight", "add_embedding.linear_1.weight", "mid_block.attentions.0"),
+            )
+        ),
     ),
     "sd3": Family(
+        title="Stable Diffusion 3 and 3.5",
         implementation="sd3.StableDiffusion3",
         pipelines=_pipelines("StableDiffusion3", "Inpaint"),
-        painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
+        learns_words=True,
         denoiser="transformer",
         attends=False,
         follows_flow=True,
+        painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
+        checkpoints={
+            "sd3": {
+                "text_encoder": "text_encoders.clip_l.transformer.",
+                "text_encoder_2": "text_encoders.clip_g.transformer.",
+            }
+        },
+        optional_encoders={"text_encoder_3": "text_encoders.t5xxl.transformer."},
+        input_layer="x_embedder.proj",
+        network_files=(
+            NetworkFile("sd3", ("x_embedder.proj.weight", "joint_blocks.0.context_block.attn.qkv.weight")),
+            NetworkFile("sd3", ("pos_embed.proj.weight", "transformer_blocks.0.norm1_context.linear.weight")),
+        ),
     ),
     "flux2": Family(
+        title="FLUX.2-klein",
         implementation="flux2.Flux2Klein",
         pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+        guidance=4.0,
         painters=(
             Painter(
                 pipeline="Flux2KleinInpaintPipeline",
@@ -127,16 +106,24 @@ FAMILIES = {
                 instructed=True,
             ),
         ),
-        networks=("vae", "transformer", "text_encoder"),
-        others=("tokenizer", "scheduler"),
+        network_files=(
+            NetworkFile(KLEIN, ("img_in.weight", "double_stream_modulation_img.lin.weight")),
+            NetworkFile(KLEIN, ("x_embedder.weight", "double_stream_modulation_img.linear.weight")),
+        ),
+    ),
+    "flux": Family(
+        title="FLUX.1",
+        implementation="flux.Flux",
+        pipelines=(*_pipelines("Flux", "Inpaint", "Fill"), "FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
+        others=("tokenizer", "tokenizer_2", "scheduler"),
+        adapted_encoders=("text_encoder", "text_encoder_2"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
-    ),
-    "flux": Family(
-        implementation="flux.Flux",
-        pipelines=(*_pipelines("Flux", "Inpaint", "Fill"), "FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+        guidance=2.5,
+        embeds_guidance=True,
         painters=(
             Painter(
                 pipeline="FluxInpaintPipeline",
@@ -160,27 +147,53 @@ FAMILIES = {
                 fixed={"_auto_resize": False},
             ),
         ),
-        networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
-        others=("tokenizer", "tokenizer_2", "scheduler"),
-        denoiser="transformer",
-        attends=False,
-        follows_flow=True,
-        native_side=1024,
+        network_files=(
+            NetworkFile(SCHNELL, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")),
+            NetworkFile(
+                DEV, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight")
+            ),
+            NetworkFile(SCHNELL, (f"{EMBEDDERS}.text_embedder.linear_1.weight", SINGLE)),
+            NetworkFile(
+                DEV,
+                (
+                    f"{EMBEDDERS}.text_embedder.linear_1.weight",
+                    SINGLE,
+                    f"{EMBEDDERS}.guidance_embedder.linear_1.weight",
+                ),
+            ),
+        ),
     ),
     "chroma": Family(
+        title="Chroma",
         implementation="chroma.Chroma",
         pipelines=_pipelines("Chroma", "Inpaint"),
-        painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=5.0,
+        painters=(Painter(pipeline="ChromaInpaintPipeline", inputs=painters.patches, repair="chroma.repair_painting"),),
+        network_files=(
+            NetworkFile(CHROMA, ("distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight")),
+            NetworkFile(CHROMA, ("distilled_guidance_layer.in_proj.weight", SINGLE)),
+        ),
     ),
     "qwen-image": Family(
+        title="Qwen-Image",
         implementation="qwen_image.QwenImage",
         pipelines=_pipelines("QwenImage", "Inpaint", "Edit", "EditInpaint", "EditPlus"),
+        networks=("vae", "transformer", "text_encoder"),
+        others=("tokenizer", "scheduler"),
+        optional=("processor",),
+        denoiser="transformer",
+        attends=False,
+        follows_flow=True,
+        native_side=1024,
+        vae_levels="dim_mult",
+        guidance=4.0,
+        vae_channels="z_dim",
         painters=(
             Painter(
                 pipeline="QwenImageInpaintPipeline",
@@ -211,34 +224,35 @@ FAMILIES = {
                 defaults={"guidance": 4.0},
             ),
         ),
-        vae_channels="z_dim",
-        networks=("vae", "transformer", "text_encoder"),
-        others=("tokenizer", "scheduler"),
-        optional=("processor",),
-        denoiser="transformer",
-        attends=False,
-        follows_flow=True,
-        native_side=1024,
-        vae_levels="dim_mult",
+        network_files=(NetworkFile("Qwen/Qwen-Image", ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),),
     ),
     "pixart": Family(
+        title="PixArt-Sigma",
         implementation="pixart.PixArtSigma",
         pipelines=("PixArtSigmaPipeline",),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
+        guidance=4.5,
     ),
     "z-image": Family(
+        title="Z-Image",
         implementation="z_image.ZImage",
         pipelines=_pipelines("ZImage", "Inpaint"),
-        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0),),
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
         attends=False,
         follows_flow=True,
         native_side=1024,
+        guidance=5.0,
+        few_steps=8,
+        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0),),
+        network_files=(
+            NetworkFile(Z_IMAGE, ("x_embedder.weight", "cap_pad_token", "layers.0.attention.qkv.weight")),
+            NetworkFile(Z_IMAGE, ("all_x_embedder.2-1.weight", "cap_pad_token", "layers.0.attention.to_q.weight")),
+        ),
     ),
 }
 
@@ -253,8 +267,9 @@ def family_with(pipeline: object, name: str) -> str:
     for family, known in FAMILIES.items():
         if pipeline in known.pipelines:
             return family
+    titles = ", ".join(known.title for known in FAMILIES.values())
     raise ModelError(
-        f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a Stable Diffusion 1.x, 2.x, XL or 3 model."
+        f"{name} is a {str(pipeline)[:80]}, which diffedit cannot use; use a model of one of these families: {titles}."
     )
 
 
@@ -270,6 +285,28 @@ def refuse_painter(pipeline: str, name: str) -> None:
             f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --inpainter, "
             "beside a --model that finds the mask."
         )
+
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+"""Prefixes of the names of all tensors in files that hold the denoiser alone: ComfyUI's, trainers', and none."""
+
+
+def without_prefix(names: Collection[str]) -> dict[str, str]:
+    """Returns the names of a file's tensors without the prefix that all of them have -> as they are."""
+    prefix = next(one for one in PREFIXES if all(name.startswith(one) or "." not in name for name in names))
+    return {name.removeprefix(prefix): name for name in names}
+
+
+def network_file(names: Collection[str]) -> tuple[str, NetworkFile] | None:
+    """Returns the family and the layout of a file that holds the denoiser alone, by its tensors; None for any other."""
+    bare = without_prefix(names)
+    found = [
+        (family, layout)
+        for family, row in FAMILIES.items()
+        for layout in row.network_files
+        if all(mark in bare for mark in layout.marks)
+    ]
+    return max(found, key=lambda one: len(one[1].marks), default=None)
 
 
 SETTINGS_KEY = "lora_adapter_metadata"

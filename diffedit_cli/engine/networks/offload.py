@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
+from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 
@@ -20,5 +22,9 @@ def by_model(networks: Sequence[nn.Module], device: str) -> None:
 def by_layer(networks: Sequence[nn.Module], device: str) -> None:
     """Keeps one layer at a time on the device: the slowest way, with the least memory."""
     for network in networks:
+        if getattr(network, "is_quantized", False):  # whose weights accelerate cannot move one by one
+            at = {"onload_device": torch.device(device), "offload_device": torch.device("cpu")}
+            apply_group_offloading(network, offload_type="leaf_level", **at)
+            continue
         own = any(True for _ in network.parameters(recurse=False))  # weights outside of any layer
         cpu_offload(network, device, offload_buffers=own)

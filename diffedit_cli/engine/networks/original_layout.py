@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -14,10 +14,11 @@ class Place:
 
     Attributes:
         name: Name of the tensor in the original layout.
-        part: Index of the block of rows that is the diffusers tensor.
+        part: Index of the block of rows that is the diffusers tensor, or of the first one.
         of: Number of equal blocks of rows.
         turned: Whether rows and columns are swapped.
         swapped: Whether the two halves of the rows are swapped.
+        span: Number of blocks that are the diffusers tensor.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Place:
     of: int = 1
     turned: bool = False
     swapped: bool = False
+    span: int = 1
 
 
 Layout = Callable[[str, Mapping[str, Any]], tuple[Place, ...]]
@@ -73,6 +75,44 @@ MMDIT_BLOCK = {
 MMDIT_QKV = {
     "attn.to_": "x_block.attn.qkv", "attn2.to_": "x_block.attn2.qkv", "attn.add_": "context_block.attn.qkv"
 }  # fmt: skip
+
+
+Rows = Mapping[str, Sequence[str]]
+"""By the name of an original layer the diffusers layer of each of its equal blocks of rows; `#` is a block's number."""
+
+
+def by_rows(rows: Rows, swapped: Container[str] = ()) -> Layout:
+    """Returns the layout of a network from a table of its layers.
+
+    Args:
+        rows: Original layers that have another name in diffusers, or are several layers there.
+        swapped: Diffusers layers whose halves of rows are swapped. Default: none.
+
+    Returns:
+        Layout of the weights and biases of these layers.
+    """
+    places: dict[str, tuple[Place, ...]] = {}
+    for original, layers in rows.items():
+        for layer in dict.fromkeys(layers):
+            place = Place(
+                original, layers.index(layer), len(layers), swapped=layer in swapped, span=layers.count(layer)
+            )
+            places[layer] = (*places.get(layer, ()), place)
+
+    def layout(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:  # noqa: ARG001
+        layer, _, kind = name.rpartition(".")
+        found = re.search(r"\.(\d+)\.", layer)
+        number, known = (found[1], layer.replace(found[0], ".#.", 1)) if found else ("", layer)
+        return tuple(
+            replace(place, name=f"{place.name.replace('#', number)}.{kind}") for place in places.get(known, ())
+        )
+
+    return layout
+
+
+def in_blocks(original: str, ours: str, rows: Rows) -> dict[str, Sequence[str]]:
+    """Returns the rows of the layers of numbered blocks, whose lists have the names `original` and `ours`."""
+    return {f"{original}.#.{name}": [f"{ours}.#.{layer}" for layer in layers] for name, layers in rows.items()}
 
 
 def unet(name: str, config: Mapping[str, Any]) -> tuple[Place, ...]:

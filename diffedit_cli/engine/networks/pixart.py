@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -10,12 +13,13 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 300  # longest prompt
+WATCHED = (10, 14, 18)  # blocks whose attention shows where the words are, of 28
 
 
 class PixArtSigma(ScheduledDiffusion):
@@ -23,9 +27,9 @@ class PixArtSigma(ScheduledDiffusion):
 
     FORMAT = FAMILIES["pixart"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
         "transformer": components.diffusers_network(PixArtTransformer2DModel),
-        "text_encoder": components.transformers_network(T5EncoderModel),
+        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(DPMSolverMultistepScheduler),
     }
@@ -45,17 +49,25 @@ class PixArtSigma(ScheduledDiffusion):
         self.multiple = self.factor * int(transformer.config["patch_size"])
 
     def _output(self, rows: ModelInput) -> Tensor:
-        output: Tensor = self.transformer(
-            rows.x_t.to(rows.text.tokens.dtype),
-            encoder_hidden_states=rows.text.tokens,
-            encoder_attention_mask=rows.text.mask,
-            timestep=rows.timesteps,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        ).sample
+        with cross_attention.watch_attention(self._attention_layers, rows):
+            output: Tensor = self.transformer(
+                rows.x_t.to(rows.text.tokens.dtype),
+                encoder_hidden_states=rows.text.tokens,
+                encoder_attention_mask=rows.text.mask,
+                timestep=rows.timesteps,
+                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            ).sample
         return output[:, : self.channels]
 
+    def _attention_layers(self) -> list[Any]:
+        blocks = self.transformer.transformer_blocks
+        return [blocks[number].attn2 for number in WATCHED if number < len(blocks)] or [blocks[-1].attn2]
+
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
-        return self.t5.masked(prompt.lower().strip())
+        return self.t5.masked(_read(prompt))
+
+    def _places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        return super()._places(_read(prompt), words)
 
     def _check_fit(self) -> None:
         super()._check_fit()
@@ -63,3 +75,8 @@ class PixArtSigma(ScheduledDiffusion):
         self._check_width(
             "transformer expects text embeddings", self.transformer.config["caption_channels"], self.t5.width
         )
+
+
+def _read(prompt: str) -> str:
+    """Returns a prompt as the model was trained to read it."""
+    return prompt.lower().strip()

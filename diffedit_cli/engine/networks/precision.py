@@ -34,6 +34,15 @@ def common(slices: Iterable[Any]) -> torch.dtype:
     return max(counts, key=lambda dtype: (counts[dtype], dtype.itemsize), default=torch.float32)
 
 
+def convert(network: nn.Module, dtype: torch.dtype) -> None:
+    """Converts a network as its library does when it reads one: some layers of T5 are float32 in place of float16."""
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
+    for name, module in network.named_modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
+
+
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Context in which the networks compute in float32; afterwards every tensor has its own format again."""
@@ -41,11 +50,20 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
     def tensors() -> list[torch.Tensor]:
         return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
 
+    layers: list[Any] = [layer for network in networks for layer in network.modules()]
+    quantised = [layer for layer in layers if isinstance(getattr(layer, "compute_dtype", None), torch.dtype)]
+    computed = [layer.compute_dtype for layer in quantised]
     dtypes = [tensor.dtype for tensor in tensors()]  # they may differ: a VAE or T5 may be partly float32
-    for network in networks:
-        network.to(torch.float32)
+    for tensor in tensors():  # not by network.to, which refuses quantised networks
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32)
+    for layer in quantised:
+        layer.compute_dtype = torch.float32
     try:
         yield
     finally:
         for tensor, dtype in zip(tensors(), dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+        for layer, dtype in zip(quantised, computed, strict=True):
+            layer.compute_dtype = dtype

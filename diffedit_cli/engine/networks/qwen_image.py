@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -17,6 +18,7 @@ from diffedit_cli.engine.networks import components, flow
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.single_files import Tensors
 from diffedit_cli.engine.process import Level, Prediction
 
 TOKENS = 1024  # longest prompt
@@ -27,17 +29,25 @@ SYSTEM = (
 LEADING = 34  # tokens of SYSTEM, which are not part of the embedding
 
 
+def diffusers_names(tensors: Tensors, _: Any) -> Tensors:
+    """Returns the tensors of a VAE in its authors' layout, which is that of Wan, by diffusers' names."""
+    converted: Tensors = convert_wan_vae_to_diffusers(tensors)
+    tensors.clear()  # what has no other name is in the result as it is
+    return converted
+
+
 class QwenImage(FlowDiffusion):
     """Qwen-Image, whose guided velocity gets back the length that it has without guidance."""
 
     FORMAT = FAMILIES["qwen-image"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLQwenImage),
+        "vae": components.diffusers_network(AutoencoderKLQwenImage, convert=diffusers_names),
         "transformer": components.diffusers_network(QwenImageTransformer2DModel),
         "text_encoder": components.transformers_network(Qwen2_5_VLForConditionalGeneration),
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (18, 24, 30)  # of 60 blocks
 
     def __init__(
         self,
@@ -61,13 +71,14 @@ class QwenImage(FlowDiffusion):
 
     def _output(self, rows: ModelInput) -> Tensor:
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
-        output: Tensor = self.transformer(
-            hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
-            encoder_hidden_states=text.tokens,
-            encoder_hidden_states_mask=text.mask,
-            timestep=rows.timesteps / flow.TIMESTEPS,
-            img_shapes=[[(1, grid[0] // self.patch, grid[1] // self.patch)]] * len(rows),
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
+                encoder_hidden_states=text.tokens,
+                encoder_hidden_states_mask=text.mask,
+                timestep=rows.timesteps / flow.TIMESTEPS,
+                img_shapes=[[(1, grid[0] // self.patch, grid[1] // self.patch)]] * len(rows),
+            ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002

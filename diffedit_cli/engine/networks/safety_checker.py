@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -16,7 +18,7 @@ from diffedit_cli.errors import ModelError
 class SafetyChecker:
     """Safety checker of diffusers, in float32, because an overflow in half precision would flag nothing."""
 
-    READERS = {  # noqa: RUF012
+    READERS: ClassVar[Mapping[str, components.Reader]] = {
         "safety_checker": components.transformers_network(StableDiffusionSafetyChecker),
         "feature_extractor": components.tokenizer(CLIPImageProcessor),
     }

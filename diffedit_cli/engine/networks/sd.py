@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -12,8 +11,8 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput, Watcher
-from diffedit_cli.engine.networks import components, cross_attention
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
+from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import Clip
@@ -23,6 +22,7 @@ class UNetDiffusion(ScheduledDiffusion):
     """Base class of the families with a UNet that attends to CLIP's tokens, and with DDIM's noise levels."""
 
     WEIGHS_WORDS = True
+    LAYOUTS = {"unet": original_layout.unet}  # noqa: RUF012
 
     def __init__(
         self,
@@ -37,19 +37,8 @@ class UNetDiffusion(ScheduledDiffusion):
         super().__init__(vae=vae, network=unet, encoders=encoders, scheduler=scheduler, name=name)
         self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
 
-    @contextmanager
-    def watching(self, prompt: str, words: Sequence[str], clip_skip: int = 0) -> Iterator[Watcher]:
-        """Watches the tokens that the first text encoder finds: all of them split a prompt into the same tokens."""
-        with components.fit_errors(self.name):
-            places = self.encoders[0].places(prompt, words)
-        self._watch = watch = cross_attention.Watch(self.embed(prompt, clip_skip), places)
-        try:
-            yield watch
-        finally:
-            self._watch = None
-
     def _output(self, rows: ModelInput) -> Tensor:
-        with cross_attention.watch_attention(self.unet, rows.watches):
+        with cross_attention.watch_attention(lambda: cross_attention.layers(self.unet), rows):
             output: Tensor = self.unet(
                 rows.x_t.to(rows.text.tokens.dtype),  # unet.dtype would search all of its modules
                 rows.timesteps,
@@ -74,8 +63,8 @@ class StableDiffusion(UNetDiffusion):
 
     FORMAT = FAMILIES["sd"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "unet": components.diffusers_network(UNet2DConditionModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "unet": components.diffusers_network(UNet2DConditionModel, original_layout.unet),
         "text_encoder": components.transformers_network(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "scheduler": components.scheduler(DDIMScheduler),

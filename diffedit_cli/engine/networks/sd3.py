@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -14,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks import components, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
@@ -27,18 +29,20 @@ class StableDiffusion3(FlowDiffusion):
     """Stable Diffusion 3 and 3.5, with or without T5."""
 
     FORMAT = FAMILIES["sd3"]
+    LAYOUTS = {"transformer": original_layout.mmdit}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(SD3Transformer2DModel),
-        "text_encoder": components.transformers_network(CLIPTextModelWithProjection),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(SD3Transformer2DModel, original_layout.mmdit),
+        "text_encoder": components.transformers_network(CLIPTextModelWithProjection, identity="text_projection.weight"),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
-        "text_encoder_3": components.transformers_network(T5EncoderModel),
+        "text_encoder_3": components.transformers_network(T5EncoderModel, original_layout.t5),
         "tokenizer_3": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     OPTIONAL = ("text_encoder_3", "tokenizer_3")
+    WATCHED = (7, 9, 13)  # of the 24 blocks of 3.5 medium
 
     def __init__(
         self,
@@ -64,13 +68,20 @@ class StableDiffusion3(FlowDiffusion):
         """Returns None: the scheduler's own times."""
 
     def _output(self, rows: ModelInput) -> Tensor:
-        output: Tensor = self.transformer(
-            rows.x_t.to(rows.text.tokens.dtype),
-            encoder_hidden_states=rows.text.tokens,
-            pooled_projections=rows.text.pooled,
-            timestep=rows.timesteps,
-        ).sample
+        with self._watched(rows):
+            output: Tensor = self.transformer(
+                rows.x_t.to(rows.text.tokens.dtype),
+                encoder_hidden_states=rows.text.tokens,
+                pooled_projections=rows.text.pooled,
+                timestep=rows.timesteps,
+            ).sample
         return output
+
+    def _places(self, prompt: str, words: Sequence[str]) -> list[int]:
+        """Returns the positions in CLIP's tokens, which are the same in both encoders, and then in T5's."""
+        clip = self.clips[0]
+        theirs = self.t5.places(prompt, words) if self.t5 else []
+        return [*clip.places(prompt, words), *(clip.limit + place for place in theirs)]
 
     def encode(self, picture: Tensor) -> Tensor:
         longest = self.multiple * int(self.transformer.config["pos_embed_max_size"])

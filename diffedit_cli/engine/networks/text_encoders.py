@@ -187,7 +187,7 @@ class Clip(TextEncoder):
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
         raise ModelError(
             f'The model {self.name} does not know "{" ".join(unknown)}"; it knows only these words: '
-            f"{', '.join(known)}. For other words use --model with a Stable Diffusion model."
+            f"{', '.join(known)}. For other words name a larger model with --model."
         )
 
     def _written_out(self, prompt: str) -> str:

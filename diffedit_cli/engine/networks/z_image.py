@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
+from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -11,26 +16,46 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, flow
+from diffedit_cli.engine.networks import components, flow, original_layout, single_files
 from diffedit_cli.engine.networks.flow import FlowDiffusion
+from diffedit_cli.engine.networks.joint_attention import watch_outputs
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 
 TOKENS = 512  # longest prompt
+MULTIPLE = 32  # both parts of the stream are padded to a multiple of this length
 LAYER = -2  # hidden state that is the embedding
+ATTENTION = {
+    "attention.qkv": ["attention.to_q", "attention.to_k", "attention.to_v"], "attention.out": ["attention.to_out.0"]
+}  # fmt: skip
+ENDS = {
+    "x_embedder": ["all_x_embedder.2-1"],
+    "final_layer.linear": ["all_final_layer.2-1.linear"],
+    "final_layer.adaLN_modulation.1": ["all_final_layer.2-1.adaLN_modulation.1"],
+}
+LAYOUT = original_layout.by_rows(
+    ENDS
+    | original_layout.in_blocks("layers", "layers", ATTENTION)
+    | original_layout.in_blocks("noise_refiner", "noise_refiner", ATTENTION)
+    | original_layout.in_blocks("context_refiner", "context_refiner", ATTENTION)
+)
 
 
 class ZImage(FlowDiffusion):
     """Z-Image: the network's time runs from noise to picture, and so does the velocity that it predicts."""
 
     FORMAT = FAMILIES["z-image"]
+    LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL),
-        "transformer": components.diffusers_network(ZImageTransformer2DModel),
+        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
+        "transformer": components.diffusers_network(
+            ZImageTransformer2DModel, convert=single_files.renamed(convert_z_image_transformer_checkpoint_to_diffusers)
+        ),
         "text_encoder": components.transformers_network(Qwen3Model),
         "tokenizer": components.tokenizer(AutoTokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
+    WATCHED = (9, 12, 15)  # of 30 blocks
 
     def __init__(
         self,
@@ -47,12 +72,21 @@ class ZImage(FlowDiffusion):
 
     def _output(self, rows: ModelInput) -> Tensor:
         tokens = rows.text.tokens
-        velocity: list[Tensor] = self.transformer(
-            list(rows.x_t.to(tokens.dtype)[:, :, None]),  # a picture is a film of one frame
-            1 - rows.timesteps / flow.TIMESTEPS,
-            [prompt[:length] for prompt, length in zip(tokens, rows.text.lengths, strict=True)],
-        ).sample
+        with self._watched(rows):
+            velocity: list[Tensor] = self.transformer(
+                list(rows.x_t.to(tokens.dtype)[:, :, None]),  # a picture is a film of one frame
+                1 - rows.timesteps / flow.TIMESTEPS,
+                [prompt[:length] for prompt, length in zip(tokens, rows.text.lengths, strict=True)],
+            ).sample
         return -torch.stack(velocity)[:, :, 0]
+
+    def _watched(self, rows: ModelInput) -> AbstractContextManager[None]:
+        cells = rows.x_t.shape[-2] * rows.x_t.shape[-1] // self.patch**2  # the picture's tokens come first
+        return watch_outputs(self._attention_layers, rows, (cells, math.ceil(cells / MULTIPLE) * MULTIPLE))
+
+    def _attention_layers(self) -> list[Any]:
+        layers = self.transformer.layers
+        return [layers[number].attention for number in self.WATCHED if number < len(layers)] or [layers[0].attention]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         tokens = self.qwen.hidden_states(prompt)[LAYER]

@@ -25,7 +25,7 @@ def load(folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ('{"_class_name": "FluxPipeline"}', r"^tiny is a FluxPipeline, which diffedit cannot use"),
+        ('{"_class_name": "AuraFlowPipeline"}', r"^tiny is a AuraFlowPipeline, which diffedit cannot use"),
         ("{}", r"^tiny is not a diffusers model: .*model_index.json names no pipeline"),
         ("[]", r"^tiny is not a diffusers model"),
         ("{", r"^tiny is not a diffusers model"),

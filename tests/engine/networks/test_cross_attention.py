@@ -241,13 +241,6 @@ def test_sentences_cannot_be_watched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "--expand leaves none" in ran.err
 
 
-def test_a_transformer_has_no_such_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_sd3: Path) -> None:
-    settled(tmp_path, tiny_sd3, monkeypatch)
-    ran = diffedit("mask", "cat.png", *WORDS, "--mask-method", "attention")
-    assert ran.code == 4
-    assert "use --mask-method noise" in ran.err
-
-
 @pytest.mark.parametrize("family", ["tiny_v", "tiny_sdxl"])
 def test_an_edit_by_it(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

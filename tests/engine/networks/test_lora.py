@@ -19,7 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from fused import Parts, Products, added, check
+from fused import LAYOUTS, Parts, Products, added, check
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -291,7 +291,7 @@ def test_what_cannot_be_applied_is_refused_whole(
     file = tmp_path / "style.safetensors"
     save_file({key: tensor.clone() for key, tensor in (WHOLE | tensors).items()}, file)
     with pytest.raises(ValueError, match=re.escape(says)):
-        lora.fuse(parts, file, 1.0)
+        lora.fuse(parts, file, 1.0, LAYOUTS)
     assert torch.equal(parts["unet"].conv_in.weight, before)
 
 

@@ -1,0 +1,129 @@
+"""What the settings of a model's parts state: sizes, prediction type, guidance, and whether it is distilled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffedit_cli.engine.networks.model_formats import FAMILIES, refuse_painter
+from diffedit_cli.engine.networks.painters import Painter
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models import configs, profiles
+from diffedit_cli.models.adapters import Lora
+from diffedit_cli.models.profiles import Profile
+from diffedit_cli.models.small_world import SmallWorld
+from diffedit_cli.storage import paths
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ModelSettings(SmallWorld):
+    """Properties of a model, read from the settings in its folder."""
+
+    family: str
+    loras: tuple[Lora, ...]
+    source: str | None
+    elsewhere: Mapping[str, Path]
+    distilled: str
+
+    @cached_property
+    def pipeline(self) -> str:
+        """Name of the diffusers pipeline that the folder was saved from."""
+        return str(self._index.get("_class_name"))
+
+    @property
+    def painter(self) -> Painter | None:
+        """The pipeline that repaints under a mask with this model; None if diffusers has none for it."""
+        return FAMILIES[self.family].painter(self.pipeline)
+
+    def uses(self) -> tuple[str, ...]:
+        """Returns the options that the model is of use for: --model, --inpainter and --instruction."""
+        family, painter = FAMILIES[self.family], self.painter
+        channels = self._settings(family.denoiser, "config.json").get("in_channels")
+        vae = self._settings("vae", "config.json")
+        plain = painter is None or channels in painter.inputs(family.channels(vae), self.factor)[:1]
+        alone = () if family.only_paints(self.pipeline) or not plain else ("--model",)
+        return alone + (() if painter is None else ("--inpainter",) + ("--instruction",) * painter.instructed)
+
+    def as_model(self) -> Self:
+        """Returns the folder. Raises ModelError if the model can only paint."""
+        refuse_painter(self.pipeline, self.name)
+        return self
+
+    def as_painter(self) -> Self:
+        """Returns the folder. Raises ModelError if the model cannot repaint under a mask."""
+        if self.painter is None:
+            raise ModelError(
+                f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --inpainter."
+            )
+        return self
+
+    @property
+    def attends(self) -> bool:
+        """Whether the network has cross-attention from the picture to the words, as UNets have."""
+        return FAMILIES[self.family].attends
+
+    @property
+    def prediction_type(self) -> str:
+        """The prediction type of the network in its scheduler's words, or `flow`."""
+        if FAMILIES[self.family].follows_flow:
+            return "flow"
+        return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
+
+    @property
+    def native_size(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        family = FAMILIES[self.family]
+        return family.native_size(self._settings(family.denoiser, "config.json"), self._settings("vae", "config.json"))
+
+    @property
+    def factor(self) -> int:
+        """The side in pixels of a latent cell."""
+        return FAMILIES[self.family].factor(self._settings("vae", "config.json"))
+
+    @cached_property
+    def profile(self) -> Profile | None:
+        """The profile of a model that is distilled to few steps; None for any other. Raises ModelError, UsageError."""
+        family, index = FAMILIES[self.family], self._index
+        named = [self.source, Path(self.name).name, str(index.get("_name_or_path") or "").rpartition("/")[2]]
+        names = filter(None, [*named, *(lora.file.stem for lora in self.loras)])
+        denoiser, scheduler = (
+            self._settings(part, f"{file}.json")
+            for part, file in ((family.denoiser, "config"), ("scheduler", "scheduler_config"))
+        )
+        return profiles.profile(family, self.distilled, names, index, denoiser, scheduler)
+
+    @property
+    def spacing(self) -> str | None:
+        """Spacing of the timesteps in place of the scheduler's own; None for that, and in flows, which have none."""
+        if self.profile is None or FAMILIES[self.family].follows_flow:
+            return None
+        own = self._settings("scheduler", "scheduler_config.json").get("timestep_spacing")
+        return None if own == profiles.TRAILING else profiles.TRAILING
+
+    @property
+    def guidance(self) -> str:
+        """How the model is guided: "classifier-free", "embedded" or "none"."""
+        family = FAMILIES[self.family]
+        return family.guidance_by(self._index, self._settings(family.denoiser, "config.json"))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        guidance = FAMILIES[self.family].guidance
+        usual = {} if guidance is None else {"guidance": guidance}
+        return usual | (self.profile.defaults if self.profile else {}) | super().defaults
+
+    @property
+    def _index(self) -> dict[str, Any]:
+        return configs.read(self.name, self.path / "model_index.json")
+
+    def _settings(self, part: str, name: str) -> dict[str, Any]:
+        return configs.read(self.name, self._folder(part) / name)
+
+    def _folder(self, part: str) -> Path:
+        """Returns the folder with the settings of a component."""
+        other = self.elsewhere.get(part)
+        return other if other and paths.is_folder(other) else self.path / part
