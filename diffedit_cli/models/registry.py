@@ -63,11 +63,14 @@ def find(
 def find_painter(
     name: str, kept: Path | None = None, config: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> ModelFolder:
-    """Returns an inpainting model as `find` does. Raises ModelError also for the file of a denoiser alone."""
+    """Returns an inpainting model as `find` does.
+
+    Raises ModelError also for the file of a denoiser alone, and for a model that nothing of diffusers paints with.
+    """
     found = find(name, kept=kept, config=config, say=say)
     if found.elsewhere:
         raise ModelError(f"{name} is a network alone, and --inpainter takes a folder or a complete checkpoint.")
-    return found
+    return found.as_painter()
 
 
 def _others(name: str, family: str, file: Path) -> tuple[Path, str]:

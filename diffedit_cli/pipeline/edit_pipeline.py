@@ -164,7 +164,8 @@ class EditPipeline:
     def _plan(self, params: Params, place: str = "") -> Plan:
         plan = plan_of(params, self.folder.defaults, place, attends=self.folder.attends)
         if self.inpainting:  # only the mask follows the model's own defaults
-            painter = plan_of(params, self.inpainting.defaults, place, attends=self.folder.attends)
+            told = self.inpainting.with_defaults(params)
+            painter = plan_of(told, self.inpainting.defaults, place, attends=self.folder.attends)
             plan = replace(painter, compared=plan.compared, there=plan.there)
         return replace(plan, judged=params.best or (plan.judged and self.folder.unexplained is not None))
 

@@ -48,9 +48,16 @@ class InpaintingStage:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The default parameters of the model: those of its pipeline, and of a distilled model those of its profile."""
+        """The default parameters of the model, which give way to those of the kind of edit."""
+        return self.folder.defaults
+
+    def with_defaults(self, params: Params) -> Params:
+        """Returns the parameters with defaults that hold for any kind of edit in place of None.
+
+        They are those of a model that only paints, and of a distilled model those of its profile.
+        """
         profile = self.folder.profile
-        return self.folder.defaults | dict(self.painter.defaults) | (profile.defaults if profile else {})
+        return params.with_defaults(dict(self.painter.defaults) | (profile.defaults if profile else {}))
 
     def check(self, params: Params) -> None:
         """Raises UsageError for parameters that an inpainting model does not support."""
@@ -75,7 +82,7 @@ class InpaintingStage:
 
         Raises ModelError, and UsageError for prompts that are embeddings files.
         """
-        prompt = params.instruction or _words("to", params.to)
+        params, prompt = self.with_defaults(params), params.instruction or _words("to", params.to)
         negative = _words("negative", params.negative or "")
         with device_errors(self.device), torch.inference_mode():
             model = self._loaded()

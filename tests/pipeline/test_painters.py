@@ -57,7 +57,7 @@ KINDS = {
     "sdxl": Kind(tiny.write_sdxl, "StableDiffusionXLInpaintPipeline", {"guidance_scale": 7.5, **GUIDED}, 6),
     "sd3": Kind(tiny.write_sd3, "StableDiffusion3InpaintPipeline", {"guidance_scale": 7.5, **GUIDED}, 8),
     "flux-dev": Kind(
-        tiny_transformers.write_flux, "FluxInpaintPipeline", {"guidance_scale": 7.0, "strength": 0.9}
+        tiny_transformers.write_flux, "FluxInpaintPipeline", {"guidance_scale": 7.5, "strength": 0.9}
     ),
     "flux-schnell": Kind(
         lambda folder: tiny_transformers.write_flux(folder, guidance_embeds=False),
@@ -68,20 +68,20 @@ KINDS = {
     ),
     "flux-kontext": Kind(
         tiny_painters.write_kontext, "FluxKontextInpaintPipeline",
-        {"guidance_scale": 3.5, "strength": 1.0, "_auto_resize": False}, uses=INSTRUCTED,
+        {"guidance_scale": 2.5, "strength": 1.0, "_auto_resize": False}, uses=INSTRUCTED,
     ),
     "klein": Kind(
-        tiny_painters.write_klein, "Flux2KleinInpaintPipeline", {"guidance_scale": 8.0, "strength": 0.9}, 8,
+        tiny_painters.write_klein, "Flux2KleinInpaintPipeline", {"guidance_scale": 7.5, "strength": 0.9}, 8,
         uses=("--model", *INSTRUCTED),
     ),
     "klein-distilled": Kind(
         lambda folder: tiny_transformers.write_flux2(folder, is_distilled=True),
         "Flux2KleinInpaintPipeline", {"strength": 0.9}, uses=("--model", *INSTRUCTED),
     ),
-    "z-image": Kind(tiny_transformers.write_z_image, "ZImageInpaintPipeline", {"guidance_scale": 5.0, **GUIDED}, 8),
+    "z-image": Kind(tiny_transformers.write_z_image, "ZImageInpaintPipeline", {"guidance_scale": 6.5, **GUIDED}, 8),
     "chroma": Kind(tiny_transformers.write_chroma, "ChromaInpaintPipeline", {"guidance_scale": 7.5, **GUIDED}, 8),
     "qwen-image": Kind(
-        tiny_transformers.write_qwen_image, "QwenImageInpaintPipeline", {"true_cfg_scale": 4.0, **GUIDED}, 8
+        tiny_transformers.write_qwen_image, "QwenImageInpaintPipeline", {"true_cfg_scale": 7.5, **GUIDED}, 8
     ),
     "qwen-edit": Kind(
         tiny_painters.write_qwen_edit, "QwenImageEditInpaintPipeline",
@@ -195,6 +195,17 @@ def test_only_masked_pixels_change_and_always_the_same_way(
     ran = diffedit("run", "second.png", "cat.png", "--mask", "of-{stem}.png", *words, "--out", "out")
     assert ran.code == 0, ran.err
     assert (here / "out" / "cat.png").read_bytes() == (here / "cat.edited.png").read_bytes()
+
+
+@pytest.mark.parametrize("words", [("--from", "cat", "--to", "small cat"), (*WORDS, "--region", "remove")])
+@pytest.mark.usefixtures("here")
+def test_its_own_defaults_come_before_those_of_the_kind_of_edit(
+    written: Callable[[str], Path], words: tuple[str, ...]
+) -> None:
+    assert diffedit("edit", "cat.png", *words, "--inpainter", written("flux-fill"), "--room", 0).code == 0
+    line = diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
+    assert "--guidance 30.0 " in line
+    assert "--strength 1.0 " in line
 
 
 @pytest.mark.parametrize("name", ["flux-fill", "flux-kontext", "klein", "z-image", "qwen-edit", "sdxl"])

@@ -104,7 +104,6 @@ FAMILIES = {
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
                 instructed=True,
-                defaults={"guidance": 8.0},
             ),
         ),
         network_files=(
@@ -130,7 +129,6 @@ FAMILIES = {
                 pipeline="FluxInpaintPipeline",
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
-                defaults={"guidance": 7.0},
             ),
             Painter(
                 pipeline="FluxFillPipeline",
@@ -145,7 +143,7 @@ FAMILIES = {
                 inputs=painters.patches,
                 lacks=("negative_prompt",),
                 instructed=True,
-                defaults={"guidance": 3.5, "strength": 1.0},
+                defaults={"guidance": 2.5, "strength": 1.0},
                 fixed={"_auto_resize": False},
             ),
         ),
@@ -201,7 +199,6 @@ FAMILIES = {
                 pipeline="QwenImageInpaintPipeline",
                 inputs=painters.patches,
                 guidance="true_cfg_scale",
-                defaults={"guidance": 4.0},
             ),
             Painter(
                 pipeline="QwenImageEditInpaintPipeline",
@@ -251,7 +248,7 @@ FAMILIES = {
         native_side=1024,
         guidance=5.0,
         few_steps=8,
-        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0, defaults={"guidance": 6.0}),),
+        painters=(Painter(pipeline="ZImageInpaintPipeline", unguided=0.0),),
         network_files=(
             NetworkFile(Z_IMAGE, ("x_embedder.weight", "cap_pad_token", "layers.0.attention.qkv.weight")),
             NetworkFile(Z_IMAGE, ("all_x_embedder.2-1.weight", "cap_pad_token", "layers.0.attention.to_q.weight")),
