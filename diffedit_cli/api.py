@@ -35,6 +35,8 @@ from diffedit_cli.storage.cache_folder import DIGESTS
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from diffedit_cli.models.folder import ModelFolder
+
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Point = tuple[int, int]  # x, y in pixels
 
@@ -45,8 +47,7 @@ class DiffEdit:
     Args:
         model: Name or path of the model. Default: the built-in one, which refuses pictures unlike those it knows.
         inpainter: Name or path of an inpainting model that paints in place of inversion and edit. Default: none.
-        model_config: For model files, the model whose configuration they use, and for a network alone its other parts.
-            Default: by their content.
+        model_config: For model files, the model of their configuration and other parts. Default: by their content.
         text_encoder: Text encoders, files or folders, in place of the model's.
         vae: VAE, a file or a folder, in place of the model's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
@@ -89,15 +90,8 @@ class DiffEdit:
     ) -> None:
         self._max_pixels = max_pixels
         kept = None if cache is None else Path(cache)
-        folder = registry.find(
-            str(model or registry.BUILTIN),
-            kept=kept,
-            config=model_config,
-            text_encoders=map(str, text_encoder),
-            vae=None if vae is None else str(vae),
-        )
         self._pipeline = EditPipeline(
-            adapters.attach(folder, lora, embedding, (kept or default_root()) / DIGESTS),
+            _model(model, kept, model_config, text_encoder, vae, lora, embedding),
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),
@@ -197,6 +191,22 @@ class DiffEdit:
         """Returns the picture decoded at every noise level of an `inversion`, the clean one first."""
         with _quietly():
             return [Image.fromarray(frame) for frame in self._pipeline.frames(inversion.latents, inversion.stats)]
+
+
+def _model(
+    name: str | Path | None,
+    kept: Path | None,
+    config: str | None,
+    text_encoder: Iterable[str | Path],
+    vae: str | Path | None,
+    lora: Iterable[str],
+    embedding: Iterable[str],
+) -> ModelFolder:
+    """Returns the model that these arguments of DiffEdit name. Raises ModelError or UsageError."""
+    encoders, vae = map(str, text_encoder), None if vae is None else str(vae)
+    name = str(name or registry.BUILTIN)
+    found = registry.find(name, kept=kept, config=config, text_encoders=encoders, vae=vae)
+    return adapters.attach(found, lora, embedding, (kept or default_root()) / DIGESTS)
 
 
 def _loaded(picture: PictureLike, max_pixels: int) -> tuple[Picture, EditStats]:
