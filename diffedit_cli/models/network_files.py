@@ -51,8 +51,8 @@ def check_noise_process(file: Path, model: ModelFolder) -> None:
         )
     if "ztsnr" in names and not model.has_zero_terminal_snr:
         raise ModelError(
-            f"{file} was trained with zero terminal SNR, and the scheduler in {model.path} lacks rescale_betas_zero_snr; "
-            "name another model with --model-config."
+            f"{file} was trained with zero terminal SNR, and the scheduler in {model.path} without it; name another "
+            "model with --model-config."
         )
 
 

@@ -201,6 +201,15 @@ def test_a_network_without_single_blocks_is_refused(
     assert "(its tensors are not those of such a network: list index out of range)" in told
 
 
+def test_a_damaged_header_is_refused(folders: dict[str, Path], tensors: dict[str, Tensors], tmp_path: Path) -> None:
+    file = original.write(tensors["flux"], tmp_path / "network.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"shape"', b'"shade"', 1))
+    assert "is cut off or damaged" in says(file, config=str(folders["flux"]))
+    file.write_bytes(content[:-1])
+    assert "is cut off or damaged" in says(file, config=str(folders["flux"]))
+
+
 def test_a_network_for_another_noise_process_is_refused(
     folders: dict[str, Path], tensors: dict[str, Tensors], tiny_v: Path, tmp_path: Path
 ) -> None:
