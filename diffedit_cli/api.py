@@ -20,8 +20,7 @@ class DiffEdit(Stages):
     Args:
         model: Name or path of the model. Default: the built-in one, which refuses pictures unlike those it knows.
         inpainter: Name or path of an inpainting model that paints in place of inversion and edit. Default: none.
-        model_config: For model files, the model whose configuration they use, and for a network alone its other parts.
-            Default: by their content.
+        model_config: For model files, the model of their configuration and other parts. Default: by their content.
         text_encoder: Text encoders, files or folders, in place of the model's.
         vae: VAE, a file or a folder, in place of the model's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.engine.networks import gguf_header
+from diffedit_cli.engine.networks import gguf_header, model_formats
 from diffedit_cli.engine.networks.family import NetworkFile
 from diffedit_cli.engine.networks.model_formats import FAMILIES, network_file
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import configs, weights
+from diffedit_cli.models import configs, predictions, weights
+from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.storage import paths
 
 EMBEDDINGS = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
@@ -33,6 +34,27 @@ def recognised(file: Path) -> tuple[str, NetworkFile] | None:
                 f"{file} needs the package gguf, which is not installed; get it with: pip install 'diffedit-cli[gguf]'."
             )
     return found
+
+
+def check_noise_process(file: Path, model: ModelFolder) -> None:
+    """Raises ModelError if the file of a denoiser says that it was trained for another noise process than the model's.
+
+    A checkpoint's scheduler is set by the same marks, but here it belongs to the model with the other parts.
+    """
+    if gguf_header.is_gguf(file) or FAMILIES[model.family].follows_flow:
+        return
+    predictions.refuse_edm(file)
+    said, names = predictions.of(file), model_formats.without_prefix(weights.header(file))
+    if said not in (None, model.prediction_type):
+        raise ModelError(
+            f"{file} predicts {said}, and the scheduler in {model.path} is for {model.prediction_type}; name another "
+            "model with --model-config."
+        )
+    if "ztsnr" in names and not model.has_zero_terminal_snr:
+        raise ModelError(
+            f"{file} was trained with zero terminal SNR, and the scheduler in {model.path} without it; name another "
+            "model with --model-config."
+        )
 
 
 def placed(name: str, folder: Path, family: str, text_encoders: Iterable[str], vae: str | None) -> dict[str, Path]:

@@ -54,6 +54,8 @@ def find(
             path, held = _converted(path, kept, config, say)
         elsewhere |= network_files.placed(name, path, family_of(path, name), text_encoders, vae)
         found = _checked(name, path, kept / DIGESTS, again, elsewhere)
+        if file := elsewhere.get(FAMILIES[found.family].denoiser):
+            network_files.check_noise_process(file, found)
         source = NAMES[name].source if name in NAMES else None
         return replace(found, config=config, model_lock=held, source=source)
     except OSError as error:

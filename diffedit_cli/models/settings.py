@@ -74,6 +74,10 @@ class ModelSettings(SmallWorld):
         return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
 
     @property
+    def has_zero_terminal_snr(self) -> bool:
+        return bool(self._settings("scheduler", "scheduler_config.json").get("rescale_betas_zero_snr"))
+
+    @property
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""
         family = FAMILIES[self.family]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli.engine.networks import gguf_header
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, reason
 from diffedit_cli.storage import paths
 
 # diffusion_pytorch_model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
@@ -128,11 +128,14 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
 def shapes(path: Path, what: str = "checkpoint") -> dict[str, tuple[int, ...]]:
     """Returns tensor names -> shapes of a .safetensors or .gguf file, without reading any tensor. Raises ModelError."""
     if not gguf_header.is_gguf(path):
-        return {name: tuple(tensor["shape"]) for name, tensor in header(path, what).items()}
+        found = header(path, what)
+        if not all(isinstance(tensor.get("shape"), list) for tensor in found.values()):
+            raise ModelError(f"{path} is cut off or damaged; get it again.")
+        return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
     try:
         return {name: tensor.shape for name, tensor in gguf_header.tensors(path).items()}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is no .gguf file that can be used ({error}); get it again.") from error
+        raise ModelError(f"{path} is no .gguf file that can be used ({reason(error)}); get it again.") from error
 
 
 def stored_size(folder: Path, variant: str | None) -> tuple[int, int]:

@@ -192,6 +192,40 @@ def test_a_network_of_another_family_or_size_is_refused(
     assert "--model-config" in told
 
 
+def test_a_network_without_single_blocks_is_refused(
+    folders: dict[str, Path], tensors: dict[str, Tensors], tmp_path: Path
+) -> None:
+    """diffusers' function fails by a list's index then."""
+    few = {name: tensor for name, tensor in tensors["flux"].items() if "single_blocks" not in name}
+    told = says(original.write(few, tmp_path / "few.safetensors"), config=str(folders["flux"]))
+    assert "(its tensors are not those of such a network: list index out of range)" in told
+
+
+def test_a_damaged_header_is_refused(folders: dict[str, Path], tensors: dict[str, Tensors], tmp_path: Path) -> None:
+    file = original.write(tensors["flux"], tmp_path / "network.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"shape"', b'"shade"', 1))
+    assert "is cut off or damaged" in says(file, config=str(folders["flux"]))
+    file.write_bytes(content[:-1])
+    assert "is cut off or damaged" in says(file, config=str(folders["flux"]))
+
+
+def test_a_network_for_another_noise_process_is_refused(
+    folders: dict[str, Path], tensors: dict[str, Tensors], tiny_v: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "network.safetensors"
+    original.write(tensors["sd"] | {"v_pred": torch.empty(0)}, file)
+    told = says(file, config=str(folders["sd"]))
+    assert "predicts v_prediction, and the scheduler in" in told
+    assert "is for epsilon" in told
+    original.write(original.ORIGINAL["sd"](tiny_v / "unet") | {"v_pred": torch.empty(0)}, file)
+    assert registry.find(str(file), config=str(tiny_v)).prediction_type == "v_prediction"
+    original.write(tensors["sd"] | {"ztsnr": torch.empty(0)}, file)
+    assert "was trained with zero terminal SNR" in says(file, config=str(folders["sd"]))
+    original.write(tensors["sdxl"] | {"edm_mean": torch.zeros(4)}, file)
+    assert "EDM's noise process" in says(file, config=str(folders["sdxl"]))
+
+
 def test_what_is_no_network_is_refused_as_a_checkpoint_is(tiny_epsilon: Path, tmp_path: Path) -> None:
     file = original.write({"lora_unet.down": torch.zeros(2)}, tmp_path / "lora.safetensors")
     assert "nor a network alone of a known family" in says(file)

@@ -190,8 +190,9 @@ def test_an_edit_with_split_files_and_how_to_repeat_it(
         *("--text-encoder", files["text_encoder_2"], "--text-encoder", files["text_encoder"]),
     )
     for output, model in (("a.png", ("--model", folders["flux"])), ("b.png", parts)):
-        ran = diffedit("edit", "cat.png", *WORDS, *FAST, *model, "-o", output)
+        ran = diffedit("edit", "cat.png", *WORDS, *FAST, *model, "-o", output, "--depfile", "rule.d")
         assert ran.code == 0, ran.err
+    assert all(str(file) in Path("rule.d").read_text() for file in files.values())
     a, b = (np.asarray(Image.open(name)).astype(int) for name in ("a.png", "b.png"))
     assert abs(a - b).max() <= 1
     assert " ".join(map(str, parts)) in diffedit("info", "b.png").out.decode()

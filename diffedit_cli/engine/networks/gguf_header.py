@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from diffedit_cli.storage import paths
-
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_TENSORS = 2**14  # as in a .safetensors file
@@ -45,8 +43,10 @@ class GgufTensor:
 
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do, whatever it is called."""
+    if not path.is_file():  # opening a pipe may block for ever
+        return False
     try:
-        with paths.open_to_read(path) as file:
+        with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -55,7 +55,7 @@ def is_gguf(path: Path) -> bool:
 def tensors(path: Path) -> dict[str, GgufTensor]:
     """Returns the tensors of a GGUF file. Raises ValueError for a file that is damaged or has absurd numbers."""
     try:
-        with paths.open_to_read(path) as file:
+        with path.open("rb") as file:
             return _Header(file, path.stat().st_size).tensors()
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise ValueError("it is cut off or damaged") from error

@@ -118,7 +118,8 @@ def _weights(tensors: Tensors, network: Any, convert: Convert | None) -> Tensors
             converted = convert(taken, network)
         except Exception as error:  # diffusers' functions raise what their dictionaries do
             if len(missing) > len(own) / 2:  # else the file has diffusers' names
-                what = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+                lacks = isinstance(error, KeyError)
+                what = f"it lacks {error.args[0]}" if lacks else f"its tensors are not those of such a network: {error}"
                 raise ValueError(what) from error
         else:
             if len(own - converted.keys()) < len(missing):
