@@ -81,7 +81,7 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
     Raises ModelError.
     """
     folder = local(name) or in_hub_cache(hub_id(name))
-    pull = f"get it with: diffedit models pull {name}"
+    pull = f"get it with: diffedit models pull {name} --without-network"
     if folder is None or not paths.is_folder(folder):
         raise ModelError(
             f"{file} is the {FAMILIES[family].denoiser} of a {family} model alone, and the model {name} with the other "

@@ -15,8 +15,8 @@ def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
     return tuple(f"{stem}{task}Pipeline" for task in ("", "Img2Img", *tasks))
 
 
-KLEIN, Z_IMAGE, CHROMA = "black-forest-labs/FLUX.2-klein-4B", "Tongyi-MAI/Z-Image-Turbo", "lodestones/Chroma1-HD"
-DEV, SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
+KLEIN, Z_IMAGE, CHROMA = "flux2-klein", "z-image-turbo", "chroma"
+DEV, SCHNELL = "flux-dev", "flux-schnell"
 EMBEDDERS, SINGLE = "time_text_embed", "single_transformer_blocks.0.proj_mlp.weight"  # of FLUX.1 in diffusers' names
 
 FAMILIES = {
@@ -224,7 +224,7 @@ FAMILIES = {
                 defaults={"guidance": 4.0},
             ),
         ),
-        network_files=(NetworkFile("Qwen/Qwen-Image", ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),),
+        network_files=(NetworkFile("qwen-image", ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),),
     ),
     "pixart": Family(
         title="PixArt-Sigma",
