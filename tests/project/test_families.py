@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import checkout
 import pytest
 
 import diffedit_cli
@@ -76,3 +77,9 @@ def test_nothing_of_a_family_is_outside_its_file_and_its_row(family: str) -> Non
         if mark.search(word)
     ]
     assert not strays
+
+
+def test_the_table_of_what_a_family_costs_is_true() -> None:
+    page = (checkout.PROJECT / "docs" / "adding-a-model.md").read_text()
+    told = dict(re.findall(r"^\| [^|]+ \| `(\w+\.py)` \| (\d+) \|", page, re.MULTILINE))
+    assert told == {path.name: str(len(path.read_text().splitlines())) for path in FILES.values()}
