@@ -46,8 +46,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first used."""
     if name in __all__:
-        place = {"Embeds": "pipeline.prompts", "PRESETS": "pipeline.presets", "Params": "pipeline.params"}.get(
-            name, "api"
-        )
+        results = dict.fromkeys(("EditResult", "InversionResult", "MaskResult"), "api_results")
+        others = {"Embeds": "pipeline.prompts", "PRESETS": "pipeline.presets", "Params": "pipeline.params"}
+        place = (results | others).get(name, "api")
         return getattr(importlib.import_module(f"diffedit_cli.{place}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
