@@ -49,6 +49,7 @@ class DiffEdit:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
+        quantize: `none`, `fp8`, `int8` or `nf4`: how the weights of the large networks are stored. Default `none`.
         cache: Folder for maps, inversions and edits. Default None: only converted checkpoints and digests are cached.
         vae_slicing: Whether the VAE takes pictures one by one, for less memory. Default false.
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
@@ -73,6 +74,7 @@ class DiffEdit:
         device: str = "auto",
         dtype: str = "auto",
         offload: str = "none",
+        quantize: str = "none",
         cache: str | Path | None = None,
         vae_slicing: bool = False,
         vae_tiling: bool = False,
@@ -90,7 +92,7 @@ class DiffEdit:
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),
-            memory=OffloadOptions(offload, vae_slicing, vae_tiling),
+            memory=OffloadOptions(offload, vae_slicing, vae_tiling, quantize),
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,

@@ -13,6 +13,7 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
+from diffedit_cli.models.quantised_copies import QuantisedCopies
 
 NEEDED = ("kornia.filters", "scipy.ndimage")
 
@@ -42,12 +43,13 @@ class Loader:
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
             return self._last[1]
         self.forget()
+        copies = QuantisedCopies.of(folder, dtype, memory.quantize)
         with fast_imports.quickly(), device_errors(device):
             from diffedit_cli.engine.networks import families
 
             model = families.load(
                 folder.path, device, DTYPES[dtype], folder.name, folder.variant,
-                **folder.additions, **dataclasses.asdict(memory),
+                **folder.additions, **dataclasses.asdict(memory), stored=copies.stored, keep=copies.keep,
             )  # fmt: skip
         if self.keeps:
             self._last = key, model

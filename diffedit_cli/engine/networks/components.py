@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffedit_cli.engine.networks import building, precision
+from diffedit_cli.engine.networks import building, precision, quantisation
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
 
 Parts = dict[str, Any]
@@ -22,20 +24,33 @@ CHANGED = ("unet", "transformer", "text_encoder", "text_encoder_2")  # networks 
 _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
+@dataclass(frozen=True)
+class NetworkReader:
+    """Reads a network of a class of diffusers or transformers, whose option for the number format differs in name."""
+
+    kind: Any
+    dtype_option: str
+
+    def __call__(self, at: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
+        with building.no_larger_than(_weights(at, variant)):
+            return _whole(self.kind.from_pretrained(at, variant=variant, **{self.dtype_option: dtype}, **_OPTIONS))
+
+    def empty(self, at: Path) -> Any:
+        """Returns the network on the meta device, with real buffers."""
+        from accelerate import init_empty_weights
+
+        with init_empty_weights():
+            if self.dtype_option == "torch_dtype":
+                return self.kind.from_config(self.kind.load_config(at))
+            return self.kind(self.kind.config_class.from_pretrained(at, local_files_only=True))
+
+
 def diffusers_network(kind: Any) -> Reader:
-    return _network(kind, "torch_dtype")
+    return NetworkReader(kind, "torch_dtype")
 
 
 def transformers_network(kind: Any) -> Reader:
-    return _network(kind, "dtype")
-
-
-def _network(kind: Any, dtype_option: str) -> Reader:
-    def read(at: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
-        with building.no_larger_than(_weights(at, variant)):
-            return _whole(kind.from_pretrained(at, variant=variant, **{dtype_option: dtype}, **_OPTIONS))
-
-    return read
+    return NetworkReader(kind, "dtype")
 
 
 def tokenizer(kind: Any) -> Reader:
@@ -78,6 +93,7 @@ def read(
     name: str,
     variant: str | None,
     change: Callable[[Parts], None] | None = None,
+    quantise: Quantisation | None = None,
 ) -> Parts:
     """Returns the parts of a model by name, the networks on the device and ready to run.
 
@@ -88,8 +104,8 @@ def read(
         dtype: Number format of the networks. None keeps the stored one.
         name: Name of the model, for messages.
         variant: Variant of the weight files, such as "fp16"; None for the plain ones.
-        change: Changes the parts in place, in the stored number format, so that they can be stored again. Default: no
-            change.
+        change: Changes the parts in place, in the stored number format, so that they can be stored again.
+        quantise: How networks are quantised, after they were changed. Default: they are not.
 
     Raises:
         ModelError: If a part is missing or unreadable.
@@ -102,7 +118,10 @@ def read(
             )
         try:
             stored = part in CHANGED and (change is not None or dtype is None)
-            parts[part] = reader(folder / part, _stored_dtype(folder / part, variant) if stored else dtype, variant)
+            format = _stored_dtype(folder / part, variant) if stored else dtype
+            parts[part] = _read_part(folder / part, reader, format, variant, quantise, device)
+            if change is None:
+                quantisation.apply(quantise, part, parts[part], dtype, device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # readers raise many types, tokenizers even plain Exception
@@ -112,14 +131,38 @@ def read(
             ) from error
     if change is not None:
         change(parts)
+        _adapt(parts, dtype, quantise, device)
+    if quantise is not None:
+        quantise.done(parts)
+    _settle(parts, device)
+    return parts
+
+
+def _adapt(parts: Parts, dtype: torch.dtype | None, how: Quantisation | None, device: str) -> None:
+    """Gives changed networks their number format, and quantises them."""
+    for part in [part for part in parts if part in CHANGED and dtype is not None]:
+        parts[part].to(dtype)
     for part, network in parts.items():
-        if change is not None and part in CHANGED and dtype is not None:
-            network.to(dtype)
+        quantisation.apply(how, part, network, dtype, device)
+
+
+def _settle(parts: Parts, device: str) -> None:
+    """Moves networks to the device, ready to run."""
+    for part, network in parts.items():
         if isinstance(network, nn.Module):
             network.to(device).eval().requires_grad_(False)
             if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
-    return parts
+
+
+def _read_part(
+    at: Path, reader: Reader, dtype: torch.dtype | None, variant: str | None, how: Quantisation | None, device: str
+) -> Any:
+    """Returns a part, with the quantised weights that were stored earlier if there are any."""
+    if how is None or dtype is None or (file := how.file(at.name)) is None:
+        return reader(at, dtype, variant)
+    assert isinstance(reader, NetworkReader)
+    return quantisation.read(reader.empty(at), file, dtype, device)
 
 
 @contextlib.contextmanager

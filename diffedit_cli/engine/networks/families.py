@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn
+from diffedit_cli.engine.networks import components, onednn, quantisation
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import ModelError
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
@@ -31,6 +33,9 @@ def load(
     offload: str = "none",
     vae_slicing: bool = False,
     vae_tiling: bool = False,
+    quantize: str = "none",
+    stored: Path | None = None,
+    keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -45,12 +50,19 @@ def load(
         offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
+        quantize: Format that the weights of the large networks are quantised to: "none", "fp8", "int8" or "nf4".
+        stored: Folder with these quantised weights. Default: they are made.
+        keep: Called with the networks that were quantised, by part, to store them.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
-    model = _family(folder, name).load(folder, at, dtype, name, variant, _change(name, loras, embeddings))
+    family, how = _family(folder, name), None
+    if quantize != "none":
+        quantisation.require(quantize, device)
+        how = Quantisation(quantize, family.FORMAT.quantised, stored, keep)
+    model = family.load(folder, at, dtype, name, variant, _change(name, loras, embeddings), how)
     if vae_slicing:
         model.vae.enable_slicing()
     if vae_tiling:

@@ -16,6 +16,7 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text, Watcher
 from diffedit_cli.engine.networks import components, precision, prompt_weighting
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.model_formats import Family
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -62,16 +63,18 @@ class LatentDiffusion(VaeLatents, ABC):
         name: str | None = None,
         variant: str | None = None,
         change: Callable[[components.Parts], None] | None = None,
+        quantise: Quantisation | None = None,
     ) -> Self:
         """Returns the model of a diffusers folder, from `.safetensors` weights only, of `variant` if given.
 
-        `change` changes the parts in place before they are used. Raises ModelError with the part that cannot be used.
+        `change` changes the parts in place before they are quantised and used. Raises ModelError with the part that
+        cannot be used.
         """
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change)
+        found = components.read(folder, readers, device, dtype, name, variant, change, quantise)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ class Family:
         optional: Parts that a folder may lack.
         beside: Parts that neither a mask nor latents depend on.
         denoiser: Part that is the denoising network.
+        language_models: Text encoders with billions of parameters, which are quantised like the denoising network.
         attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
@@ -35,6 +37,7 @@ class Family:
     optional: tuple[str, ...] = ()
     beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
     denoiser: str = "unet"
+    language_models: tuple[str, ...] = ()
     attends: bool = True
     follows_flow: bool = False
     native_side: int = 0
@@ -47,6 +50,11 @@ class Family:
     @property
     def all_parts(self) -> tuple[str, ...]:
         return (*self.parts, *self.optional, *self.beside)
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """Parts that --quantize changes."""
+        return (self.denoiser, *self.language_models)
 
     def factor(self, vae: Mapping[str, Any]) -> int:
         """Returns the side in pixels of a latent cell by the settings of the VAE."""
@@ -83,6 +91,7 @@ FAMILIES = {
         others=("tokenizer", "tokenizer_2", "scheduler"),
         optional=("text_encoder_3", "tokenizer_3"),
         denoiser="transformer",
+        language_models=("text_encoder_3",),
         attends=False,
         follows_flow=True,
     ),
@@ -92,6 +101,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -102,6 +112,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder_2",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -112,6 +123,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -122,6 +134,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -133,6 +146,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
     ),
     "z-image": Family(
@@ -141,6 +155,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -171,3 +186,15 @@ def adapter_settings(lora: Path) -> Path | None:
     """Returns the settings file, which has the alpha, of a LoRA that PEFT wrote; None for any other LoRA."""
     path = lora.with_name("adapter_config.json")
     return path if lora.name == "adapter_model.safetensors" and path.is_file() else None
+
+
+LIBRARIES = {"int8": "torchao", "nf4": "bitsandbytes"}
+"""Library that a kind of quantisation needs."""
+INSTALL = "install it with: pip install 'diffedit-cli[quantize]'"
+_IN_BLOCK = re.compile(r"(.*\.)?\d+\.(\w+\.)+weight")
+_IN_FULL = (".wo.weight",)  # T5's layers that transformers keeps in float32 beside float16
+
+
+def is_quantised_weight(name: str) -> bool:
+    """Whether --quantize changes the weight of this name, if it is one of a linear layer: those of repeated blocks."""
+    return _IN_BLOCK.fullmatch(name) is not None and not name.endswith(_IN_FULL)

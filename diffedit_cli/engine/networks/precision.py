@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffedit_cli.engine.networks import quantisation
+
 # By safetensors' names. Float8 is for storage only, so it is computed in bfloat16; float64 gains nothing over float32.
 FORMATS = {
     "F64": torch.float32,
@@ -36,16 +38,26 @@ def common(slices: Iterable[Any]) -> torch.dtype:
 
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Context in which the networks compute in float32; afterwards every tensor has its own format again."""
+    """Context in which the networks compute in float32; afterwards every tensor has its own format again.
+
+    Quantised weights stay as they are.
+    """
 
     def tensors() -> list[torch.Tensor]:
-        return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+        every = (tensor for network in networks for tensor in (*network.parameters(), *network.buffers()))
+        return [tensor for tensor in every if tensor.is_floating_point() and quantisation.is_plain(tensor)]
 
     dtypes = [tensor.dtype for tensor in tensors()]  # they may differ: a VAE or T5 may be partly float32
-    for network in networks:
-        network.to(torch.float32)
+    quantised = [layer for network in networks for layer in quantisation.computing(network)]
+    formats = [layer.compute_dtype for layer in quantised]
+    for tensor in tensors():
+        tensor.data = tensor.data.to(torch.float32)
+    for layer in quantised:
+        layer.compute_dtype = torch.float32
     try:
         yield
     finally:
         for tensor, dtype in zip(tensors(), dtypes, strict=True):
             tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+        for layer, dtype in zip(quantised, formats, strict=True):
+            layer.compute_dtype = dtype
