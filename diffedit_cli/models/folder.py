@@ -83,12 +83,11 @@ class ModelFolder(SmallWorld):
 
     def files(self) -> Iterator[Path]:
         """Yields the files of all components that exist; of the weights only those of the model's variant."""
-        for part in FAMILIES[self.family].all_parts:
-            if paths.is_folder(self.path / part):
-                for path in sorted((self.path / part).iterdir()):
-                    other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
-                    if _is_of_a_part(path) and not other:
-                        yield path
+        for part in self._parts_here():
+            for path in sorted((self.path / part).iterdir()):
+                other = weights.is_weights(path.name) and weights.variant_of(path.name) != self.variant
+                if _is_of_a_part(path) and not other:
+                    yield path
 
     @property
     def has_safety_checker(self) -> bool:
@@ -105,6 +104,12 @@ class ModelFolder(SmallWorld):
         if FAMILIES[self.family].follows_flow:
             return "flow"
         return str(self._settings("scheduler", "scheduler_config.json").get("prediction_type", "epsilon"))
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weights of a network are stored quantised."""
+        networks = (part for part in self._parts_here() if paths.is_file(self.path / part / "config.json"))
+        return any(configs.QUANTISATION in self._settings(part, "config.json") for part in networks)
 
     @property
     def native_size(self) -> int:
@@ -140,6 +145,9 @@ class ModelFolder(SmallWorld):
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
             finish(fresh)
+
+    def _parts_here(self) -> list[str]:
+        return [part for part in FAMILIES[self.family].all_parts if paths.is_folder(self.path / part)]
 
     def _settings(self, part: str, name: str) -> dict[str, Any]:
         return configs.read(self.name, self.path / part / name)

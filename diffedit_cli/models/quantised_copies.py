@@ -46,7 +46,7 @@ class QuantisedCopies:
         combination of LoRAs would take the room of a model.
         """
         library = LIBRARIES.get(kind)
-        if library is None or folder.loras or folder.embeddings:
+        if library is None or folder.loras or folder.embeddings or folder.is_quantised:
             return cls()
         with contextlib.suppress(metadata.PackageNotFoundError):
             said = f"{folder.digest} {dtype} {kind} {library} {metadata.version(library)}"

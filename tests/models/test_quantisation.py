@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from command import WORDS, diffedit, picture, settled
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from diffedit_cli.engine.networks import families, quantisation
@@ -201,3 +202,139 @@ def test_by_the_command_line(tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytes
         record = json.loads(diffedit("info", "x.png", "--json").out)
         assert record.get("quantize", "none") == kind
     assert len(set(made.values())) == 4
+
+
+def quantised_folder(full: Path, folder: Path, network: nn.Module, part: str, method: str, library_names: Any) -> Path:
+    """Copies a model, with the quantised weights of a part as a library saves them."""
+    shutil.copytree(full, folder)
+    for path in (folder / part).glob("*.safetensors"):
+        path.unlink()
+    tensors, notes = library_names(network)
+    save_file(tensors, folder / part / next(iter((full / part).glob("*.safetensors"))).name, {"format": "pt", **notes})
+    config = folder / part / "config.json"
+    tiny.write_json(config, json.loads(config.read_text()) | {"quantization_config": {"quant_method": method}})
+    return folder
+
+
+def by_torchao(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    return flatten_tensor_state_dict(network.state_dict())
+
+
+def in_four_bits(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, {}
+
+
+def in_eight_bits(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As LLM.int8 is stored: the largest value of each row beside the weight."""
+    found = {}
+    for name, tensor in quantisation._tensors(network):
+        layer = name.removesuffix(".weight.scale")
+        if name.endswith(".weight.qdata"):
+            layer = name.removesuffix(".weight.qdata")
+            found |= {f"{layer}.weight": tensor, f"{layer}.weight_format": torch.tensor(0, dtype=torch.uint8)}
+        elif layer != name:
+            found[f"{layer}.SCB"] = tensor.flatten() * 127
+        elif not name.endswith(".zero_point"):
+            found[name] = tensor
+    return found, {}
+
+
+STORED = {
+    "torchao": ("int8", "torchao", by_torchao),
+    "nf4": ("nf4", "bitsandbytes", in_four_bits),
+    "llm.int8": ("int8", "bitsandbytes", in_eight_bits),
+}
+
+
+@pytest.fixture(scope="module", params=STORED)
+def stored(request: pytest.FixtureRequest, flux: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A kind, and a model whose transformer is stored in it."""
+    kind, method, names = STORED[request.param]
+    folder = tmp_path_factory.mktemp("stored") / "model"
+    return kind, quantised_folder(flux, folder, load(flux, quantize=kind).network, "transformer", method, names)
+
+
+def test_a_quantised_folder_loads(stored: tuple[str, Path], flux: Path, tmp_path: Path) -> None:
+    """It predicts what the same weights do after quantisation here, in any number format, wherever they wait."""
+    kind, folder = stored
+    model = registry.find(str(folder), kept=tmp_path)
+    assert model.is_quantised
+    assert not registry.find(str(flux), kept=tmp_path).is_quantised
+    here = load(flux, quantize=kind)
+    found = loader.Loader().load(model, "cpu", "float32", OffloadOptions(offload="model"))
+    text = results(load(flux))[0]
+    prompt = here.embed("a cat on grass")
+    assert torch.equal(results(found)[0], text)  # the text encoder is stored in full
+    x_t = torch.zeros(1, found.channels, 16, 16)
+    with torch.inference_mode():
+        ours, theirs = (one.predict(x_t, one.levels(4)[2], prompt).eps for one in (found, here))
+    assert error(ours, theirs) < 1e-5
+    half = load(folder, torch.bfloat16)
+    assert half.dtype_name == "bfloat16"
+    assert error(results(half)[1], results(found)[1]) < 0.05
+    with pytest.raises(ModelError, match="--offload sequential cannot move the quantised weights of the model tiny"):
+        load(folder, offload="sequential")
+
+
+def test_a_quantised_folder_takes_no_lora(stored: tuple[str, Path], tmp_path: Path) -> None:
+    lora = {"transformer.transformer_blocks.0.ff.net.2.lora_A.weight": torch.ones(1, 256)}
+    save_file(lora, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match="cannot be added to the quantised weights of the model tiny; use the full"):
+        load(stored[1], loras=[(tmp_path / "lora.safetensors", 1.0)])
+
+
+def test_a_quantised_folder_without_its_library(stored: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation.fast_imports, "is_installed", lambda _: False)
+    with pytest.raises(ModelError, match=r"which is not installed; install it with: pip install 'diffedit-cli\[quant"):
+        load(stored[1])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_language_models_as_transformers_saves_them(tmp_path: Path, kind: str) -> None:
+    """Quantised and saved by transformers itself, also as part of a larger class."""
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import BitsAndBytesConfig, Qwen3ForCausalLM, TorchAoConfig
+
+    folder = tiny_transformers.write_z_image(tmp_path / "model")
+    how: Any = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        if kind == "nf4"
+        else TorchAoConfig(Int8WeightOnlyConfig())
+    )
+    expected = results(load(folder))
+    saved = Qwen3ForCausalLM.from_pretrained(folder / "text_encoder", quantization_config=how, dtype=torch.float32)
+    shutil.rmtree(folder / "text_encoder")
+    saved.save_pretrained(folder / "text_encoder")
+    model = load(folder)
+    assert quantisation.is_quantised(model.qwen.network) == (kind == "int8")  # too narrow for the kernels of nf4
+    assert 0 < error(results(model)[0], expected[0]) < (0.4 if kind == "nf4" else 0.05)
+    assert registry.find(str(folder), kept=tmp_path / "cache").is_quantised
+
+
+def test_damaged_four_bits(flux: Path, tmp_path: Path) -> None:
+    """Kernels would read beyond the end of tensors that are shorter than the settings say."""
+    network = load(flux, quantize="nf4").network
+
+    def damaged(network: nn.Module, name: str, change: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors, notes = in_four_bits(network)
+        key = next(key for key in tensors if key.endswith(name))
+        return tensors | {key: change(tensors[key])}, notes
+
+    for number, (name, change) in enumerate(
+        {".absmax": lambda t: t[:1], ".quant_map": lambda t: t[:3], "ff.net.2.weight": lambda t: t[:10]}.items()
+    ):
+        names = lambda one, name=name, change=change: damaged(one, name, change)  # noqa: E731
+        folder = quantised_folder(flux, tmp_path / str(number), network, "transformer", "bitsandbytes", names)
+        with pytest.raises(ModelError, match=r"transformer is unreadable .*does not fit the settings"):
+            load(folder)
+
+
+@pytest.mark.parametrize("said", [{"quant_method": "gptq"}, {}, 3, {"quant_method": ["torchao"]}])
+def test_other_quantisation_is_refused_at_once(flux: Path, tmp_path: Path, said: Any) -> None:
+    folder = Path(shutil.copytree(flux, tmp_path / "model"))
+    config = folder / "transformer" / "config.json"
+    tiny.write_json(config, json.loads(config.read_text()) | {"quantization_config": said})
+    with pytest.raises(ModelError, match=r"is quantised by .*, which diffedit cannot read; use the full model"):
+        registry.find(str(folder), kept=tmp_path / "cache")

@@ -11,7 +11,7 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffedit_cli.engine.networks import lora
+from diffedit_cli.engine.networks import lora, quantised_folders
 from diffedit_cli.engine.networks.components import CHANGED, Parts
 from diffedit_cli.errors import ModelError, reason
 
@@ -51,7 +51,9 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
 
 
 def fuse(parts: Parts, file: Path, scale: float, name: str) -> None:
-    """Adds a LoRA to the networks. Raises ModelError unless all of it fits them."""
+    """Adds a LoRA to the networks. Raises ModelError unless all of it fits them, and they are not quantised."""
+    for part in CHANGED:
+        quantised_folders.refuse(parts.get(part), name, f"The LoRA {file} cannot be added to")
     try:
         lora.fuse({part: parts[part] for part in CHANGED if part in parts}, file, scale)
     except torch.OutOfMemoryError:

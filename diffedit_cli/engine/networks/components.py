@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffedit_cli.engine.networks import building, precision, quantisation
+from diffedit_cli.engine.networks import building, precision, quantisation, quantised_folders
 from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
 
@@ -41,7 +41,8 @@ class NetworkReader:
 
         with init_empty_weights():
             if self.dtype_option == "torch_dtype":
-                return self.kind.from_config(self.kind.load_config(at))
+                said = {key: value for key, value in self.kind.load_config(at).items() if key != "quantization_config"}
+                return self.kind.from_config(said)
             return self.kind(self.kind.config_class.from_pretrained(at, local_files_only=True))
 
 
@@ -117,12 +118,11 @@ def read(
                 f"The model {name} has no {part}: {folder} is not a complete Stable-Diffusion-format folder."
             )
         try:
-            stored = part in CHANGED and (change is not None or dtype is None)
-            format = _stored_dtype(folder / part, variant) if stored else dtype
-            parts[part] = _read_part(folder / part, reader, format, variant, quantise, device)
+            own = part in CHANGED and (change is not None or dtype is None)  # in its own number format
+            parts[part] = _read_part(folder / part, reader, dtype, variant, quantise, device, own)
             if change is None:
                 quantisation.apply(quantise, part, parts[part], dtype, device)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, DiffEditError):
             raise
         except Exception as error:  # readers raise many types, tokenizers even plain Exception
             raise ModelError(
@@ -141,7 +141,8 @@ def read(
 def _adapt(parts: Parts, dtype: torch.dtype | None, how: Quantisation | None, device: str) -> None:
     """Gives changed networks their number format, and quantises them."""
     for part in [part for part in parts if part in CHANGED and dtype is not None]:
-        parts[part].to(dtype)
+        if not quantisation.is_quantised(parts[part]):
+            parts[part].to(dtype)
     for part, network in parts.items():
         quantisation.apply(how, part, network, dtype, device)
 
@@ -156,13 +157,26 @@ def _settle(parts: Parts, device: str) -> None:
 
 
 def _read_part(
-    at: Path, reader: Reader, dtype: torch.dtype | None, variant: str | None, how: Quantisation | None, device: str
+    at: Path,
+    reader: Reader,
+    dtype: torch.dtype | None,
+    variant: str | None,
+    how: Quantisation | None,
+    device: str,
+    own: bool,
 ) -> Any:
-    """Returns a part, with the quantised weights that were stored earlier if there are any."""
-    if how is None or dtype is None or (file := how.file(at.name)) is None:
-        return reader(at, dtype, variant)
-    assert isinstance(reader, NetworkReader)
-    return quantisation.read(reader.empty(at), file, dtype, device)
+    """Returns a part, with quantised weights if it is stored so, or was stored so earlier."""
+    if isinstance(reader, NetworkReader) and quantised_folders.method(at) is not None:
+        files = _weights(at, variant)
+        if dtype is None:
+            raise ModelError(f"The quantised weights in {at} cannot be changed and saved; use the full model.")
+        with building.no_larger_than(files):
+            network = reader.empty(at)
+        return quantised_folders.read(network, files, dtype, device)
+    file = how.file(at.name) if how is not None else None
+    if file is not None and dtype is not None and isinstance(reader, NetworkReader):
+        return quantisation.read(reader.empty(at), file, dtype, device)
+    return reader(at, _stored_dtype(at, variant) if own else dtype, variant)
 
 
 @contextlib.contextmanager

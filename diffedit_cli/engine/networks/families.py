@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, quantisation
+from diffedit_cli.engine.networks import components, onednn, quantisation, quantised_folders
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.engine.networks.quantisation import Quantisation
@@ -69,9 +69,16 @@ def load(
         model.vae.enable_tiling()
     if device == "cpu":
         onednn.pack(model.network)
+    _offload(model, device, offload)
+    return model
+
+
+def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
+    if offload == "sequential":
+        for network in model._networks():
+            quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
     if offload != "none":
         model.offload_to(device, offload)
-    return model
 
 
 def write_changed(

@@ -54,10 +54,10 @@ class Quantisation:
             self.keep({part: networks[part] for part in self.parts if part in networks})
 
 
-class Int8Linear(nn.Linear):
+class TorchaoLinear(nn.Linear):
     """Linear layer with a weight of torchao that moves between devices also while inference mode is on."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TorchaoLinear:
         weight: Any = self._parameters.pop("weight")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weight = nn.Parameter(weight._apply_fn_to_data(fn), requires_grad=False)
@@ -164,6 +164,8 @@ def fill(network: nn.Module, found: dict[str, Tensor], dtype: torch.dtype, devic
             raise ValueError(f"its weight {name} does not fit the settings")
         if tail in module._parameters:
             module._parameters[tail] = nn.Parameter(tensor, requires_grad=False)
+            if type(module) is nn.Linear and not is_plain(tensor):
+                module.__class__ = TorchaoLinear
         else:
             module._buffers[tail] = tensor
     tie: Any = getattr(network, "tie_weights", None)
@@ -193,7 +195,7 @@ def _to_int8(_network: nn.Module, _name: str, layer: nn.Linear, _compute: torch.
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     quantize_(layer.to(device), Int8WeightOnlyConfig(set_inductor_config=False))
-    layer.__class__ = Int8Linear
+    layer.__class__ = TorchaoLinear
 
 
 def _to_nf4(network: nn.Module, name: str, layer: nn.Linear, compute: torch.dtype, device: str) -> None:
@@ -246,7 +248,7 @@ def _fill_int8(network: nn.Module, name: str, found: dict[str, Tensor], dtype: t
         raise ValueError(f"its weight {name} does not fit the settings")
     rows = Int8Tensor(qdata, scale, [1, qdata.shape[1]], dtype, zero_point=zero)
     layer.weight = nn.Parameter(rows, requires_grad=False)
-    layer.__class__ = Int8Linear
+    layer.__class__ = TorchaoLinear
 
 
 def _fill_four_bits(
@@ -261,6 +263,11 @@ def _fill_four_bits(
     new = _linear4bit(layer, dtype)
     weight = Params4bit.from_prequantized(data, stats, device=device, module=new)
     check_four_bits(name, layer, weight)
+    if not _fits(layer, "nf4"):
+        from bitsandbytes.functional import dequantize_4bit
+
+        layer.weight = nn.Parameter(dequantize_4bit(weight.data, weight.quant_state).to(dtype), requires_grad=False)
+        return
     new.weight, new._parameters["bias"] = weight, layer.bias
     _replace(network, layer_name, new)
 
