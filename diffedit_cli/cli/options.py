@@ -212,11 +212,12 @@ MODEL_NAME = _group(
         "A name from diffedit models list, a hub id, a folder, or a .safetensors checkpoint (default: builtin).",
     ),
 )
-MODEL_ON_DEVICE = MODEL_NAME | _group(
+DEVICE = _group(
     "Model and device",
     device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
 )
+MODEL_ON_DEVICE = MODEL_NAME | DEVICE
 ADDITIONS = _group(
     "Model and device",
     lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
@@ -229,6 +230,7 @@ MEMORY = _group(
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
+FITTING = DEVICE | {name: MEMORY[name] for name in ("offload", "quantize")}
 MODEL = MODEL_ON_DEVICE | CONFIG | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")

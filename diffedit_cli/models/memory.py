@@ -21,6 +21,11 @@ def number_format(option: str, name: str) -> str:
     return found
 
 
+def format_on(device: str, dtype: str) -> str:
+    """Returns the number format of networks on a device, which `auto` leaves to the device."""
+    return dtype if dtype != "auto" else ("float16" if device.startswith("cuda") else "float32")
+
+
 @dataclass(frozen=True)
 class OffloadOptions:
     """Which weights wait in the computer's memory, how they are quantised, and how the VAE saves memory.

@@ -28,6 +28,7 @@ class Family:
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
+        vae_maps: Maps of the VAE's first width, of the picture's size, that are alive at once while it decodes.
     """
 
     implementation: str
@@ -42,6 +43,7 @@ class Family:
     follows_flow: bool = False
     native_side: int = 0
     vae_levels: str = "block_out_channels"
+    vae_maps: int = 6
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -139,6 +141,7 @@ FAMILIES = {
         follows_flow=True,
         native_side=1024,
         vae_levels="dim_mult",
+        vae_maps=18,
     ),
     "pixart": Family(
         implementation="pixart.PixArtSigma",
