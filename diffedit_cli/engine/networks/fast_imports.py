@@ -20,6 +20,8 @@ EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diff
 """Packages whose `__init__` imports every model of diffusers, about a hundred modules."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
 """Torch's compiler, and what unused losses and schedulers import: a third of all imported modules."""
+alone = False
+"""Whether the process is diffedit's own, so that nothing else in it looks for the libraries of HIDDEN."""
 HIDDEN = ("torchao", "bitsandbytes")
 """Libraries of quantisation, which transformers and diffusers would import in full wherever they are installed."""
 
@@ -125,8 +127,16 @@ def _reveal(names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """Context with all of these savings, for importing the libraries and for loading a model."""
-    with without_garbage(), without_unused(), hiding():
+    """Context with all of these savings, for importing the libraries and for loading a model.
+
+    In a process that is not diffedit's own nothing is hidden, and torch's compiler is no stand-in for torchao.
+    """
+    with contextlib.ExitStack() as savings:
+        savings.enter_context(without_garbage())
+        if alone:
+            savings.enter_context(hiding())
+        if alone or not is_installed("torchao"):
+            savings.enter_context(without_unused())
         defer_package_imports()
         yield
 
