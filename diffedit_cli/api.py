@@ -50,7 +50,7 @@ class DiffEdit:
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
         quantize: `none`, `fp8`, `int8` or `nf4`: how the weights of the large networks are stored. Default `none`.
-        cache: Folder for maps, inversions and edits. Default None: only converted checkpoints and digests are cached.
+        cache: Folder for maps, inversions and edits. Default None: only converted or quantised models and digests are.
         vae_slicing: Whether the VAE takes pictures one by one, for less memory. Default false.
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
         lora: LoRA files, each FILE or FILE:SCALE.

@@ -105,6 +105,12 @@ def with_quantisers() -> Iterator[None]:
 
     torch._dynamo.reset  # noqa: B018  # a name that is no stand-in: torchao needs the whole compiler
     _reveal(HIDDEN)
+    with _without_warnings():
+        yield
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -129,12 +135,12 @@ def _reveal(names: Iterable[str]) -> None:
 def quickly() -> Iterator[None]:
     """Context with all of these savings, for importing the libraries and for loading a model.
 
-    In a process that is not diffedit's own nothing is hidden, and torch's compiler is no stand-in for torchao.
+    In a process that is not diffedit's own nothing is hidden. Torchao, which is imported there, needs torch's whole
+    compiler, and tells of what it lacks.
     """
     with contextlib.ExitStack() as savings:
         savings.enter_context(without_garbage())
-        if alone:
-            savings.enter_context(hiding())
+        savings.enter_context(hiding() if alone else _without_warnings())
         if alone or not is_installed("torchao"):
             savings.enter_context(without_unused())
         defer_package_imports()
