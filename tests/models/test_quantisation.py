@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def test_results_are_near_the_full_ones_and_weights_are_small(flux: Path, kind: 
     assert stored.nbytes * 8 == 64 * 256 * bits
     assert small.network.context_embedder.weight.dtype == dtype  # outside of the blocks
     assert small.dtype_name == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_full_weights_go_one_by_one(flux: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer is quantised, those before it hold their full weights no more."""
+    network, left = load(flux).network, []
+    change = getattr(quantisation, f"_to_{kind}")
+    full: list[weakref.ref[Any]] = []
+
+    def watched(network: nn.Module, name: str, layer: nn.Linear, *rest: Any) -> None:
+        left.append(sum(weight() is not None for weight in full))
+        full.append(weakref.ref(layer.weight))
+        change(network, name, layer, *rest)
+
+    monkeypatch.setattr(quantisation, f"_to_{kind}", watched)
+    quantisation.quantise(network, kind, torch.float32, "cpu")
+    assert len(left) > 10
+    assert max(left) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

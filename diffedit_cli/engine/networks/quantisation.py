@@ -90,7 +90,8 @@ def quantise(network: nn.Module, kind: str, compute: torch.dtype, device: str) -
     """
     change = {"fp8": _to_fp8, "int8": _to_int8, "nf4": _to_nf4}[kind]
     with fast_imports.with_quantisers():
-        for name, layer in list(network.named_modules()):
+        for name in [name for name, _ in network.named_modules()]:  # names only: replaced layers must not be kept
+            layer = network.get_submodule(name)
             if type(layer) is nn.Linear and _may_change(network, name) and _fits(layer, kind):
                 change(network, name, layer, compute, device)
     for tensor in (*network.parameters(), *network.buffers()):
