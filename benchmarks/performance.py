@@ -47,6 +47,9 @@ picture does not keep such a GPU busy: an evaluation, single or in pairs, takes 
 so only the number of evaluations matters; `diffedit run --batch` combines several pictures.
 
 """
+LARGE = """
+## Models of several billion parameters
+"""
 SCALING = """
 ## Large pictures
 
@@ -110,6 +113,7 @@ def main() -> None:
     for name, head in (("speed", SPEED), ("fullsize", FULLSIZE), ("gpu", GPU)):
         measured = folder / name / "speed.md"
         sections.append(head + measured.read_text() if measured.exists() else as_it_stands(head))
+    sections.append(as_it_stands(LARGE))  # by benchmarks.full_size
     measured = folder / "scaling.json"
     sections.append(scaling(json.loads(measured.read_text()), PLOT) if measured.exists() else as_it_stands(SCALING))
     DOCUMENT.write_text(HEAD + "".join(sections))

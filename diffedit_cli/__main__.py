@@ -14,9 +14,11 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 
 def main() -> None:
     """Runs the command line and exits the process with its exit code."""
+    from diffedit_cli.engine.networks import fast_imports
     from diffedit_cli.jobs import interrupts
     from diffedit_cli.storage import paths, streams
 
+    fast_imports.alone = True
     streams.prepare()
     interrupts.install()
     # Set before any library reads them: no telemetry, progress bars or log messages.

@@ -26,7 +26,8 @@ class DiffEdit(Stages):
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
-        cache: Folder for maps, inversions and edits. Default None: only converted checkpoints and digests are cached.
+        quantize: `none`, `fp8`, `int8` or `nf4`: how the weights of the large networks are stored. Default `none`.
+        cache: Folder for maps, inversions and edits. Default None: only converted or quantised models and digests are.
         vae_slicing: Whether the VAE takes pictures one by one, for less memory. Default false.
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
         lora: LoRA files, each FILE or FILE:SCALE.
@@ -54,6 +55,7 @@ class DiffEdit(Stages):
         device: str = "auto",
         dtype: str = "auto",
         offload: str = "none",
+        quantize: str = "none",
         cache: str | Path | None = None,
         vae_slicing: bool = False,
         vae_tiling: bool = False,
@@ -78,7 +80,7 @@ class DiffEdit(Stages):
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),
-            memory=OffloadOptions(offload, vae_slicing, vae_tiling),
+            memory=OffloadOptions(offload, vae_slicing, vae_tiling, quantize),
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,

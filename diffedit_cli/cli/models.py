@@ -143,9 +143,9 @@ def _anywhere(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.CACHE_DIR, o.JSON)
+@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.FITTING, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
-    """Show what a model on this machine is: family, prediction type, size and path."""
+    """Show what a model on this machine is: family, prediction type, size, path, and the memory that an edit needs."""
     from diffedit_cli.cli import config_file
     from diffedit_cli.models import registry
 
@@ -153,7 +153,7 @@ def show(**given: Any) -> None:
     model = choose_model({**given, "model": name}, tell)
     sizes = model.sizes()
     known = registry.NAMES.get(name)
-    found = {
+    found: dict[str, Any] = {
         "name": name,
         "family": model.family,
         "pipeline": model.pipeline,
@@ -170,6 +170,7 @@ def show(**given: Any) -> None:
         "digest": model.digest,
         "parts": sizes,
         "bytes": sum(sizes.values()),
+        "memory": _memory(model, given),
     }
     if given["json"]:
         answer(json.dumps(found))
@@ -181,10 +182,46 @@ def show(**given: Any) -> None:
         "elsewhere": ", ".join(f"{part} {place}" for part, place in model.elsewhere.items()) or None,
         "parts": ", ".join(f"{part} {amount(size)}" for part, size in sizes.items()),
         "bytes": amount(sum(sizes.values())),
+        "memory": _described(found["memory"]),
     }
     for key, value in shown.items():
         if value is not None:
             answer(f"{key}: {value}")
+
+
+def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns what memory an edit needs, and what the device has."""
+    from diffedit_cli.models import memory_needed
+    from diffedit_cli.models.memory import OffloadOptions, format_on, number_format
+
+    device = memory_needed.usual_device() if given["device"] == "auto" else given["device"]
+    if device != "cpu":
+        from diffedit_cli.models import devices
+
+        device = devices.choose_device(device)
+    dtype = format_on(device, number_format("--dtype", given["dtype"]))
+    options = OffloadOptions(offload=given["offload"], quantize=given["quantize"])
+    need = memory_needed.needed(model, device, dtype, options)
+    return {
+        "device": device,
+        "dtype": dtype,
+        "quantize": options.quantize,
+        "offload": options.offload,
+        "weights": need.weights,
+        "computing": need.computing,
+        "needed": need.total,
+        "free": memory_needed.free(device)[0],
+    }
+
+
+def _described(memory: dict[str, Any]) -> str:
+    kind = "" if memory["quantize"] == "none" else f", --quantize {memory['quantize']}"
+    kind += "" if memory["offload"] == "none" else f", --offload {memory['offload']}"
+    weights = ", ".join(f"{part} {amount(size)}" for part, size in memory["weights"].items())
+    return (
+        f"about {amount(memory['needed'])} in {memory['dtype']}{kind}: {weights}, computing "
+        f"{amount(memory['computing'])}; {memory['device']} has {amount(memory['free'])} free"
+    )
 
 
 @app.command()

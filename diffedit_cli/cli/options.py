@@ -233,11 +233,12 @@ MODEL_NAME = _group(
         ".safetensors or .gguf (default: builtin).",
     ),
 )
-MODEL_ON_DEVICE = MODEL_NAME | _group(
+DEVICE = _group(
     "Model and device",
     device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
 )
+MODEL_ON_DEVICE = MODEL_NAME | DEVICE
 ADDITIONS = _group(
     "Model and device",
     lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
@@ -246,9 +247,11 @@ ADDITIONS = _group(
 MEMORY = _group(
     "Model and device",
     offload=(str, "none", "Keep the model off the device until used: none, model (by network), sequential (by layer)."),
+    quantize=(str, "none", "Store the large networks in fewer bits: none, fp8, int8 or nf4."),
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
+FITTING = DEVICE | {name: MEMORY[name] for name in ("offload", "quantize")}
 MODEL = MODEL_ON_DEVICE | CONFIG | PARTS | DISTILLED | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")

@@ -60,8 +60,8 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words += [word for value in record.get(name, ()) for word in (f"--{name}", value)]
     if found.get("vae-tiling"):
         words.append("--vae-tiling")
-    if found.get("dtype", "float32") != "float32":
-        words += ["--dtype", found["dtype"]]
+    for name, default in (("quantize", "none"), ("dtype", "float32")):
+        words += [f"--{name}", found[name]] if found.get(name, default) != default else []
     if wrong := [word for word in words if not isinstance(word, str)]:
         raise TypeError(f"{wrong[0]!r} is not text")
     return words

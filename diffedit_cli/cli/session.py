@@ -138,7 +138,7 @@ class Session:
 
             devices.choose_device(given["device"])
         self._given, self._reporter = given, reporter
-        self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"])
+        self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"], given["quantize"])
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for processes that do not start there
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()
@@ -191,6 +191,7 @@ class Session:
             "inpainter": self.inpainter.digest if self.inpainter else None,
             "dtype": self._given["dtype"],
             "safety": self._given.get("safety"),
+            **self._memory.record(),
         }
 
     @functools.cached_property

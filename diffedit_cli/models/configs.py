@@ -25,6 +25,7 @@ SPARE = 2**20  # computed values that are allowed beyond the size of the weights
 SMALL = (".json", ".txt", ".model")  # suffixes of files of settings and vocabularies
 MOST_PIECES = 8_000_000  # bytes of a sentencepiece vocabulary (.model): T5's has 0.8 million, mT5's 4.3 million
 SIDE = 4096  # upper limit of a side in pixels
+QUANTISATION, QUANTISERS = "quantization_config", ("bitsandbytes", "torchao")
 UNLIMITED = int(1e30)  # value that transformers writes for a tokenizer without a limit
 
 
@@ -230,7 +231,20 @@ def check_folder(name: str, folder: Path) -> None:
         if path.name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
             _check_ids(name, path, read(name, path))
         elif ".index." not in path.name:  # an index names weights files
-            _check_settings(name, path, read(name, path), _KINDS)
+            _check_settings(name, path, said := read(name, path), _KINDS)
+            _check_quantisation(name, path, said.get(QUANTISATION))
+
+
+def _check_quantisation(name: str, path: Path, said: Any) -> None:
+    """Raises ModelError for quantised weights that diffedit cannot read; of their settings it reads nothing else."""
+    if said is None:
+        return
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    if method not in QUANTISERS:
+        raise ModelError(
+            f"The model {name} is quantised by {str(method)[:80]} ({path}), which diffedit cannot read; use the full "
+            f"model, with --quantize, or one quantised by {' or '.join(QUANTISERS)}."
+        )
 
 
 def _check_sizes(name: str, folder: Path, endings: tuple[str, ...]) -> None:

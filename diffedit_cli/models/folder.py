@@ -64,7 +64,7 @@ class ModelFolder(ModelSettings):
         beside = FAMILIES[self.family].beside
         total = hashlib.sha256()
         try:
-            for path, place in self._places():
+            for path, place in self.placed_files():
                 if place.partition("/")[0] not in beside:
                     total.update(f"{place} {hashing.of_file(path, self.memo)}\n".encode())
         except OSError as error:
@@ -105,9 +105,9 @@ class ModelFolder(ModelSettings):
 
     def files(self) -> Iterator[Path]:
         """Yields the files of all components that exist; of the weights only those of the model's variant."""
-        return (path for path, _ in self._places())
+        return (path for path, _ in self.placed_files())
 
-    def _places(self) -> Iterator[tuple[Path, str]]:
+    def placed_files(self) -> Iterator[tuple[Path, str]]:
         """Yields the files as `files` does, with their places in a folder; weights that are elsewhere: only `part/`."""
         for part in FAMILIES[self.family].all_parts:
             folder, other = self._folder(part), self.elsewhere.get(part)
@@ -128,7 +128,7 @@ class ModelFolder(ModelSettings):
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""
         sizes: dict[str, int] = {}
-        for path, place in self._places():
+        for path, place in self.placed_files():
             part = place.partition("/")[0]
             sizes[part] = sizes.get(part, 0) + path.stat().st_size
         return sizes
@@ -146,7 +146,7 @@ class ModelFolder(ModelSettings):
             templates = [  # for other programs: diffedit has its own
                 (path, path.relative_to(self.path).as_posix()) for path in self.path.glob(f"*/{CHAT_TEMPLATE}")
             ]
-            for path, place in (*at_top, *templates, *self._places()):
+            for path, place in (*at_top, *templates, *self.placed_files()):
                 if not place.endswith("/"):
                     target = fresh / place
                     target.parent.mkdir(exist_ok=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.models import memory_needed
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
+from diffedit_cli.models.quantised_copies import QuantisedCopies
 
 NEEDED = ("kornia.filters", "scipy.ndimage")
 
@@ -36,19 +39,31 @@ class Loader:
                 families.implementation(family)
         gc.freeze()  # libraries stay: the collector need not scan them after each command
 
-    def load(self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions) -> Model:
-        """Returns the loaded model. Raises ModelError if it cannot be read, DeviceError if memory does not suffice."""
+    def load(
+        self,
+        folder: ModelFolder,
+        device: str,
+        dtype: str,
+        memory: OffloadOptions,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> Model:
+        """Returns the loaded model; calls `warn` with a message before if memory will hardly suffice.
+
+        Raises ModelError if it cannot be read, DeviceError if memory does not suffice.
+        """
         key = folder, folder.digest if self.keeps else None, device, dtype, memory
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
             return self._last[1]
         self.forget()
+        memory_needed.check(folder, device, dtype, memory, warn)
+        copies = QuantisedCopies.of(folder, dtype, memory.quantize)
         with fast_imports.quickly(), device_errors(device):
             from diffedit_cli.engine.networks import families
 
             model = families.load(
                 folder.path, device, DTYPES[dtype], folder.name, folder.variant,
                 **folder.additions, **dataclasses.asdict(memory), spacing=folder.spacing,
-                elsewhere=folder.elsewhere,
+                elsewhere=folder.elsewhere, stored=copies.stored, keep=copies.keep,
             )  # fmt: skip
         if self.keeps:
             self._last = key, model

@@ -1,4 +1,4 @@
-"""Options that decide how much memory of the device a model takes: dtype, offloading, and VAE slices or tiles."""
+"""Options that decide how much memory of the device a model takes: dtype, quantisation, offloading, VAE tiles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from diffedit_cli.errors import UsageError
 
 OFFLOADS = ("none", "model", "sequential")
+QUANTIZES = ("none", "fp8", "int8", "nf4")
 NUMBER_FORMATS = ("auto", "float32", "float16", "bfloat16")
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -20,21 +21,34 @@ def number_format(option: str, name: str) -> str:
     return found
 
 
+def format_on(device: str, dtype: str) -> str:
+    """Returns the number format of networks on a device, which `auto` leaves to the device."""
+    return dtype if dtype != "auto" else ("float16" if device.startswith("cuda") else "float32")
+
+
 @dataclass(frozen=True)
 class OffloadOptions:
-    """Which weights wait in the computer's memory, and how the VAE saves memory.
+    """Which weights wait in the computer's memory, how they are quantised, and how the VAE saves memory.
 
-    Raises UsageError for an unknown `offload`.
+    Raises UsageError for an unknown `offload` or `quantize`, and for two that exclude each other.
     """
 
     offload: str = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
+    quantize: str = "none"
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:
             raise UsageError(f"--offload {self.offload} is unknown; use {', '.join(OFFLOADS)}.")
+        if self.quantize not in QUANTIZES:
+            raise UsageError(f"--quantize {self.quantize} is unknown; use {', '.join(QUANTIZES)}.")
+        if self.offload == "sequential" and self.quantize != "none":
+            raise UsageError(
+                f"--offload sequential cannot move the layers of --quantize {self.quantize}; use --offload model."
+            )
 
     def record(self) -> dict[str, Any]:
-        """Returns the options that change results: tiles leave traces, slices and offloading do not."""
-        return {"vae-tiling": True} if self.vae_tiling else {}
+        """Returns the options that change results: tiles and quantisation do, slices and offloading do not."""
+        tiling = {"vae-tiling": True} if self.vae_tiling else {}
+        return tiling | ({"quantize": self.quantize} if self.quantize != "none" else {})

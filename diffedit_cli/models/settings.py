@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.engine.networks.model_formats import FAMILIES, refuse_painter
 from diffedit_cli.engine.networks.painters import Painter
 from diffedit_cli.errors import ModelError
@@ -42,8 +43,8 @@ class ModelSettings(SmallWorld):
     def uses(self) -> tuple[str, ...]:
         """Returns the options that the model is of use for: --model, --inpainter and --instruction."""
         family, painter = FAMILIES[self.family], self.painter
-        channels = self._settings(family.denoiser, "config.json").get("in_channels")
-        vae = self._settings("vae", "config.json")
+        channels = self.settings(family.denoiser).get("in_channels")
+        vae = self.settings("vae")
         plain = painter is None or channels in painter.inputs(family.channels(vae), self.factor)[:1]
         alone = () if family.only_paints(self.pipeline) or not plain else ("--model",)
         return alone + (() if painter is None else ("--inpainter",) + ("--instruction",) * painter.instructed)
@@ -81,12 +82,12 @@ class ModelSettings(SmallWorld):
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""
         family = FAMILIES[self.family]
-        return family.native_size(self._settings(family.denoiser, "config.json"), self._settings("vae", "config.json"))
+        return family.native_size(self.settings(family.denoiser), self.settings("vae"))
 
     @property
     def factor(self) -> int:
         """The side in pixels of a latent cell."""
-        return FAMILIES[self.family].factor(self._settings("vae", "config.json"))
+        return FAMILIES[self.family].factor(self.settings("vae"))
 
     @cached_property
     def profile(self) -> Profile | None:
@@ -112,13 +113,31 @@ class ModelSettings(SmallWorld):
     def guidance(self) -> str:
         """How the model is guided: "classifier-free", "embedded" or "none"."""
         family = FAMILIES[self.family]
-        return family.guidance_by(self._index, self._settings(family.denoiser, "config.json"))
+        return family.guidance_by(self._index, self.settings(family.denoiser))
 
     @property
     def defaults(self) -> dict[str, Any]:
         guidance = FAMILIES[self.family].guidance
         usual = {} if guidance is None else {"guidance": guidance}
         return usual | (self.profile.defaults if self.profile else {}) | super().defaults
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weights of a network are stored quantised."""
+        family = FAMILIES[self.family]
+        return any(self.stores_quantised(part) for part in family.networks + family.optional)
+
+    def stores_quantised(self, part: str) -> bool:
+        """Whether the weights of a component are stored quantised, in a folder or in a .gguf file."""
+        other = self.elsewhere.get(part)
+        if other and not paths.is_folder(other):
+            return gguf_header.is_gguf(other)
+        has_settings = paths.is_file(self._folder(part) / "config.json")
+        return has_settings and configs.QUANTISATION in self.settings(part)
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Returns the settings of a network. Raises ModelError if they cannot be read."""
+        return self._settings(part, "config.json")
 
     @property
     def _index(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli.engine.networks import gguf_header
+from diffedit_cli.engine.networks.gguf_header import GgufTensor
 from diffedit_cli.errors import ModelError, reason
 from diffedit_cli.storage import paths
 
@@ -21,6 +22,7 @@ _NAME = re.compile(
 _LONGEST_HEADER = 16_000_000  # bytes; real headers have some hundred thousand, mostly a trainer's notes
 MOST_SETTINGS = 32_000_000  # bytes of a JSON file; Qwen's vocabularies have 16 million
 MOST_LISTS = 2**20  # lists and objects in a JSON file: a vocabulary has one for each token
+MOST_SIDES = 16  # of a tensor
 MOST_TENSORS = 2**14  # in a file; checkpoints have a few thousand
 _UNREAD = 4000  # tensors, assumed for damaged weights
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip files and bare pickles
@@ -89,7 +91,16 @@ def header(
     """Returns tensor names -> dtype and shape, without reading any tensor. Raises ModelError for any other file."""
     tensors = _first_part(path, what, instead)
     tensors.pop("__metadata__", None)
+    if not all(_is_sound(tensor) for tensor in tensors.values()):
+        raise ModelError(f"{path} is cut off or damaged; get it again.")
     return tensors
+
+
+def _is_sound(tensor: dict[str, Any]) -> bool:
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or len(shape) > MOST_SIDES or not isinstance(tensor.get("dtype"), str):
+        return False
+    return all(type(side) is int and 0 <= side < 2**63 for side in shape)
 
 
 def metadata(
@@ -128,12 +139,14 @@ def _first_part(path: Path, what: str, instead: str) -> dict[str, dict[str, Any]
 def shapes(path: Path, what: str = "checkpoint") -> dict[str, tuple[int, ...]]:
     """Returns tensor names -> shapes of a .safetensors or .gguf file, without reading any tensor. Raises ModelError."""
     if not gguf_header.is_gguf(path):
-        found = header(path, what)
-        if not all(isinstance(tensor.get("shape"), list) for tensor in found.values()):
-            raise ModelError(f"{path} is cut off or damaged; get it again.")
-        return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
+        return {name: tuple(tensor["shape"]) for name, tensor in header(path, what).items()}
+    return {name: tensor.shape for name, tensor in gguf_tensors(path).items()}
+
+
+def gguf_tensors(path: Path) -> dict[str, GgufTensor]:
+    """Returns the tensors of a .gguf file by name, without reading any of them. Raises ModelError."""
     try:
-        return {name: tensor.shape for name, tensor in gguf_header.tensors(path).items()}
+        return gguf_header.tensors(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is no .gguf file that can be used ({reason(error)}); get it again.") from error
 

@@ -21,7 +21,7 @@ from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
-from diffedit_cli.models.memory import OffloadOptions
+from diffedit_cli.models.memory import OffloadOptions, format_on
 from diffedit_cli.pipeline import cache_keys, embedding_files, prompts
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.params import Params, levels_up_to
@@ -43,7 +43,7 @@ class ModelSession:
         self.folder, self.memory, self.any_picture = folder, memory, any_picture
         self.device = choose_device(device)
         fit_threads()
-        self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        self.dtype = format_on(self.device, dtype)
         self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
@@ -74,7 +74,7 @@ class ModelSession:
 
     def _load(self, stats: EditStats) -> Model:
         started = time.perf_counter()
-        model = LOADER.load(self.folder, self.device, self.dtype, self.memory)
+        model = LOADER.load(self.folder, self.device, self.dtype, self.memory, stats.warn)
         if self.device == "cpu" and self.memory.offload != "none":
             stats.warn(f"--offload {self.memory.offload} saves no memory on the CPU; leave it out.")
         stats.seconds[LOAD] = time.perf_counter() - started

@@ -140,3 +140,30 @@ def test_help_is_plain_text_in_groups_and_needs_no_library_to_draw_it() -> None:
     overview = python(EDIT_AND_TELL, "--help").stdout
     summary = "Keep the program and its model in memory, so that edit, mask and invert start"
     assert " ".join(overview.split()).count(summary) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("own", [True, False])
+def test_libraries_of_quantisation_are_hidden_in_its_own_process_only(own: bool) -> None:
+    """There they would be imported with transformers; in a process of others these go on finding them."""
+    code = f"""
+import sys
+from diffedit_cli.engine.networks import fast_imports
+fast_imports.alone = {own}
+with fast_imports.quickly():
+    from diffedit_cli.engine.networks import families
+    families.implementation("sd")
+from transformers.utils import is_bitsandbytes_available, is_torchao_available
+print(is_bitsandbytes_available(), is_torchao_available(), *({{"bitsandbytes", "torchao"}} & {{*sys.modules}}))
+with fast_imports.with_quantisers():
+    from bitsandbytes.nn import Linear4bit
+    from torchao.quantization import quantize_
+"""
+    ran = python(code)
+    said = ran.stdout.split()
+    if own:
+        assert said[1:] == ["False"]  # and neither is imported
+        assert ran.stderr == ""
+    else:
+        assert said[:2] == ["True", "True"]

@@ -14,15 +14,17 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffedit_cli.engine.networks import building, precision, single_files
+from diffedit_cli.engine.networks import building, precision, quantisation, quantised_folders, single_files
 from diffedit_cli.engine.networks.gguf_header import is_gguf
 from diffedit_cli.engine.networks.original_layout import Layout
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.engine.networks.single_files import Convert
 from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
 
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
 
+QUANTISATION = "quantization_config"
 _OPTIONS: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
@@ -51,7 +53,7 @@ class NetworkReader(ABC):
 
     @abstractmethod
     def empty(self, at: Path, **settings: Any) -> Any:
-        """Returns the network without weights, with the settings of a folder and others in place of some of them."""
+        """Returns the network on the meta device, with real buffers, by the settings of a folder and some others."""
 
     @abstractmethod
     def _number_format(self, dtype: torch.dtype | None) -> dict[str, Any]: ...
@@ -73,7 +75,9 @@ class DiffusersReader(NetworkReader):
         from accelerate import init_empty_weights  # slow to import
 
         with init_empty_weights():
-            return self.kind.from_config(self.kind.load_config(at, local_files_only=True), **settings)
+            said = dict(self.kind.load_config(at, local_files_only=True))
+            said.pop(QUANTISATION, None)
+            return self.kind.from_config(said, **settings)
 
     def _number_format(self, dtype: torch.dtype | None) -> dict[str, Any]:
         return {"torch_dtype": dtype}
@@ -107,7 +111,9 @@ class TransformersReader(NetworkReader):
             return self.kind(self._config(at), **settings)
 
     def _config(self, at: Path) -> Any:
-        return self.kind.config_class.from_pretrained(at, local_files_only=True)
+        config = self.kind.config_class.from_pretrained(at, local_files_only=True)
+        vars(config).pop(QUANTISATION, None)
+        return config
 
     def _number_format(self, dtype: torch.dtype | None) -> dict[str, Any]:
         return {"dtype": dtype}
@@ -163,6 +169,7 @@ def read(
     change: Callable[[Parts], None] | None = None,
     adapted: Container[str] = (),
     elsewhere: Mapping[str, Path] | None = None,
+    quantise: Quantisation | None = None,
 ) -> Parts:
     """Returns the parts of a model by name, the networks on the device and ready to run.
 
@@ -176,64 +183,99 @@ def read(
         change: Changes the parts in place. Default: no change.
         adapted: Networks that `change` may change, which gets them in the stored number format. Default: none.
         elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
+        quantise: How networks are quantised, after they were changed. Default: they are not.
 
     Raises:
         ModelError: If a part is missing or unreadable.
     """
     parts: Parts = {}
     for part, reader in readers.items():
+        place = (elsewhere or {}).get(part)
         stored = part in adapted and (change is not None or dtype is None)
-        if place := (elsewhere or {}).get(part):
-            stored = stored and not is_gguf(place)  # whose layers compute in one format from the start
-            parts[part] = _read_elsewhere(reader, place, folder / part, None if stored else dtype)
-        else:
-            parts[part] = _read_part(reader, folder / part, dtype, variant, name, stored)
+        with _naming(name, folder / part, place):
+            if dtype is not None and quantise is not None and (copy := quantise.file(part)) is not None:
+                parts[part] = quantisation.read(_empty(reader, folder / part, place), copy, dtype, device)
+            elif place is not None and place.is_file():
+                parts[part] = _read_file(reader, place, folder / part, dtype, stored)
+            else:
+                at, own = (folder / part, variant) if place is None else (place, None)
+                parts[part] = _read_folder(reader, at, dtype, own, device, stored)
+            if change is None:
+                quantisation.apply(quantise, part, parts[part], dtype, device)
     if change is not None:
         change(parts)
-    for part, network in parts.items():
-        if change is not None and part in adapted and dtype is not None and not _is_quantised(network):
-            precision.convert(network, dtype)
-        if isinstance(network, nn.Module):
-            network.to(device).eval().requires_grad_(False)
-            if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
+        _adapt(parts, adapted, dtype, quantise, device)
+    if quantise is not None:
+        quantise.done(parts)
+    _settle(parts, device)
     return parts
 
 
-def _is_quantised(network: Any) -> bool:
-    return bool(getattr(network, "is_quantized", False))
-
-
-def _read_part(
-    reader: Reader, at: Path, dtype: torch.dtype | None, variant: str | None, name: str, stored: bool
-) -> Any:
-    """Returns a part of a folder, in the number format that it is `stored` in, or in `dtype`."""
-    if not at.is_dir():
+@contextlib.contextmanager
+def _naming(name: str, at: Path, place: Path | None) -> Iterator[None]:
+    """Context for reading a part: raises ModelError, with its place, in place of a library's exception."""
+    if place is None and not at.is_dir():
         raise ModelError(
             f"The model {name} has no {at.name}: {at.parent} is not a complete Stable-Diffusion-format folder."
         )
     try:
-        return reader(at, _stored_dtype(at, variant) if stored else dtype, variant)
-    except torch.OutOfMemoryError:
+        yield
+    except (torch.OutOfMemoryError, DiffEditError):
         raise
     except Exception as error:  # readers raise many types, tokenizers even plain Exception
+        if place is not None:
+            raise ModelError(
+                f"{place} cannot be used with the settings in {at} ({reason(error)}); name the model that it was made "
+                "from with --model-config."
+            ) from error
         raise ModelError(
             f"The model {name} cannot be loaded, its {at.name} is unreadable ({reason(error)}); check that "
             f"{at.parent} is a complete Stable-Diffusion-format folder with .safetensors weights."
         ) from error
 
 
-def _read_elsewhere(reader: Any, place: Path, at: Path, dtype: torch.dtype | None) -> Any:
-    """Returns a part whose weights are in a file, or that is in a folder of its own."""
-    try:
-        return reader.from_file(place, at, dtype) if place.is_file() else reader(place, dtype, None)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # readers raise many types
-        raise ModelError(
-            f"{place} cannot be used with the settings in {at} ({reason(error)}); name the model that it was made from "
-            "with --model-config."
-        ) from error
+def _empty(reader: Any, at: Path, place: Path | None) -> Any:
+    """Returns a network without weights, by the settings of the folder that it is in, or else those `at` the model."""
+    return reader.empty(at if place is None or place.is_file() else place)
+
+
+def _read_file(reader: Any, place: Path, at: Path, dtype: torch.dtype | None, stored: bool) -> Any:
+    """Returns a network whose weights are in a file, in the number format that it is `stored` in, or in `dtype`."""
+    kept = stored and not is_gguf(place)  # whose layers compute in one format from the start
+    return reader.from_file(place, at, None if kept else dtype)
+
+
+def _read_folder(
+    reader: Reader, at: Path, dtype: torch.dtype | None, variant: str | None, device: str, stored: bool
+) -> Any:
+    """Returns a part of a folder, in the number format that it is `stored` in, or in `dtype`, or quantised as it is."""
+    if isinstance(reader, NetworkReader) and quantised_folders.method(at) is not None:
+        files = _weights(at, variant)
+        if dtype is None:
+            raise ModelError(f"The quantised weights in {at} cannot be changed and saved; use the full model.")
+        with building.no_larger_than(files):
+            network = reader.empty(at)
+        return quantised_folders.read(network, files, dtype, device)
+    return reader(at, _stored_dtype(at, variant) if stored else dtype, variant)
+
+
+def _adapt(
+    parts: Parts, adapted: Container[str], dtype: torch.dtype | None, how: Quantisation | None, device: str
+) -> None:
+    """Gives changed networks their number format, and quantises networks."""
+    for part, network in parts.items():
+        if part in adapted and dtype is not None and not quantisation.is_quantised(network):
+            precision.convert(network, dtype)
+        quantisation.apply(how, part, network, dtype, device)
+
+
+def _settle(parts: Parts, device: str) -> None:
+    """Moves networks to the device, ready to run."""
+    for part, network in parts.items():
+        if isinstance(network, nn.Module):
+            network.to(device).eval().requires_grad_(False)
+            if part in ("vae", "unet") and all(weight.ndim < 5 for weight in network.parameters()):  # not for films
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions
 
 
 @contextlib.contextmanager

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn
+from diffedit_cli.engine.networks import components, onednn, quantisation, quantised_folders
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import ModelError
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
@@ -35,6 +37,9 @@ def load(
     vae_tiling: bool = False,
     spacing: str | None = None,
     elsewhere: Mapping[str, Path] | None = None,
+    quantize: str = "none",
+    stored: Path | None = None,
+    keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -51,24 +56,51 @@ def load(
         vae_tiling: Whether the VAE handles a large picture in tiles.
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
         elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
+        quantize: Format that the weights of the large networks are quantised to: "none", "fp8", "int8" or "nf4".
+        stored: Folder with these quantised weights. Default: they are made.
+        keep: Called with the networks that were quantised, by part, to store them.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
     """
     name, at = name or str(folder), device if offload == "none" else "cpu"
     kind = _family(folder, name)
-    model = kind.load(folder, at, dtype, name, variant, _change(kind, name, loras, embeddings), elsewhere)
+    how = None if quantize == "none" else _quantisation(kind, quantize, device, stored, keep)
+    model = kind.load(folder, at, dtype, name, variant, _change(kind, name, loras, embeddings), elsewhere, how)
     if spacing:
         model.scheduler.register_to_config(timestep_spacing=spacing)
-    if vae_slicing:
-        model.vae.enable_slicing()
-    if vae_tiling:
-        model.vae.enable_tiling()
+    _divide(model.vae, vae_slicing, vae_tiling)
     if device == "cpu":
         onednn.pack(model.network)
+    _offload(model, device, offload)
+    return model
+
+
+def _quantisation(
+    kind: type[LatentDiffusion],
+    quantize: str,
+    device: str,
+    stored: Path | None,
+    keep: Callable[[Mapping[str, nn.Module]], object],
+) -> Quantisation:
+    quantisation.require(quantize, device)
+    return Quantisation(quantize, kind.FORMAT.quantised, stored, keep)
+
+
+def _divide(vae: Any, slicing: bool, tiling: bool) -> None:
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+
+
+def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
+    if offload == "sequential":
+        for network in model._networks():
+            if not getattr(network, "is_quantized", False):  # as diffusers marks those of .gguf files, which can move
+                quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
     if offload != "none":
         model.offload_to(device, offload)
-    return model
 
 
 def write_changed(

@@ -35,10 +35,12 @@ class Family:
         optional: Parts that a folder may lack.
         beside: Parts that neither a mask nor latents depend on.
         denoiser: Part that is the denoising network.
+        language_models: Text encoders with billions of parameters, which are quantised like the denoising network.
         attends: Whether the mask reads attention to the words unless asked otherwise: measured for UNets only.
         follows_flow: Whether the family uses flow matching in place of a noise schedule.
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
+        vae_maps: Maps of the VAE's first width, of the picture's size, that are alive at once while it decodes.
         guidance: Default guidance scale of models that are not distilled; None for the usual one.
         embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
             none: there is no classifier-free guidance.
@@ -61,10 +63,12 @@ class Family:
     optional: tuple[str, ...] = ()
     beside: tuple[str, ...] = ("safety_checker", "feature_extractor")
     denoiser: str = "unet"
+    language_models: tuple[str, ...] = ()
     attends: bool = True
     follows_flow: bool = False
     native_side: int = 0
     vae_levels: str = "block_out_channels"
+    vae_maps: int = 6
     guidance: float | None = None
     embeds_guidance: bool = False
     few_steps: int = 4
@@ -95,6 +99,11 @@ class Family:
     @property
     def all_parts(self) -> tuple[str, ...]:
         return (*self.parts, *self.optional, *self.beside)
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """Parts that --quantize changes."""
+        return (self.denoiser, *self.language_models)
 
     def guidance_by(self, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> str:
         """Returns how a model is guided by its settings: "classifier-free", "embedded" (by the network) or "none"."""

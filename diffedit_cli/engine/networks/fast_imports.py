@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +20,10 @@ EAGER = ("diffusers.models.autoencoders", "diffusers.models.transformers", "diff
 """Packages whose `__init__` imports every model of diffusers, about a hundred modules."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
 """Torch's compiler, and what unused losses and schedulers import: a third of all imported modules."""
-USED_BY = {"torch._dynamo": "torchao"}
-"""Packages of UNUSED that another one uses where it is installed: libraries import that one, too."""
+alone = False
+"""Whether the process is diffedit's own, so that nothing else in it looks for the libraries of HIDDEN."""
+HIDDEN = ("torchao", "bitsandbytes")
+"""Libraries of quantisation, which transformers and diffusers would import in full wherever they are installed."""
 
 
 class _Bare(ModuleType):
@@ -75,8 +78,7 @@ def without_garbage() -> Iterator[None]:
 @contextlib.contextmanager
 def without_unused() -> Iterator[None]:
     """Context in which libraries do not import the packages of UNUSED. Imports torch and scipy themselves."""
-    unused = [name for name in UNUSED if name not in USED_BY or importlib.util.find_spec(USED_BY[name]) is None]
-    packages = [_bare(name, _Unused) for name in unused]
+    packages = [_bare(name, _Unused) for name in UNUSED]
     try:
         yield
     finally:
@@ -86,9 +88,61 @@ def without_unused() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hiding() -> Iterator[None]:
+    """Context in which the libraries of HIDDEN seem not to be installed, which other libraries remember."""
+    absent = [name for name in HIDDEN if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None is Python's mark for a module to refuse
+    try:
+        yield
+    finally:
+        _reveal(absent)
+
+
+@contextlib.contextmanager
+def with_quantisers() -> Iterator[None]:
+    """Context in which the libraries of HIDDEN can be imported, and say nothing of the extensions that they lack."""
+    import torch._dynamo
+
+    torch._dynamo.reset  # noqa: B018  # a name that is no stand-in: torchao needs the whole compiler
+    _reveal(HIDDEN)
+    with _without_warnings():
+        yield
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def is_installed(library: str) -> bool:
+    """Whether a library of HIDDEN is installed."""
+    _reveal([library])
+    return importlib.util.find_spec(library) is not None
+
+
+def _reveal(names: Iterable[str]) -> None:
+    for name in names:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """Context with all of these savings, for importing the libraries and for loading a model."""
-    with without_garbage(), without_unused():
+    """Context with all of these savings, for importing the libraries and for loading a model.
+
+    In a process that is not diffedit's own nothing is hidden. Torchao, which is imported there, needs torch's whole
+    compiler, and tells of what it lacks.
+    """
+    with contextlib.ExitStack() as savings:
+        savings.enter_context(without_garbage())
+        savings.enter_context(hiding() if alone else _without_warnings())
+        if alone or not is_installed("torchao"):
+            savings.enter_context(without_unused())
         defer_package_imports()
         yield
 

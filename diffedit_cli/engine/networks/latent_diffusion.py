@@ -18,6 +18,7 @@ from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
+from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
@@ -62,17 +63,19 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         variant: str | None = None,
         change: Callable[[components.Parts], None] | None = None,
         elsewhere: Mapping[str, Path] | None = None,
+        quantise: Quantisation | None = None,
     ) -> Self:
         """Returns the model of a diffusers folder, from `.safetensors` weights only, of `variant` if given.
 
-        `change` changes the parts in place before they are used. `elsewhere` has the files or folders of parts that are
-        not in the folder. Raises ModelError with the part that cannot be used.
+        `change` changes the parts in place before they are quantised and used. `elsewhere` has the files or folders of
+        parts that are not in the folder. Raises ModelError with the part that cannot be used.
         """
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
         settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
-        found = components.read(folder, readers, device, dtype, name, variant, change, cls.FORMAT.adapted, elsewhere)
+        adapted = cls.FORMAT.adapted
+        found = components.read(folder, readers, device, dtype, name, variant, change, adapted, elsewhere, quantise)
         with components.fit_errors(name):
             return cls(**found, **settings, name=name)
 

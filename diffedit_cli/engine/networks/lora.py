@@ -102,6 +102,8 @@ def fuse(parts: Mapping[str, Any], file: Path, scale: float, layouts: Mapping[st
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         said = _said(opened.metadata() or {}, file, parts)
     changes = _read(tensors, _names(parts, layouts))
+    for change in changes:
+        _check_plain(change, parts, file)
     shares = [_share(change, parts, said) for change in changes]
     for change, share in zip(changes, shares, strict=True):
         _check_size(change, scale * share)
@@ -198,7 +200,6 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settin
     A, B = (change.factors[kind].flatten(1) for kind in "AB")
     for part, layer, place in change.targets:
         weight = parts[part].get_submodule(layer).weight
-        _check_plain(weight, layer)
         for given, own in ((A.shape[1], weight[0].numel()), (len(B), place.of * len(weight) // place.span)):
             if given != own:
                 raise ValueError(f"its {change.name} has width {given}, and that model's {own}")
@@ -211,12 +212,15 @@ def _share(change: _Change, parts: Mapping[str, Any], said: Mapping[str, _Settin
     return _share_said(said.get(change.targets[0][0], _Settings()), change.name, len(A))
 
 
-def _check_plain(weight: Tensor, layer: str) -> None:
+def _check_plain(change: _Change, parts: Mapping[str, Any], file: Path) -> None:
     """Raises ModelError for a quantised weight: libraries hold those as integers or in tensors of their own classes."""
-    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
-        raise ModelError(
-            f"A LoRA cannot change quantised weights, such as that of {layer}; use the model without quantisation."
-        )
+    for part, layer, _ in change.targets:
+        weight = parts[part].get_submodule(layer).weight
+        if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+            raise ModelError(
+                f"The LoRA {file} cannot change quantised weights, such as that of {layer}; use the full model, with "
+                "--quantize."
+            )
 
 
 def _check_size(change: _Change, factor: float) -> None:

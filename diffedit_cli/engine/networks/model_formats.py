@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -71,6 +72,7 @@ FAMILIES = {
         adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
         denoiser="transformer",
+        language_models=("text_encoder_3",),
         attends=False,
         follows_flow=True,
         painters=(Painter(pipeline="StableDiffusion3InpaintPipeline", inputs=painters.plain_or_masked),),
@@ -94,6 +96,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -119,6 +122,7 @@ FAMILIES = {
         others=("tokenizer", "tokenizer_2", "scheduler"),
         adapted_encoders=("text_encoder", "text_encoder_2"),
         denoiser="transformer",
+        language_models=("text_encoder_2",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -170,6 +174,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -188,10 +193,12 @@ FAMILIES = {
         others=("tokenizer", "scheduler"),
         optional=("processor",),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
         vae_levels="dim_mult",
+        vae_maps=18,
         guidance=4.0,
         vae_channels="z_dim",
         painters=(
@@ -233,6 +240,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         guidance=4.5,
     ),
@@ -243,6 +251,7 @@ FAMILIES = {
         networks=("vae", "transformer", "text_encoder"),
         others=("tokenizer", "scheduler"),
         denoiser="transformer",
+        language_models=("text_encoder",),
         attends=False,
         follows_flow=True,
         native_side=1024,
@@ -317,3 +326,15 @@ def adapter_settings(lora: Path) -> Path | None:
     """Returns the settings file, which has the alpha, of a LoRA that PEFT wrote; None for any other LoRA."""
     path = lora.with_name("adapter_config.json")
     return path if lora.name == "adapter_model.safetensors" and path.is_file() else None
+
+
+LIBRARIES = {"int8": "torchao", "nf4": "bitsandbytes"}
+"""Library that a kind of quantisation needs."""
+INSTALL = "install it with: pip install 'diffedit-cli[quantize]'"
+_IN_BLOCK = re.compile(r"(.*\.)?\d+\.(\w+\.)+weight")
+_IN_FULL = (".wo.weight",)  # T5's layers that transformers keeps in float32 beside float16
+
+
+def is_quantised_weight(name: str) -> bool:
+    """Whether --quantize changes the weight of this name, if it is one of a linear layer: those of repeated blocks."""
+    return _IN_BLOCK.fullmatch(name) is not None and not name.endswith(_IN_FULL)

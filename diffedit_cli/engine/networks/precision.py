@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffedit_cli.engine.networks import quantisation
+
 # By safetensors' names. Float8 is for storage only, so it is computed in bfloat16; float64 gains nothing over float32.
 FORMATS = {
     "F64": torch.float32,
@@ -45,25 +47,26 @@ def convert(network: nn.Module, dtype: torch.dtype) -> None:
 
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Context in which the networks compute in float32; afterwards every tensor has its own format again."""
+    """Context in which the networks compute in float32; afterwards every tensor has its own format again.
+
+    Quantised weights stay as they are.
+    """
 
     def tensors() -> list[torch.Tensor]:
-        return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+        every = (tensor for network in networks for tensor in (*network.parameters(), *network.buffers()))
+        return [tensor for tensor in every if tensor.is_floating_point() and quantisation.is_plain(tensor)]
 
-    layers: list[Any] = [layer for network in networks for layer in network.modules()]
-    quantised = [layer for layer in layers if isinstance(getattr(layer, "compute_dtype", None), torch.dtype)]
+    quantised = [layer for network in networks for layer in quantisation.computing(network)]
     computed = [layer.compute_dtype for layer in quantised]
     dtypes = [tensor.dtype for tensor in tensors()]  # they may differ: a VAE or T5 may be partly float32
     for tensor in tensors():  # not by network.to, which refuses quantised networks
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(torch.float32)
+        tensor.data = tensor.data.to(torch.float32)
     for layer in quantised:
         layer.compute_dtype = torch.float32
     try:
         yield
     finally:
         for tensor, dtype in zip(tensors(), dtypes, strict=True):
-            if tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
+            tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
         for layer, dtype in zip(quantised, computed, strict=True):
             layer.compute_dtype = dtype
