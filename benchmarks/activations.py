@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.full_size import MODELS, TOKENS, empty, family_of
+from benchmarks.large_models import MODELS, TOKENS, empty, family_of
 
 
 class Alive(TorchDispatchMode):

@@ -113,7 +113,7 @@ def main() -> None:
     for name, head in (("speed", SPEED), ("fullsize", FULLSIZE), ("gpu", GPU)):
         measured = folder / name / "speed.md"
         sections.append(head + measured.read_text() if measured.exists() else as_it_stands(head))
-    sections.append(as_it_stands(LARGE))  # by benchmarks.full_size
+    sections.append(as_it_stands(LARGE))  # by benchmarks.large_models
     measured = folder / "scaling.json"
     sections.append(scaling(json.loads(measured.read_text()), PLOT) if measured.exists() else as_it_stands(SCALING))
     DOCUMENT.write_text(HEAD + "".join(sections))

@@ -1,6 +1,6 @@
 """Measures time and memory of the parts of a large model with random weights, in bfloat16 and quantised.
 
-    python -m benchmarks.full_size klein-4b|z-image|flux-dev|qwen-image|sd3.5-medium [--size 1024] [--kinds none,int8]
+    python -m benchmarks.large_models klein-4b|z-image|flux-dev|qwen-image|sd3.5-medium [--size 1024] [--kinds int8]
 
 Each part (denoising network, text encoder, VAE) has the published configuration and is built, quantised and evaluated
 once in a process of its own, so that the peak of memory is that of the part. Random weights paint nothing meaningful.
@@ -236,7 +236,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for part in given.parts.split(","):
         for kind in given.kinds.split(",") if part != "vae" else ["none"]:
-            words = [sys.executable, "-m", "benchmarks.full_size", given.model, "--alone", "--parts", part]
+            words = [sys.executable, "-m", "benchmarks.large_models", given.model, "--alone", "--parts", part]
             words += ["--kinds", kind, "--size", str(given.size)]
             ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
             found = json.loads(ran.stdout.splitlines()[-1])
