@@ -210,7 +210,7 @@ DISTILLED = _group(
     distilled=(
         str,
         "auto",
-        "How the model was distilled to few steps: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
+        "How --model and --inpainter were distilled: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
         "auto: as its files say.",
     ),
 )

@@ -144,7 +144,10 @@ class Session:
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()
         self._root, painter = model_options.cache_root(given), given.get("inpainter")
         config = given["model_config"]
-        self.inpainter = registry.find_painter(painter, self._root, config, reporter.say) if painter else None
+        self.inpainter = None
+        if painter:
+            found = registry.find_painter(painter, self._root, config, reporter.say)
+            self.inpainter = found.as_distilled(given["distilled"])
 
     @property
     def model_files(self) -> list[Path]:

@@ -22,8 +22,8 @@ class Embedding:
     Attributes:
         tokens: (B, L, D) embeddings of L tokens.
         pooled: (B, P) embeddings of the whole prompts, None (the default) in families without them (SD 1.x and 2.x).
-        mask: (B, L) boolean, True for the tokens that count. None, the default: all of them count, and prompts of
-            different lengths cannot share a batch.
+        mask: (B, L) boolean on the CPU, True for the tokens that count. None, the default: all of them count, and
+            prompts of different lengths cannot share a batch.
         guidance: (B,) guidance scale that the network itself reads (embedded guidance). None, the default: none.
     """
 
@@ -90,8 +90,15 @@ class Embedding:
         """Number of tokens of each of the B prompts, up to the last one that counts."""
         if self.mask is None:
             return [self.tokens.shape[1]] * len(self.tokens)
-        numbers = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
-        return [int(length) for length in (self.mask * numbers).amax(dim=1)]
+        numbers: list[int] = (self.mask * torch.arange(1, self.mask.shape[1] + 1)).amax(dim=1).tolist()
+        return numbers
+
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """The mask on the device of the tokens; None if all of them count, so that networks need no mask."""
+        if self.mask is None or bool(self.mask.all()):
+            return None
+        return self.mask.to(self.tokens.device)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
         found: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}

@@ -327,7 +327,7 @@ def _layers(said: Mapping[str, Any]) -> int:
 
 
 def _positions(said: Mapping[str, Any]) -> int:
-    """Returns how many values of position embeddings an SD3 transformer computes when it is built."""
+    """Returns how many values of position embeddings a transformer computes when it is built."""
     usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' defaults
     if not usual.keys() & said.keys():
         return 0

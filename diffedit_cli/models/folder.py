@@ -74,6 +74,9 @@ class ModelFolder(ModelSettings):
             total.update(f"{addition.identity}\n".encode())
         if self.spacing is not None:
             total.update(f"spacing {self.spacing}\n".encode())
+        for name, usual in FAMILIES[self.family].settings.items():
+            if (said := self._index.get(name, usual)) != usual:
+                total.update(f"{name} {said!r}\n".encode())
         return total.hexdigest()
 
     def as_distilled(self, how: str) -> ModelFolder:

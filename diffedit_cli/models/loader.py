@@ -70,7 +70,9 @@ class Loader:
         return model
 
     def forget(self) -> None:
-        self._last = None
+        if self._last is not None:
+            self._last = None
+            gc.collect()  # a model refers to itself
 
 
 LOADER = Loader()

@@ -21,9 +21,9 @@ def number_format(option: str, name: str) -> str:
     return found
 
 
-def format_on(device: str, dtype: str) -> str:
-    """Returns the number format of networks on a device, which `auto` leaves to the device."""
-    return dtype if dtype != "auto" else ("float16" if device.startswith("cuda") else "float32")
+def format_on(device: str, dtype: str, half: str) -> str:
+    """Returns the number format of networks on a device: with `auto` on a GPU `half`, that of the family."""
+    return dtype if dtype != "auto" else (half if device.startswith("cuda") else "float32")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ AUTO, NO = "auto", "no"
 TRAILING = "trailing"  # spacing of timesteps that begins at pure noise, as distilled models were trained
 FEW_MAPS = 2  # noise draws for the mask: 4 evaluations, as many as the edit has steps
 NAMES = {
-    "turbo": r"turbo",
-    "lightning": r"lightning",
+    "turbo": r"(?<![a-z])(xl|sd)?turbo(?![a-z])",
+    "lightning": r"(?<![a-z])lightning(?![a-z])",
     "lcm": r"(?<![a-z])lcm(?![a-z])",
     "dmd2": r"(?<![a-z])dmd2?(?![a-z])",
-    "hyper": r"(?<![a-z])hyper[-_]",
-    "schnell": r"schnell",
-    "distilled": r"distilled",
+    "hyper": r"(?<![a-z])hyper[-_]?(sd|flux)|(?<![a-z])hyper(?![a-z]).*[0-9][-_ ]?steps?(?![a-z])",
+    "schnell": r"(?<![a-z])schnell(?![a-z])",
+    "distilled": r"$^",  # by settings only: names say "undistilled", too
 }
-"""How the names of distilled models and LoRAs tell the way of distillation."""
+"""How the names of distilled models and LoRAs tell the way of distillation, as words of their own."""
 SCHEDULERS = {"LCMScheduler": "lcm", "TCDScheduler": "hyper"}
 """Schedulers that only models of one kind ship."""
 _STEPS = re.compile(r"(?<![0-9])([1-9][0-9]?)[-_ ]?steps?(?![a-z])")
@@ -36,19 +36,23 @@ class Profile:
         kind: A key of NAMES.
         steps: Noise levels.
         why: What the files say, in words.
+        embedded: Whether guidance is an input of the network, which keeps it.
     """
 
     kind: str
     steps: int
     why: str
+    embedded: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Default parameters: few steps, no guidance, every level inverted, few maps."""
-        return {"steps": self.steps, "guidance": 1.0, "maps": FEW_MAPS, "invert_every": 1}
+        """Default parameters: few steps, no guidance unless it is embedded, every level inverted, few maps."""
+        guidance = {} if self.embedded else {"guidance": 1.0}
+        return {"steps": self.steps, "maps": FEW_MAPS, "invert_every": 1} | guidance
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.steps} steps without guidance, {self.why}"
+        guidance = "the usual guidance" if self.embedded else "without guidance"
+        return f"{self.kind}: {self.steps} steps, {guidance}, {self.why}"
 
 
 def profile(
@@ -82,7 +86,7 @@ def profile(
         return None
     steps = next((int(told[1]) for name in names if (told := _STEPS.search(name))), family.few_steps)
     kind, why = found
-    return Profile(kind, steps, why)
+    return Profile(kind, steps, why, family.guidance_by(index, denoiser) == "embedded")
 
 
 def _told(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import safetensors
@@ -57,8 +58,8 @@ def load(file: Embeds, like: Embedding, model: ModelFolder) -> tuple[Embedding, 
             "they mean the same only where both have the same text encoder."
         )
     tokens = tokens.to(like.tokens)
-    mask = None if like.mask is None else torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    return Embedding(tokens, pooled, mask), warning
+    mask = None if like.mask is None else torch.ones(tokens.shape[:2], dtype=torch.bool)
+    return replace(like, tokens=tokens, pooled=pooled, mask=mask), warning
 
 
 def average(embeddings: Sequence[Embedding]) -> Embedding:
@@ -69,11 +70,11 @@ def average(embeddings: Sequence[Embedding]) -> Embedding:
     rows = functools.reduce(Embedding.followed_by, embeddings)
     tokens = _mean(rows.tokens)
     if rows.mask is not None:
-        weights = rows.mask[..., None].float()
+        weights = rows.mask[..., None].to(rows.tokens.device, torch.float32)
         tokens = (rows.tokens.float() * weights).sum(dim=0, keepdim=True) / weights.sum(dim=0, keepdim=True)
     pooled = None if rows.pooled is None else _mean(rows.pooled)
     mask = None if rows.mask is None else rows.mask.any(dim=0, keepdim=True)
-    return Embedding(tokens, pooled, mask).to(rows.tokens.dtype)
+    return replace(rows.part(slice(1)), tokens=tokens, pooled=pooled, mask=mask).to(rows.tokens.dtype)
 
 
 def _mean(rows: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class InpaintingStage:
 
     def record(self, params: Params) -> dict[str, Any]:
         """Returns the inputs of the result besides picture and mask, under the names of the options."""
-        names = ("guidance", "strength", "steps", "seed")
+        names = [name for name in ("guidance", "strength", "steps", "seed") if name not in self.painter.lacks]
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {"instruction": params.instruction} if params.instruction else {}
         said |= {} if params.feather == Params.feather else {"feather": params.feather}
@@ -137,7 +137,7 @@ class InpaintingStage:
             folder = self.folder
             self._inpainter = Inpainter.load(
                 folder.path, FAMILIES[folder.family], self.painter, self.device, DTYPES[self.dtype], folder.name,
-                folder.variant,
+                folder.variant, folder.spacing,
             )  # fmt: skip
         return self._inpainter
 

@@ -52,11 +52,15 @@ def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
     embedded = (
         f"the model {folder.name} has guidance as an input of its network, without a negative prompt; leave it out."
     )
+    none, plain = folder.guidance == "none", folder.guidance != "classifier-free"
     unused = {
-        "--guidance": folder.guidance == "none" and params.guidance not in (None, 1.0),
-        "--negative": folder.guidance != "classifier-free" and params.negative not in (None, ""),
+        "--guidance": none and params.guidance not in (None, 1.0),
+        "--invert-guidance": none and params.invert_guidance != 1.0,
+        "--negative": plain and params.negative not in (None, ""),
+        "--from-negative": plain and params.from_negative != "",
+        "--to-negative": plain and params.to_negative != "",
     }
-    why = distilled if folder.guidance == "none" else embedded
+    why = distilled if none else embedded
     return [f"{option} has no effect: {why}" for option, is_unused in unused.items() if is_unused]
 
 

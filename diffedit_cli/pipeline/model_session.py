@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding, Model, ModelInput
 from diffedit_cli.engine.networks import domain_check
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import pictures
@@ -43,7 +44,7 @@ class ModelSession:
         self.folder, self.memory, self.any_picture = folder, memory, any_picture
         self.device = choose_device(device)
         fit_threads()
-        self.dtype = format_on(self.device, dtype)
+        self.dtype = format_on(self.device, dtype, FAMILIES[folder.family].half)
         self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None

@@ -40,6 +40,9 @@ def renamed(folder: Path, name: Path, **scheduler: Any) -> Path:
         ("sdxl-dmd2", "dmd2", 4),
         ("Hyper-SDXL-12steps", "hyper", 12),
         ("filmcam", None, None),  # lcm inside of a word
+        ("hyper-realistic_v2", None, None),
+        ("flux-dev-not-distilled", None, None),
+        ("turbocharged_cars", None, None),
         ("juggernaut", None, None),
     ],
 )
@@ -56,10 +59,26 @@ def test_names_of_loras_tell(tiny_sdxl: Path) -> None:
     assert model.profile.why == "as the name lcm-lora-sdxl says"
 
 
+def test_guidance_that_a_network_reads_stays(tmp_path: Path) -> None:
+    folder = tiny_transformers.write_flux(tmp_path / "FLUX.1-Turbo-Alpha")
+    model = registry.find(str(folder))
+    assert model.profile is not None
+    assert model.defaults == {"steps": 4, "maps": 2, "invert_every": 1, "guidance": 2.5}
+
+
+def test_what_the_index_says_is_part_of_the_model(tmp_path: Path) -> None:
+    """Both folders have the same files but for is_distilled, which results depend on."""
+    base, distilled = (
+        registry.find(str(tiny_transformers.write_flux2(tmp_path / str(said), is_distilled=said)))
+        for said in (False, True)
+    )
+    assert base.digest != distilled.digest
+
+
 def test_schedulers_tell(tiny_epsilon: Path, tmp_path: Path) -> None:
     model = registry.find(str(renamed(tiny_epsilon, tmp_path / "model", _class_name="LCMScheduler")))
     assert model.profile is not None
-    assert str(model.profile) == "lcm: 4 steps without guidance, as its scheduler LCMScheduler says"
+    assert str(model.profile) == "lcm: 4 steps, without guidance, as its scheduler LCMScheduler says"
 
 
 WRITERS: dict[str, tuple[Callable[[Path], Path], str, str | None]] = {
@@ -154,7 +173,7 @@ def test_what_has_no_effect_is_said(
 def test_show_tells_the_profile_and_why(tmp_path: Path, tiny_sdxl: Path) -> None:
     folder = renamed(tiny_sdxl, tmp_path / "sdxl-turbo")
     ran = diffedit("models", "show", folder)
-    assert "profile: turbo: 4 steps without guidance, as the name sdxl-turbo says" in ran.out.decode()
+    assert "profile: turbo: 4 steps, without guidance, as the name sdxl-turbo says" in ran.out.decode()
     assert "guidance: classifier-free" in ran.out.decode()
     assert "\nprofile: " not in diffedit("models", "show", folder, "--distilled", "no").out.decode()
 

@@ -64,7 +64,7 @@ class Chroma(FlowDiffusion):
     def _output(self, rows: ModelInput) -> Tensor:
         text, grid = rows.text, (rows.x_t.shape[-2], rows.x_t.shape[-1])
         cells = flow.pack(rows.x_t).to(text.tokens.dtype)
-        assert text.mask is not None
+        mask = text.padding_mask
         with self._watched(rows):
             output: Tensor = self.transformer(
                 hidden_states=cells,
@@ -72,7 +72,7 @@ class Chroma(FlowDiffusion):
                 timestep=rows.timesteps / flow.TIMESTEPS,
                 img_ids=flow.positions(grid, AXES, rows.x_t.device),
                 txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
-                attention_mask=F.pad(text.mask, (0, cells.shape[1]), value=True),
+                attention_mask=None if mask is None else F.pad(mask, (0, cells.shape[1]), value=True),
             ).sample
         return flow.unpack(output, grid)
 

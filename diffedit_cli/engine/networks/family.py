@@ -44,6 +44,8 @@ class Family:
         guidance: Default guidance scale of models that are not distilled; None for the usual one.
         embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
             none: there is no classifier-free guidance.
+        half: Number format of the networks on a GPU: some overflow in float16.
+        settings: Entries of `model_index.json` that results depend on, with their defaults.
         few_steps: Steps of models that are distilled to few steps.
         adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
         learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
@@ -71,6 +73,8 @@ class Family:
     vae_maps: int = 6
     guidance: float | None = None
     embeds_guidance: bool = False
+    half: str = "float16"
+    settings: Mapping[str, Any] = field(default_factory=dict)
     few_steps: int = 4
     adapted_encoders: tuple[str, ...] = ()
     learns_words: bool = False

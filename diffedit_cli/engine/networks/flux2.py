@@ -73,7 +73,6 @@ class Flux2Klein(FlowDiffusion):
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (3, 4)  # the last blocks with two streams of the 4B model
-    SETTINGS = ("is_distilled",)
 
     def __init__(
         self,

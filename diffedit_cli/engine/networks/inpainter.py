@@ -63,6 +63,7 @@ class Inpainter:
         dtype: torch.dtype,
         name: str,
         variant: str | None = None,
+        spacing: str | None = None,
     ) -> Inpainter:
         """Returns the model of a diffusers folder, from `.safetensors` weights only.
 
@@ -73,13 +74,14 @@ class Inpainter:
             device: Torch device that computes.
             dtype: Number format of the networks.
             name: Name of the model, for messages.
+            spacing: Spacing of the timesteps. Default: the scheduler's own.
             variant: Variant of the weight files, such as "fp16". Default: the plain ones.
 
         Raises:
             ModelError: If the model cannot be used.
         """
         try:
-            pipeline = _loaded(folder, family, painter, dtype, variant)
+            pipeline = _loaded(folder, family, painter, dtype, variant, spacing)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # readers raise many types
@@ -157,7 +159,9 @@ class Inpainter:
         self.evaluations += len(given[0] if given else named["hidden_states"])
 
 
-def _loaded(folder: Path, family: Family, painter: Painter, dtype: torch.dtype, variant: str | None) -> Any:
+def _loaded(
+    folder: Path, family: Family, painter: Painter, dtype: torch.dtype, variant: str | None, spacing: str | None
+) -> Any:
     """Returns the pipeline of a diffusers folder. Raises whatever libraries raise for one that they cannot read."""
     index = components.index(folder)
     given: dict[str, Any] = {part: value for part, value in UNUSED.items() if part in index}
@@ -170,6 +174,8 @@ def _loaded(folder: Path, family: Family, painter: Painter, dtype: torch.dtype, 
         )
     if painter.repair:
         _named(painter.repair)(pipeline)
+    if spacing:
+        pipeline.scheduler.register_to_config(timestep_spacing=spacing)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

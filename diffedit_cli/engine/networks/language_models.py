@@ -49,7 +49,8 @@ class LanguageModel(TextEncoder):
         batch = self.tokenizer(
             self.template(prompt), truncation=True, max_length=self.limit, return_tensors="pt", **padding
         ).to(self.device)
-        output = self.network(
+        network = getattr(self.network, "model", self.network)  # without the layer that predicts words
+        output = network(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             output_hidden_states=True,
@@ -57,6 +58,17 @@ class LanguageModel(TextEncoder):
         )
         states: tuple[Tensor, ...] = output.hidden_states
         return states
+
+    def warning(self, prompt: str) -> str | None:
+        """Returns a warning with the part of a prompt beyond the limit; None if only the template's end is beyond."""
+        text, begin = self._framed(prompt)
+        end = begin + len(prompt_weighting.plain(prompt))
+        places = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        seen = places[: self.limit][-1][1]
+        if seen >= end:
+            return None
+        room = self.limit - sum(last <= begin for _, last in places)
+        return f'The prompt is longer than the {room} tokens that the model reads; it does not see "{text[seen:end]}".'
 
     def places(self, prompt: str, words: Sequence[str]) -> list[int]:
         """Returns the positions of the tokens of words in the embedding of a prompt, as for any text encoder."""

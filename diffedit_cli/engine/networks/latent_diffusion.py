@@ -33,7 +33,6 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
 
     READERS: ClassVar[Mapping[str, components.Reader]]  # by component, as its folder and its class argument are named
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
-    SETTINGS: ClassVar[Sequence[str]] = ()  # entries of model_index.json that are arguments of the class
     LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
@@ -73,7 +72,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         name, index = name or str(folder), components.index(folder)
         absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
         readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
-        settings = {setting: index[setting] for setting in cls.SETTINGS if setting in index}
+        settings = {setting: index[setting] for setting in cls.FORMAT.settings if setting in index}
         adapted = cls.FORMAT.adapted
         found = components.read(folder, readers, device, dtype, name, variant, change, adapted, elsewhere, quantise)
         with components.fit_errors(name):

@@ -35,8 +35,8 @@ class Painter:
 
     Attributes:
         pipeline: Name of the pipeline that paints.
-        folders: Names of the pipelines whose folders it paints with, and which can do nothing else. None, the default:
-            all others of the family.
+        folders: Names of the pipelines whose folders it paints with, and which can do nothing else. Empty, the
+            default: all others of the family.
         inputs: Input channels that the network may have.
         readers: Parts of a folder that it needs besides those of the family, with the function of this package that
             reads each, as "qwen_image_edit.read_processor".

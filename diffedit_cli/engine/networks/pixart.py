@@ -53,7 +53,7 @@ class PixArtSigma(ScheduledDiffusion):
             output: Tensor = self.transformer(
                 rows.x_t.to(rows.text.tokens.dtype),
                 encoder_hidden_states=rows.text.tokens,
-                encoder_attention_mask=rows.text.mask,
+                encoder_attention_mask=rows.text.padding_mask,
                 timestep=rows.timesteps,
                 added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             ).sample

@@ -134,7 +134,8 @@ def read(network: nn.Module, path: Path, dtype: torch.dtype, device: str) -> nn.
     """Fills a network without weights by those of a file that `write` made. Raises ValueError if any is missing."""
     with fast_imports.with_quantisers():
         # Copies lie where an allocation does: the last bits of a result depend on the alignment of the weights.
-        found = {name: tensor.clone() for name, tensor in load_file(path, device=device).items()}
+        loaded = load_file(path, device=device)
+        found = {name: loaded.pop(name).clone() for name in [*loaded]}
         fill(network, found, dtype, device)
     return network
 

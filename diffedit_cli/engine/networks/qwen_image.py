@@ -75,15 +75,15 @@ class QwenImage(FlowDiffusion):
             output: Tensor = self.transformer(
                 hidden_states=flow.pack(rows.x_t).to(text.tokens.dtype),
                 encoder_hidden_states=text.tokens,
-                encoder_hidden_states_mask=text.mask,
+                encoder_hidden_states_mask=text.padding_mask,
                 timestep=rows.timesteps / flow.TIMESTEPS,
                 img_shapes=[[(1, grid[0] // self.patch, grid[1] // self.patch)]] * len(rows),
             ).sample
         return flow.unpack(output, grid)
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
-        tokens = self.qwen.hidden_states(prompt)[-1][:, LEADING:]
-        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        tokens = self.qwen.hidden_states(prompt)[-1][:, LEADING:].clone()
+        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def _posterior_mean(self, picture: Tensor) -> Tensor:
         return super()._posterior_mean(picture[:, :, None])[:, :, 0]  # the VAE is one of films

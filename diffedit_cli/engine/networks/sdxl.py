@@ -31,7 +31,6 @@ class StableDiffusionXL(UNetDiffusion):
         "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
     }
-    SETTINGS = ("force_zeros_for_empty_prompt",)
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class TextEncoder:
         mask = batch["attention_mask"].to(self.device)
         length = min(int(mask.sum()) + padding, self.limit)
         tokens = self.network(batch["input_ids"].to(self.device), attention_mask=mask)[0][:, :length]
-        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Embedding(tokens.clone(), mask=torch.ones(tokens.shape[:2], dtype=torch.bool))  # not a view of all rows
 
     def warning(self, prompt: str) -> str | None:
         """Returns a warning with the part of a prompt beyond the limit, or None if there is none."""

@@ -90,7 +90,7 @@ class ZImage(FlowDiffusion):
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         tokens = self.qwen.hidden_states(prompt)[LAYER]
-        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Embedding(tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def _check_fit(self) -> None:
         self._check_channels(self.network, "transformer")

@@ -102,6 +102,17 @@ def test_zoom_repaints_a_part_of_a_large_picture(folder: Path, tmp_path: Path, m
     assert (before[inside] != after[inside]).any()
 
 
+def test_embeddings_files_stand_for_their_words(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled(tmp_path, folder, monkeypatch)
+    words = ["edit", "cat.png", *WORDS, "--negative", "", *WHOLE, "--no-cache"]
+    ran = diffedit(*words, "--save-embeds", "embeds", "-o", "words.png")
+    assert ran.code == 0, ran.err
+    given = ["--from-embeds", "embeds/from.safetensors", "--to-embeds", "embeds/to.safetensors"]
+    ran = diffedit("edit", "cat.png", *given, "--negative", "", *WHOLE, "--no-cache", "-o", "files.png")
+    assert ran.code == 0, ran.err
+    assert (read(tmp_path / "words.png") == read(tmp_path / "files.png")).all()
+
+
 def test_half_precision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settled(tmp_path, folder, monkeypatch)
     ran = diffedit("edit", "cat.png", *WORDS, *WHOLE, "--dtype", "bfloat16", "--json")

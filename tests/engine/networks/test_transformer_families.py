@@ -161,9 +161,8 @@ def test_latents_are_those_of_the_pipelines_vae(kind: Kind, model: Any, pipe: An
         elif kind.pipeline is Flux2KleinPipeline:
             z = pipe.vae.encode(picture).latent_dist.mode()
             expected, shown = pipe._encode_vae_image(picture, None), pipe.vae.decode(z).sample
-            x_0, packed = model.encode(picture), kind.packs(x_0)
-            torch.testing.assert_close(packed, expected, rtol=0, atol=1e-4)
-            expected = x_0
+            torch.testing.assert_close(kind.packs(x_0), expected, rtol=0, atol=1e-4)
+            expected = model._scaled(z)
         else:
             config = pipe.vae.config
             z = pipe.vae.encode(picture).latent_dist.mode()
@@ -171,3 +170,21 @@ def test_latents_are_those_of_the_pipelines_vae(kind: Kind, model: Any, pipe: An
         torch.testing.assert_close(x_0, expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(model.decode(x_0), shown.clamp(-1, 1), rtol=0, atol=1e-4)
     assert x_0.shape == (1, *model.latent_shape((96, 64)))
+
+
+@pytest.mark.parametrize("write", [tiny.write_flux2, tiny.write_z_image, tiny.write_qwen_image])
+def test_what_a_language_model_does_not_read_is_told(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    """The end of the template may be cut without a word: the prompt is what counts."""
+    model = load(write(tmp_path / "model"))
+    qwen = model.qwen
+    room = qwen.limit - len(qwen.tokenizer(qwen.template("").rpartition("<|im_end|>")[0]).input_ids)
+    first, each = (len(qwen.tokenizer(text).input_ids) for text in ("cat", " cat"))
+    fitting = "cat" + " cat" * ((room - first) // each)
+    assert len(qwen.tokenizer(qwen.template(fitting)).input_ids) > qwen.limit
+    assert model.prompt_warning("cat cat") is None
+    assert model.prompt_warning(fitting) is None
+    warning = model.prompt_warning(f"{fitting} dog grass dog")
+    assert f"longer than the {room} tokens" in warning
+    assert "dog" in warning
+    assert "cat" not in warning
+    assert "im_end" not in warning
