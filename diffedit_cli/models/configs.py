@@ -332,7 +332,8 @@ def _positions(said: Mapping[str, Any]) -> int:
     if not usual.keys() & said.keys():
         return 0
     side, heads, width = (_largest(said.get(key, usual[key])) for key in usual)
-    return side**2 * heads * width
+    patches = _largest(said.get("sample_size", 1)) // _largest(said.get("patch_size", 1))  # where no size is stated
+    return max(side, patches) ** 2 * heads * width
 
 
 def _spread(value: Any, blocks: int) -> list[int]:

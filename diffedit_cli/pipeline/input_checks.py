@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import InputError, NothingToEdit, UsageError
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
@@ -47,7 +48,7 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
 
 
 def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
-    """Returns a warning for each given parameter of guidance that the model cannot follow."""
+    """Returns a warning for each given parameter of prompts and guidance that the model cannot follow."""
     distilled = f"the model {folder.name} is distilled, and takes no guidance; leave it out."
     embedded = (
         f"the model {folder.name} has guidance as an input of its network, without a negative prompt; leave it out."
@@ -61,7 +62,10 @@ def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
         "--to-negative": plain and params.to_negative != "",
     }
     why = distilled if none else embedded
-    return [f"{option} has no effect: {why}" for option, is_unused in unused.items() if is_unused]
+    said = [f"{option} has no effect: {why}" for option, is_unused in unused.items() if is_unused]
+    if params.clip_skip and not FAMILIES[folder.family].learns_words:
+        said.append(f"--clip-skip has no effect: the model {folder.name} does not read CLIP's layers; leave it out.")
+    return said
 
 
 def refuse_instruction(params: Params) -> None:

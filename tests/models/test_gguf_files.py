@@ -216,3 +216,14 @@ def test_metadata_is_skipped(folder: Path, tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     assert predicted(loaded(tmp_path / "more.gguf", folder)).isfinite().all()
+
+
+def test_tensors_that_overlap_are_refused(tmp_path: Path) -> None:
+    """A small file must not hold more values than it has bytes."""
+    path, values = tmp_path / "overlap.gguf", 64
+    header = b"GGUF" + struct.pack("<IQQ", 3, 3, 0)
+    for name in (b"a", b"b", b"c"):
+        header += struct.pack("<Q", 1) + name + struct.pack("<IQIQ", 1, values, 0, 0)  # float32, all at the beginning
+    path.write_bytes(header + bytes(-len(header) % 32) + bytes(4 * values))
+    with pytest.raises(ValueError, match="its tensors overlap"):
+        gguf_header.tensors(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,24 @@ def transformers_network(kind: Any, layout: Layout | None = None, identity: str 
 
 
 def tokenizer(kind: Any) -> Reader:
-    return lambda at, *_: kind.from_pretrained(at, local_files_only=True)
+    """Returns a reader of a tokenizer of a fixed class: the folder must not choose one, or bring its own code."""
+
+    def read(at: Path, *_: Any) -> Any:
+        with as_error():
+            return kind.from_pretrained(at, local_files_only=True, trust_remote_code=False)
+
+    return read
+
+
+@contextlib.contextmanager
+def as_error() -> Iterator[None]:
+    """Context that raises ValueError in place of a panic of a library in Rust, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from None
+        raise
 
 
 def scheduler(kind: Any) -> Reader:
@@ -219,7 +237,9 @@ def _naming(name: str, at: Path, place: Path | None) -> Iterator[None]:
             f"The model {name} has no {at.name}: {at.parent} is not a complete Stable-Diffusion-format folder."
         )
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what diffusers' own classes use
+            yield
     except (torch.OutOfMemoryError, DiffEditError):
         raise
     except Exception as error:  # readers raise many types, tokenizers even plain Exception

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +50,8 @@ class FlowDiffusion(LatentDiffusion):
         mu = {"mu": self._mu(tokens, steps)} if self.scheduler.config["use_dynamic_shifting"] else {}
         self.scheduler.set_timesteps(steps, sigmas=self._sigmas(steps), **mu)
         labels = [0.0, *reversed(self.scheduler.timesteps.tolist())]
+        if any(lower >= higher for lower, higher in pairwise(labels)):
+            raise ValueError("its scheduler gives noise levels that do not rise")
         times = reversed(self.scheduler.sigmas.tolist())
         return [Level(label, 1 - t, t) for label, t in zip(labels, times, strict=True)]
 

@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
@@ -69,7 +69,7 @@ class Flux2Klein(FlowDiffusion):
             Flux2Transformer2DModel, convert=single_files.renamed(convert_flux2_transformer_checkpoint_to_diffusers)
         ),
         "text_encoder": components.transformers_network(Qwen3Model),
-        "tokenizer": components.tokenizer(AutoTokenizer),
+        "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (3, 4)  # the last blocks with two streams of the 4B model
@@ -80,7 +80,7 @@ class Flux2Klein(FlowDiffusion):
         vae: AutoencoderKLFlux2,
         transformer: Flux2Transformer2DModel,
         text_encoder: Qwen3Model,
-        tokenizer: AutoTokenizer,
+        tokenizer: Qwen2Tokenizer,
         scheduler: FlowMatchEulerDiscreteScheduler,
         is_distilled: bool = False,
         name: str = "model",

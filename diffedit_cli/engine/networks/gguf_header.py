@@ -84,19 +84,22 @@ class _Header:
                 raise ValueError(f"it holds two tensors {name}")
             found[name] = GgufTensor(kind, tuple(reversed(sides)), begin)
         start = math.ceil(self._file.tell() / self._alignment) * self._alignment
-        for name, tensor in found.items():
-            self._check(name, tensor, start)
+        stored = sum(self._check(name, tensor, start) for name, tensor in found.items())
+        if stored > self._size:
+            raise ValueError("its tensors overlap")
         return found
 
-    def _check(self, name: str, tensor: GgufTensor, start: int) -> None:
-        """Raises ValueError unless all of a tensor is in the file, in a format that diffusers reads."""
+    def _check(self, name: str, tensor: GgufTensor, start: int) -> int:
+        """Returns the bytes of a tensor. Raises ValueError unless it is in the file, in a format of diffusers."""
         if tensor.kind not in FORMATS:
             raise ValueError(f"{name} is stored in format {tensor.kind}, which diffedit does not support")
         block, size = FORMATS[tensor.kind]
         if tensor.shape and tensor.shape[-1] % block:
             raise ValueError(f"{name} has rows of {tensor.shape[-1]} values, in blocks of {block}")
-        if start + tensor.begin + math.prod(tensor.shape) // block * size > self._size:
+        stored = math.prod(tensor.shape) // block * size
+        if start + tensor.begin + stored > self._size:
             raise ValueError("it is cut off or damaged")
+        return stored
 
     def _skip_entry(self) -> None:
         key, kind = self._text(LONGEST_NAME), self._number("<I")

@@ -166,7 +166,7 @@ def _loaded(
     index = components.index(folder)
     given: dict[str, Any] = {part: value for part, value in UNUSED.items() if part in index}
     stored = [path for part in family.all_parts for path in (folder / part).glob("*.safetensors")]
-    with _no_bar(), warnings.catch_warnings(), building.no_larger_than(stored):
+    with _no_bar(), warnings.catch_warnings(), building.no_larger_than(stored), components.as_error():
         warnings.simplefilter("ignore", FutureWarning)  # torch_dtype: new versions call it dtype
         given |= {part: _named(reader)(folder / part) for part, reader in painter.readers.items()}
         pipeline = getattr(diffusers, painter.pipeline).from_pretrained(

@@ -10,6 +10,8 @@ from torch import Tensor
 from diffedit_cli.engine.networks import prompt_weighting
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
+MARK = "\0"  # no template has it
+
 
 class LanguageModel(TextEncoder):
     """Language model that reads a prompt inside a template."""
@@ -61,8 +63,7 @@ class LanguageModel(TextEncoder):
 
     def warning(self, prompt: str) -> str | None:
         """Returns a warning with the part of a prompt beyond the limit; None if only the template's end is beyond."""
-        text, begin = self._framed(prompt)
-        end = begin + len(prompt_weighting.plain(prompt))
+        text, begin, end = self._framed(prompt)
         places = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         seen = places[: self.limit][-1][1]
         if seen >= end:
@@ -74,10 +75,9 @@ class LanguageModel(TextEncoder):
         """Returns the positions of the tokens of words in the embedding of a prompt, as for any text encoder."""
         return [place - self.leading for place in super().places(prompt, words)]
 
-    def _framed(self, prompt: str) -> tuple[str, int]:
-        plain = prompt_weighting.plain(prompt)
-        text = self.template(plain)
-        return text, text.rindex(plain)
+    def _framed(self, prompt: str) -> tuple[str, int, int]:
+        plain, begin = prompt_weighting.plain(prompt), self.template(MARK).index(MARK)
+        return self.template(plain), begin, begin + len(plain)
 
 
 def chat(prompt: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
             return cls(**found, **settings, name=name)
 
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
-        with components.fit_errors(self.name):
+        with components.fit_errors(self.name), np.errstate(all="ignore"):
             levels = self._levels(steps, cells)
             if not all(
                 isinstance(share, float) and 0 <= share <= 1 for level in levels for share in (level.a, level.b)

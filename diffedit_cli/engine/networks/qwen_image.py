@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKL
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput, Text
@@ -44,7 +44,7 @@ class QwenImage(FlowDiffusion):
         "vae": components.diffusers_network(AutoencoderKLQwenImage, convert=diffusers_names),
         "transformer": components.diffusers_network(QwenImageTransformer2DModel),
         "text_encoder": components.transformers_network(Qwen2_5_VLForConditionalGeneration),
-        "tokenizer": components.tokenizer(AutoTokenizer),
+        "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (18, 24, 30)  # of 60 blocks
@@ -55,7 +55,7 @@ class QwenImage(FlowDiffusion):
         vae: AutoencoderKLQwenImage,
         transformer: QwenImageTransformer2DModel,
         text_encoder: Qwen2_5_VLForConditionalGeneration,
-        tokenizer: Any,
+        tokenizer: Qwen2Tokenizer,
         scheduler: FlowMatchEulerDiscreteScheduler,
         name: str = "model",
     ) -> None:

@@ -51,7 +51,7 @@ class TextEncoder:
 
     def warning(self, prompt: str) -> str | None:
         """Returns a warning with the part of a prompt beyond the limit, or None if there is none."""
-        text, _ = self._framed(prompt)
+        text, _, _ = self._framed(prompt)
         places = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         if len(places) <= self.limit:
             return None
@@ -69,9 +69,9 @@ class TextEncoder:
         Raises:
             ModelError: If none of the words is among the tokens that the network reads.
         """
-        text, begin = self._framed(prompt)
+        text, begin, end = self._framed(prompt)
         whole = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
-        spans = [match.span() for match in whole.finditer(text, begin)]
+        spans = [match.span() for match in whole.finditer(text, begin, end)]
         tokens = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"][: self.limit - 1]
         found = [
             place
@@ -85,9 +85,10 @@ class TextEncoder:
             )
         return found
 
-    def _framed(self, prompt: str) -> tuple[str, int]:
-        """Returns the text that is read for a prompt, and where the prompt begins in it."""
-        return self._written_out(prompt_weighting.plain(prompt)), 0
+    def _framed(self, prompt: str) -> tuple[str, int, int]:
+        """Returns the text that is read for a prompt, and where the prompt begins and ends in it."""
+        text = self._written_out(prompt_weighting.plain(prompt))
+        return text, 0, len(text)
 
     def _check(self, prompt: str, ids: Sequence[int]) -> None:
         """Raises ModelError for unknown words. Here none are: a large vocabulary encodes any text."""

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
@@ -52,7 +52,7 @@ class ZImage(FlowDiffusion):
             ZImageTransformer2DModel, convert=single_files.renamed(convert_z_image_transformer_checkpoint_to_diffusers)
         ),
         "text_encoder": components.transformers_network(Qwen3Model),
-        "tokenizer": components.tokenizer(AutoTokenizer),
+        "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (9, 12, 15)  # of 30 blocks
@@ -63,7 +63,7 @@ class ZImage(FlowDiffusion):
         vae: AutoencoderKL,
         transformer: ZImageTransformer2DModel,
         text_encoder: Qwen3Model,
-        tokenizer: AutoTokenizer,
+        tokenizer: Qwen2Tokenizer,
         scheduler: FlowMatchEulerDiscreteScheduler,
         name: str = "model",
     ) -> None:
