@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -154,6 +155,9 @@ class ModelFolder(ModelSettings):
                     target = fresh / place
                     target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, target)
+            if self.profile is not None:  # a folder of another name must not forget that the model is distilled
+                index = self._index | {"_name_or_path": f"{self.profile.kind}-{self.profile.steps}steps"}
+                (fresh / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
             finish(fresh)
 
 

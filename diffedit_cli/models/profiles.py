@@ -18,7 +18,7 @@ NAMES = {
     "lightning": r"(?<![a-z])lightning(?![a-z])",
     "lcm": r"(?<![a-z])lcm(?![a-z])",
     "dmd2": r"(?<![a-z])dmd2?(?![a-z])",
-    "hyper": r"(?<![a-z])hyper[-_]?(sd|flux)|(?<![a-z])hyper(?![a-z]).*[0-9][-_ ]?steps?(?![a-z])",
+    "hyper": r"(?<![a-z])hyper(?![a-z]).*[0-9][-_ ]?steps?(?![a-z])",
     "schnell": r"(?<![a-z])schnell(?![a-z])",
     "distilled": r"$^",  # by settings only: names say "undistilled", too
 }

@@ -82,16 +82,21 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
     """
     folder = local(name) or in_hub_cache(hub_id(name))
     pull = f"get it with: diffedit models pull {name} --without-network"
-    if folder is None or not paths.is_folder(folder):
+    other = NAMES[name].family if name in NAMES else family
+    if other == family and (folder is None or not paths.is_folder(folder)):
+        can_be_pulled = hub_id(name).count("/") == 1
         raise ModelError(
             f"{file} is the {FAMILIES[family].denoiser} of a {family} model alone, and the model {name} with the other "
-            f"parts is not on this machine; {pull}, or name another with --model-config."
+            f"parts is not on this machine; {f'{pull}, or ' if can_be_pulled else ''}name another with --model-config."
         )
-    if (other := family_of(folder, name)) != family:
+    if folder is not None and paths.is_folder(folder):
+        other = family_of(folder, name)
+    if other != family:
         raise ModelError(
             f"{file} is the {FAMILIES[family].denoiser} of a {family} model, which does not fit the {other} model "
             f"{name}; name a model of its family with --model-config."
         )
+    assert folder is not None
     return folder, pull if hub_id(name).count("/") == 1 else "get it again"
 
 

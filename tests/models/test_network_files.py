@@ -240,6 +240,8 @@ def test_the_usual_model_is_looked_for_on_this_machine(
     file = original.write(tensors["z-image"], tmp_path / "z.safetensors")
     assert "diffedit models pull z-image-turbo --without-network" in says(file)
     assert "diffedit models pull some/where" in says(file, config="some/where")
+    assert "does not fit the flux2 model flux2-klein" in says(file, config="flux2-klein")
+    assert "pull" not in says(file, config="nonsense")
     cached = tmp_path / "hub" / "models--Tongyi-MAI--Z-Image-Turbo"
     shutil.copytree(folders["z-image"], cached / "snapshots" / "abc")
     (cached / "refs").mkdir()

@@ -189,3 +189,12 @@ def test_the_record_repeats_the_edit() -> None:
 def test_models_without_a_profile_keep_their_defaults(tiny_epsilon: Path) -> None:
     model: ModelFolder = registry.find(str(tiny_epsilon))
     assert model.defaults == {}
+
+
+def test_a_saved_model_is_still_distilled(tiny_sdxl: Path, tmp_path: Path) -> None:
+    folder = renamed(tiny_sdxl, tmp_path / "sdxl-lightning-2step")
+    ran = diffedit("models", "save", tmp_path / "mine", "--model", folder)
+    assert ran.code == 0, ran.err
+    profile = registry.find(str(tmp_path / "mine")).profile
+    assert profile is not None
+    assert (profile.kind, profile.steps) == ("lightning", 2)

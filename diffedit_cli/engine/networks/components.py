@@ -234,7 +234,7 @@ def _naming(name: str, at: Path, place: Path | None) -> Iterator[None]:
     """Context for reading a part: raises ModelError, with its place, in place of a library's exception."""
     if place is None and not at.is_dir():
         raise ModelError(
-            f"The model {name} has no {at.name}: {at.parent} is not a complete Stable-Diffusion-format folder."
+            f"The model {name} has no {at.name}: {at.parent} is not a complete folder in diffusers' format."
         )
     try:
         with warnings.catch_warnings():
@@ -250,7 +250,7 @@ def _naming(name: str, at: Path, place: Path | None) -> Iterator[None]:
             ) from error
         raise ModelError(
             f"The model {name} cannot be loaded, its {at.name} is unreadable ({reason(error)}); check that "
-            f"{at.parent} is a complete Stable-Diffusion-format folder with .safetensors weights."
+            f"{at.parent} is a complete folder in diffusers' format with .safetensors weights."
         ) from error
 
 
