@@ -110,7 +110,8 @@ def test_embeddings_files_stand_for_their_words(folder: Path, tmp_path: Path, mo
     given = ["--from-embeds", "embeds/from.safetensors", "--to-embeds", "embeds/to.safetensors"]
     ran = diffedit("edit", "cat.png", *given, "--negative", "", *WHOLE, "--no-cache", "-o", "files.png")
     assert ran.code == 0, ran.err
-    assert (read(tmp_path / "words.png") == read(tmp_path / "files.png")).all()
+    one, other = (read(tmp_path / f"{name}.png").astype(int) for name in ("words", "files"))
+    assert (np.abs(one - other) > 1).mean() < 0.01  # where weights and inputs lie in memory decides about last bits
 
 
 def test_half_precision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
