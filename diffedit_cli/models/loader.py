@@ -55,6 +55,7 @@ class Loader:
         if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
             return self._last[1]
         self.forget()
+        memory_needed.refuse_quantised_files(folder, memory)
         memory_needed.check(folder, device, dtype, memory, warn)
         copies = QuantisedCopies.of(folder, dtype, memory.quantize)
         with fast_imports.quickly(), device_errors(device):

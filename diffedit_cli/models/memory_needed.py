@@ -17,7 +17,7 @@ from typing import Any
 from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.gguf_header import GgufTensor
-from diffedit_cli.engine.networks.model_formats import FAMILIES, is_quantised_weight
+from diffedit_cli.engine.networks.model_formats import FAMILIES, fits_nf4, is_kept_in_full, is_quantised_weight
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
@@ -62,6 +62,16 @@ class MemoryNeeded:
         return self.resident + self.computing
 
 
+def refuse_quantised_files(folder: ModelFolder, memory: OffloadOptions) -> None:
+    """Raises ModelError for a .gguf file that is to be quantised."""
+    quantised = [path for path in folder.elsewhere.values() if gguf_header.is_gguf(path)]
+    if quantised and memory.quantize != "none":
+        raise ModelError(
+            f"--quantize {memory.quantize} cannot be used with {quantised[0]}, which is quantised already; leave out "
+            "that option."
+        )
+
+
 def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions) -> MemoryNeeded:
     """Returns what an edit of a picture of native size needs on a device.
 
@@ -72,9 +82,8 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
         memory: Quantisation and offloading.
 
     Raises:
-        ModelError: If the settings are damaged, or a .gguf file is to be quantised.
+        ModelError: If the settings are damaged.
     """
-    _refuse_quantised_files(folder, memory)
     family = FAMILIES[folder.family]
     sizes: dict[str, int] = {}
     largest = 0
@@ -87,16 +96,6 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
             sizes[part], largest = sizes.get(part, 0) + size, max(largest, size)
     offload = "none" if device == "cpu" else memory.offload
     return MemoryNeeded(sizes, largest, _computing(folder, family, dtype, memory.vae_tiling) + LIBRARIES, offload)
-
-
-def _refuse_quantised_files(folder: ModelFolder, memory: OffloadOptions) -> None:
-    """Raises ModelError for a .gguf file that is to be quantised."""
-    quantised = [path for path in folder.elsewhere.values() if gguf_header.is_gguf(path)]
-    if quantised and memory.quantize != "none":
-        raise ModelError(
-            f"--quantize {memory.quantize} cannot be used with {quantised[0]}, which is quantised already; leave out "
-            "that option."
-        )
 
 
 def _sizes(path: Path, dtype: str, kind: str, stored: bool) -> list[int]:
@@ -125,11 +124,10 @@ def _loaded(name: str, tensor: dict[str, Any], dtype: str, kind: str, stored: bo
     if not floating or (stored and tensor["dtype"].startswith("F8")):
         return int(numbers * STORED.get(tensor["dtype"], 1))
     if stored or kind == "none" or len(shape) != 2 or not is_quantised_weight(name):
-        in_full = dtype == "float16" and name.endswith(".wo.weight")  # as T5's are kept
+        in_full = dtype == "float16" and is_kept_in_full(name)
         return int(numbers * (4 if in_full else BYTES[dtype]))
     if kind == "nf4":
-        fits = shape[0] % 32 == 0 and shape[1] % 64 == 0
-        return int(numbers // 2 + numbers // 64 * 4) if fits else int(numbers * BYTES[dtype])
+        return int(numbers // 2 + numbers // 64 * 4) if fits_nf4(*shape) else int(numbers * BYTES[dtype])
     return int(numbers + (5 * shape[0] if kind == "int8" else 0))  # a scale and a zero for each row
 
 

@@ -86,15 +86,15 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
     if other == family and (folder is None or not paths.is_folder(folder)):
         can_be_pulled = hub_id(name).count("/") == 1
         raise ModelError(
-            f"{file} is the {FAMILIES[family].denoiser} of a {family} model alone, and the model {name} with the other "
-            f"parts is not on this machine; {f'{pull}, or ' if can_be_pulled else ''}name another with --model-config."
+            f"{file} is the {FAMILIES[family].denoiser} of {FAMILIES[family].title} alone, and the model {name} with the "
+            f"other parts is not on this machine; {f'{pull}, or ' if can_be_pulled else ''}name another with --model-config."
         )
     if folder is not None and paths.is_folder(folder):
         other = family_of(folder, name)
     if other != family:
         raise ModelError(
-            f"{file} is the {FAMILIES[family].denoiser} of a {family} model, which does not fit the {other} model "
-            f"{name}; name a model of its family with --model-config."
+            f"{file} is the {FAMILIES[family].denoiser} of {FAMILIES[family].title}, which does not fit {name} "
+            f"({FAMILIES[other].title}); name a model of its family with --model-config."
         )
     assert folder is not None
     return folder, pull if hub_id(name).count("/") == 1 else "get it again"

@@ -184,7 +184,7 @@ def test_a_network_of_another_family_or_size_is_refused(
 ) -> None:
     file = original.write(tensors["z-image"], tmp_path / "z.safetensors")
     told = says(file, config=str(folders["flux"]))
-    assert "does not fit the flux model" in told
+    assert "is the transformer of Z-Image, which does not fit" in told
     assert "--model-config" in told
     wider = {name: tensor.repeat(*[2] * tensor.ndim) for name, tensor in tensors["z-image"].items()}
     told = says(original.write(wider, tmp_path / "wide.safetensors"), config=str(folders["z-image"]))
@@ -240,7 +240,7 @@ def test_the_usual_model_is_looked_for_on_this_machine(
     file = original.write(tensors["z-image"], tmp_path / "z.safetensors")
     assert "diffedit models pull z-image-turbo --without-network" in says(file)
     assert "diffedit models pull some/where" in says(file, config="some/where")
-    assert "does not fit the flux2 model flux2-klein" in says(file, config="flux2-klein")
+    assert "does not fit flux2-klein (FLUX.2-klein)" in says(file, config="flux2-klein")
     assert "pull" not in says(file, config="nonsense")
     cached = tmp_path / "hub" / "models--Tongyi-MAI--Z-Image-Turbo"
     shutil.copytree(folders["z-image"], cached / "snapshots" / "abc")

@@ -198,7 +198,7 @@ TABLE = [
     (
         f"edit good.png {PROMPTS} --model elsewhere/unet/diffusion_pytorch_model.safetensors",
         4,
-        "is not a complete Stable",
+        "is the unet of Stable Diffusion 1.x and 2.x alone",
     ),
     (f"edit good.png {PROMPTS} --inpainter nonesuch", 4, "nonesuch"),
     (f"edit good.png {PROMPTS} --inpainter a/b", 4, "diffedit models pull a/b"),

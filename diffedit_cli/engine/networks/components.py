@@ -94,7 +94,7 @@ class TransformersReader(NetworkReader):
     identity: str = ""
 
     def from_file(self, file: Path, at: Path, dtype: torch.dtype | None) -> Any:
-        tensors = single_files.tensors_of(file, dtype)
+        tensors = single_files.tensors_of(file, None)  # as stored: some layers stay in float32
         dtype = dtype or next(one.dtype for one in tensors.values() if one.is_floating_point())
         config = self._config(at)
         if self.identity and self.identity not in tensors:

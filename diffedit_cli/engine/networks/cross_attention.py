@@ -97,6 +97,11 @@ def watch_attention(layers: Callable[[], Sequence[nn.Module]], inputs: ModelInpu
         watch.add(look)
 
 
+def of_blocks(blocks: Sequence[Any], numbers: Sequence[int], layer: str) -> list[Any]:
+    """Returns a layer of the chosen blocks of a transformer; of one with fewer blocks that of the first."""
+    return [getattr(blocks[number], layer) for number in numbers if number < len(blocks)] or [getattr(blocks[0], layer)]
+
+
 def rows_by_watch(inputs: ModelInput) -> dict[Watch, list[int]]:
     """Returns the rows of a network input that each watch counts; without the watches that count none."""
     watches = {watch for watch in inputs.watches if isinstance(watch, Watch)}

@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import Tensor
 
 from diffedit_cli.engine.interfaces import ModelInput
+from diffedit_cli.engine.networks.cross_attention import of_blocks
 from diffedit_cli.engine.networks.joint_attention import OutputWatch, watch_outputs
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
@@ -42,7 +43,6 @@ class FlowDiffusion(LatentDiffusion):
     ) -> None:
         self.transformer, self.scheduler = transformer, scheduler
         super().__init__(vae=vae, network=transformer, encoders=encoders, name=name)
-        self.multiple = self.factor * self.patch
 
     def _levels(self, steps: int, cells: int | None) -> Sequence[Level]:
         """Returns levels at the scheduler's sigmas in reverse, t = 0 clean. A flow has any number of levels."""
@@ -60,9 +60,8 @@ class FlowDiffusion(LatentDiffusion):
         return watch_outputs(self._attention_layers, rows)
 
     def _attention_layers(self) -> list[Any]:
-        """Returns the joint attention layers of the blocks WATCHED; of a network with fewer blocks the first one."""
-        blocks = self.transformer.transformer_blocks
-        return [blocks[number].attn for number in self.WATCHED if number < len(blocks)] or [blocks[0].attn]
+        """Returns the joint attention layers of the blocks WATCHED."""
+        return of_blocks(self.transformer.transformer_blocks, self.WATCHED, "attn")
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """Returns the times before they are shifted, the noisiest first; None for the scheduler's own."""

@@ -37,7 +37,6 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
     LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
 
-    multiple: int
     prediction_type: PredictionType
     scheduler: Any
 
@@ -47,6 +46,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         PromptEncoding.__init__(self, network, encoders)
         self._check_fit()
         self.native_size = self.FORMAT.native_size(network.config, vae.config)
+        self.multiple = self.FORMAT.multiple(network.config, vae.config)
         if self.native_size < 1:
             raise ModelError(f"The model {name} has a native size of {self.native_size} pixels; get it again.")
         self.evaluations = 0

@@ -340,8 +340,19 @@ LIBRARIES = {"int8": "torchao", "nf4": "bitsandbytes"}
 INSTALL = "install it with: pip install 'diffedit-cli[quantize]'"
 _IN_BLOCK = re.compile(r"(.*\.)?\d+\.(\w+\.)+weight")
 _IN_FULL = (".wo.weight",)  # T5's layers that transformers keeps in float32 beside float16
+_NF4_INPUTS, _NF4_OUTPUTS = 64, 32  # bitsandbytes' kernels for CPUs need multiples of these
 
 
 def is_quantised_weight(name: str) -> bool:
     """Whether --quantize changes the weight of this name, if it is one of a linear layer: those of repeated blocks."""
-    return _IN_BLOCK.fullmatch(name) is not None and not name.endswith(_IN_FULL)
+    return _IN_BLOCK.fullmatch(name) is not None and not is_kept_in_full(name)
+
+
+def is_kept_in_full(name: str) -> bool:
+    """Whether a weight of this name stays in float32 beside others in float16."""
+    return name.endswith(_IN_FULL)
+
+
+def fits_nf4(outputs: int, inputs: int) -> bool:
+    """Whether a linear layer of this size can be quantised to 4 bits."""
+    return outputs % _NF4_OUTPUTS == 0 and inputs % _NF4_INPUTS == 0

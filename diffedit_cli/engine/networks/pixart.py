@@ -19,7 +19,6 @@ from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 300  # longest prompt
-WATCHED = (10, 14, 18)  # blocks whose attention shows where the words are, of 28
 
 
 class PixArtSigma(ScheduledDiffusion):
@@ -33,6 +32,7 @@ class PixArtSigma(ScheduledDiffusion):
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(DPMSolverMultistepScheduler),
     }
+    WATCHED = (10, 14, 18)  # of 28 blocks
 
     def __init__(
         self,
@@ -46,7 +46,6 @@ class PixArtSigma(ScheduledDiffusion):
     ) -> None:
         self.transformer, self.t5 = transformer, TextEncoder(tokenizer, text_encoder, name, TOKENS)
         super().__init__(vae=vae, network=transformer, encoders=[self.t5], scheduler=scheduler, name=name)
-        self.multiple = self.factor * int(transformer.config["patch_size"])
 
     def _output(self, rows: ModelInput) -> Tensor:
         with cross_attention.watch_attention(self._attention_layers, rows):
@@ -60,8 +59,7 @@ class PixArtSigma(ScheduledDiffusion):
         return output[:, : self.channels]
 
     def _attention_layers(self) -> list[Any]:
-        blocks = self.transformer.transformer_blocks
-        return [blocks[number].attn2 for number in WATCHED if number < len(blocks)] or [blocks[-1].attn2]
+        return cross_attention.of_blocks(self.transformer.transformer_blocks, self.WATCHED, "attn2")
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         return self.t5.masked(_read(prompt))

@@ -16,14 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffedit_cli.engine.networks import fast_imports
-from diffedit_cli.engine.networks.model_formats import INSTALL, LIBRARIES, is_quantised_weight
+from diffedit_cli.engine.networks.model_formats import INSTALL, LIBRARIES, fits_nf4, is_quantised_weight
 from diffedit_cli.errors import ModelError
 
 FP8 = torch.float8_e4m3fn
 INT8_PARTS = ("qdata", "scale", "zero_point")  # tensors of torchao's Int8Tensor
 STATE = ".quant_state.bitsandbytes__"  # end of the name of a tensor with bitsandbytes' settings of a weight
 FOUR_BITS = ("nf4", "fp4")
-NF4_INPUTS, NF4_OUTPUTS = 64, 32  # bitsandbytes' kernels for CPUs need multiples of these
 MOST_BLOCK = 4096  # weights that share a scale
 SUFFIX = ".safetensors"
 
@@ -184,7 +183,7 @@ def _may_change(network: nn.Module, name: str) -> bool:
 
 def _fits(layer: nn.Linear, kind: str) -> bool:
     """Whether a layer has a size that kernels of this kind compute; those of large models have one."""
-    return kind != "nf4" or (layer.in_features % NF4_INPUTS == 0 and layer.out_features % NF4_OUTPUTS == 0)
+    return kind != "nf4" or fits_nf4(layer.out_features, layer.in_features)
 
 
 def _to_fp8(_network: nn.Module, _name: str, layer: nn.Linear, compute: torch.dtype, _device: str) -> None:

@@ -35,7 +35,6 @@ class UNetDiffusion(ScheduledDiffusion):
     ) -> None:
         self.unet = unet
         super().__init__(vae=vae, network=unet, encoders=encoders, scheduler=scheduler, name=name)
-        self.multiple = self.factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
 
     def _output(self, rows: ModelInput) -> Tensor:
         with cross_attention.watch_attention(lambda: cross_attention.layers(self.unet), rows):

@@ -17,6 +17,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, flow, original_layout, single_files
+from diffedit_cli.engine.networks.cross_attention import of_blocks
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.joint_attention import watch_outputs
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat
@@ -85,8 +86,7 @@ class ZImage(FlowDiffusion):
         return watch_outputs(self._attention_layers, rows, (cells, math.ceil(cells / MULTIPLE) * MULTIPLE))
 
     def _attention_layers(self) -> list[Any]:
-        layers = self.transformer.layers
-        return [layers[number].attention for number in self.WATCHED if number < len(layers)] or [layers[0].attention]
+        return of_blocks(self.transformer.layers, self.WATCHED, "attention")
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         tokens = self.qwen.hidden_states(prompt)[LAYER]
