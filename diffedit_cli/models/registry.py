@@ -82,12 +82,14 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
     """
     folder = local(name) or in_hub_cache(hub_id(name))
     pull = f"get it with: diffedit models pull {name} --without-network"
+    can_be_pulled = hub_id(name).count("/") == 1
+    alone = f"{file} is the {FAMILIES[family].denoiser} of {FAMILIES[family].title} alone"
     other = NAMES[name].family if name in NAMES else family
     if other == family and (folder is None or not paths.is_folder(folder)):
-        can_be_pulled = hub_id(name).count("/") == 1
+        advice = f"{pull}, or name" if can_be_pulled else "name"
         raise ModelError(
-            f"{file} is the {FAMILIES[family].denoiser} of {FAMILIES[family].title} alone, and the model {name} with the "
-            f"other parts is not on this machine; {f'{pull}, or ' if can_be_pulled else ''}name another with --model-config."
+            f"{alone}, and the model {name} with the other parts is not on this machine; "
+            f"{advice} another with --model-config."
         )
     if folder is not None and paths.is_folder(folder):
         other = family_of(folder, name)
@@ -97,7 +99,7 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
             f"({FAMILIES[other].title}); name a model of its family with --model-config."
         )
     assert folder is not None
-    return folder, pull if hub_id(name).count("/") == 1 else "get it again"
+    return folder, pull if can_be_pulled else "get it again"
 
 
 def local(name: str) -> Path | None:
