@@ -34,7 +34,7 @@ _UNNEEDED = re.compile(
             r"(logit_scale|attn_mask|(text_model\.)?embeddings\.position_ids"
             r"|vision_model\..*|visual\..*|visual_projection\..*)",
             r"(cond_stage_model|conditioner\.embedders\.0)\.(transformer|model)\.text_projection(\.weight)?",
-            r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)|v_pred|ztsnr",
+            original_layout.MARKS,
         )
     )
 )

@@ -37,12 +37,12 @@ class Chroma(FlowDiffusion):
     FORMAT = FAMILIES["chroma"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "transformer": components.diffusers_network(
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "transformer": components.DiffusersReader(
             ChromaTransformer2DModel,
             convert=lambda tensors, _: diffusers_names(tensors, convert_chroma_transformer_checkpoint_to_diffusers),
         ),
-        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
+        "text_encoder": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

@@ -120,14 +120,6 @@ class TransformersReader(NetworkReader):
         return {"dtype": dtype}
 
 
-def diffusers_network(kind: Any, layout: Layout | None = None, convert: Convert | None = None) -> DiffusersReader:
-    return DiffusersReader(kind, layout, convert)
-
-
-def transformers_network(kind: Any, layout: Layout | None = None, identity: str = "") -> TransformersReader:
-    return TransformersReader(kind, layout, identity)
-
-
 def tokenizer(kind: Any) -> Reader:
     """Returns a reader of a tokenizer of a fixed class: the folder must not choose one, or bring its own code."""
 

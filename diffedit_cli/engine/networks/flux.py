@@ -103,14 +103,14 @@ class Flux(FlowDiffusion):
     FORMAT = FAMILIES["flux"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "transformer": components.diffusers_network(
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "transformer": components.DiffusersReader(
             FluxTransformer2DModel,
             convert=lambda tensors, _: diffusers_names(tensors, convert_flux_transformer_checkpoint_to_diffusers),
         ),
-        "text_encoder": components.transformers_network(CLIPTextModel),
+        "text_encoder": components.TransformersReader(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
-        "text_encoder_2": components.transformers_network(T5EncoderModel, original_layout.t5),
+        "text_encoder_2": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer_2": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

@@ -64,11 +64,11 @@ class Flux2Klein(FlowDiffusion):
     FORMAT = FAMILIES["flux2"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLFlux2, vae_layout),
-        "transformer": components.diffusers_network(
+        "vae": components.DiffusersReader(AutoencoderKLFlux2, vae_layout),
+        "transformer": components.DiffusersReader(
             Flux2Transformer2DModel, convert=single_files.renamed(convert_flux2_transformer_checkpoint_to_diffusers)
         ),
-        "text_encoder": components.transformers_network(Qwen3Model),
+        "text_encoder": components.TransformersReader(Qwen3Model),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

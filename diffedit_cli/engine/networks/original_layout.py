@@ -32,6 +32,9 @@ class Place:
 Layout = Callable[[str, Mapping[str, Any]], tuple[Place, ...]]
 """Returns the possible places of a tensor, by its name in diffusers and the network's settings; none if unknown."""
 
+MARKS = r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)|v_pred|ztsnr"
+"""Pattern of the tensors in any file that mark how the others are stored, or what the network predicts."""
+
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",

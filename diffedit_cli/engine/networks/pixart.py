@@ -26,9 +26,9 @@ class PixArtSigma(ScheduledDiffusion):
 
     FORMAT = FAMILIES["pixart"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "transformer": components.diffusers_network(PixArtTransformer2DModel),
-        "text_encoder": components.transformers_network(T5EncoderModel, original_layout.t5),
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "transformer": components.DiffusersReader(PixArtTransformer2DModel),
+        "text_encoder": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(DPMSolverMultistepScheduler),
     }

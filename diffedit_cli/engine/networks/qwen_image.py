@@ -41,9 +41,9 @@ class QwenImage(FlowDiffusion):
 
     FORMAT = FAMILIES["qwen-image"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKLQwenImage, convert=diffusers_names),
-        "transformer": components.diffusers_network(QwenImageTransformer2DModel),
-        "text_encoder": components.transformers_network(Qwen2_5_VLForConditionalGeneration),
+        "vae": components.DiffusersReader(AutoencoderKLQwenImage, convert=diffusers_names),
+        "transformer": components.DiffusersReader(QwenImageTransformer2DModel),
+        "text_encoder": components.TransformersReader(Qwen2_5_VLForConditionalGeneration),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

@@ -19,7 +19,7 @@ class SafetyChecker:
     """Safety checker of diffusers, in float32, because an overflow in half precision would flag nothing."""
 
     READERS: ClassVar[Mapping[str, components.Reader]] = {
-        "safety_checker": components.transformers_network(StableDiffusionSafetyChecker),
+        "safety_checker": components.TransformersReader(StableDiffusionSafetyChecker),
         "feature_extractor": components.tokenizer(CLIPImageProcessor),
     }
 

@@ -62,9 +62,9 @@ class StableDiffusion(UNetDiffusion):
 
     FORMAT = FAMILIES["sd"]
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "unet": components.diffusers_network(UNet2DConditionModel, original_layout.unet),
-        "text_encoder": components.transformers_network(CLIPTextModel),
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "unet": components.DiffusersReader(UNet2DConditionModel, original_layout.unet),
+        "text_encoder": components.TransformersReader(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "scheduler": components.scheduler(DDIMScheduler),
     }

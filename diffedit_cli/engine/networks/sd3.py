@@ -31,13 +31,13 @@ class StableDiffusion3(FlowDiffusion):
     FORMAT = FAMILIES["sd3"]
     LAYOUTS = {"transformer": original_layout.mmdit}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "transformer": components.diffusers_network(SD3Transformer2DModel, original_layout.mmdit),
-        "text_encoder": components.transformers_network(CLIPTextModelWithProjection, identity="text_projection.weight"),
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "transformer": components.DiffusersReader(SD3Transformer2DModel, original_layout.mmdit),
+        "text_encoder": components.TransformersReader(CLIPTextModelWithProjection, identity="text_projection.weight"),
         "tokenizer": components.tokenizer(CLIPTokenizer),
-        "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
+        "text_encoder_2": components.TransformersReader(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
-        "text_encoder_3": components.transformers_network(T5EncoderModel, original_layout.t5),
+        "text_encoder_3": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer_3": components.tokenizer(T5Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }

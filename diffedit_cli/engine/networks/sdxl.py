@@ -28,7 +28,7 @@ class StableDiffusionXL(UNetDiffusion):
     FORMAT = FAMILIES["sdxl"]
     READERS = {  # noqa: RUF012
         **StableDiffusion.READERS,
-        "text_encoder_2": components.transformers_network(CLIPTextModelWithProjection),
+        "text_encoder_2": components.TransformersReader(CLIPTextModelWithProjection),
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
     }
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from diffedit_cli.engine.networks import gguf_header, model_formats
 from diffedit_cli.engine.networks.conversion import SCALES, Checkpoint, bare, floating, settings_of, to_diffusers_layout
-from diffedit_cli.engine.networks.original_layout import Layout
+from diffedit_cli.engine.networks.original_layout import MARKS, Layout
 
 Tensors = dict[str, Tensor]
 Convert = Callable[[Tensors, Any], Tensors]
 """Takes what it uses out of the tensors of a file, and returns the weights of a network by diffusers' names."""
 
 _UNNEEDED = re.compile(
-    r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant|logit_scale|position_ids)|v_pred|ztsnr"
+    rf"{MARKS}|(.*\.)?(logit_scale|position_ids)"
     r"|lm_head\.weight|(text_model\.)?text_projection(\.weight)?|.*\.num_batches_tracked|encoder\.embed_tokens\.weight"
 )
 """Tensors of files that a network may leave out.

@@ -48,11 +48,11 @@ class ZImage(FlowDiffusion):
     FORMAT = FAMILIES["z-image"]
     LAYOUTS = {"transformer": LAYOUT}  # noqa: RUF012
     READERS = {  # noqa: RUF012
-        "vae": components.diffusers_network(AutoencoderKL, original_layout.vae),
-        "transformer": components.diffusers_network(
+        "vae": components.DiffusersReader(AutoencoderKL, original_layout.vae),
+        "transformer": components.DiffusersReader(
             ZImageTransformer2DModel, convert=single_files.renamed(convert_z_image_transformer_checkpoint_to_diffusers)
         ),
-        "text_encoder": components.transformers_network(Qwen3Model),
+        "text_encoder": components.TransformersReader(Qwen3Model),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
         "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
     }
