@@ -20,7 +20,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from diffedit_cli.pipeline.phrases import JOINTS, LITTLE, MEDIA, PLACING, Phrase, read, tokens_of
+from diffedit_cli.pipeline.lexicon import (
+    ADJECTIVES,
+    AIMS,
+    CUTS,
+    DETERMINERS,
+    DIRECTIONS,
+    EMPTY,
+    GROWN,
+    JOINTS,
+    LIKENESS,
+    LITTLE,
+    MEDIA,
+    NUMBERS,
+    PLACING,
+    SHOWING,
+    SURFACES,
+    singular,
+    stem,
+)
+from diffedit_cli.pipeline.phrases import Phrase, read, tokens_of
 
 KINDS = ("object", "attribute", "background", "everything", "add", "remove")
 
@@ -56,7 +75,8 @@ def change_of(source: str, target: str) -> Change:
     old, new = _content(tokens_of(source)), _content(tokens_of(target))
     both_placed = all(any(phrase.is_place for phrase in side) for side in (before, after))
     is_all_new = both_placed and old != new and not set(old) & set(new) - MEDIA
-    if before and after and (old_style != new_style or (kind == "object" and is_all_new)):
+    depicted = len(before) > 1 < len(after) and _depicts(source, target)
+    if before and after and (depicted or old_style != new_style or (kind == "object" and is_all_new)):
         kind = "everything"
     alike = [two for one, two in same if one.looks == two.looks and _does_the_same(one, two, kind == "attribute")]
     return Change(
@@ -70,23 +90,85 @@ def change_of(source: str, target: str) -> Change:
     )
 
 
+def _depicts(source: str, target: str) -> bool:
+    """Whether one prompt names a medium of all that the other names: a blueprint of a house on a hill."""
+    one, two = ([token for token in tokens_of(prompt) if token not in DETERMINERS] for prompt in (source, target))
+    short, long = sorted((one, two), key=len)
+    before = long[: len(long) - len(short)]
+    return long[len(before) :] == short and _names_medium(before[-1:]) and not set(before[:-1]) & (CUTS | LIKENESS)
+
+
+def _names_medium(last: Sequence[str]) -> bool:
+    return last == ["of"] or any(stem(word) in SHOWING for word in last)
+
+
 def _kind(gone: Sequence[Phrase], come: Sequence[Phrase], same: Sequence[tuple[Phrase, Phrase]]) -> str:
     """Returns the kind, from phrases that only one prompt has and from differences between phrases that both have."""
-    lost, won = ([phrase for phrase in side if not phrase.is_place] for side in (gone, come))
+    moved = [pair for pair in same if pair[0].is_scenery and pair[0].looks != pair[1].looks]
+    lost, won = _things_of(gone, come, [one for one, _ in moved]), _things_of(come, gone, [two for _, two in moved])
+    if (emptied := _emptied(lost, won, same)) is not None:
+        return emptied
     unlike = [one for one, two in same if one.looks != two.looks]
     looks = any(not phrase.is_scenery for phrase in unlike)
     was, does = (frozenset[str]().union(*(pair[side].does for pair in same)) for side in (0, 1))
     acts = bool(was - does and does - was)
-    moved = any(phrase.is_scenery for phrase in unlike)
     if lost and won:
         return "object"
+    aims = all(phrase.link in AIMS or (acts and stem(phrase.link) in was ^ does) for phrase in (*gone, *come))
+    if was != does and aims and (lost or won):
+        return "attribute"  # points to the sky, or salutes
+    is_less, is_more = does < was, was < does
+    has_grown = (is_less or is_more) and all(singular(words.split()[-1]) in GROWN for words in was ^ does)
+    if has_grown and not (gone or come or looks):
+        return "add" if is_more else "remove"  # wings
+    if not (gone or come or acts) and (counted := _counted(same)):
+        return counted
     if lost or won:
         several = looks or acts or moved or any(phrase.is_place for phrase in (come if lost else gone))
         return "object" if several else "remove" if lost else "add"
-    turned = was == does and any({one.link, two.link} <= PLACING and one.link != two.link for one, two in same)
+    links = ({one.link, two.link} for one, two in same)
+    turned = was == does and any(len(pair) > 1 and pair <= PLACING - DIRECTIONS for pair in links)
+    one_sided = bool(gone) != bool(come) and not any(
+        phrase.is_scenery or phrase.head in SURFACES for phrase in (*gone, *come)
+    )
+    if one_sided and not (moved or looks or acts):
+        return "remove" if gone else "add"  # on a broom
     if gone or come or moved or turned:
         return "object" if looks or acts else "background"
     return "attribute" if looks or was != does else "object"
+
+
+def _things_of(unmatched: Sequence[Phrase], others: Sequence[Phrase], moved: Sequence[Phrase]) -> list[Phrase]:
+    """Returns the unmatched phrases that are things; what a replaced place has belongs to it (a sea with icebergs).
+
+    `others` are the unmatched phrases of the other prompt, and `moved` the places that only look different in it.
+    """
+    replaced = [phrase for phrase in unmatched if phrase.is_place and any(other.is_place for other in others)]
+    numbers = {phrase.number for phrase in (*replaced, *moved)}
+    return [p for p in unmatched if not (p.is_place or (p.link == "with" and p.number - 1 in numbers))]
+
+
+def _emptied(lost: Sequence[Phrase], won: Sequence[Phrase], same: Sequence[tuple[Phrase, Phrase]]) -> str | None:
+    """Returns remove for a thing that is left empty (a stork in a nest, an empty nest), add for the reverse.
+
+    What a thing is full of is its look: a glass full of milk, an empty glass.
+    """
+    for one, two in same:
+        for kind, full, empty, other, own in (("remove", one, two, won, lost), ("add", two, one, lost, won)):
+            content = full.looks - empty.looks
+            is_empty = bool(empty.looks & EMPTY) and not full.looks & EMPTY
+            if is_empty and not other and (own or (content and not content <= ADJECTIVES)):
+                return "attribute" if own and all(phrase.link == "full_of" for phrase in own) else kind
+    return None
+
+
+def _counted(same: Sequence[tuple[Phrase, Phrase]]) -> str | None:
+    """Returns add if more of the same things are named and nothing else differs, remove if fewer."""
+    unlike = [pair for pair in same if pair[0].looks != pair[1].looks]
+    counts = [(one.count, two.count) for one, two in unlike if (one.looks ^ two.looks) <= NUMBERS.keys()]
+    if not counts or len(counts) < len(unlike) or not all(before and after for before, after in counts):
+        return None
+    return "add" if all(before < after for before, after in counts) else "remove"
 
 
 def _does_the_same(one: Phrase, two: Phrase, strictly: bool) -> bool:

@@ -15,9 +15,9 @@ from diffedit_cli.pipeline import mask_limits, prompts
 from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.pipeline.lexicon import PLACING
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
-from diffedit_cli.pipeline.phrases import PLACING
 
 
 def check_given(

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,26 @@ All were written, and split at random, before the rule was run on any, and it wa
 wrote the pairs wrote the rule, though: of 46 pairs by others, mostly of PIE-Bench, it first told 40 (44 after a second
 look); then of 25 fresh ones from other benchmarks 22 (23 after a third).
 """
+
+ANNOTATED = json.loads(Path(__file__).with_name("annotated_pairs.json").read_text(encoding="utf-8"))
+"""Pairs of PIE-Bench's ten types by writers who did not know the rule, each with the kinds that they would accept.
+
+They came in sets, split before anybody looked. The rule as it was told 372 of the first 480. It was then tuned on them,
+and on each further hundred after it had been measured there: 93, 94, 91, 92, 94, 89, 92, 98, 93, 97, 94, 93. On the
+last two hundred it was not tuned: 99 and 97.
+"""
+
+
+def misread(half: str) -> list[list[str]]:
+    return [pair for pair in ANNOTATED[half] if change_of(*pair[1:3]).kind not in pair[3]]
+
+
+def test_pairs_by_writers_who_did_not_know_the_rule_are_told() -> None:
+    """At least 95 of 100: of those that it was not tuned on 98, which no change of the rule may lower unseen."""
+    assert all(Counter(pair[0] for pair in ANNOTATED["held_out"])[kind] == 20 for kind, *_ in ANNOTATED["held_out"])
+    assert len(ANNOTATED["held_out"]) == 200
+    assert len(misread("held_out")) <= 4
+    assert len(misread("tuning")) <= 0.025 * len(ANNOTATED["tuning"])
 
 
 def wrong(half: str) -> list[list[str]]:
@@ -248,11 +269,11 @@ def test_the_rest_of_the_rules(line: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told", "meant"),
     [
-        ("a banana on a desk -> two bananas on a desk", "attribute", "add"),
+        ("a bride looks at the groom -> a bride looks away from the groom", "object", "attribute"),
+        ("a boat on a sea -> a boat on a sea under a full moon", "background", "add"),
         ("an apple with two faces -> an apple with two hands", "attribute", "object"),
         ("a cat wearing headphones on a gray background -> a cat on a plain gray background", "object", "remove"),
         ("orange and red balloon -> red balloon", "attribute", "remove"),
-        ("a cat looking up at a kite -> a cat looking up", "background", "remove"),
     ],
 )
 def test_known_limits(line: str, told: str, meant: str) -> None:
