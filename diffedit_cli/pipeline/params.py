@@ -128,14 +128,16 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         return told
 
     def with_mask_method(self, attends: bool) -> Params:
-        """Returns the parameters with `mask_method` AUTO replaced by the method that fits the prompts and the model.
+        """Returns the parameters with `mask_method` AUTO replaced by the method that fits the edit and the model.
 
         That is both maps if the model `attends` to words and --to drops words of --from, else noise alone: if no word
-        is dropped, the old words do not show the region.
+        is dropped, the old words do not show the region, and the word for a look (red) attends less to the thing than
+        the predictions differ in it (docs/masks.md).
         """
         if self.mask_method != AUTO:
             return self
-        method = "both" if attends and prompts.replaced_words(self.from_, self.to) else "noise"
+        shows = attends and self.region != "attribute" and prompts.replaced_words(self.from_, self.to)
+        method = "both" if shows else "noise"
         return dataclasses.replace(self, mask_method=method)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Params:

@@ -266,6 +266,13 @@ def test_the_record_says_the_method_that_the_mask_was_found_by(kind: str, attend
     assert again.compared.mask_method == found.compared.mask_method
 
 
+def test_the_method_suits_the_kind_of_edit() -> None:
+    """Attention to the word for a look shows less of the thing than the predictions differ in."""
+    told = {kind: plan_of(Params(from_=PROMPTS[kind][0], to=PROMPTS[kind][1]), {}, attends=True) for kind in KINDS}
+    methods = {kind: one.compared.mask_method for kind, one in told.items()}
+    assert methods == {kind: "noise" if kind == "attribute" else "both" for kind in KINDS}
+
+
 # the negative
 
 
