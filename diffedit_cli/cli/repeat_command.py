@@ -28,8 +28,10 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         found.setdefault("from", "")
     found = _before_regions(record) | found
     words: list[str] = []
-    if {"drawn", masks.CHANGED} & {*mask} or any(
-        edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()
+    if (
+        {"drawn", masks.CHANGED} & {*mask}
+        or {"drawn", "mask-method"} <= record.keys()
+        or any(edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items())
     ):
         words += ["--mask", "MASK.png"]  # drawn by hand, or found for other prompts or another seed than the edit's
     if any(found.get(name, value) != value for name, value in latents.items()):
@@ -71,7 +73,7 @@ def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
     """Returns the commands that make the files named by `options_of` an edit, except for a drawn mask."""
     words, found = options_of(record), []
     for part, command, file in (("mask", "mask", "MASK.png"), ("latents", "invert", "LATENTS.safetensors")):
-        if file in words and not {"drawn", masks.CHANGED} & {*record[part]}:
+        if file in words and part in record and not {"drawn", masks.CHANGED} & {*record[part]}:
             stage = {name: value for name, value in record.items() if not isinstance(value, dict)} | record[part]
             found.append([command, "PICTURE", *options_of(stage), "-o", file])
     return found

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_cli.engine.interfaces import ModelInput
+from diffedit_cli.errors import UsageError
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.folder import ModelFolder
@@ -81,16 +82,21 @@ class EditPipeline:
         own.context = replace(self.context, session=self.session.beside(ask), cache=self.context.cache.beside(wait))
         return own
 
-    def mask(self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE) -> Mask:
-        """Returns the mask (step 1 of the paper), restricted to the limits `allowed`.
+    def mask(
+        self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE,
+        drawn: Mask | None = None,
+    ) -> Mask:  # fmt: skip
+        """Returns the mask (step 1 of the paper), restricted to the limits `allowed`; `drawn` is one of its operands.
 
         Raises NothingToEdit if the mask is empty or the picture does not show what --from names.
         """
+        if input_checks.operand(drawn, params) is not drawn:
+            raise UsageError("--mask is an operand of --mask-method; name drawn there, or leave it out.")
         vocabulary.check(params, self.folder, ["mask"])
         with stats.clock("mask"):
             plan = self._plan(self._prompt_models(stats).with_sentences(params))
         stats.region = plan.kind
-        return self._mask(picture, plan, stats, allowed)
+        return self._mask(picture, plan, stats, allowed, drawn)
 
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:
         """Returns the whole inversion trajectory (step 2 of the paper), x_0 first."""
@@ -105,6 +111,8 @@ class EditPipeline:
     ) -> list[EditVariant]:  # fmt: skip
         """Returns one result per variant (step 3 of the paper); a mask or latents that are None are computed first.
 
+        The mask is an operand of the one that is computed if the parameters say so.
+
         The variants are evaluated one after the other: in a batch the last bits of each would depend on the batch size,
         and a variant that is repeated alone must come out the same. With --best only the best one is returned.
 
@@ -113,6 +121,8 @@ class EditPipeline:
         for unused in [] if self.inpainting else input_checks.unused_guidance(params, self.folder):
             stats.warn(unused)
         stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
+        drawn = input_checks.operand(mask, params)
+        mask = None if mask is None or drawn is not None else input_checks.as_given(mask)
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
@@ -120,7 +130,7 @@ class EditPipeline:
         input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
         if latents is not None:
             self.session.check_given(latents, picture, plan.given, stats)
-        mask = self._mask(picture, plan, stats, allowed) if mask is None else allowed.apply(mask, picture)
+        mask = self._mask(picture, plan, stats, allowed, drawn) if mask is None else allowed.apply(mask, picture)
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
@@ -175,10 +185,11 @@ class EditPipeline:
             return ""
         return scenery.place_of(self.context, picture, self.folder.places, self._plan(params).given, stats)
 
-    def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits) -> Mask:
+    def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits, drawn: Mask | None) -> Mask:
         with stats.clock("mask"):
-            self.context.check_fits(picture, stats)
-            return MaskStage(self.context).find(picture, plan, stats, allowed)
+            if plan.given.compares:
+                self.context.check_fits(picture, stats)
+            return MaskStage(self.context).find(picture, plan, stats, allowed, drawn)
 
     def _requested(self, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None) -> Params:
         """Returns the parameters, adapted to a provided mask or provided latents. Raises ModelError or UsageError."""

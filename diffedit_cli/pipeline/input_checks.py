@@ -42,9 +42,32 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
     mask_limits.check_size(mask, picture)
     if mask.made is not None:
         levels = {} if params is None else {"steps": params.steps, "clip-skip": params.clip_skip}
-        _check_made("mask", mask.name, mask.made, {**about, **levels})
+        known = {**about, **levels} if "model" in mask.made else {"picture": about["picture"]}  # else it fits any model
+        _check_made("mask", mask.name, mask.made, known)
     if not mask.pixels.any():
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
+
+
+def operand(mask: Mask | None, params: Params) -> Mask | None:
+    """Returns the given mask if --mask-method joins it with others. Raises UsageError if one of both is missing."""
+    if params.draws:
+        if mask is None:
+            raise UsageError("--mask-method names drawn; give the file of that mask with --mask.")
+        return mask
+    if mask is not None and params.segment:
+        raise UsageError(
+            "--mask is the whole mask, and nothing is looked for; leave out --segment, or join both: --mask-method "
+            '"drawn & segment".'
+        )
+    return None
+
+
+def as_given(mask: Mask) -> Mask:
+    """Returns a mask to use as it is; one made with a drawn one counts as drawn, because only its file repeats it."""
+    if mask.made is None or not {"drawn", "mask-method"} <= mask.made.keys():
+        return mask
+    kept = {name: mask.made[name] for name in ("picture", "size", "region") if name in mask.made}
+    return replace(mask, made={**kept, "drawn": mask.digest})
 
 
 def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:

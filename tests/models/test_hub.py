@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from tiny_writers import write_blip
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
-from diffedit_cli.models import registry
-from diffedit_cli.pipeline import prompt_models
+from diffedit_cli.models import registry, transformers_folder
 
 ID = "some/model"
 FILES = {
@@ -373,6 +372,6 @@ def test_a_model_that_writes_prompts_is_pulled(hub: Hub, tmp_path: Path) -> None
     assert ran.code == 0, ran.err
     needed = {path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors")}
     assert here() == needed
-    assert prompt_models.find(ID, "BlipForConditionalGeneration").joinpath("model.safetensors").is_file()
+    assert transformers_folder.find(ID, "BlipForConditionalGeneration").path.joinpath("model.safetensors").is_file()
     hub.architectures = ["BertModel"]
     assert "not a diffusers model" in pull(ID, "--yes").err
