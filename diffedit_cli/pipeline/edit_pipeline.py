@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffedit_cli.engine.interfaces import ModelInput
-from diffedit_cli.errors import UsageError
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.folder import ModelFolder
@@ -90,8 +89,6 @@ class EditPipeline:
 
         Raises NothingToEdit if the mask is empty or the picture does not show what --from names.
         """
-        if input_checks.operand(drawn, params) is not drawn:
-            raise UsageError("--mask is an operand of --mask-method; name drawn there, or leave it out.")
         vocabulary.check(params, self.folder, ["mask"])
         with stats.clock("mask"):
             plan = self._plan(self._prompt_models(stats).with_sentences(params))
@@ -111,8 +108,6 @@ class EditPipeline:
     ) -> list[EditVariant]:  # fmt: skip
         """Returns one result per variant (step 3 of the paper); a mask or latents that are None are computed first.
 
-        The mask is an operand of the one that is computed if the parameters say so.
-
         The variants are evaluated one after the other: in a batch the last bits of each would depend on the batch size,
         and a variant that is repeated alone must come out the same. With --best only the best one is returned.
 
@@ -121,8 +116,7 @@ class EditPipeline:
         for unused in [] if self.inpainting else input_checks.unused_guidance(params, self.folder):
             stats.warn(unused)
         stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
-        drawn = input_checks.operand(mask, params)
-        mask = None if mask is None or drawn is not None else input_checks.as_given(mask)
+        mask, drawn = input_checks.whole_or_operand(mask, params)
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
@@ -187,8 +181,6 @@ class EditPipeline:
 
     def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits, drawn: Mask | None) -> Mask:
         with stats.clock("mask"):
-            if plan.given.compares:
-                self.context.check_fits(picture, stats)
             return MaskStage(self.context).find(picture, plan, stats, allowed, drawn)
 
     def _requested(self, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None) -> Params:

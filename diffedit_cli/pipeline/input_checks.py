@@ -48,26 +48,31 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
 
 
-def operand(mask: Mask | None, params: Params) -> Mask | None:
-    """Returns the given mask if --mask-method joins it with others. Raises UsageError if one of both is missing."""
-    if params.draws:
-        if mask is None:
-            raise UsageError("--mask-method names drawn; give the file of that mask with --mask.")
-        return mask
-    if mask is not None and params.segment:
+def whole_or_operand(mask: Mask | None, params: Params) -> tuple[Mask | None, Mask | None]:
+    """Returns the given mask first if it is the whole mask, or else second, if --mask-method joins it with others.
+
+    A whole mask that was made with a drawn one counts as drawn, because only its file repeats it. Raises UsageError
+    for a mask that is missing, or that contradicts the parameters.
+    """
+    if params.draws and mask is None:
+        raise UsageError("--mask-method names drawn; give the file of that mask with --mask.")
+    if params.draws or mask is None:
+        return None, mask
+    if params.segment:
         raise UsageError(
             "--mask is the whole mask, and nothing is looked for; leave out --segment, or join both: --mask-method "
             '"drawn & segment".'
         )
-    return None
+    if mask.made is not None and {"drawn", "mask-method"} <= mask.made.keys():
+        kept = {name: mask.made[name] for name in ("picture", "size", "region") if name in mask.made}
+        mask = replace(mask, made={**kept, "drawn": mask.digest})
+    return mask, None
 
 
-def as_given(mask: Mask) -> Mask:
-    """Returns a mask to use as it is; one made with a drawn one counts as drawn, because only its file repeats it."""
-    if mask.made is None or not {"drawn", "mask-method"} <= mask.made.keys():
-        return mask
-    kept = {name: mask.made[name] for name in ("picture", "size", "region") if name in mask.made}
-    return replace(mask, made={**kept, "drawn": mask.digest})
+def check_operand(mask: Mask | None, params: Params) -> None:
+    """Raises UsageError unless a mask is given exactly if --mask-method joins it with others."""
+    if whole_or_operand(mask, params)[0] is not None:
+        raise UsageError("--mask is an operand of --mask-method; name drawn there, or leave it out.")
 
 
 def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:

@@ -93,6 +93,16 @@ def of(method: str, segment: str) -> Expression:
     return parse((SEGMENT if segment.strip() else next(iter(MASK_METHODS))) if method == AUTO else method)
 
 
+def check_words(method: str, segment: str) -> None:
+    """Raises UsageError if --segment is given and not used, or not given and needed."""
+    if (Operand(SEGMENT) in of(method, segment).operands()) != bool(segment.strip()):
+        raise UsageError(
+            f"--segment has no effect, as --mask-method {method} does not name segment; add it there."
+            if segment.strip()
+            else f"--mask-method {method} names segment; say what to look for with --segment."
+        )
+
+
 def compares(method: str, segment: str) -> bool:
     """Whether the mask is found, or found in part, by comparing prompts: by the diffusion model."""
     return any(one.name in MASK_METHODS for one in of(method, segment).operands())

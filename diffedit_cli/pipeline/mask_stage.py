@@ -54,6 +54,9 @@ class MaskStage:
         is empty or the picture does not show what --from names.
         """
         params, contrast = plan.given, None
+        input_checks.check_operand(drawn, params)
+        if params.compares:
+            self.context.check_fits(picture, stats)
         of_maps = all(operand.name in MASK_METHODS for operand in params.mask_expression.operands())
         if plan.kind == "everything" and of_maps:
             shown = np.full(picture.size[::-1], 255, np.uint8)

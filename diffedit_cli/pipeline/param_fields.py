@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diffedit_cli.pipeline import mask_expression
 from diffedit_cli.pipeline.edit_kind import KINDS
+from diffedit_cli.pipeline.mask_expression import Expression
 from diffedit_cli.pipeline.parameter import AUTO, OFF, Range, parameter
 from diffedit_cli.pipeline.prompts import Prompt
 
@@ -168,6 +169,21 @@ class MaskParams:
         Range(1, MOST),
         keys=("contrast", "reference", "bare", "inversion"),
     )
+
+    @property
+    def mask_expression(self) -> Expression:
+        """What `mask_method` says; AUTO, before the plan replaces it, counts as one of its methods."""
+        return mask_expression.of(self.mask_method, self.segment)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the mask is found, or found in part, by comparing prompts: by the diffusion model."""
+        return mask_expression.compares(self.mask_method, self.segment)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the mask is made from a drawn one, among others."""
+        return mask_expression.draws(self.mask_method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffedit_cli.errors import UsageError
 from diffedit_cli.pipeline import mask_expression, prompts
-from diffedit_cli.pipeline.mask_expression import SEGMENT, Expression, Operand
+from diffedit_cli.pipeline.mask_expression import SEGMENT
 from diffedit_cli.pipeline.param_fields import (
     SCHEDULERS,
     SHARE,
@@ -67,12 +67,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
 
     def _check_together(self) -> None:
         """Raises UsageError for parameters that exclude each other."""
-        if (Operand(SEGMENT) in self.mask_expression.operands()) != bool(self.segment.strip()):
-            raise UsageError(
-                f"--segment has no effect, as --mask-method {self.mask_method} does not name segment; add it there."
-                if self.segment.strip()
-                else f"--mask-method {self.mask_method} names segment; say what to look for with --segment."
-            )
+        mask_expression.check_words(self.mask_method, self.segment)
         if self.soft and self.grow:
             raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
         if self.fixed_point and self.scheduler != "ddim":
@@ -89,21 +84,6 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
             raise UsageError("--best chooses among several results; ask for them with --variants.")
         if not 0 <= self.seed <= SEED_LIMIT - self.variants:
             raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - self.variants}, not {self.seed}.")
-
-    @property
-    def mask_expression(self) -> Expression:
-        """What `mask_method` says; AUTO, before the plan replaces it, counts as one of its methods."""
-        return mask_expression.of(self.mask_method, self.segment)
-
-    @property
-    def compares(self) -> bool:
-        """Whether the mask is found, or found in part, by comparing prompts: by the diffusion model."""
-        return mask_expression.compares(self.mask_method, self.segment)
-
-    @property
-    def draws(self) -> bool:
-        """Whether the mask is made from a drawn one, among others."""
-        return mask_expression.draws(self.mask_method)
 
     @property
     def inversion_caption(self) -> Prompt:
