@@ -119,13 +119,15 @@ def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
 
 def compared_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the names of the prompts that are required to find a mask: none if no prompts are compared for it."""
-    return ("from_", "to") if mask_expression.compares(given["mask_method"], given["segment"]) else ()
+    with contextlib.suppress(UsageError):  # which Params raises as well, where it is reported
+        return ("from_", "to") if mask_expression.compares(given["mask_method"], given["segment"]) else ()
+    return ()
 
 
 def required_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the names of the prompts that an edit requires: to paint, and to find a mask that is not given."""
-    is_given = given.get("mask") and not mask_expression.draws(given["mask_method"])
-    if compared := () if is_given else compared_prompts(given):
+    compared = compared_prompts(given)
+    if compared and not (given.get("mask") and not mask_expression.draws(given["mask_method"])):
         return compared
     return () if given.get("instruction") else ("to",)
 

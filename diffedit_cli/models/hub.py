@@ -18,18 +18,15 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError, reason
 from diffedit_cli.models import weights
 from diffedit_cli.models.configs import SMALL
-from diffedit_cli.models.names import BUILTIN, NAMES, SEGMENTERS, hub_id, known
+from diffedit_cli.models.names import BUILTIN, CLIP, DINO, NAMES, SAM, SEGMENTERS, hub_id, known
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.files import amount
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
 SHA256_DIGITS = 64  # length of a large file's ETag; a small file's is another hash
-ALONE = {
-    *("BlipForConditionalGeneration", "T5ForConditionalGeneration"),  # write captions and sentences
-    *("CLIPSegForImageSegmentation", "GroundingDinoForObjectDetection", "Sam2Model", "Sam2VideoModel"),  # segment
-}
-"""Classes of transformers that are a whole model, without components."""
+ALONE = {"BlipForConditionalGeneration", "T5ForConditionalGeneration", CLIP, DINO, *SAM}
+"""Classes of transformers that are a whole model, without components: they write prompts, or segment."""
 
 
 class Extent(Enum):

@@ -125,13 +125,16 @@ NAMES = {
     ),
 }
 
+CLIP, DINO = "CLIPSegForImageSegmentation", "GroundingDinoForObjectDetection"
+SAM = ("Sam2Model", "Sam2VideoModel")
+"""Classes of segmenters in transformers. The published SAM 2 is the model for films, which contains the other."""
 CLIPSEG, DETECTOR, OUTLINER = "clipseg", "grounding-dino", "sam2"
 SEGMENTERS = {  # all of them in float32
-    CLIPSEG: NamedModel(source="CIDAS/clipseg-rd64-refined", family="clipseg", licence=_APACHE, size=600_000_000),
+    CLIPSEG: NamedModel(source="CIDAS/clipseg-rd64-refined", family="clipseg", licence=_APACHE, size=603_000_000),
     DETECTOR: NamedModel(
         source="IDEA-Research/grounding-dino-tiny", family="grounding-dino", licence=_APACHE, size=690_000_000
     ),
-    OUTLINER: NamedModel(source="facebook/sam2.1-hiera-base-plus", family="sam2", licence=_APACHE, size=320_000_000),
+    OUTLINER: NamedModel(source="facebook/sam2.1-hiera-base-plus", family="sam2", licence=_APACHE, size=323_000_000),
 }
 """The models with a short name that find a mask by words, as --segmenter, and cannot be --model."""
 

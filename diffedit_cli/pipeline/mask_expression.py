@@ -37,9 +37,6 @@ class Operand:
     name: str
     words: str = ""
 
-    def __str__(self) -> str:
-        return f'"{self.words}"' if self.words else self.name
-
     def operands(self) -> Iterator[Operand]:
         """Yields the masks that the expression joins, in their order."""
         yield self

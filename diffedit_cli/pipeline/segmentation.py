@@ -19,12 +19,10 @@ from diffedit_cli.engine.networks.segmenters import ClipSeg, GroundedSam, Segmen
 from diffedit_cli.errors import ModelError, UsageError, reason
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import configs, transformers_folder
-from diffedit_cli.models.names import CLIPSEG, DETECTOR, OUTLINER, SEGMENTERS
+from diffedit_cli.models.names import CLIP, CLIPSEG, DETECTOR, DINO, OUTLINER, SAM, SEGMENTERS
 from diffedit_cli.models.transformers_folder import JOINED, TransformersFolder
 from diffedit_cli.pipeline.parameter import AUTO
 
-CLIP, DINO = "CLIPSegForImageSegmentation", "GroundingDinoForObjectDetection"
-SAM = ("Sam2Model", "Sam2VideoModel")  # the published weights are those of the model for films, which holds the other
 SEES = "sam2_hiera_det_model"
 PARTS = {  # kinds of the networks inside a model, by their place in its settings
     DINO: {"backbone_config": "swin", "text_config": "bert"},
@@ -169,8 +167,11 @@ class Segmenters:
         segmenter = self.loaded(found)
         try:
             with self._one_at_a_time:
-                return segmenter.probabilities(picture.on_white(), words).numpy()
+                seen = segmenter.probabilities(picture.on_white(), words).numpy()
         except MemoryError:
             raise
         except Exception as error:  # a stranger's settings can make it fail in many ways
             raise ModelError(f"The segmenter {found.name} fails ({reason(error)}); get it again.") from error
+        if not np.isfinite(seen).all():
+            raise ModelError(f"The segmenter {found.name} gives values that are not finite; its files may be damaged.")
+        return seen

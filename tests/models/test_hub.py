@@ -23,6 +23,7 @@ from tiny_writers import write_blip
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models import registry, transformers_folder
+from diffedit_cli.models.names import SAM
 from diffedit_cli.pipeline import segmentation
 
 ID = "some/model"
@@ -385,10 +386,10 @@ def test_a_segmenter_is_pulled_by_its_name_and_found(hub: Hub, tmp_path: Path) -
     hub.repositories[registry.hub_id("clipseg")] = folder
     ran = pull("clipseg", "--yes")
     assert ran.code == 0, ran.err
-    assert "clipseg is CIDAS/clipseg-rd64-refined, 600.0 MB in all, licence Apache-2.0" in ran.lines[0]
+    assert "clipseg is CIDAS/clipseg-rd64-refined, 603.0 MB in all, licence Apache-2.0" in ran.lines[0]
     assert not any("pytorch_model.bin" in line for line in hub.asked)
     assert segmentation.find("auto", tmp_path / "memo").name == "clipseg"
     hub.repositories["facebook/sam2.1-hiera-base-plus"] = write_sam2(tmp_path / "sam2", of_films=True)
     hub.architectures = ["Sam2VideoModel"]
     assert pull("facebook/sam2.1-hiera-base-plus", "--yes").code == 0
-    assert transformers_folder.find("sam2", *segmentation.SAM).architecture == "Sam2VideoModel"
+    assert transformers_folder.find("sam2", *SAM).architecture == "Sam2VideoModel"

@@ -87,8 +87,8 @@ def test_what_is_wrong_is_shown_at_its_place(text: str) -> None:
 
 
 def test_what_an_expression_needs_is_known() -> None:
-    assert [str(one) for one in parse('drawn & !(noise | "a cat") & segment').operands()] == [
-        *("drawn", "noise", '"a cat"', "segment"),
+    assert [*parse('drawn & !(noise | "a cat") & segment').operands()] == [
+        *(Operand("drawn"), Operand("noise"), Operand("segment", "a cat"), Operand("segment")),
     ]
     assert mask_expression.compares("auto", "")
     assert not mask_expression.compares("auto", "a cat")

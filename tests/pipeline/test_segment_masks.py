@@ -256,6 +256,7 @@ def test_what_contradicts_is_said(command: str, words: tuple[str, ...], says: st
     assert ran.code == 2, ran.err
     assert says in ran.lines[-1]
     assert len(ran.lines) == 1
+    assert says in diffedit(command, "cat.png", *words, *to, "--json").json["error"]["message"]
 
 
 @pytest.mark.parametrize("extra", [(), ("--batch", 2)], ids=str)

@@ -39,9 +39,7 @@ class ClipSeg:
     """CLIPSeg (arXiv:2112.10003): a decoder on CLIP that marks the places which fit the words."""
 
     side = 352  # of its training pictures
-    threshold = (
-        0.3  # probability from which a place belongs to the thing: which the authors measure it on phrases (table 1)
-    )
+    threshold = 0.3  # of the probability: the authors' for phrases (table 1)
 
     def __init__(self, tokenizer: Any, network: Any) -> None:
         self.tokenizer, self.network = tokenizer, network
@@ -62,7 +60,7 @@ class ClipSeg:
 class GroundedSam:
     """Grounding DINO (arXiv:2303.05499) finds boxes of things by words, and SAM 2 (arXiv:2408.00714) their outlines."""
 
-    threshold = 0.5  # probability from which a place belongs to a thing: SAM 2's logit 0
+    threshold = 0.5  # of the probability: SAM 2's logit 0
 
     def __init__(self, tokenizer: Any, detector: Any, outliner: Any) -> None:
         self.tokenizer, self.detector, self.outliner = tokenizer, detector, outliner
