@@ -44,6 +44,7 @@ class SegmentStage:
             seen = self.context.cache.get_or_compute("mask", {KIND: inputs}, stats, compute)[KIND][KIND]
             size, grow = part.size[::-1], (params.grow or 0.0) * max(part.size) / self.context.cells(part)
             M = mask_refinement.outline(torch.from_numpy(seen), size, segmenter.threshold, grow, params.soft)
-            return MaskProposal(as_grey(M), as_grey(M), seen)
+            shown = as_grey(M)
+            return MaskProposal(shown, shown, seen)
 
         return look_closer(look, picture, params.zoom_factor, segmenter.side)
