@@ -25,8 +25,8 @@ from diffedit_cli.engine import mask_refinement
 from diffedit_cli.engine.diffedit import Text, contrast_maps
 from diffedit_cli.engine.networks import families
 from diffedit_cli.models import registry
+from diffedit_cli.pipeline.mask_expression import MASK_METHODS
 from diffedit_cli.pipeline.model_session import generator
-from diffedit_cli.pipeline.param_fields import MASK_METHODS
 from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.prompts import telling_words
 

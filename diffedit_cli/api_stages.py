@@ -43,6 +43,7 @@ class Stages:
         self,
         picture: PictureLike,
         *,
+        mask: MaskLike | None = None,
         within: MaskLike | None = None,
         exclude: MaskLike | None = None,
         box: Box | None = None,
@@ -53,21 +54,25 @@ class Stages:
 
         Args:
             picture: Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W); uint8, uint16 or float in [0, 1].
+            mask: What `drawn` means in `mask_method`. Default: it does not name it.
             within: The mask stays where this is white.
             exclude: The mask stays out of where this is white.
             box: The mask stays inside (x, y, width, height), in pixels.
             point: Of the mask only the region at (x, y), in pixels, is kept.
-            params: Fields of `Params`; `from_` and `to` are required.
+            params: Fields of `Params`; `from_` and `to` are required unless `segment` or `mask_method` finds the mask
+                without them.
 
         Raises:
             NothingToEdit: The mask is empty, or the picture does not show what `from_` names.
             InputError: A picture cannot be read.
         """
         loaded, stats = _loaded(picture, self._max_pixels)
+        drawn = mask_of(mask, self._max_pixels, params.get("soft", False))
         allowed = _limits(loaded, self._max_pixels, within, exclude, box, point)
+        needs = ("from_", "to") if params_of(params).compares else ()
         with _quietly():
-            found = self._pipeline.mask(loaded, params_of(params, "from_", "to"), stats, allowed)
-        return MaskResult(found, stats, loaded, files_of(picture, within, exclude))
+            found = self._pipeline.mask(loaded, params_of(params, *needs), stats, allowed, drawn)
+        return MaskResult(found, stats, loaded, files_of(picture, mask, within, exclude))
 
     def invert(self, picture: PictureLike, **params: Unpack[GivenParams]) -> InversionResult:
         """Inverts a picture into noise under the prompt `caption` (step 2 of the paper).
@@ -99,14 +104,14 @@ class Stages:
 
         Args:
             picture: See `mask`.
-            mask: Mask of an earlier call, or a drawn one. Default: it is found.
+            mask: Mask of an earlier call, or a drawn one; or what `drawn` means in `mask_method`. Default: it is found.
             latents: Inversion of an earlier call, or its file. Default: it is computed.
             within: See `mask`.
             exclude: See `mask`.
             box: See `mask`.
             point: See `mask`.
-            params: Fields of `Params`; `to` is required, unless there are `mask` and `instruction`, and without `mask`
-                also `from_`.
+            params: Fields of `Params`; `to` is required, unless there are `mask` and `instruction`, and also `from_` if
+                prompts are compared to find the mask.
 
         Raises:
             NothingToEdit: The mask is empty, or the picture does not show what `from_` names.
@@ -118,7 +123,9 @@ class Stages:
         allowed = _limits(loaded, self._max_pixels, within, exclude, box, point)
         if latents is not None and self._pipeline.inpainting is not None:
             raise UsageError("An inpainting model paints without an inversion; leave out latents.")
-        needs = ("from_", "to") if mask is None else () if params.get("instruction") else ("to",)
+        given = params_of(params)
+        is_found = given.compares and (mask is None or given.draws)
+        needs = ("from_", "to") if is_found else () if given.instruction else ("to",)
         checked = params_of(params, *needs)
         with _quietly():
             edited, *others = self._pipeline.edit(loaded, checked, stats, drawn, latents_of(latents), allowed)

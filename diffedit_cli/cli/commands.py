@@ -163,12 +163,12 @@ def _setting(name: str, value: Any, multiple: bool) -> Any:
 
 @app.command()
 @takes(
-    o.IMAGE, o.PROMPTS, o.TEXT, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE,
-    o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
+    o.IMAGE, o.PROMPTS, o.TEXT, o.DRAWN, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT,
+    o.DEPFILE, o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
 )  # fmt: skip
 def mask(**given: Any) -> None:
     """Find the region to change and write it as a mask, which is white where an edit would repaint."""
-    _execute(given, "mask", [given["image"]], needs=("from_", "to"))
+    _execute(given, "mask", [given["image"]], needs=session.compared_prompts(given))
 
 
 @app.command()

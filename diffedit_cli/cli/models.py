@@ -39,40 +39,48 @@ def list_models(**given: Any) -> None:
     """
     from diffedit_cli.cli import config_file
     from diffedit_cli.cli.progress import write_groups
-    from diffedit_cli.models import registry
+    from diffedit_cli.models import registry, transformers_folder
+    from diffedit_cli.models.names import SEGMENTERS
 
     default = config_file.effective("model", registry.BUILTIN)
     here = {name: registry.is_here(name) for name in registry.NAMES}
+    here |= {name: transformers_folder.locate(name) is not None for name in SEGMENTERS}
+    named = registry.NAMES | SEGMENTERS
     if given["json"]:
-        facts = {name: dataclasses.asdict(known) for name, known in registry.NAMES.items()}
+        facts = {name: dataclasses.asdict(known) for name, known in named.items()}
         answer(
             json.dumps(
-                [
-                    {"name": name, "here": here[name], "default": name == default, **facts[name]}
-                    for name in registry.NAMES
-                ]
+                [{"name": name, "here": here[name], "default": name == default, **facts[name]} for name in named]
             )
         )
         return
     groups: dict[str, list[tuple[str, ...]]] = {}
-    for name, known in registry.NAMES.items():
+    for name, known in named.items():
         where = ("yes" if here[name] else "no") + (", default" if name == default else "")
         row = (name, amount(known.size), known.licence, "yes" if known.gated else "no", where)
-        title = FAMILIES[known.family].title + (", for --inpainter" if known.painter else "")
-        groups.setdefault(title, []).append(row)
+        groups.setdefault(_title(name), []).append(row)
     write_groups(("NAME", "SIZE", "LICENCE", "GATED", "HERE"), groups)
     if default not in registry.NAMES:
         answer(f"The default is {default}")
+
+
+def _title(name: str) -> str:
+    """Returns the heading under which a named model is listed."""
+    from diffedit_cli.models.names import NAMES
+
+    if name not in NAMES:
+        return "Masks from words, for --segmenter"
+    return FAMILIES[NAMES[name].family].title + (", for --inpainter" if NAMES[name].painter else "")
 
 
 @app.command()
 @takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
 def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing its files, size and licence."""
-    from diffedit_cli.models import hub, registry
+    from diffedit_cli.models import hub, names
 
     name, extent = given["name"], _extent(given)
-    if (known := registry.NAMES.get(name)) and name != registry.BUILTIN:  # known without asking the hub
+    if (known := names.known(name)) and name != names.BUILTIN:  # known without asking the hub
         gated = ", gated" if known.gated else ""
         tell(f"{name} is {known.source}, {amount(known.size)} in all, licence {known.licence}{gated}")
     if given["offline"]:

@@ -84,7 +84,8 @@ def _number_or(words: dict[str, float | str], kind: type[int] | type[float], tex
 
 PANELS = {  # group of parameters -> panel of the help
     "prompt": "What to change", "expand": "What to change", "expand-model": "What to change", "text": "What to change",
-    "mask": "Mask", "zoom": "Mask", "seed": "Mask", "steps": "Noise levels", "scheduler": "Noise levels",
+    "mask": "Mask", "segmenter": "Mask", "zoom": "Mask", "seed": "Mask",
+    "steps": "Noise levels", "scheduler": "Noise levels",
     "caption": "Inversion", "caption-model": "Inversion", "inversion": "Inversion", "guidance": "Edit", "edit": "Edit",
 }  # fmt: skip
 
@@ -145,7 +146,9 @@ LIMITS = _group(
     box=(str | None, None, "Repaint only in this box: X,Y,WIDTH,HEIGHT in pixels."),
     point=(str | None, None, "Repaint only the region of the mask at this pixel: X,Y."),
 )
-MASK = _params("mask") | _embeds("Mask", "from_negative", "to_negative") | LIMITS
+_SEGMENTER = _params("segmenter")
+MASK = _params("mask") | _SEGMENTER | _embeds("Mask", "from_negative", "to_negative") | LIMITS
+DRAWN = _group("Mask", mask=(Path | None, None, "A picture whose white is drawn in --mask-method."))
 ZOOM, SEED, STEPS = _params("zoom"), _params("seed"), _params("steps")
 
 
@@ -180,7 +183,11 @@ PAINTER = _group(
 EDIT = GUIDANCE | _params("edit") | _embeds("Edit", "negative") | PAINTER
 STAGES = _group(
     "Edit",
-    mask=(Path | None, None, "Repaint where this picture is white, instead of finding a mask."),
+    mask=(
+        Path | None,
+        None,
+        "Repaint where this picture is white, instead of finding a mask; in --mask-method it is called drawn.",
+    ),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
 STAGES_OF_EACH = _group(
@@ -193,7 +200,7 @@ STAGES_OF_EACH = _group(
     latents=(Path | None, None, "Use this inversion; the placeholders of --mask give each picture its own."),
 )
 _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET | INVERSION | STEPS
-_CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | PAINTER
+_CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | _SEGMENTER | PAINTER
 EDITING = frozenset(flag(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
 """Options that only say how a picture is edited, so that the settings file of a foreign folder may set them."""
 CONFIG = _group(

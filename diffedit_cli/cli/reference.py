@@ -45,7 +45,7 @@ def parameters_page() -> str:
 
 def _values(name: str, said: Parameter) -> str:
     if said.choices:
-        return ", ".join(f"`{one}`" for one in said.choices)
+        return ", ".join([*(f"`{one}`" for one in said.choices), *(["an expression"] if said.parse else [])])
     words = [f"`{word}`" for word in said.words]
     kind = options.KINDS[str(Params.__dataclass_fields__[name].type)]
     if said.range is None:

@@ -27,11 +27,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
     if "from-embeds" not in found:
         found.setdefault("from", "")
     found = _before_regions(record) | found
-    words: list[str] = []
-    if {"drawn", masks.CHANGED} & {*mask} or any(
-        edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items()
-    ):
-        words += ["--mask", "MASK.png"]  # drawn by hand, or found for other prompts or another seed than the edit's
+    words = ["--mask", "MASK.png"] if _needs_mask(record) else []
     if any(found.get(name, value) != value for name, value in latents.items()):
         words += ["--latents", "LATENTS.safetensors"]
     for name in ("within", "exclude"):
@@ -71,10 +67,18 @@ def preparations_of(record: Mapping[str, Any]) -> list[list[str]]:
     """Returns the commands that make the files named by `options_of` an edit, except for a drawn mask."""
     words, found = options_of(record), []
     for part, command, file in (("mask", "mask", "MASK.png"), ("latents", "invert", "LATENTS.safetensors")):
-        if file in words and not {"drawn", masks.CHANGED} & {*record[part]}:
+        if file in words and part in record and not {"drawn", masks.CHANGED} & {*record[part]}:
             stage = {name: value for name, value in record.items() if not isinstance(value, dict)} | record[part]
             found.append([command, "PICTURE", *options_of(stage), "-o", file])
     return found
+
+
+def _needs_mask(record: Mapping[str, Any]) -> bool:
+    """Whether a mask was drawn by hand, or found for other prompts or another seed than the edit's."""
+    mask, edit = (record.get(part, {}) for part in ("mask", "edit"))
+    if {"drawn", masks.CHANGED} & {*mask} or {"drawn", "mask-method"} <= record.keys():
+        return True
+    return any(edit.get(k, v) != v or prompts.counterpart(k) in edit for k, v in mask.items())
 
 
 def _before_regions(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from diffedit_cli.cli import config_file, job_columns, model_options
 from diffedit_cli.cli import options as o
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.jobs import output_names
-from diffedit_cli.pipeline import prompts, vocabulary
+from diffedit_cli.pipeline import mask_expression, prompts, vocabulary
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import PROMPTS, Params
 from diffedit_cli.storage import files, paths
@@ -117,11 +117,19 @@ def row_options(given: dict[str, Any]) -> Callable[[Row], dict[str, Any]]:
     return of
 
 
+def compared_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the prompts that are required to find a mask: none if no prompts are compared for it."""
+    with contextlib.suppress(UsageError):  # which Params raises as well, where it is reported
+        return ("from_", "to") if mask_expression.compares(given["mask_method"], given["segment"]) else ()
+    return ()
+
+
 def required_prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the prompts that an edit requires: with --mask, none is needed to find a mask."""
-    if given.get("mask"):
-        return () if given.get("instruction") else ("to",)
-    return "from_", "to"
+    """Returns the names of the prompts that an edit requires: to paint, and to find a mask that is not given."""
+    compared = compared_prompts(given)
+    if compared and not (given.get("mask") and not mask_expression.draws(given["mask_method"])):
+        return compared
+    return () if given.get("instruction") else ("to",)
 
 
 class Session:
@@ -161,12 +169,14 @@ class Session:
         For a converted checkpoint, this is the checkpoint itself and not its copy in the cache.
         """
         from diffedit_cli.engine.networks.model_formats import adapter_settings
-        from diffedit_cli.models import predictions
+        from diffedit_cli.models import predictions, transformers_folder
         from diffedit_cli.storage.cache_folder import MODELS
 
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
         options = ("model", "inpainter", "model_config", "vae", "caption_model", "expand_model")
-        named = [Path(name) for name in (*map(self._given.get, options), *self._given["text_encoder"]) if name]
+        segmenters = transformers_folder.joined(self._given.get("segmenter") or "")
+        names = (*map(self._given.get, options), *self._given["text_encoder"], *segmenters)
+        named = [Path(name) for name in names if name]
         inside = [
             file
             for folder in named

@@ -73,6 +73,27 @@ def mask(
     return torch.where(M > 0, M, 1.0) * kept if soft else kept
 
 
+def outline(probabilities: Tensor, size: tuple[int, int], threshold: float, grow: float, soft: bool) -> Tensor:
+    """Returns the mask of a segmenter's map: where it is at least the threshold, grown.
+
+    Args:
+        probabilities: (h, w) in [0, 1].
+        size: (H, W) of the mask, that of the picture.
+        threshold: Probability from which a place belongs to the thing, above 0.
+        grow: Pixels by which the mask grows.
+        soft: Whether the mask is graded at its outline (`ramp`).
+
+    Returns:
+        (H, W), boolean, or with `soft` in [0, 1].
+    """
+    shown = resize(probabilities, size)
+    M = ramp(shown, threshold) if soft else shown >= threshold
+    if not grow:
+        return M
+    wide = torch.from_numpy(widen((M > 0).numpy(), grow))
+    return torch.where(M > 0, M, 1.0) * wide if soft else wide
+
+
 def _blurred(contrast: Tensor, cells: float) -> Tensor:
     from scipy import ndimage  # imported here: takes a third of a second
 

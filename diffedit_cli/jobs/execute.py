@@ -32,11 +32,12 @@ from diffedit_cli.jobs.outcomes import done_result
 def mask(job: Job, open_pipeline: OpenPipeline) -> Result:
     """Computes the mask and writes it. Raises DiffEditError."""
     picture = _picture(job)
+    drawn = masks.load_mask(job.mask, job.params.soft, job.max_pixels) if job.mask else None
     allowed = mask_limits.load(picture, job.within, job.exclude, job.box, job.point, job.max_pixels)
     targets = _targets(job, "mask")
     pipeline = open_pipeline()
     stats = EditStats()
-    found = pipeline.mask(picture, job.params, stats, allowed)
+    found = pipeline.mask(picture, job.params, stats, allowed, drawn)
     written = dict.fromkeys(targets.results, masks.pack_mask(found)) | _shown(targets, job, picture, found)
     _save_embeds(targets, job, picture, pipeline, stats)
     job.ownership.publish(written)
@@ -130,7 +131,6 @@ def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
     mask = {targets.mask: masks.pack_mask(changed, with_record=job.metadata)} if targets.mask else {}
     results = dict(zip(targets.results, data, strict=True))
     digests = job.ownership.publish(mask | results | _shown(targets, job, inputs.picture, first.mask, variants))
-    mask_file = job.mask or job.mask_output
     return done_result(
         job,
         inputs.picture,
@@ -139,7 +139,7 @@ def write(job: Job, inputs: EditInputs, painted: PaintedEdit) -> Result:
         output=targets.results[0].path,
         outputs=tuple(str(one.path) for one in targets.results),
         digests={str(one.path): digests[str(one.path)] for one in (*mask, *results)},
-        mask=str(mask_file) if mask_file else None,
+        mask=str(job.mask_file) if job.mask_file else None,
         mask_area=changed.share,
         **({"seed": first.seed} if job.params.best and first.seed is not None else {}),
     )

@@ -36,7 +36,7 @@ class Job:
     exclude: Path | None = None
     box: tuple[int, ...] | None = None
     point: tuple[int, ...] | None = None
-    mask: Path | None = None  # an existing mask, for an edit
+    mask: Path | None = None  # an existing mask, for an edit, or as an operand of --mask-method
     latents: Path | None = None  # latents file of an existing inversion, for an edit
     mask_output: Path | None = None  # where an edit also writes its mask
     frames: Path | None = None  # folder for the decoded levels of the inversion
@@ -62,8 +62,13 @@ class Job:
     @property
     def stages(self) -> list[str]:
         """Stages still to compute: those without a provided file."""
-        given = {"mask": self.mask, "invert": self.latents, "edit": None}
+        given = {"mask": None if self.params.draws else self.mask, "invert": self.latents, "edit": None}
         return [stage for stage, file in given.items() if file is None]
+
+    @property
+    def mask_file(self) -> Path | None:
+        """The file of the edit's mask: the provided one, or the one to write."""
+        return self.mask_output if self.params.draws else self.mask or self.mask_output
 
     @property
     def output_paths(self) -> list[Path]:

@@ -92,13 +92,12 @@ def failed_result(job: Job, code: int, message: str) -> Result:
 def undone_result(job: Job, status: Literal["skipped", "planned"]) -> Result:
     """Returns the result of a job that is skipped, as an earlier run made the same outputs, or that is only planned."""
     outputs = output_names.variant_paths(job.output_paths[0], job.params)
-    mask = str(job.mask or job.mask_output) if job.mask or job.mask_output else None
     return Result(
         status=status,
         input=str(job.input),
         output=str(outputs[0]),
         outputs=tuple(map(str, outputs)),
-        mask=mask,
+        mask=str(job.mask_file) if job.mask_file else None,
         seed=job.params.seed,
         identity=job.identity,
         **prompts(job),

@@ -132,17 +132,18 @@ _BY_KIND: dict[Kind, str] = {
     _whole(WIDTH // 4, 1): "num_train_timesteps solver_order",
     _whole(IDS, 1): "max_position_embeddings",
     _whole(512, 1): "pos_embed_max_size",
+    _whole(4096, 1): "max_text_len num_queries",
     _whole(1000): "steps_offset extra_ids",
     _whole(IDS, 1): "vocab_size",
     _perhaps(_or_several(_whole(IDS, -1))): "bos_token_id eos_token_id pad_token_id decoder_start_token_id",
     _NUMBER: """
         mid_block_scale_factor dropout norm_eps resnet_out_scale_factor scaling_factor initializer_range beta_start
         beta_end dynamic_thresholding_ratio clip_sample_range sample_max_value shift dropout_rate layer_norm_epsilon
-        classifier_dropout rescale_factor resample rope_theta t_scale mlp_ratio eps batch_norm_eps batch_norm_momentum
+        rescale_factor resample rope_theta t_scale mlp_ratio eps batch_norm_eps batch_norm_momentum
         rms_norm_eps""",
     _perhaps(_NUMBER): """
         shift_factor layer_norm_eps attention_dropout initializer_factor base_shift max_shift shift_terminal
-        logit_scale_init_value interpolation_scale sliding_window""",
+        logit_scale_init_value interpolation_scale sliding_window classifier_dropout""",
     _perhaps(_or_several(_NUMBER, WIDTH)): "latents_mean latents_std trained_betas image_mean image_std",
     _or_several(_NUMBER, LAYERS): "attn_scales fullatt_block_indexes",
     _perhaps(_or_several(_FLAG)): "only_cross_attention mid_block_only_cross_attention temperal_downsample",
@@ -297,6 +298,8 @@ def _check_settings(name: str, path: Path, said: Mapping[str, Any], kinds: Mappi
             "vision_config",
             "text_config_dict",
             "vision_config_dict",
+            "prompt_encoder_config",
+            "mask_decoder_config",
         ):
             _check_settings(name, path, value, kinds)
 
@@ -331,20 +334,20 @@ def _positions(said: Mapping[str, Any]) -> int:
     usual = {"pos_embed_max_size": 96, "num_attention_heads": 18, "attention_head_dim": 64}  # diffusers' defaults
     if not usual.keys() & said.keys():
         return 0
-    side, heads, width = (_largest(said.get(key, usual[key])) for key in usual)
-    patches = _largest(said.get("sample_size", 1)) // _largest(said.get("patch_size", 1))  # where no size is stated
+    side, heads, width = (largest(said.get(key, usual[key])) for key in usual)
+    patches = largest(said.get("sample_size", 1)) // largest(said.get("patch_size", 1))  # where no size is stated
     return max(side, patches) ** 2 * heads * width
 
 
 def _spread(value: Any, blocks: int) -> list[int]:
     """Returns the number of each block, from one number for all or a list."""
     each = value if isinstance(value, list) else [value] * blocks
-    return [_largest(one) for one in [*each, *[1] * blocks][:blocks]]
+    return [largest(one) for one in [*each, *[1] * blocks][:blocks]]
 
 
-def _largest(value: Any) -> int:
+def largest(value: Any) -> int:
     """Returns a number, or the largest in a list; 1 if it is missing."""
-    return max(map(_largest, value), default=1) if isinstance(value, list) else int(value or 1)
+    return max(map(largest, value), default=1) if isinstance(value, list) else int(value or 1)
 
 
 def _damaged(name: str, path: Path, difference: str) -> ModelError:

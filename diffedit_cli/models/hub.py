@@ -18,14 +18,15 @@ from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError, OutputError, UsageError, reason
 from diffedit_cli.models import weights
 from diffedit_cli.models.configs import SMALL
-from diffedit_cli.models.names import BUILTIN, NAMES, hub_id
+from diffedit_cli.models.names import BUILTIN, CLIP, DINO, NAMES, SAM, SEGMENTERS, hub_id, known
 from diffedit_cli.storage import hashing, paths
 from diffedit_cli.storage.files import amount
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
 SHA256_DIGITS = 64  # length of a large file's ETag; a small file's is another hash
-WRITERS = {"BlipForConditionalGeneration", "T5ForConditionalGeneration"}  # they write captions and sentences
+ALONE = {"BlipForConditionalGeneration", "T5ForConditionalGeneration", CLIP, DINO, *SAM}
+"""Classes of transformers that are a whole model, without components: they write prompts, or segment."""
 
 
 class Extent(Enum):
@@ -76,8 +77,8 @@ def offer(name: str, *, variant: str | None = None, extent: Extent = Extent.WHOL
         info = HfApi().model_info(repository, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     config = info.config or {}
-    if WRITERS & set(config.get("architectures") or ()):
-        chosen = _chosen_of_writer(repository, list(sizes), variant, extent)
+    if name in SEGMENTERS or ALONE & set(config.get("architectures") or ()):
+        chosen = _chosen_alone(repository, list(sizes), variant, extent)
     else:
         families = _families(name, (config.get("diffusers") or {}).get("_class_name"))
         chosen = _chosen(repository, list(sizes), families, variant, extent)
@@ -90,7 +91,7 @@ def offer(name: str, *, variant: str | None = None, extent: Extent = Extent.WHOL
         _check_access(repository)
     licence = info.card_data and (info.card_data.get("license_name") or info.card_data.get("license"))
     if not licence:
-        licence = NAMES[name].licence if name in NAMES else "unknown"
+        licence = named.licence if (named := known(name)) else "unknown"
     return Offer(repository, revision, str(licence), tuple(files))
 
 
@@ -191,13 +192,10 @@ def _chosen(
     return [*sorted(chosen), INDEX]
 
 
-def _chosen_of_writer(repository: str, names: list[str], variant: str | None, extent: Extent) -> list[str]:
-    """Returns the files of a model that writes prompts, its settings last. Raises ModelError or UsageError.
-
-    Such a model has no components.
-    """
+def _chosen_alone(repository: str, names: list[str], variant: str | None, extent: Extent) -> list[str]:
+    """Returns the files of a model without components, its settings last. Raises ModelError or UsageError."""
     if extent in (Extent.NETWORK, Extent.REST):
-        raise UsageError(f"{repository} writes prompts and has no parts to choose from; download all of it.")
+        raise UsageError(f"{repository} has no parts to choose from; download all of it.")
     root = [name for name in names if "/" not in name]
     chosen = [name for name in root if _is_small(name) and name != CONFIG]
     if extent is Extent.WHOLE:

@@ -13,7 +13,7 @@ class NamedModel:
 
     Attributes:
         source: Id on the hub.
-        family: Key of model_formats.FAMILIES.
+        family: Key of model_formats.FAMILIES, or the kind of a segmenter.
         licence: Name of the licence.
         size: About how many bytes `models pull` downloads.
         gated: Whether the hub asks to accept the licence before the download.
@@ -125,7 +125,25 @@ NAMES = {
     ),
 }
 
+CLIP, DINO = "CLIPSegForImageSegmentation", "GroundingDinoForObjectDetection"
+SAM = ("Sam2Model", "Sam2VideoModel")
+"""Classes of segmenters in transformers. The published SAM 2 is the model for films, which contains the other."""
+CLIPSEG, DETECTOR, OUTLINER = "clipseg", "grounding-dino", "sam2"
+SEGMENTERS = {  # all of them in float32
+    CLIPSEG: NamedModel(source="CIDAS/clipseg-rd64-refined", family="clipseg", licence=_APACHE, size=603_000_000),
+    DETECTOR: NamedModel(
+        source="IDEA-Research/grounding-dino-tiny", family="grounding-dino", licence=_APACHE, size=690_000_000
+    ),
+    OUTLINER: NamedModel(source="facebook/sam2.1-hiera-base-plus", family="sam2", licence=_APACHE, size=323_000_000),
+}
+"""The models with a short name that find a mask by words, as --segmenter, and cannot be --model."""
+
+
+def known(name: str) -> NamedModel | None:
+    """Returns the model of a short name; None for any other name."""
+    return NAMES.get(name) or SEGMENTERS.get(name)
+
 
 def hub_id(name: str) -> str:
     """Returns the hub id of a model."""
-    return NAMES[name].source if name in NAMES else name
+    return named.source if (named := known(name)) else name

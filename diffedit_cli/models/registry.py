@@ -13,7 +13,7 @@ from diffedit_cli.models import checkpoints, configs, network_files, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
 from diffedit_cli.models.names import BUILTIN as BUILTIN
 from diffedit_cli.models.names import NAMES as NAMES
-from diffedit_cli.models.names import hub_id
+from diffedit_cli.models.names import SEGMENTERS, hub_id
 from diffedit_cli.storage import hashing, model_locks, paths
 from diffedit_cli.storage.cache import Cache, default_root
 from diffedit_cli.storage.cache_folder import DIGESTS
@@ -36,6 +36,8 @@ def find(
     called with a message before. The file of a denoiser alone is read in place, with the other parts of the model
     `config`. `text_encoders` and `vae` are files or folders in place of these parts.
     """
+    if name in SEGMENTERS:
+        raise ModelError(f"{name} finds masks by words and edits nothing; name it with --segmenter.")
     kept, path, again = kept or default_root(), local(name), "get it again"
     if path is None:
         path, again = in_hub_cache(hub_id(name)), _advice(name)
@@ -105,7 +107,7 @@ def _others(name: str, family: str, file: Path) -> tuple[Path, str]:
 def local(name: str) -> Path | None:
     """Returns the file or folder that a name refers to; None for a hub model, even if it is in the hub's cache."""
     # Not by methods of Path: they raise for unknown users and for names that no file can have.
-    if name in NAMES:
+    if name in NAMES or name in SEGMENTERS:
         return BUILTIN_FOLDER if name == BUILTIN else None
     path = os.path.expanduser(name)  # noqa: PTH111
     return Path(path) if os.path.exists(path) else None  # noqa: PTH110

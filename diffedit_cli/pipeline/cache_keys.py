@@ -10,11 +10,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffedit_cli.pipeline import prompts
-from diffedit_cli.pipeline.param_fields import MASK_METHODS
+from diffedit_cli.pipeline.mask_expression import MASK_METHODS
 from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
 from diffedit_cli.pipeline.params import USUAL, Params
 
 Record = dict[str, Any]
+OF_MAPS = {
+    flag(name).removeprefix("--")
+    for name in ("anyway", "clamp", "threshold", "smooth", "edges", "fill_holes", "islands", "reach_down")
+}
+"""Keys of the parameters that make a mask of a map of the diffusion network."""
 
 
 def all_parameters(params: Params) -> Record:
@@ -57,8 +62,10 @@ def maps(params: Params) -> dict[str, Record]:
 
 
 def mask(params: Params) -> Record:
-    """Returns the inputs of the mask."""
-    return contrast(params) | _standing(params, "mask")
+    """Returns the inputs of the mask; without prompts and thresholds if none of its parts is made from a map."""
+    if params.compares:
+        return contrast(params) | _standing(params, "mask")
+    return {name: value for name, value in _standing(params, "mask").items() if name not in OF_MAPS}
 
 
 def inversion(params: Params) -> Record:

@@ -96,7 +96,7 @@ def compose_variant(
     inner = {stage: {k: v for k, v in part.items() if k not in about} for stage, part in made.items()}
     if mask.made is not None:  # a flat record, like that of a mask from `diffedit mask`
         by = {stage: part for stage, part in inner.items() if stage != "mask"}
-        changed = replace(changed, made={**mask.made, **by, masks.CHANGED: True})
+        changed = replace(changed, made={**about, **mask.made, **by, masks.CHANGED: True})
     return EditVariant(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
 
 

@@ -81,8 +81,11 @@ class EditPipeline:
         own.context = replace(self.context, session=self.session.beside(ask), cache=self.context.cache.beside(wait))
         return own
 
-    def mask(self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE) -> Mask:
-        """Returns the mask (step 1 of the paper), restricted to the limits `allowed`.
+    def mask(
+        self, picture: Picture, params: Params, stats: EditStats, allowed: MaskLimits = mask_limits.NONE,
+        drawn: Mask | None = None,
+    ) -> Mask:  # fmt: skip
+        """Returns the mask (step 1 of the paper), restricted to the limits `allowed`; `drawn` is one of its operands.
 
         Raises NothingToEdit if the mask is empty or the picture does not show what --from names.
         """
@@ -90,7 +93,7 @@ class EditPipeline:
         with stats.clock("mask"):
             plan = self._plan(self._prompt_models(stats).with_sentences(params))
         stats.region = plan.kind
-        return self._mask(picture, plan, stats, allowed)
+        return self._mask(picture, plan, stats, allowed, drawn)
 
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:
         """Returns the whole inversion trajectory (step 2 of the paper), x_0 first."""
@@ -113,6 +116,7 @@ class EditPipeline:
         for unused in [] if self.inpainting else input_checks.unused_guidance(params, self.folder):
             stats.warn(unused)
         stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
+        mask, drawn = input_checks.whole_or_operand(mask, params)
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
@@ -120,7 +124,7 @@ class EditPipeline:
         input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
         if latents is not None:
             self.session.check_given(latents, picture, plan.given, stats)
-        mask = self._mask(picture, plan, stats, allowed) if mask is None else allowed.apply(mask, picture)
+        mask = self._mask(picture, plan, stats, allowed, drawn) if mask is None else allowed.apply(mask, picture)
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
@@ -175,10 +179,9 @@ class EditPipeline:
             return ""
         return scenery.place_of(self.context, picture, self.folder.places, self._plan(params).given, stats)
 
-    def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits) -> Mask:
+    def _mask(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits, drawn: Mask | None) -> Mask:
         with stats.clock("mask"):
-            self.context.check_fits(picture, stats)
-            return MaskStage(self.context).find(picture, plan, stats, allowed)
+            return MaskStage(self.context).find(picture, plan, stats, allowed, drawn)
 
     def _requested(self, params: Params, stats: EditStats, mask: Mask | None, latents: Latents | None) -> Params:
         """Returns the parameters, adapted to a provided mask or provided latents. Raises ModelError or UsageError."""

@@ -42,9 +42,37 @@ def check_mask(mask: Mask, picture: Picture, params: Params | None, about: Mappi
     mask_limits.check_size(mask, picture)
     if mask.made is not None:
         levels = {} if params is None else {"steps": params.steps, "clip-skip": params.clip_skip}
-        _check_made("mask", mask.name, mask.made, {**about, **levels})
+        known = {**about, **levels} if "model" in mask.made else {"picture": about["picture"]}  # else it fits any model
+        _check_made("mask", mask.name, mask.made, known)
     if not mask.pixels.any():
         raise NothingToEdit(f"The mask {mask.name} is empty: nothing in it is white; paint what is to change.")
+
+
+def whole_or_operand(mask: Mask | None, params: Params) -> tuple[Mask | None, Mask | None]:
+    """Returns the given mask first if it is the whole mask, or else second, if --mask-method joins it with others.
+
+    A whole mask that was made with a drawn one counts as drawn, because only its file repeats it. Raises UsageError
+    for a mask that is missing, or that contradicts the parameters.
+    """
+    if params.draws and mask is None:
+        raise UsageError("--mask-method names drawn; give the file of that mask with --mask.")
+    if params.draws or mask is None:
+        return None, mask
+    if params.segment:
+        raise UsageError(
+            "--mask is the whole mask, and nothing is looked for; leave out --segment, or join both: --mask-method "
+            '"drawn & segment".'
+        )
+    if mask.made is not None and {"drawn", "mask-method"} <= mask.made.keys():
+        kept = {name: mask.made[name] for name in ("picture", "size", "region") if name in mask.made}
+        mask = replace(mask, made={**kept, "drawn": mask.digest})
+    return mask, None
+
+
+def check_operand(mask: Mask | None, params: Params) -> None:
+    """Raises UsageError unless a mask is given exactly if --mask-method joins it with others."""
+    if whole_or_operand(mask, params)[0] is not None:
+        raise UsageError("--mask is an operand of --mask-method; name drawn there, or leave it out.")
 
 
 def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:

@@ -18,6 +18,8 @@ class GivenParams(TypedDict, total=False):
     from_negative: Prompt
     to_negative: Prompt
     mask_method: str
+    segment: str
+    segmenter: str
     maps: int | str | None
     region: str
     room: float | None

@@ -32,7 +32,8 @@ class MaskLimits:
 
     def apply(self, mask: Mask, picture: Picture) -> Mask:
         """Returns the mask cut down to the limits, which join its record. Raises NothingToEdit if nothing is left."""
-        pixels, lower = mask.pixels, ", or lower --threshold" if mask.contrast is not None else ""
+        is_found = mask.contrast is not None and "threshold" in (mask.made or {})
+        pixels, lower = mask.pixels, ", or lower --threshold" if is_found else ""
         if self.within is not None:
             pixels = _left(
                 pixels & self.within.pixels, picture,

@@ -13,8 +13,8 @@ from diffedit_cli.engine.interfaces import Model, Text
 from diffedit_cli.engine.process import Level, add_noise
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.pipeline import cache_keys
+from diffedit_cli.pipeline.mask_expression import MASK_METHODS
 from diffedit_cli.pipeline.model_session import generator
-from diffedit_cli.pipeline.param_fields import MASK_METHODS
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.stage_context import StageContext

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli.engine import evidence, mask_refinement, region
+from diffedit_cli.engine import mask_refinement, region
 from diffedit_cli.errors import NothingToEdit
 from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.images.previews import LEAST, MOST
-from diffedit_cli.pipeline import cache_keys, input_checks, zoom
+from diffedit_cli.pipeline import cache_keys, input_checks, mask_limits
 from diffedit_cli.pipeline.edit_plan import Plan
+from diffedit_cli.pipeline.mask_expression import DRAWN, MASK_METHODS, SEGMENT, Operand, Operation
 from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.mask_maps import MapComputation, noises_at_once
-from diffedit_cli.pipeline.parameter import AUTO
+from diffedit_cli.pipeline.mask_proposal import MaskProposal, as_grey, look_closer
 from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.segment_stage import SegmentStage
 from diffedit_cli.pipeline.stage_context import StageContext
 from diffedit_cli.pipeline.stats import EditStats
 from diffedit_cli.storage.artifacts import Arrays
@@ -37,95 +40,105 @@ MOST_GROUND = (
 
 
 @dataclass(frozen=True)
-class MaskProposal:
-    """A mask uint8 (H, W), the map (h, w) that it was derived from, and the evidence for --from if it was measured.
-
-    `wide` is the mask at the default threshold if a higher one is set, else the same as `shown`. `explained` (2, h, w)
-    is the unexplained error without a prompt, and with --from.
-    """
-
-    shown: NDArray[np.uint8]
-    wide: NDArray[np.uint8]
-    contrast: NDArray[np.float32]
-    explained: NDArray[np.float32] | None = None
-
-    def gain(self) -> float | None:
-        """Returns how well --from explains the region, or all of the map if the region is empty (engine.evidence)."""
-        if self.explained is None:
-            return None
-        without, told = torch.from_numpy(self.explained)
-        if self.shown.any():
-            M = torch.from_numpy((self.shown > 0).astype(np.float32))[None]
-            weights = torch.nn.functional.adaptive_avg_pool2d(M, without.shape)[0]
-        else:
-            weights = torch.from_numpy(self.contrast)
-        return evidence.gain(without, told, weights)
-
-
-@dataclass(frozen=True)
 class MaskStage:
     """Finds the mask of an edit."""
 
     context: StageContext
 
-    def find(self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits) -> Mask:
-        """Returns the mask of a picture, restricted to the limits `allowed`.
+    def find(
+        self, picture: Picture, plan: Plan, stats: EditStats, allowed: MaskLimits, drawn: Mask | None = None
+    ) -> Mask:
+        """Returns the mask of a picture, restricted to the limits `allowed`; `drawn` is the operand of that name.
 
         In a large picture each region is searched again in a crop, at a closer zoom. Raises NothingToEdit if the mask
         is empty or the picture does not show what --from names.
         """
         params, contrast = plan.given, None
-        if plan.kind == "everything":
+        input_checks.check_operand(drawn, params)
+        if params.compares:
+            self.context.check_fits(picture, stats)
+        of_maps = all(operand.name in MASK_METHODS for operand in params.mask_expression.operands())
+        if plan.kind == "everything" and of_maps:
             shown = np.full(picture.size[::-1], 255, np.uint8)
             stats.spent("mask", 0)
-        elif plan.kind == "add" and (chosen := allowed.region(picture)) is not None:
+        elif plan.kind == "add" and of_maps and (chosen := allowed.region(picture)) is not None:
             shown = chosen
             stats.spent("mask", 0)
         else:
-            proposal = self._propose(picture, plan, stats)
-            shown, contrast = proposal.shown, proposal.contrast
+            shown, contrast = self._joined(picture, plan, stats, drawn)
             if plan.kind == "background":
-                shown = surroundings(picture, shown, max(contrast.shape))
+                cells = self.context.cells(picture) if contrast is None or not of_maps else max(contrast.shape)
+                shown = surroundings(picture, shown, cells)
         if not shown.any():
             raise NothingToEdit(f"The mask of {picture.name} is empty: {_reason(plan)}.")
-        made = Mask.soft(shown, self.context.inputs(picture) | cache_keys.mask(params))
-        mask = allowed.apply(replace(made, contrast=contrast), picture)
+        mask = allowed.apply(
+            replace(Mask.soft(shown, self._record(picture, params, drawn)), contrast=contrast), picture
+        )
         if plan.kind not in ("background", "everything") and (advice := hint(mask, picture, params)):
             stats.warn(advice)
         return mask
 
-    def _propose(self, picture: Picture, plan: Plan, stats: EditStats) -> MaskProposal:
+    def _record(self, picture: Picture, params: Params, drawn: Mask | None) -> dict[str, Any]:
+        """Returns the record of a mask; one that no prompts were compared for fits any model."""
+        said = self.context.inputs(picture) if params.compares else self.context.inputs_of_any_model(picture)
+        said |= cache_keys.mask(params) | ({} if drawn is None else {"drawn": drawn.digest})
+        if any(operand.name == SEGMENT for operand in params.mask_expression.operands()):
+            said["segmenter"] = SegmentStage(self.context, params).segmenter.name
+        return said
+
+    def _joined(
+        self, picture: Picture, plan: Plan, stats: EditStats, drawn: Mask | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Returns the mask (H, W) that --mask-method says, and the first map (h, w) that a part of it was found in.
+
+        Raises NothingToEdit if the mask is empty because a segmenter does not see what it looks for.
+        """
+        stats.spent("mask", 0)
+        expression, segments = plan.given.mask_expression, SegmentStage(self.context, plan.given)
+        proposals = {
+            one: segments.find(picture, one.words or plan.given.segment, stats)
+            if one.name == SEGMENT
+            else self._propose(picture, plan, one.name, stats)
+            for one in dict.fromkeys(expression.operands())
+            if one.name != DRAWN
+        }
+        masks = {one: proposal.shown for one, proposal in proposals.items()}
+        if drawn is not None:
+            mask_limits.check_size(drawn, picture)
+            masks[Operand(DRAWN)] = drawn.shown
+        shown = expression.evaluate(masks.__getitem__)
+        missed = [one for one, mask in masks.items() if one.name == SEGMENT and not mask.any()]
+        if missed and not shown.any():
+            words = " and no ".join(f'"{one.words or plan.given.segment}"' for one in missed)
+            raise NothingToEdit(
+                f"The segmenter {segments.segmenter.name} sees no {words} in {picture.name}; say it in other words, or "
+                "name another one with --segmenter."
+            )
+        return shown, next((proposal.contrast for proposal in proposals.values()), None)
+
+    def _propose(self, picture: Picture, plan: Plan, method: str, stats: EditStats) -> MaskProposal:
         """Returns the mask that the model proposes. Raises NothingToEdit if it does not see what --from names."""
-        folder = self.context.folder
+        folder, compared = self.context.folder, plan.compared.with_one_method(method)
         if plan.kind == "add":
-            proposal = self._free_place(picture, plan.compared, plan.there, stats)
-        else:
-            proposal = self._seek(picture, plan.compared, stats, plan.claims and folder.evidence is not None)
-        stats.gain = proposal.gain()
-        limit = folder.evidence_of_looks if plan.kind == "attribute" else folder.evidence
-        input_checks.check_seen(stats.gain, limit, picture, plan)
+            there = (
+                plan.there if plan.there is None or compared is plan.compared else plan.there.with_one_method(method)
+            )
+            return self._free_place(picture, compared, there, stats)
+        explain = plan.claims and folder.evidence is not None and stats.gain is None
+        proposal = self._seek(picture, compared, stats, explain)
+        if explain:
+            stats.gain = proposal.gain()
+            limit = folder.evidence_of_looks if plan.kind == "attribute" else folder.evidence
+            input_checks.check_seen(stats.gain, limit, picture, plan)
         return proposal
 
     def _seek(self, picture: Picture, params: Params, stats: EditStats, explain: bool) -> MaskProposal:
-        """Returns the mask of a picture or crop, searched again in crops of its regions, ever closer while that pays.
+        """Returns the mask of a picture; with `explain` with the evidence for --from in the whole picture."""
 
-        With `explain` the evidence for --from in the whole picture is added. The crops are chosen at the default
-        threshold if a higher one is set: other crops would give other maps, and a mask that is not a subset of the mask
-        at a lower threshold.
-        """
-        found = self._seek_at_once(picture, params, stats, explain)
-        boxes = self.context.boxes(found.wide > 0, params, specks=False)
-        once = params if params.zoom == AUTO else replace(params, zoom=1)
-        parts = {box: self._seek(picture.crop(box), once, stats, False) for box in boxes}
-        if not parts:
-            return found
-        closer = {box: (part.shown, part.wide) for box, part in parts.items()}
-        wider = {box: (part.wide, part.wide) for box, part in parts.items()}
-        return replace(
-            found,
-            shown=zoom.sharpen(found.shown, found.wide, closer),
-            wide=zoom.sharpen(found.wide, found.wide, wider),
-        )
+        def look(part: Picture) -> MaskProposal:
+            return self._seek_at_once(part, params, stats, explain and part is picture)
+
+        return look_closer(look, picture, params.zoom_factor, self.context.native_size)
 
     def _free_place(self, picture: Picture, params: Params, there: Params | None, stats: EditStats) -> MaskProposal:
         """Returns the window where the words of --to are seen most, beside the things already there."""
@@ -173,8 +186,7 @@ class MaskStage:
         if params.edges or params.reach_down:
             factor = self.context.folder.factor
             guide = torch.from_numpy(picture.model_input((w * factor, h * factor)))
-        M = mask_refinement.mask(contrast, (height, width), guide=guide, **params.binarisation)
-        return (M * 255).round().byte().numpy() if params.soft else M.numpy().astype(np.uint8) * 255
+        return as_grey(mask_refinement.mask(contrast, (height, width), guide=guide, **params.binarisation))
 
 
 def surroundings(picture: Picture, shown: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
@@ -209,6 +221,10 @@ def _reason(plan: Plan) -> str:
     """Returns why a mask is empty, and what to do."""
     if plan.kind == "background":
         return "what stays covers the whole picture; name it in other words, or draw the mask for --mask"
+    if isinstance(plan.given.mask_expression, Operation):
+        return f"nothing is left of {plan.given.mask_method}; find each of its parts alone to see what they are"
+    if plan.given.draws:
+        return "nothing in the file of --mask is white; paint what is to change"
     if plan.kind == "add":
         return "no place is left for what is added; say where it goes with --box, --point or --within"
     source, target = plan.given.from_, plan.given.to
@@ -220,9 +236,11 @@ def hint(mask: Mask, picture: Picture, params: Params) -> str | None:
     """Returns advice for a mask that covers very little of the picture, or most of it; else None."""
     if LEAST <= mask.share <= MOST:
         return None
-    threshold = f"--threshold ({params.threshold} now)"
+    threshold, words = f"--threshold ({params.threshold} now)", "name the region in other words"
     if mask.share < LEAST:
-        covers, remedy = f"{100 * mask.share:.2g} %", f"too little, lower {threshold}"
+        covers = f"{100 * mask.share:.2g} %"
+        remedy = f"too little, {f'lower {threshold}' if params.compares else f'{words}, or widen it with --grow'}"
     else:
-        covers, remedy = f"{100 * mask.share:.0f} %", f"too much, raise {threshold}, or limit it with --within"
+        covers = f"{100 * mask.share:.0f} %"
+        remedy = f"too much, {f'raise {threshold}' if params.compares else words}, or limit it with --within"
     return f"The mask covers {covers} of {picture.name}; if that is {remedy}."

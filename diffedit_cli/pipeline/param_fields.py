@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffedit_cli.pipeline import mask_expression
 from diffedit_cli.pipeline.edit_kind import KINDS
+from diffedit_cli.pipeline.mask_expression import Expression
 from diffedit_cli.pipeline.parameter import AUTO, OFF, Range, parameter
 from diffedit_cli.pipeline.prompts import Prompt
 
@@ -14,12 +16,11 @@ MOST_CELLS = 16  # longest distance in latent cells, such as a blur or growth of
 MOST_VARIANTS = 1000
 MOST_GUIDANCE = 1000  # a larger scale overflows the network's inputs
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # levels per inversion step; a second-order one is as accurate with 2
-MASK_METHODS = {"noise": ("contrast",), "attention": ("attention",), "both": ("contrast", "attention")}  # maps of each
 MOST = 10**5  # largest value of a count
 SHARE, CELLS, SCALE = Range(0, 1, open_least=True), Range(0, MOST_CELLS), Range(0, MOST_GUIDANCE)
 # Groups of options; a command takes whole groups.
-PROMPT, EXPAND, EXPAND_MODEL, TEXT, MASK, ZOOM, SEED, STEPS = (
-    "prompt", "expand", "expand-model", "text", "mask", "zoom", "seed", "steps",
+PROMPT, EXPAND, EXPAND_MODEL, TEXT, MASK, SEGMENTER, ZOOM, SEED, STEPS = (
+    "prompt", "expand", "expand-model", "text", "mask", "segmenter", "zoom", "seed", "steps",
 )  # fmt: skip
 SCHEDULER, CAPTION, CAPTION_MODEL, INVERSION, GUIDING, EDIT = (
     "scheduler", "caption", "caption-model", "inversion", "guidance", "edit",
@@ -66,8 +67,24 @@ class MaskParams:
     mask_method: str = parameter(
         AUTO,
         MASK,
-        "Find the mask by the predictions for the prompts (noise), by attention to the words of --from, or by both.",
-        choices=(AUTO, *MASK_METHODS),
+        "Find the mask by the predictions for the prompts (noise), by attention to the words of --from, by both, by a "
+        "segmenter (segment), or by an expression of these, the file of --mask (drawn) and words in quotes, such as "
+        'noise & !"the collar".',
+        choices=(AUTO, *mask_expression.MASK_METHODS, mask_expression.SEGMENT),
+        parse=mask_expression.parse,
+        changed_in=("mask",),
+    )
+    segment: str = parameter(
+        "",
+        MASK,
+        'What --segmenter looks for, such as "the cat on the left": its outline is the mask.',
+        changed_in=("mask",),
+    )
+    segmenter: str = parameter(
+        AUTO,
+        SEGMENTER,
+        "A CLIPSeg model, or a Grounding DINO and a SAM 2 joined by +: names of diffedit models list, hub ids or "
+        "folders; auto: grounding-dino+sam2 if both are on this machine, else clipseg.",
         changed_in=("mask",),
     )
     maps: int | str | None = parameter(
@@ -152,6 +169,21 @@ class MaskParams:
         Range(1, MOST),
         keys=("contrast", "reference", "bare", "inversion"),
     )
+
+    @property
+    def mask_expression(self) -> Expression:
+        """What `mask_method` says; AUTO, before the plan replaces it, counts as one of its methods."""
+        return mask_expression.of(self.mask_method, self.segment)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the mask is found, or found in part, by comparing prompts: by the diffusion model."""
+        return mask_expression.compares(self.mask_method, self.segment)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the mask is made from a drawn one, among others."""
+        return mask_expression.draws(self.mask_method)
 
 
 @dataclass(frozen=True, kw_only=True)

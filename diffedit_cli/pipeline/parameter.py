@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,8 @@ class Range:
 class Parameter:
     """Metadata of one parameter.
 
-    `group` names a set of options that a command takes together. `words` maps words that may replace a number to their
+    `group` names a set of options that a command takes together. `parse` raises UsageError for an invalid value that is
+    none of the `choices`; without it all others are invalid. `words` maps words that may replace a number to their
     values. `keys` are the records (see `cache_keys`) that always contain the parameter. `changed_in` are the records
     that contain it only if it differs from its default, so that adding a parameter does not change existing cache keys.
     `sometimes_in` are the records that contain it only for certain values of other parameters (see `cache_keys`).
@@ -55,6 +56,7 @@ class Parameter:
     help: str
     range: Range | None = None
     choices: tuple[str, ...] = ()
+    parse: Callable[[str], object] | None = None
     words: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     changed_in: tuple[str, ...] = ()
@@ -63,6 +65,9 @@ class Parameter:
     def check(self, name: str, value: Any, usual: float | None = None) -> None:
         """Raises UsageError for an invalid value; `usual` is the default to name if the field's own is None."""
         if self.choices and value not in self.choices:
+            if self.parse is not None:
+                self.parse(value)
+                return
             known = (" or " if len(self.choices) == 2 else ", ").join(self.choices)
             raise UsageError(f"{flag(name)} {value} is unknown; use {known}.")
         if self.range is None or value in self.words.values():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffedit_cli.errors import UsageError
-from diffedit_cli.pipeline import prompts
+from diffedit_cli.pipeline import mask_expression, prompts
+from diffedit_cli.pipeline.mask_expression import SEGMENT
 from diffedit_cli.pipeline.param_fields import (
     SCHEDULERS,
     SHARE,
@@ -21,6 +22,7 @@ from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
 from diffedit_cli.pipeline.prompts import Prompt
 
 PROMPTS = ("from_", "to", "from_negative", "to_negative", "caption", "negative")
+WORDS = ("instruction", "segment", "mask_method")
 MOST_MAPS = 10  # limit of AUTO: as many as the paper always draws
 MASK_STRENGTH, STRENGTH, GUIDANCE, STEPS = 0.5, 0.9, 7.5, 16  # used if neither the kind of edit nor the model sets one
 USUAL: dict[str, Any] = {
@@ -46,7 +48,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def __post_init__(self) -> None:
         for name, said in parameters(self).items():
             value = getattr(self, name)
-            if name in (*PROMPTS, "instruction") and isinstance(value, str) and not _is_text(value):
+            if name in (*PROMPTS, *WORDS) and isinstance(value, str) and not _is_text(value):
                 raise UsageError(f"{flag(name)} holds bytes that are not text; write it in UTF-8.")
             if value is not None:
                 said.check(name, value, USUAL.get(name) if said.range is SHARE else None)
@@ -65,6 +67,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
 
     def _check_together(self) -> None:
         """Raises UsageError for parameters that exclude each other."""
+        mask_expression.check_words(self.mask_method, self.segment)
         if self.soft and self.grow:
             raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
         if self.fixed_point and self.scheduler != "ddim":
@@ -117,7 +120,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def prompts_of(self, stages: Iterable[str] = ("mask", "invert", "edit")) -> dict[str, Prompt]:
         """Returns the prompts of these stages by option name."""
         told: dict[str, Prompt] = {}
-        if "mask" in stages:
+        if "mask" in stages and self.compares:
             told |= {"from": self.from_, "to": self.to}
             if self.guided_mask:
                 told |= {"from-negative": self.from_negative, "to-negative": self.to_negative}
@@ -130,15 +133,21 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def with_mask_method(self, attends: bool) -> Params:
         """Returns the parameters with `mask_method` AUTO replaced by the method that fits the edit and the model.
 
-        That is both maps if the model `attends` to words and --to drops words of --from, else noise alone: if no word
-        is dropped, the old words do not show the region, and the word for a look (red) attends less to the thing than
-        the predictions differ in it (docs/masks.md).
+        That is the segmenter if it is told what to look for; else both maps if the model `attends` to words and --to
+        drops words of --from, else noise alone: if no word is dropped, the old words do not show the region, and the
+        word for a look (red) attends less to the thing than the predictions differ in it (docs/masks.md).
         """
         if self.mask_method != AUTO:
             return self
+        if self.segment.strip():
+            return dataclasses.replace(self, mask_method=SEGMENT)
         shows = attends and self.region != "attribute" and prompts.replaced_words(self.from_, self.to)
         method = "both" if shows else "noise"
         return dataclasses.replace(self, mask_method=method)
+
+    def with_one_method(self, method: str) -> Params:
+        """Returns the parameters of a single mask of the expression, one that is made from the network's maps."""
+        return self if self.mask_method == method else dataclasses.replace(self, mask_method=method, segment="")
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Params:
         """Returns a copy with these defaults in place of None; other values are unchanged."""

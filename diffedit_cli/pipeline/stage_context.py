@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.images.pictures import Box, Picture
+from diffedit_cli.images.pictures import Box, Picture, fitted_size
 from diffedit_cli.models.devices import device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.pipeline import zoom
 from diffedit_cli.pipeline.model_session import ModelSession
 from diffedit_cli.pipeline.params import Params
+from diffedit_cli.pipeline.segmentation import Segmenters
 from diffedit_cli.pipeline.stage_cache import StageCache
 from diffedit_cli.pipeline.stats import EditStats
 
@@ -34,6 +35,7 @@ class StageContext:
     cache: StageCache
     progress: Progress
     native_size: int
+    segmenters: Segmenters = field(default_factory=Segmenters)
 
     @property
     def folder(self) -> ModelFolder:
@@ -41,8 +43,12 @@ class StageContext:
 
     def inputs(self, picture: Picture) -> dict[str, Any]:
         """Returns the inputs of all results for a picture: picture, size, model, dtype and memory options."""
-        record = {"picture": picture.digest, "size": list(picture.size), **self.folder.record()}
+        record = {**self.inputs_of_any_model(picture), **self.folder.record()}
         return {**record, "dtype": self.session.dtype, **self.session.memory.record()}
+
+    def inputs_of_any_model(self, picture: Picture) -> dict[str, Any]:
+        """Returns the inputs of all results for a picture that do not depend on the model."""
+        return {"picture": picture.digest, "size": list(picture.size)}
 
     def latents(self, picture: Picture, stats: EditStats) -> Tensor:
         """Returns the VAE latents x_0 (1, C, h, w) of a picture, which all stages share.
@@ -72,6 +78,11 @@ class StageContext:
             self.progress(stage, done, total)
             yield latents
 
-    def boxes(self, M: NDArray[np.bool_], params: Params, specks: bool = True) -> list[Box]:
+    def boxes(self, M: NDArray[np.bool_], params: Params) -> list[Box]:
         """Returns the boxes to look at more closely in a masked (H, W) picture; see `zoom.boxes`."""
-        return zoom.boxes(M, params.zoom_factor, self.native_size, specks)
+        return zoom.boxes(M, params.zoom_factor, self.native_size)
+
+    def cells(self, picture: Picture) -> int:
+        """Returns about how many latent cells the longer side of a picture has, without loading the model."""
+        factor = self.folder.factor
+        return max(fitted_size(picture.size, self.folder.native_size, factor)) // factor

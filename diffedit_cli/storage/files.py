@@ -170,4 +170,4 @@ def _take_place(fresh: Path, path: Path, old: Path | None) -> None:
 
 def amount(size: int) -> str:
     """Returns a number of bytes as text in MB or GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.{0 if size >= 1e8 else 1}f} MB"

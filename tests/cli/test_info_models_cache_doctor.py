@@ -20,6 +20,7 @@ from diffedit_cli import __version__
 from diffedit_cli.cli import config_file
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models import registry
+from diffedit_cli.models.names import SEGMENTERS
 
 # settings
 
@@ -165,10 +166,10 @@ def test_info_does_not_know_cache_entries_as_results(here: Path) -> None:
 
 def test_models_list_says_what_is_here_and_what_is_used() -> None:
     rows = {row["name"]: row for row in json.loads(diffedit("models", "list", "--json").out)}
-    assert set(rows) == set(registry.NAMES)
+    assert set(rows) == set(registry.NAMES) | set(SEGMENTERS)
     assert [name for name, row in rows.items() if row["here"]] == ["builtin"]
     assert [name for name, row in rows.items() if row["default"]] == ["builtin"]
-    assert {row["family"] for row in rows.values()} == set(FAMILIES)
+    assert {row["family"] for row in rows.values()} == set(FAMILIES) | set(SEGMENTERS)
     assert all(row["licence"] and row["size"] for row in rows.values())
     assert {name for name, row in rows.items() if row["painter"]} == {"flux-fill", "flux-kontext"}
     gated = {"sd3": True, "sdxl-turbo": False, "flux2-klein": False, "flux2-klein-9b": True, "z-image": False}
@@ -186,11 +187,11 @@ def test_the_list_of_models_fits_a_terminal_in_groups_of_families() -> None:
         else:
             groups[line] = []
     titles = {family.title for family in FAMILIES.values()}
-    assert set(groups) == titles | {"FLUX.1, for --inpainter"}
+    assert set(groups) == titles | {"FLUX.1, for --inpainter", "Masks from words, for --segmenter"}
     assert [line.split()[0] for line in groups["FLUX.1"]] == ["flux-dev", "flux-krea", "flux-schnell"]
     assert groups["FLUX.2-klein"][2].split() == ["flux2-klein-9b", "34.7", "GB", "FLUX", "Non-Commercial", "yes", "no"]
     assert [line.split()[0] for line in lines if line.endswith("yes, default")] == ["builtin"]
-    assert sum(map(len, groups.values())) == len(registry.NAMES)
+    assert sum(map(len, groups.values())) == len(registry.NAMES) + len(SEGMENTERS)
 
 
 @pytest.fixture

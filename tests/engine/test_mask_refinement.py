@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from diffedit_cli import DiffEdit
 from diffedit_cli.engine.diffedit import binarise
-from diffedit_cli.engine.mask_refinement import mask, otsu, without_holes
+from diffedit_cli.engine.mask_refinement import mask, otsu, outline, without_holes
+from diffedit_cli.engine.region import widen
 
 CAT = SAMPLES / "cat.png"
 
@@ -304,3 +305,20 @@ def test_what_is_out_of_range_is_said(words: str, says: str) -> None:
     ran = diffedit("mask", "cat.png", *WORDS, *words.split())
     assert ran.code == 2
     assert says in ran.err
+
+
+def test_an_outline_is_where_the_probability_is_high_enough() -> None:
+    probabilities = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.3, 0.4, 0.9, 1.0]])
+    found = outline(probabilities, (2, 4), 0.3, grow=0, soft=False)
+    assert torch.equal(found, probabilities >= 0.3)
+    soft = outline(probabilities, (2, 4), 0.4, grow=0, soft=True)
+    torch.testing.assert_close(soft, torch.tensor([[0.0, 0.0, 0.0, 0.5], [0.5, 1.0, 1.0, 1.0]]))
+    wide = outline(probabilities, (2, 4), 0.95, grow=1, soft=False)
+    assert wide.tolist() == [[False, False, False, True], [False, False, True, True]]
+    graded = outline(probabilities, (2, 4), 0.4, grow=1, soft=True)
+    assert torch.equal(graded > 0, torch.from_numpy(widen((soft > 0).numpy(), 1)))
+    assert torch.equal(graded[soft > 0], soft[soft > 0])
+    large = outline(probabilities, (20, 40), 0.5, grow=0, soft=False)
+    assert large.shape == (20, 40)
+    assert large[-1, -1]
+    assert not large[0, 0]

@@ -18,11 +18,13 @@ from command import INSTALLED, Ran, diffedit, finished, installed, started
 from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_segmenters import write_clipseg, write_sam2
 from tiny_writers import write_blip
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
-from diffedit_cli.models import registry
-from diffedit_cli.pipeline import prompt_models
+from diffedit_cli.models import registry, transformers_folder
+from diffedit_cli.models.names import SAM
+from diffedit_cli.pipeline import segmentation
 
 ID = "some/model"
 FILES = {
@@ -373,6 +375,21 @@ def test_a_model_that_writes_prompts_is_pulled(hub: Hub, tmp_path: Path) -> None
     assert ran.code == 0, ran.err
     needed = {path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors")}
     assert here() == needed
-    assert prompt_models.find(ID, "BlipForConditionalGeneration").joinpath("model.safetensors").is_file()
+    assert transformers_folder.find(ID, "BlipForConditionalGeneration").path.joinpath("model.safetensors").is_file()
     hub.architectures = ["BertModel"]
     assert "not a diffusers model" in pull(ID, "--yes").err
+
+
+def test_a_segmenter_is_pulled_by_its_name_and_found(hub: Hub, tmp_path: Path) -> None:
+    folder = write_clipseg(tmp_path / "clipseg")
+    (folder / "pytorch_model.bin").write_bytes(b"not needed")
+    hub.repositories[registry.hub_id("clipseg")] = folder
+    ran = pull("clipseg", "--yes")
+    assert ran.code == 0, ran.err
+    assert "clipseg is CIDAS/clipseg-rd64-refined, 603 MB in all, licence Apache-2.0" in ran.lines[0]
+    assert not any("pytorch_model.bin" in line for line in hub.asked)
+    assert segmentation.find("auto", tmp_path / "memo").name == "clipseg"
+    hub.repositories["facebook/sam2.1-hiera-base-plus"] = write_sam2(tmp_path / "sam2", of_films=True)
+    hub.architectures = ["Sam2VideoModel"]
+    assert pull("facebook/sam2.1-hiera-base-plus", "--yes").code == 0
+    assert transformers_folder.find("sam2", *SAM).architecture == "Sam2VideoModel"

@@ -109,6 +109,7 @@ BASES: list[dict[str, Any]] = [
     {"from_": "cat", "to": "dog", "mask_method": "both", "maps": 4, "invert_from": 0.2, "last_level": 0.3},
     {"from_": "cat", "to": "dog", "mask_method": "noise", "invert_from": 1.0, "eta": 0.5, "reg_steps": 2, "soft": True},
     {"from_": "cat", "to": "dog", "mask_method": "attention", "variants": 3, "scheduler": "ddim", "edges": 0},
+    {"from_": "cat", "to": "dog", "mask_method": "segment | noise", "segment": "a cat"},
 ]
 
 

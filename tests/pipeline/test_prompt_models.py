@@ -20,6 +20,7 @@ from transformers import BlipForConditionalGeneration, BlipProcessor, T5ForCondi
 
 from diffedit_cli.engine.networks import families
 from diffedit_cli.images import provenance
+from diffedit_cli.models import transformers_folder
 from diffedit_cli.pipeline import prompt_models
 from diffedit_cli.pipeline.params import Params
 
@@ -75,7 +76,7 @@ def test_the_caption_is_blips_and_is_recorded() -> None:
 def test_a_caption_is_asked_for_once_for_each_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     caption = prompt_models._caption
-    monkeypatch.setattr(prompt_models, "_caption", lambda *given: asked.append(given[2]) or caption(*given))
+    monkeypatch.setattr(prompt_models, "_caption", lambda *given: asked.append(given[1]) or caption(*given))
     picture(Path("other.png"), (40, 60))
     assert diffedit("edit", "cat.png", *WORDS, *CAPTION).code == 0
     assert diffedit("invert", "cat.png", *CAPTION).code == 0
@@ -248,7 +249,8 @@ def test_a_strangers_writer_takes_no_more_than_its_weights(
 
 def test_how_a_model_writes_is_not_its_own_to_say(here: Path) -> None:
     """A hundred thousand beams would take all memory."""
-    expected = prompt_models._sentences(here / "t5", "cat", 2, "a", "t5")
+    writer = transformers_folder.find("t5", "T5ForConditionalGeneration")
+    expected = prompt_models._sentences(writer, "cat", 2, "a")
     said = {"num_beams": 4, "num_beam_groups": 2, "repetition_penalty": 9.0, "min_new_tokens": 100}
     for folder in ("t5", "blip"):
         path = here / folder / "generation_config.json"
@@ -256,6 +258,7 @@ def test_how_a_model_writes_is_not_its_own_to_say(here: Path) -> None:
     path = here / "blip" / "config.json"
     settings = json.loads(path.read_text())
     write_json(path, settings | {"text_config": settings["text_config"] | said})
-    assert prompt_models._sentences(here / "t5", "cat", 2, "a", "t5") == expected
-    _, blip = prompt_models._loaded(here / "blip", "blip", BlipProcessor, BlipForConditionalGeneration)
+    assert prompt_models._sentences(writer, "cat", 2, "a") == expected
+    describer = transformers_folder.find("blip", "BlipForConditionalGeneration")
+    blip = prompt_models._settled(describer.network(BlipForConditionalGeneration))
     assert {part.generation_config.num_beams for part in blip.modules() if hasattr(part, "generation_config")} == {None}

@@ -17,7 +17,8 @@ from diffedit_cli.images.pictures import Box, Picture
 from diffedit_cli.models import registry
 from diffedit_cli.pipeline import zoom
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
-from diffedit_cli.pipeline.mask_stage import MaskProposal, MaskStage
+from diffedit_cli.pipeline.mask_proposal import MaskProposal
+from diffedit_cli.pipeline.mask_stage import MaskStage
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stats import EditStats
 

@@ -8,7 +8,7 @@ import pytest
 from checkout import PROJECT
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES
-from diffedit_cli.models.names import BUILTIN, NAMES
+from diffedit_cli.models.names import BUILTIN, NAMES, SEGMENTERS
 
 NAMED = {name: known for name, known in NAMES.items() if name != BUILTIN}
 
@@ -26,6 +26,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
 
 
 FULL = rows("docs/models.md", "| family | names | guidance | licence | GB | VAE factor | LoRA |")
+SEGMENTING = "| name | hub id | licence | GB |"
 SHORT = rows("README.md", "| family | names | licence | GB |")
 
 
@@ -52,3 +53,10 @@ def test_painters_and_turbo_models_are_told_apart() -> None:
         (name,) = re.findall(r"`([^`]+)`", names)
         assert ("--inpainter" in family) == NAMES[name].painter == (lora == "no")
         assert not name.endswith("-turbo") or guidance == "1"
+
+
+def test_the_table_of_segmenters_is_that_of_the_list() -> None:
+    said = {name.strip("`"): (*rest, float(size)) for name, *rest, size in rows("docs/models.md", SEGMENTING)}
+    assert said == {
+        name: (known.source, known.licence, round(known.size / 1e9, 1)) for name, known in SEGMENTERS.items()
+    }

@@ -19,7 +19,7 @@ from diffedit_cli.engine.networks import cross_attention, families
 from diffedit_cli.engine.networks.sd import StableDiffusion
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.pipeline import prompts
-from diffedit_cli.pipeline.param_fields import MASK_METHODS
+from diffedit_cli.pipeline.mask_expression import MASK_METHODS
 from diffedit_cli.pipeline.params import Params
 
 CAT = SAMPLES / "cat.png"
