@@ -14,7 +14,7 @@ import diffedit_cli
 
 PACKAGE = Path(diffedit_cli.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-TOOLS = sorted(path for name in ("benchmarks", "training") for path in (checkout.PROJECT / name).glob("*.py"))
+TOOLS = sorted(path for name in ("benchmarks", "training") for path in (checkout.PROJECT / name).rglob("*.py"))
 TESTS = sorted(checkout.TESTS.rglob("*.py"))
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "huggingface_hub")
 
