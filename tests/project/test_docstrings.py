@@ -12,7 +12,10 @@ import pytest
 import diffedit_cli
 
 PACKAGE = Path(diffedit_cli.__file__).parent
-PUBLIC = [*sorted(PACKAGE.glob("engine/*.py")), *(PACKAGE / f"api{name}.py" for name in ("", "_stages", "_results"))]
+PUBLIC = [
+    *sorted((*PACKAGE.glob("engine/*.py"), *PACKAGE.glob("diffusers/*.py"))),
+    *(PACKAGE / f"api{name}.py" for name in ("", "_stages", "_results")),
+]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -37,7 +40,11 @@ CASES = [
 def parameters(function: Function) -> list[str]:
     given = function.args
     several = [one for one in (given.vararg, given.kwarg) if one]
-    return [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several) if one.arg != "self"]
+    return [
+        one.arg
+        for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several)
+        if one.arg not in ("self", "cls")
+    ]
 
 
 @pytest.mark.parametrize(("function", "said"), CASES)

@@ -19,12 +19,12 @@ from transformers import (
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 
 
-def write_blip(folder: Path) -> Path:
-    """Writes a BLIP model for pictures of 32 px with a few words."""
+def write_blip(folder: Path, longest: int = 64) -> Path:
+    """Writes a BLIP model for pictures of 32 px with a few words, and captions of at most `longest` tokens."""
     torch.manual_seed(40)
     tokens = {token: number for number, token in enumerate((*SPECIAL, *WORDS))}
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": len(tokens), "encoder_hidden_size": 16, "max_position_embeddings": 64}
+    text = {"vocab_size": len(tokens), "encoder_hidden_size": 16, "max_position_embeddings": longest}
     special = {"bos_token_id": tokens["[DEC]"], "sep_token_id": tokens["[SEP]"], "eos_token_id": tokens["[SEP]"]}
     config = BlipConfig(
         text_config={**sizes, **text, **special, "pad_token_id": 0, "initializer_range": 1.0},

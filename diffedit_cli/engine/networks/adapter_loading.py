@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,20 @@ class _Reader(TextualInversionLoaderMixin):  # type: ignore[misc]
 
 def fuse(parts: Parts, kind: type[LatentDiffusion], file: Path, scale: float, name: str) -> None:
     """Adds a LoRA to the networks. Raises ModelError unless all of it fits them."""
-    try:
+    with _fitting(file, name):
         lora.fuse({part: parts[part] for part in kind.FORMAT.adapted}, file, scale, kind.LAYOUTS)
+
+
+def layers(parts: Parts, kind: type[LatentDiffusion], file: Path, name: str) -> set[tuple[str, str]]:
+    """Returns the layers that a LoRA changes, as (part, layer). Raises ModelError if it does not fit the networks."""
+    with _fitting(file, name):
+        return lora.layers({part: parts[part] for part in kind.FORMAT.adapted}, file, kind.LAYOUTS)
+
+
+@contextlib.contextmanager
+def _fitting(file: Path, name: str) -> Iterator[None]:
+    try:
+        yield
     except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # readers raise many types

@@ -44,7 +44,7 @@ class Chroma(FlowDiffusion):
         ),
         "text_encoder": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
 

@@ -141,20 +141,19 @@ def as_error() -> Iterator[None]:
         raise
 
 
-def scheduler(kind: Any) -> Reader:
-    """Returns a reader that makes a `kind` scheduler from the model's scheduler configuration.
+@dataclass(frozen=True)
+class SchedulerReader:
+    """Makes a scheduler of the class `kind` from the model's scheduler configuration."""
 
-    The reader raises ValueError if the model's scheduler has another noise process.
-    """
+    kind: Any
 
-    def read(at: Path, *_: Any) -> Any:
+    def __call__(self, at: Path, *_: Any) -> Any:
+        """Returns the scheduler. Raises ValueError if the model's scheduler has another noise process."""
         config = json.loads((at / "scheduler_config.json").read_text())
-        shipped = config.get("_class_name", kind.__name__)
-        if shipped.startswith("EDM") or shipped.startswith("FlowMatch") != kind.__name__.startswith("FlowMatch"):
-            raise ValueError(f"{shipped} has another noise process than {kind.__name__}")
-        return kind.from_config(config)
-
-    return read
+        shipped = config.get("_class_name", self.kind.__name__)
+        if shipped.startswith("EDM") or shipped.startswith("FlowMatch") != self.kind.__name__.startswith("FlowMatch"):
+            raise ValueError(f"{shipped} has another noise process than {self.kind.__name__}")
+        return self.kind.from_config(config)
 
 
 def index(folder: Path) -> dict[str, Any]:

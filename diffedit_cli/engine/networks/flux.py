@@ -112,7 +112,7 @@ class Flux(FlowDiffusion):
         "tokenizer": components.tokenizer(CLIPTokenizer),
         "text_encoder_2": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer_2": components.tokenizer(T5Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
 

@@ -70,7 +70,7 @@ class Flux2Klein(FlowDiffusion):
         ),
         "text_encoder": components.TransformersReader(Qwen3Model),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (3, 4)  # the last blocks with two streams of the 4B model
 

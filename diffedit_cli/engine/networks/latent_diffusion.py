@@ -70,14 +70,22 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         `change` changes the parts in place before they are quantised and used. `elsewhere` has the files or folders of
         parts that are not in the folder. Raises ModelError with the part that cannot be used.
         """
-        name, index = name or str(folder), components.index(folder)
-        absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
-        readers = {part: reader for part, reader in cls.READERS.items() if part not in absent}
-        settings = {setting: index[setting] for setting in cls.FORMAT.settings if setting in index}
-        adapted = cls.FORMAT.adapted
+        name, index, adapted = name or str(folder), components.index(folder), cls.FORMAT.adapted
+        readers = cls.readers_for(index)
         found = components.read(folder, readers, device, dtype, name, variant, change, adapted, elsewhere, quantise)
         with components.fit_errors(name):
-            return cls(**found, **settings, name=name)
+            return cls(**found, **cls.settings_in(index), name=name)
+
+    @classmethod
+    def readers_for(cls, index: Mapping[str, Any]) -> dict[str, components.Reader]:
+        """Returns the readers of the parts that a model has by its `model_index.json`."""
+        absent = [part for part in cls.OPTIONAL if not any(index.get(part) or ())]
+        return {part: reader for part, reader in cls.READERS.items() if part not in absent}
+
+    @classmethod
+    def settings_in(cls, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the settings in `model_index.json` that the family's results depend on."""
+        return {setting: index[setting] for setting in cls.FORMAT.settings if setting in index}
 
     def levels(self, steps: int, cells: int | None = None) -> Sequence[Level]:
         with components.fit_errors(self.name), np.errstate(all="ignore"):
@@ -116,6 +124,12 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         return self._calls.ask_together(asked)
 
+    def compute_on(self, device: str | torch.device) -> None:
+        """Computes on `device` from now on, wherever the networks wait."""
+        self.device = torch.device(device)
+        for encoder in self.encoders:
+            encoder.device = self.device
+
     def offload_to(self, device: str, offload: str) -> None:
         """Computes on `device` from now on, while networks that are not in use wait in main memory.
 
@@ -123,9 +137,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         """
         from diffedit_cli.engine.networks.offload import by_layer, by_model  # accelerate is slow to import
 
-        self.device = torch.device(device)
-        for encoder in self.encoders:
-            encoder.device = self.device
+        self.compute_on(device)
         {"model": by_model, "sequential": by_layer}[offload](self._networks(), device)
 
     @property

@@ -118,6 +118,13 @@ def fuse(parts: Mapping[str, Any], file: Path, scale: float, layouts: Mapping[st
                 )
 
 
+def layers(parts: Mapping[str, Any], file: Path, layouts: Mapping[str, Layout]) -> set[tuple[str, str]]:
+    """Returns the layers that a LoRA changes, as (part, layer); arguments and errors are those of `fuse`."""
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return {target[:2] for change in _read(tensors, _names(parts, layouts)) for target in change.targets}
+
+
 def _read(tensors: Mapping[str, Tensor], names: Mapping[str, list[Target]]) -> list[_Change]:
     """Returns the changes in a file. Raises ValueError for a key of another format or another model."""
     changes: dict[tuple[tuple[str, str], ...], _Change] = {}

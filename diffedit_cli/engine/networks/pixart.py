@@ -30,7 +30,7 @@ class PixArtSigma(ScheduledDiffusion):
         "transformer": components.DiffusersReader(PixArtTransformer2DModel),
         "text_encoder": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer": components.tokenizer(T5Tokenizer),
-        "scheduler": components.scheduler(DPMSolverMultistepScheduler),
+        "scheduler": components.SchedulerReader(DPMSolverMultistepScheduler),
     }
     WATCHED = (10, 14, 18)  # of 28 blocks
 

@@ -45,7 +45,7 @@ class QwenImage(FlowDiffusion):
         "transformer": components.DiffusersReader(QwenImageTransformer2DModel),
         "text_encoder": components.TransformersReader(Qwen2_5_VLForConditionalGeneration),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (18, 24, 30)  # of 60 blocks
 

@@ -66,7 +66,7 @@ class StableDiffusion(UNetDiffusion):
         "unet": components.DiffusersReader(UNet2DConditionModel, original_layout.unet),
         "text_encoder": components.TransformersReader(CLIPTextModel),
         "tokenizer": components.tokenizer(CLIPTokenizer),
-        "scheduler": components.scheduler(DDIMScheduler),
+        "scheduler": components.SchedulerReader(DDIMScheduler),
     }
 
     def __init__(

@@ -39,7 +39,7 @@ class StableDiffusion3(FlowDiffusion):
         "tokenizer_2": components.tokenizer(CLIPTokenizer),
         "text_encoder_3": components.TransformersReader(T5EncoderModel, original_layout.t5),
         "tokenizer_3": components.tokenizer(T5Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     OPTIONAL = ("text_encoder_3", "tokenizer_3")
     WATCHED = (7, 9, 13)  # of the 24 blocks of 3.5 medium

@@ -54,7 +54,7 @@ class ZImage(FlowDiffusion):
         ),
         "text_encoder": components.TransformersReader(Qwen3Model),
         "tokenizer": components.tokenizer(Qwen2Tokenizer),
-        "scheduler": components.scheduler(FlowMatchEulerDiscreteScheduler),
+        "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (9, 12, 15)  # of 30 blocks
 
