@@ -149,6 +149,10 @@ class Watcher(Protocol):
         ...
 
 
+class Values(Protocol):
+    """Values of self-attention for one picture, as `ValueKeeper.source_values` returns them."""
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """Input of a network evaluation.
@@ -157,13 +161,13 @@ class ModelInput:
         x_t: (B, C, h, w) noisy latents, float32.
         timesteps: (B,) timestep of each row.
         text: Prompt embeddings of B prompts.
-        watches: Attention watcher of each of the B rows, None for a row without one.
+        watches: Attention watcher of each of the B rows, or values that its self-attention takes; None: neither.
     """
 
     x_t: Tensor
     timesteps: Tensor
     text: Embedding
-    watches: Sequence[Watcher | None]
+    watches: Sequence[Watcher | Values | None]
 
     def __len__(self) -> int:
         return len(self.x_t)
@@ -218,6 +222,37 @@ class Predictor(Protocol):
 
         Returns:
             Clean latents and noise, (B, C, h, w) each, float32.
+        """
+        ...
+
+
+class ValueKeeper(Predictor, Protocol):
+    """Predictor whose self-attention can take the values of another picture."""
+
+    def source_values(self, x_t: Tensor, at: Level, text: Embedding) -> Values:
+        """Returns the values in self-attention for a picture, from one evaluation.
+
+        Args:
+            x_t: (1, C, h, w) latents at level `at`, float32.
+            at: Noise level of `x_t`.
+            text: Prompt embeddings, one row.
+
+        Returns:
+            Values of the layers that matter for texture and identity in this family.
+
+        Raises:
+            UsageError: If the network has no such layers.
+        """
+        ...
+
+    def keeping(self, values: Values) -> AbstractContextManager[None]:
+        """Returns a context manager in which all predictions take these values in place of their own.
+
+        Args:
+            values: Values from `source_values` for latents of the same shape.
+
+        Returns:
+            Context manager.
         """
         ...
 
@@ -281,7 +316,7 @@ class PromptReader(Protocol):
         ...
 
 
-class Model(Predictor, PromptReader, Protocol):
+class Model(ValueKeeper, PromptReader, Protocol):
     """Latent diffusion model with VAE and text encoders, as far as the stages of the pipeline need it.
 
     Attributes:

@@ -20,6 +20,7 @@ from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.original_layout import Place
+from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.errors import ModelError
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
@@ -115,6 +116,13 @@ class Flux2Klein(FlowDiffusion):
                 txt_ids=words,
             ).sample
         return flow.unpack(output, grid)
+
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
+        """Returns the third part of the layers that compute queries, keys, values and the perceptron at once."""
+        return [
+            ValueLayer(attention.to_qkv_mlp_proj, cells, slice(2 * attention.inner_dim, 3 * attention.inner_dim))
+            for attention, cells in flow.single_streams(self.transformer, rows)
+        ]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         states = self.qwen.hidden_states(prompt, padded=True)
