@@ -150,7 +150,7 @@ class Watcher(Protocol):
 
 
 class Values(Protocol):
-    """Values of self-attention for one picture, as `ValueKeeper.source_values` returns them."""
+    """Values in the self-attention of a network for one picture."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,7 @@ class ModelInput:
         return self._part(first), self._part(second)
 
     def followed_by(self, other: ModelInput) -> ModelInput:
-        """Returns both inputs in one batch.
-
-        Args:
-            other: Input of the same `shape`.
-
-        Returns:
-            The rows of this input, then those of `other`.
-        """
+        """Returns both inputs in one batch: the rows of this one, then those of `other`, which has the same `shape`."""
         return ModelInput(
             torch.cat([self.x_t, other.x_t]),
             torch.cat([self.timesteps, other.timesteps]),
@@ -237,23 +230,13 @@ class ValueKeeper(Predictor, Protocol):
             at: Noise level of `x_t`.
             text: Prompt embeddings, one row.
 
-        Returns:
-            Values of the layers that matter for texture and identity in this family.
-
         Raises:
-            UsageError: If the network has no such layers.
+            UsageError: If the network has no layers whose values make up texture and identity.
         """
         ...
 
     def keeping(self, values: Values) -> AbstractContextManager[None]:
-        """Returns a context manager in which all predictions take these values in place of their own.
-
-        Args:
-            values: Values from `source_values` for latents of the same shape.
-
-        Returns:
-            Context manager.
-        """
+        """Returns a context manager in which all predictions take `values`, of latents of the same shape."""
         ...
 
 

@@ -28,7 +28,8 @@ class Place:
         x: (1, C, h, w) latents that it predicted from.
         at: Level that it told the network.
         r: Residual (1, C, h, w) from the latents of the level to `x`.
-        turn: (1, C, h, w) what the solvers add to the velocity predicted there, so that the step down leads back.
+        turn: (1, C, h, w) change of the velocity predicted there. A solver of second order refines predictions by
+            earlier ones, which differ between the two ways; this is the difference on the source path.
     """
 
     x: Tensor
@@ -84,21 +85,32 @@ def sources(trajectory: Trajectory, share: float, found: Mapping[Level, Place]) 
 class AlignedPredictor:
     """Predicts where the inversion predicted, so that the source path is exact (DirectEdit, arXiv:2605.02417).
 
-    The inversion went from x_q to x_t with the network's prediction (x_0, eps) at x_q. On the way back the network is
-    evaluated at y_t + r_t, r_t = x_q - x_t, and its velocity v = eps - x_0 steps from y_t: x_0 = (y_t - b_t v) / (a_t +
-    b_t) and eps = x_0 + v are the prediction with this velocity for y_t. At y_t = x_t the network sees x_q again, and
-    x_s = a_s x_0 + b_s eps repeats the inversion's own step backwards: in a flow x_s = x_t + (s - t) v, DirectEdit's
-    step, and in diffusion the same, as x / (a + b) is a flow. It holds for any levels s between q and t, so for
-    long steps too. A multistep solver changes predictions by earlier ones; `Place.turn` is that difference on the
-    source path, where it is known from the trajectory.
+    The inversion's step from x_q to x_t, predicted at x_q, passes x_s = a_s x_0 + b_s eps. On the way back the network
+    sees y_t + r_t, r_t = x_q - x_t, and its velocity v = eps - x_0 steps from y_t: the x_0 and eps with this v and
+    a_t x_0 + b_t eps = y_t are x_0 = (y_t - b_t v) / (a_t + b_t) and eps = x_0 + v. At y_t = x_t they are the
+    inversion's own, and give x_s. In a flow this is DirectEdit's y_s = y_t + (s - t) v.
     """
 
     def __init__(self, model: Predictor, found: Mapping[Level, Place]) -> None:
-        """Initialises a predictor with the `places` of a trajectory; at other levels it is the model itself."""
+        """Initialises a predictor.
+
+        Args:
+            model: Diffusion model to evaluate.
+            found: Places of the trajectory; at levels without one the model predicts at y_t.
+        """
         self._model, self._places = model, found
 
     def predict(self, y_t: Tensor, at: Level, text: Embedding) -> Prediction:
-        """Returns the prediction for y_t; see `Predictor.predict`."""
+        """Returns the prediction for y_t, as `Predictor.predict` does.
+
+        Args:
+            y_t: (B, C, h, w) edited latents at level `at`, float32.
+            at: Noise level of all rows.
+            text: Prompt embeddings of B prompts, or of one prompt for all rows.
+
+        Returns:
+            Clean latents and noise, (B, C, h, w) each.
+        """
         if (place := self._places.get(at)) is None:
             return self._model.predict(y_t, at, text)
         v = _velocity(self._model.predict(y_t + place.r, place.at, text)) + place.turn
@@ -125,7 +137,16 @@ class KeepingPredictor:
         self._values: tuple[Level, Values] | None = None
 
     def predict(self, y_t: Tensor, at: Level, text: Embedding) -> Prediction:
-        """Returns the prediction for y_t; see `Predictor.predict`."""
+        """Returns the prediction for y_t, as `Predictor.predict` does.
+
+        Args:
+            y_t: (B, C, h, w) edited latents at level `at`, float32.
+            at: Noise level of all rows.
+            text: Prompt embeddings of B prompts, or of one prompt for all rows.
+
+        Returns:
+            Clean latents and noise, (B, C, h, w) each.
+        """
         if at not in self._sources:
             return self._model.predict(y_t, at, text)
         if self._values is None or self._values[0] != at:

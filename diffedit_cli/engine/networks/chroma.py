@@ -19,7 +19,6 @@ from diffedit_cli.engine.networks import components, flow, flux, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.flux import diffusers_names
 from diffedit_cli.engine.networks.model_formats import FAMILIES
-from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 512  # longest prompt
@@ -76,9 +75,6 @@ class Chroma(FlowDiffusion):
                 attention_mask=None if mask is None else F.pad(mask, (0, cells.shape[1]), value=True),
             ).sample
         return flow.unpack(output, grid)
-
-    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
-        return [ValueLayer(attention.to_v, cells) for attention, cells in flow.single_streams(self.transformer, rows)]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         return self.t5.masked(prompt, padding=1)

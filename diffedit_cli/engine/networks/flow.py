@@ -64,9 +64,15 @@ class FlowDiffusion(LatentDiffusion):
         """Returns the joint attention layers of the blocks WATCHED."""
         return of_blocks(self.transformer.transformer_blocks, self.WATCHED, "attn")
 
-    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:  # noqa: ARG002
-        """Returns the values of the picture's stream in all blocks with two streams, as DirectEdit in SD 3.5."""
-        return [ValueLayer(block.attn.to_v) for block in self.transformer.transformer_blocks]
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
+        """Returns the blocks with one stream, as DirectEdit in FLUX.1, or else all, as there in SD 3.5."""
+        blocks = getattr(self.transformer, "single_transformer_blocks", self.transformer.transformer_blocks)
+        last = slice(-self._cells(rows), None)  # the picture's tokens come last; in two streams they are all
+        return [ValueLayer(block.attn.to_v, last) for block in blocks]
+
+    def _cells(self, rows: ModelInput) -> int:
+        """Returns the number of the picture's tokens."""
+        return rows.x_t.shape[-2] * rows.x_t.shape[-1] // self.patch**2
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """Returns the times before they are shifted, the noisiest first; None for the scheduler's own."""
@@ -78,15 +84,6 @@ class FlowDiffusion(LatentDiffusion):
         slope = (said["max_shift"] - said["base_shift"]) / (said["max_image_seq_len"] - said["base_image_seq_len"])
         mu: float = said["base_shift"] + slope * (tokens - said["base_image_seq_len"])
         return mu
-
-
-def single_streams(transformer: Any, rows: ModelInput) -> list[tuple[Any, slice]]:
-    """Returns the attention of the blocks with one stream, and the picture's tokens in it, which come last.
-
-    DirectEdit exchanges the values of these blocks in FLUX.1.
-    """
-    cells = rows.x_t.shape[-2] * rows.x_t.shape[-1] // FlowDiffusion.patch**2
-    return [(block.attn, slice(-cells, None)) for block in transformer.single_transformer_blocks]
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from diffedit_cli.engine.networks import components, flow, original_layout
 from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.single_files import Tensors
-from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.engine.networks.text_encoders import Clip, TextEncoder
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
@@ -157,9 +156,6 @@ class Flux(FlowDiffusion):
                 txt_ids=torch.zeros(text.tokens.shape[1], AXES, device=rows.x_t.device),
             ).sample
         return flow.unpack(output, grid)
-
-    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
-        return [ValueLayer(attention.to_v, cells) for attention, cells in flow.single_streams(self.transformer, rows)]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         guidance = torch.full((1,), UNGUIDED, device=self.device) if self.embeds_guidance else None

@@ -118,11 +118,10 @@ class Flux2Klein(FlowDiffusion):
         return flow.unpack(output, grid)
 
     def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
-        """Returns the third part of the layers that compute queries, keys, values and the perceptron at once."""
-        return [
-            ValueLayer(attention.to_qkv_mlp_proj, cells, slice(2 * attention.inner_dim, 3 * attention.inner_dim))
-            for attention, cells in flow.single_streams(self.transformer, rows)
-        ]
+        """Returns the values in the layers that give queries, keys, values and the input of the perceptron at once."""
+        layers = [block.attn for block in self.transformer.single_transformer_blocks]
+        width, last = layers[0].inner_dim, slice(-self._cells(rows), None)
+        return [ValueLayer(layer.to_qkv_mlp_proj, last, slice(2 * width, 3 * width)) for layer in layers]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         states = self.qwen.hidden_states(prompt, padded=True)

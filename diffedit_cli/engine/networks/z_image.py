@@ -83,15 +83,11 @@ class ZImage(FlowDiffusion):
         return -torch.stack(velocity)[:, :, 0]
 
     def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
-        first = slice(self._cells(rows))
+        first = slice(self._cells(rows))  # the picture's tokens come first
         return [ValueLayer(block.attention.to_v, first) for block in self.transformer.layers]
 
-    def _cells(self, rows: ModelInput) -> int:
-        """Returns the number of the picture's tokens, which come first."""
-        return rows.x_t.shape[-2] * rows.x_t.shape[-1] // self.patch**2
-
     def _watched(self, rows: ModelInput) -> AbstractContextManager[None]:
-        cells = self._cells(rows)
+        cells = self._cells(rows)  # the picture's tokens come first
         return watch_outputs(self._attention_layers, rows, (cells, math.ceil(cells / MULTIPLE) * MULTIPLE))
 
     def _attention_layers(self) -> list[Any]:
