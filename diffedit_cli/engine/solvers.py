@@ -60,7 +60,7 @@ class DDIM:
         return step(prediction, to)
 
     def prediction_between(self, x_t: Tensor, at: Level, x_s: Tensor, to: Level) -> Prediction:
-        """Returns the prediction from which `step` without fresh noise leads from x_t to x_s; takes it as a step taken.
+        """Returns the prediction from which `step` without fresh noise leads from x_t to x_s; counts as a step.
 
         Args:
             x_t: (B, C, h, w) latents at level `at`.
