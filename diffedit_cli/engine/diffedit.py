@@ -278,8 +278,7 @@ def invert(
     regularise = regularise or (lambda prediction, _: prediction)
     yield from first_latents
     guide, x_t = GuidedPredictor(model, caption), first_latents[-1] if first_latents else x_0
-    walked = [len(first_latents), *range(len(levels) - 1, len(first_latents), -every)[::-1]]
-    for first, last in pairwise(walked):
+    for first, last in pairwise(walked_levels(len(levels), every, len(first_latents))):
         lower, higher = levels[first], levels[last]
         prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)
         x_s = solver.step(prediction, at=lower, to=higher)
@@ -290,6 +289,20 @@ def invert(
         yield from (step(between(x_t, lower, x_s, higher), level) for level in levels[first + 1 : last])
         x_t = x_s
         yield x_t
+
+
+def walked_levels(count: int, every: int, begun: int) -> list[int]:
+    """Returns the numbers of the levels at which the steps of an inversion begin and end.
+
+    Args:
+        count: Number of levels.
+        every: Levels in one step; the first step may be shorter.
+        begun: Number of the level that the inversion begins at.
+
+    Returns:
+        Numbers from `begun` to `count` - 1.
+    """
+    return [begun, *range(count - 1, begun, -every)[::-1]]
 
 
 def noise_first_levels(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: float) -> list[Tensor]:
@@ -307,8 +320,12 @@ def noise_first_levels(x_0: Tensor, noise: Tensor, levels: Sequence[Level], b: f
     Returns:
         Latents (B, C, h, w) of the levels after the first, up to that level; empty if the first one reaches it.
     """
-    last = next((number for number, level in enumerate(levels) if level.b >= b), len(levels) - 1)
-    return [add_noise(x_0, noise, level) for level in levels[1 : last + 1]]
+    return [add_noise(x_0, noise, level) for level in levels[1 : count_first_levels(levels, b) + 1]]
+
+
+def count_first_levels(levels: Sequence[Level], b: float) -> int:
+    """Returns how many latents `noise_first_levels` returns for these levels and this noise level b."""
+    return next((number for number, level in enumerate(levels) if level.b >= b), len(levels) - 1)
 
 
 def edit(

@@ -149,6 +149,10 @@ class Watcher(Protocol):
         ...
 
 
+class Values(Protocol):
+    """Values in the self-attention of a network for one picture."""
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """Input of a network evaluation.
@@ -157,13 +161,13 @@ class ModelInput:
         x_t: (B, C, h, w) noisy latents, float32.
         timesteps: (B,) timestep of each row.
         text: Prompt embeddings of B prompts.
-        watches: Attention watcher of each of the B rows, None for a row without one.
+        watches: Attention watcher of each of the B rows, or values that its self-attention takes; None: neither.
     """
 
     x_t: Tensor
     timesteps: Tensor
     text: Embedding
-    watches: Sequence[Watcher | None]
+    watches: Sequence[Watcher | Values | None]
 
     def __len__(self) -> int:
         return len(self.x_t)
@@ -186,14 +190,7 @@ class ModelInput:
         return self._part(first), self._part(second)
 
     def followed_by(self, other: ModelInput) -> ModelInput:
-        """Returns both inputs in one batch.
-
-        Args:
-            other: Input of the same `shape`.
-
-        Returns:
-            The rows of this input, then those of `other`.
-        """
+        """Returns both inputs in one batch: the rows of this one, then those of `other`, which has the same `shape`."""
         return ModelInput(
             torch.cat([self.x_t, other.x_t]),
             torch.cat([self.timesteps, other.timesteps]),
@@ -219,6 +216,27 @@ class Predictor(Protocol):
         Returns:
             Clean latents and noise, (B, C, h, w) each, float32.
         """
+        ...
+
+
+class ValueKeeper(Predictor, Protocol):
+    """Predictor whose self-attention can take the values of another picture."""
+
+    def source_values(self, x_t: Tensor, at: Level, text: Embedding) -> Values:
+        """Returns the values in self-attention for a picture, from one evaluation.
+
+        Args:
+            x_t: (1, C, h, w) latents at level `at`, float32.
+            at: Noise level of `x_t`.
+            text: Prompt embeddings, one row.
+
+        Raises:
+            UsageError: If the network has no layers whose values make up texture and identity.
+        """
+        ...
+
+    def keeping(self, values: Values) -> AbstractContextManager[None]:
+        """Returns a context manager in which all predictions take `values`, of latents of the same shape."""
         ...
 
 
@@ -281,7 +299,7 @@ class PromptReader(Protocol):
         ...
 
 
-class Model(Predictor, PromptReader, Protocol):
+class Model(ValueKeeper, PromptReader, Protocol):
     """Latent diffusion model with VAE and text encoders, as far as the stages of the pipeline need it.
 
     Attributes:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffedit_cli.engine.process import Level, Prediction, step
+from diffedit_cli.engine.process import Level, Prediction, between, step
 
 
 class DDIM:
@@ -59,9 +59,27 @@ class DDIM:
             prediction = renew(prediction, at, to, self.eta, noise.to(prediction.eps.device))
         return step(prediction, to)
 
+    def prediction_between(self, x_t: Tensor, at: Level, x_s: Tensor, to: Level) -> Prediction:
+        """Returns the prediction from which `step` without fresh noise leads from x_t to x_s; counts as a step.
+
+        Args:
+            x_t: (B, C, h, w) latents at level `at`.
+            at: Noise level where the step begins.
+            x_s: (B, C, h, w) latents at level `to`.
+            to: Noise level where the step ends.
+
+        Returns:
+            Clean latents and noise, (B, C, h, w) each.
+        """
+        return self._unrefined(between(x_t, at, x_s, to), at, to)
+
     def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:  # noqa: ARG002
         """Returns the prediction that is held constant over the step."""
         return prediction
+
+    def _unrefined(self, constant: Prediction, at: Level, to: Level) -> Prediction:  # noqa: ARG002
+        """Returns the prediction that is refined to one held constant over the step: inverse of `_refined`."""
+        return constant
 
 
 class DPMSolver(DDIM):
@@ -104,15 +122,27 @@ class DPMSolver(DDIM):
         return lower if lower.b > 0 else super().asks_at(lower, higher)
 
     def _refined(self, prediction: Prediction, at: Level, to: Level) -> Prediction:
-        last, self._last = self._last, (at, prediction.x_0)
+        ahead, last = self._ahead(at, to)
+        self._last = at, prediction.x_0
         if last is None:
             return prediction
-        before, x_0 = last
-        ahead = (to.log_snr - at.log_snr) / (at.log_snr - before.log_snr) / 2
-        if not math.isfinite(ahead):
-            return prediction
-        D = prediction.x_0 + ahead * (prediction.x_0 - x_0)
+        D = prediction.x_0 + ahead * (prediction.x_0 - last)
         return Prediction(D, prediction.eps + at.a / at.b * (prediction.x_0 - D))
+
+    def _unrefined(self, constant: Prediction, at: Level, to: Level) -> Prediction:
+        ahead, last = self._ahead(at, to)
+        D = constant.x_0
+        x_0 = D if last is None else (D + ahead * last) / (1 + ahead)
+        self._last = at, x_0
+        return constant if last is None else Prediction(x_0, constant.eps + at.a / at.b * (D - x_0))
+
+    def _ahead(self, at: Level, to: Level) -> tuple[float, Tensor | None]:
+        """Returns how far the middle of a step lies ahead, in steps, and the last clean latents; None: first order."""
+        if self._last is None:
+            return 0.0, None
+        before, x_0 = self._last
+        ahead = (to.log_snr - at.log_snr) / (at.log_snr - before.log_snr) / 2
+        return (ahead, x_0) if math.isfinite(ahead) else (0.0, None)
 
 
 SOLVERS = {"dpm++": DPMSolver, "ddim": DDIM}  # the names of pipeline.param_fields.SCHEDULERS

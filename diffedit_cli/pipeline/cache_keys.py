@@ -93,6 +93,7 @@ def repainting(params: Params) -> Record:
     """Returns the inputs of the network's part of the edit, besides its mask and its inversion."""
     record = _standing(params, "repainting")
     record |= {"eta": params.edit_eta, "seed": params.seed} if params.edit_eta else {}
+    record |= prompts.record("caption", params.inversion_caption) if params.keep else {}
     return record | prompts.record("negative", params.negative or "") | text(params)
 
 

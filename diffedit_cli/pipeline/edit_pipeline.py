@@ -121,6 +121,8 @@ class EditPipeline:
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
         stats.region = plan.kind
+        for unused in input_checks.unused_source(plan):
+            stats.warn(unused)
         input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
         if latents is not None:
             self.session.check_given(latents, picture, plan.given, stats)
@@ -128,7 +130,7 @@ class EditPipeline:
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
-        if boxes:
+        if boxes or (params.keep and latents is None):
             self.context.check_fits(picture, stats)
             plan = self._plan(self._prompt_models(stats).with_caption(params, picture), place)
         results = []

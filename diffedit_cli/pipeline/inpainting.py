@@ -63,6 +63,9 @@ class InpaintingStage:
         """Raises UsageError for parameters that an inpainting model does not support."""
         if params.soft:
             raise UsageError("An inpainting model repaints a latent cell fully or not at all; leave out --soft.")
+        if params.keep or params.align:
+            option = "--keep" if params.keep else "--align"
+            raise UsageError(f"{option} follows an inversion, and an inpainting model makes none; leave it out.")
         if params.best:
             raise UsageError("--best cannot judge the results of an inpainting model; leave it out.")
         if params.negative and "negative_prompt" in self.painter.lacks:

@@ -13,7 +13,7 @@ from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.pipeline import mask_limits, prompts
 from diffedit_cli.pipeline.edit_kind import KINDS
-from diffedit_cli.pipeline.edit_plan import Plan
+from diffedit_cli.pipeline.edit_plan import NOISE, PICTURE, Plan
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.lexicon import PLACING
 from diffedit_cli.pipeline.parameter import AUTO
@@ -96,6 +96,17 @@ def unused_guidance(params: Params, folder: ModelFolder) -> list[str]:
     return said
 
 
+def unused_source(plan: Plan) -> list[str]:
+    """Returns a warning for each parameter that holds an edit to its source if the edit starts from something else."""
+    given = {"--keep": plan.given.keep, "--align": plan.given.align} if plan.start != PICTURE else {}
+    start = "noise" if plan.start == NOISE else "a fill from the surroundings"
+    return [
+        f"{option} has no effect: this edit ({plan.kind}) starts from {start} and not from the picture; leave it out."
+        for option, value in given.items()
+        if value
+    ]
+
+
 def refuse_instruction(params: Params) -> None:
     """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
     if params.instruction:
@@ -103,8 +114,10 @@ def refuse_instruction(params: Params) -> None:
 
 
 def follow_latents(latents: Latents, params: Params) -> Params:
-    """Returns the parameters; strength and levels that are None are taken from the latents' record."""
+    """Returns the parameters; strength and levels that are None, and a caption `auto`, are the latents' own."""
     made = latents.made
+    if params.caption == AUTO and isinstance(made.get("caption"), str):
+        params = replace(params, caption=made["caption"])
     names = {"strength": "strength", "invert_from": "invert-from", "last_level": "last-level"}
     said = {field: made.get(name, 0.0) for field, name in names.items()}
     return params.with_defaults({field: value for field, value in said.items() if isinstance(value, int | float)})
@@ -138,11 +151,19 @@ def _thing(params: Params) -> str:
 def check_latents(latents: Latents, params: Params, about: Mapping[str, Any]) -> None:
     """Raises InputError for latents of another picture, model, caption or noise schedule, UsageError for a zoom.
 
+    Raises UsageError also for --align with an inversion that changed its predictions.
+
     The latents are those of the whole picture, so no crop of it can be zoomed in on.
     """
     if params.zoom not in (AUTO, 1):
         raise UsageError(
             f"--zoom {params.zoom} repaints crops, but --latents are of the whole picture; leave out one of them."
+        )
+    changed = next((name for name in ("fixed-point", "reg-steps") if latents.made.get(name)), None)
+    if params.align and changed:
+        raise UsageError(
+            f"--align repeats what the network predicted in the inversion, and the latents file {latents.name} was "
+            f"made with --{changed}, which changes it; leave out --align."
         )
     ours = {
         **about,

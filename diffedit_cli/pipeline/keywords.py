@@ -52,6 +52,8 @@ class GivenParams(TypedDict, total=False):
     guidance: float | None
     guidance_end: float
     guidance_every: int
+    keep: float
+    align: bool
     negative: Prompt | None
     instruction: str
     feather: float

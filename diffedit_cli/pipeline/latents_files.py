@@ -24,6 +24,18 @@ class Latents:
     made: Mapping[str, Any]
     name: str = ""  # name of the file it was read from
 
+    @property
+    def invert_every(self) -> int:
+        """Levels in one step of the inversion, by its record."""
+        said = self.made.get("invert-every")
+        return max(1, said) if isinstance(said, int) else 1
+
+    @property
+    def invert_from(self) -> float:
+        """Noise level up to which the latents hold fresh noise in place of an inversion, by its record."""
+        said = self.made.get("invert-from")
+        return float(said) if isinstance(said, int | float) else 0.0
+
 
 def pack_latents(latents: Latents) -> bytes:
     """Returns the bytes of a latents file."""

@@ -298,6 +298,20 @@ class EditParams:
         Range(1, MOST),
         keys=("repainting",),
     )
+    keep: float = parameter(
+        0.0,
+        EDIT,
+        "The share of the edit's steps, from the first, whose self-attention takes the values of the picture, which "
+        "keeps texture and identity; one more evaluation each.",
+        Range(0, 1),
+        changed_in=("repainting",),
+    )
+    align: bool = parameter(
+        False,
+        EDIT,
+        "Predict where the inversion predicted, so that --to the caption leads back to the picture exactly.",
+        changed_in=("repainting",),
+    )
     negative: Prompt | None = parameter(
         None,
         EDIT,

@@ -75,6 +75,12 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
                 f"--fixed-point needs a single-step solver, and --scheduler {self.scheduler} is multistep; use "
                 "--scheduler ddim, or leave out --fixed-point."
             )
+        if self.align and (self.fixed_point or self.reg_steps):
+            other = "--fixed-point" if self.fixed_point else "--reg-steps"
+            raise UsageError(
+                f"--align repeats what the network predicted in the inversion, and {other} changes it; leave out one "
+                "of them."
+            )
         if self.variants > 1 and self.edit_eta == 0:
             raise UsageError(
                 f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
@@ -128,6 +134,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
             told["caption"] = self.inversion_caption
         if "edit" in stages:
             told |= {"to": self.to, "negative": self.negative or ""}
+            told |= {"caption": self.inversion_caption} if self.keep else {}
         return told
 
     def with_mask_method(self, attends: bool) -> Params:

@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffedit_cli.engine import diffedit, evidence
-from diffedit_cli.engine.process import add_noise
+from diffedit_cli.engine import diffedit, evidence, source_path
+from diffedit_cli.engine.diffedit import Trajectory
+from diffedit_cli.engine.interfaces import Model, Predictor
+from diffedit_cli.engine.process import Level, add_noise
 from diffedit_cli.engine.solvers import SOLVERS
+from diffedit_cli.engine.source_path import AlignedPredictor, KeepingPredictor, Place
 from diffedit_cli.models.devices import device_errors
 from diffedit_cli.pipeline import cache_keys, rooms
 from diffedit_cli.pipeline.composition import Repainting
-from diffedit_cli.pipeline.edit_plan import Plan
+from diffedit_cli.pipeline.edit_plan import PICTURE, Plan
 from diffedit_cli.pipeline.inpainting import InpaintingStage
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.model_session import generator
@@ -50,6 +53,7 @@ class RepaintStage:
         arrays = {"trajectory": latents.trajectory, "timesteps": latents.timesteps, "mask": M.numpy()}
         inputs = context.inputs(part.picture) | cache_keys.repainting(plan.painted) | {"start": plan.start}
         inputs |= {"given": artifacts.checksum(arrays, {})} | ({"judged": True} if plan.judged else {})
+        inputs |= {"walked": [latents.invert_every, latents.invert_from]} if plan.painted.align else {}
         decoded = context.cache.get_or_compute(
             "edit",
             {"edited": inputs},
@@ -73,7 +77,7 @@ class RepaintStage:
         negative = session.embedding(params.negative or "", params, stats)
         query = model.text(session.embedding(params.to, params, stats), negative, params.guidance or 1.0)
         steps = diffedit.edit(
-            model,
+            self._predictor(model, trajectory, plan, latents, stats),
             trajectory,
             M.to(session.device),
             query,
@@ -91,6 +95,24 @@ class RepaintStage:
             error = evidence.unexplained(eps, noise)
             made["unexplained"] = (error * M.to(error)).sum().div(M.sum()).reshape(1).cpu().numpy()
         return made
+
+    def _predictor(
+        self, model: Model, trajectory: Trajectory, plan: Plan, latents: Latents, stats: EditStats
+    ) -> Predictor:
+        """Returns the model, or with --keep or --align what holds its predictions closer to the picture."""
+        params = plan.painted
+        predictor: Predictor = model
+        if plan.start != PICTURE:
+            return model
+        found: dict[Level, Place] = {}
+        if params.align:
+            inversion, edit = (SOLVERS[params.scheduler]() for _ in range(2))
+            begun = diffedit.count_first_levels(trajectory.levels, latents.invert_from)
+            found = source_path.places(trajectory, inversion, edit, latents.invert_every, begun)
+        if params.keep:
+            caption = self.context.session.embedding(params.inversion_caption, params, stats)
+            predictor = KeepingPredictor(model, source_path.sources(trajectory, params.keep, found), caption)
+        return AlignedPredictor(predictor, found) if found else predictor
 
     def _round_trip(self, part: Part, latents: Latents, stats: EditStats) -> NDArray[np.float32]:
         """Returns the crop (h, w, 3) in [-1, 1] as the VAE reproduces it without any edit."""

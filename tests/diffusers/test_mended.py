@@ -321,7 +321,11 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("stage", "wrong"), [(stage, one) for stage, all_ in WRONG.items() for one in all_], ids=str)
+@pytest.mark.parametrize(
+    ("stage", "wrong"),
+    [(stage, one) for stage, several in WRONG.items() for one in several],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
 def test_wrong_arguments_are_told_in_a_sentence(
     pipeline: StableDiffusionDiffEditPipeline, latents: Tensor, stage: str, wrong: dict[str, Any]
 ) -> None:

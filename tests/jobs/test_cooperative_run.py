@@ -112,7 +112,11 @@ def test_the_same_batch_gives_the_same_bytes(here: Path, album: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("words", [("--zoom", 2), ("--soft",), ("--variants", 2), ("--mask-method", "noise")], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [("--zoom", 2), ("--soft",), ("--variants", 2), ("--mask-method", "noise"), ("--keep", 0.5, "--align")],
+    ids=str,
+)
 def test_options_are_each_pictures_own(here: Path, album: Path, words: tuple[object, ...]) -> None:
     rows = [{"input": str(path), "seed": seed, "steps": 4 + seed % 2} for seed, path in enumerate(album.iterdir())]
     (here / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -73,6 +73,21 @@ def test_the_caption_is_blips_and_is_recorded() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_the_values_that_an_edit_keeps_are_those_of_the_caption() -> None:
+    """Also with latents, which know what `auto` was."""
+    assert diffedit("edit", "cat.png", *WORDS, *CAPTION, "--keep", 0.5, "-o", "once.png").code == 0
+    made = record("once.png")
+    assert isinstance(made["edit"], dict)
+    assert isinstance(made["latents"], dict)
+    assert made["edit"]["caption"] == made["latents"]["caption"] != "auto"
+    assert diffedit("mask", "cat.png", *WORDS, "-o", "m.png").code == 0
+    assert diffedit("invert", "cat.png", *CAPTION, "-o", "l.safetensors").code == 0
+    given = ("--mask", "m.png", "--latents", "l.safetensors", "--caption", "auto")
+    assert diffedit("edit", "cat.png", *WORDS, *given, "--keep", 0.5, "-o", "given.png").code == 0
+    assert Image.open("given.png").tobytes() == Image.open("once.png").tobytes()
+
+
+@pytest.mark.usefixtures("here")
 def test_a_caption_is_asked_for_once_for_each_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     caption = prompt_models._caption

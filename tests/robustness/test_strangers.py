@@ -22,11 +22,12 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage.cache import Cache
 
 EDITING = """
-anyway auto-corr-rolls best box caption caption-embeds clamp clip-skip edges eta exclude expand feather fill-holes
-fixed-point from from-embeds from-negative from-negative-embeds grow guidance guidance-end guidance-every instruction
-invert-every invert-from invert-guidance islands lambda-auto-corr lambda-kl last-level latents maps mask mask-method
-mask-strength negative negative-embeds paste-above point preset reach-down reg-steps region room scheduler seed segment
-smooth soft steps strength threshold to to-embeds to-negative to-negative-embeds variants within zoom
+align anyway auto-corr-rolls best box caption caption-embeds clamp clip-skip edges eta exclude expand feather
+fill-holes fixed-point from from-embeds from-negative from-negative-embeds grow guidance guidance-end guidance-every
+instruction invert-every invert-from invert-guidance islands keep lambda-auto-corr lambda-kl last-level latents maps
+mask mask-method mask-strength negative negative-embeds paste-above point preset reach-down reg-steps region room
+scheduler seed segment smooth soft steps strength threshold to to-embeds to-negative to-negative-embeds variants
+within zoom
 """.split()  # noqa: SIM905
 """Whoever declares an option decides here whether a stranger's folder may set it."""
 

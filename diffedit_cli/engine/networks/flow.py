@@ -15,6 +15,7 @@ from diffedit_cli.engine.interfaces import ModelInput
 from diffedit_cli.engine.networks.cross_attention import of_blocks
 from diffedit_cli.engine.networks.joint_attention import OutputWatch, watch_outputs
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
+from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.process import Level
 
@@ -62,6 +63,16 @@ class FlowDiffusion(LatentDiffusion):
     def _attention_layers(self) -> list[Any]:
         """Returns the joint attention layers of the blocks WATCHED."""
         return of_blocks(self.transformer.transformer_blocks, self.WATCHED, "attn")
+
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
+        """Returns the blocks with one stream, as DirectEdit in FLUX.1, or else all, as there in SD 3.5."""
+        blocks = getattr(self.transformer, "single_transformer_blocks", self.transformer.transformer_blocks)
+        last = slice(-self._cells(rows), None)  # the picture's tokens come last; in two streams they are all
+        return [ValueLayer(block.attn.to_v, last) for block in blocks]
+
+    def _cells(self, rows: ModelInput) -> int:
+        """Returns the number of the picture's tokens."""
+        return rows.x_t.shape[-2] * rows.x_t.shape[-1] // self.patch**2
 
     def _sigmas(self, steps: int) -> list[float] | None:
         """Returns the times before they are shifted, the noisiest first; None for the scheduler's own."""

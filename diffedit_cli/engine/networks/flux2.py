@@ -20,6 +20,7 @@ from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat_without_thoughts
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.original_layout import Place
+from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.errors import ModelError
 
 TOKENS = 512  # every prompt is padded to this length, and the padding is read, too
@@ -115,6 +116,12 @@ class Flux2Klein(FlowDiffusion):
                 txt_ids=words,
             ).sample
         return flow.unpack(output, grid)
+
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
+        """Returns the values in the layers that give queries, keys, values and the input of the perceptron at once."""
+        layers = [block.attn for block in self.transformer.single_transformer_blocks]
+        width, last = layers[0].inner_dim, slice(-self._cells(rows), None)
+        return [ValueLayer(layer.to_qkv_mlp_proj, last, slice(2 * width, 3 * width)) for layer in layers]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         states = self.qwen.hidden_states(prompt, padded=True)

@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput
-from diffedit_cli.engine.networks import components, precision
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Values
+from diffedit_cli.engine.networks import components, precision, source_values
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
 from diffedit_cli.engine.networks.quantisation import Quantisation
+from diffedit_cli.engine.networks.source_values import SourceValues, ValueLayer
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,6 +104,9 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
     def _output(self, rows: ModelInput) -> Tensor: ...
 
     @abstractmethod
+    def _value_layers(self, rows: ModelInput) -> Sequence[ValueLayer]: ...
+
+    @abstractmethod
     def _check_fit(self) -> None: ...
 
     def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction:
@@ -113,8 +117,27 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
         return interpret(output.float(), x_t, at, self.prediction_type)
 
     def _answer(self, rows: ModelInput) -> Tensor:
-        with components.fit_errors(self.name):
+        with components.fit_errors(self.name), source_values.exchange(lambda: self._value_layers(rows), rows):
             return self._output(rows)
+
+    def source_values(self, x_t: Tensor, at: Level, text: Embedding) -> SourceValues:
+        values = SourceValues()
+        with self.keeping(values):
+            self.predict(x_t, at, text)
+        if not values.of_layers:
+            raise UsageError(
+                f"The model {self.name} has no self-attention in its decoder, whose values --keep takes; leave it out."
+            )
+        values.complete = True
+        return values
+
+    @contextmanager
+    def keeping(self, values: Values) -> Iterator[None]:
+        self._watch = values
+        try:
+            yield
+        finally:
+            self._watch = None
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> Self:
         view = copy.copy(self)

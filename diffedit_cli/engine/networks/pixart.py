@@ -16,6 +16,7 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
+from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 
 TOKENS = 300  # longest prompt
@@ -60,6 +61,9 @@ class PixArtSigma(ScheduledDiffusion):
 
     def _attention_layers(self) -> list[Any]:
         return cross_attention.of_blocks(self.transformer.transformer_blocks, self.WATCHED, "attn2")
+
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:  # noqa: ARG002
+        return [ValueLayer(block.attn1.to_v) for block in self.transformer.transformer_blocks]
 
     def _embedded(self, prompt: str, clip_skip: int) -> Embedding:  # noqa: ARG002
         return self.t5.masked(_read(prompt))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from diffedit_cli.engine.interfaces import Embedding, Text, Watcher
+from diffedit_cli.engine.interfaces import Embedding, Text, Values, Watcher
 from diffedit_cli.engine.networks import components, prompt_weighting
 from diffedit_cli.engine.networks.cross_attention import Watch
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
@@ -26,7 +26,7 @@ class PromptEncoding(ABC):
     def __init__(self, network: Any, encoders: Sequence[TextEncoder]) -> None:
         """Initialises the prompts of a model whose denoising `network` reads the embeddings of the `encoders`."""
         self.network, self.encoders = network, encoders
-        self._watch: Watcher | None = None
+        self._watch: Watcher | Values | None = None
         self._embeddings: dict[tuple[str, int], Embedding] = {}
 
     @abstractmethod

@@ -15,6 +15,7 @@ from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, cross_attention, original_layout
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.networks.noise_schedule import ScheduledDiffusion
+from diffedit_cli.engine.networks.source_values import ValueLayer
 from diffedit_cli.engine.networks.text_encoders import Clip
 
 
@@ -45,6 +46,11 @@ class UNetDiffusion(ScheduledDiffusion):
                 added_cond_kwargs=self._conditions(rows.x_t, rows.text),
             ).sample
         return output
+
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:  # noqa: ARG002
+        """Returns the self-attention of the decoder, which MasaCtrl (section 3.2) exchanges."""
+        named = self.unet.up_blocks.named_modules()
+        return [ValueLayer(layer.to_v) for name, layer in named if name.endswith("attn1")]
 
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Tensor] | None:  # noqa: ARG002
         """Returns the conditions of the UNet beside timestep and tokens, None if there are none."""

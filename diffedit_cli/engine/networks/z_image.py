@@ -22,6 +22,7 @@ from diffedit_cli.engine.networks.flow import FlowDiffusion
 from diffedit_cli.engine.networks.joint_attention import watch_outputs
 from diffedit_cli.engine.networks.language_models import LanguageModel, chat
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.networks.source_values import ValueLayer
 
 TOKENS = 512  # longest prompt
 MULTIPLE = 32  # both parts of the stream are padded to a multiple of this length
@@ -81,8 +82,12 @@ class ZImage(FlowDiffusion):
             ).sample
         return -torch.stack(velocity)[:, :, 0]
 
+    def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:
+        first = slice(self._cells(rows))  # the picture's tokens come first
+        return [ValueLayer(block.attention.to_v, first) for block in self.transformer.layers]
+
     def _watched(self, rows: ModelInput) -> AbstractContextManager[None]:
-        cells = rows.x_t.shape[-2] * rows.x_t.shape[-1] // self.patch**2  # the picture's tokens come first
+        cells = self._cells(rows)  # the picture's tokens come first
         return watch_outputs(self._attention_layers, rows, (cells, math.ceil(cells / MULTIPLE) * MULTIPLE))
 
     def _attention_layers(self) -> list[Any]:
