@@ -58,7 +58,7 @@ def list_models(**given: Any) -> None:
     for name, known in registry.NAMES.items():
         where = ("yes" if here[name] else "no") + (", default" if name == default else "")
         row = (name, amount(known.size), known.licence, "yes" if known.gated else "no", where)
-        title = FAMILIES[known.family].title + (", for --inpainter" if known.painter else "")
+        title = FAMILIES[known.family].title + (", for --painter" if known.painter else "")
         groups.setdefault(title, []).append(row)
     write_groups(("NAME", "SIZE", "LICENCE", "GATED", "HERE"), groups)
     if default not in registry.NAMES:

@@ -71,7 +71,7 @@ def find_painter(
     """
     found = find(name, kept=kept, config=config, say=say)
     if found.elsewhere:
-        raise ModelError(f"{name} is a network alone, and --inpainter takes a folder or a complete checkpoint.")
+        raise ModelError(f"{name} is a network alone, and --painter takes a folder or a complete checkpoint.")
     return found.as_painter()
 
 

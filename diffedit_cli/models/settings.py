@@ -41,13 +41,13 @@ class ModelSettings(SmallWorld):
         return FAMILIES[self.family].painter(self.pipeline)
 
     def uses(self) -> tuple[str, ...]:
-        """Returns the options that the model is of use for: --model, --inpainter and --instruction."""
+        """Returns the options that the model is of use for: --model, --painter and --instruction."""
         family, painter = FAMILIES[self.family], self.painter
         channels = self.settings(family.denoiser).get("in_channels")
         vae = self.settings("vae")
         plain = painter is None or channels in painter.inputs(family.channels(vae), self.factor)[:1]
         alone = () if family.only_paints(self.pipeline) or not plain else ("--model",)
-        return alone + (() if painter is None else ("--inpainter",) + ("--instruction",) * painter.instructed)
+        return alone + (() if painter is None else ("--painter",) + ("--instruction",) * painter.instructed)
 
     def as_model(self) -> Self:
         """Returns the folder. Raises ModelError if the model can only paint."""
@@ -58,7 +58,7 @@ class ModelSettings(SmallWorld):
         """Returns the folder. Raises ModelError if the model cannot repaint under a mask."""
         if self.painter is None:
             raise ModelError(
-                f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --inpainter."
+                f"{self.name} is a {self.pipeline}, which cannot repaint under a mask; use another --painter."
             )
         return self
 

@@ -67,7 +67,7 @@ class EditPipeline:
         self.folder, self.cache = folder, cache
         session = ModelSession(folder, device, dtype, memory, any_picture)
         self.device, self.dtype = session.device, session.dtype
-        self.inpainting = InpaintingStage(inpainter, self.device, self.dtype) if inpainter else None
+        self.inpainting = InpaintingStage(inpainter, self.device, dtype) if inpainter else None
         self.safety_filter = SafetyFilter(inpainter or folder, self.device, safety)
         self.context = StageContext(session, StageCache(cache), progress, (inpainter or folder).native_size)
 

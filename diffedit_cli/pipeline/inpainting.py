@@ -11,13 +11,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from diffedit_cli.engine import registration
 from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine.registration import Motion
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import format_on
 from diffedit_cli.pipeline.params import GUIDANCE, STRENGTH, Params
 from diffedit_cli.pipeline.prompts import Embeds, Prompt
 
@@ -36,6 +39,7 @@ class InpaintingOutput:
     grid: tuple[int, int]
     evaluations: int
     overflowed: bool  # half precision overflowed, and float32 was used instead
+    motion: Motion | None  # how the model moved the picture, in its own pixels, which was undone; None if it did not
 
 
 class InpaintingStage:
@@ -43,7 +47,8 @@ class InpaintingStage:
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
         assert folder.painter is not None, "ModelFolder.as_painter was not asked"
-        self.folder, self.device, self.dtype, self.painter = folder, device, dtype, folder.painter
+        self.folder, self.device, self.painter = folder, device, folder.painter
+        self.dtype = format_on(device, dtype, FAMILIES[folder.family].half)
         self._inpainter: Inpainter | None = None
 
     @property
@@ -79,6 +84,8 @@ class InpaintingStage:
         progress: Callable[[int, int], object],
     ) -> InpaintingOutput:
         """Returns the picture, fitted to the model, repainted in every latent cell with a masked pixel.
+
+        If the model moved the picture, by what is outside of these cells, it is moved back.
 
         Raises ModelError, and UsageError for prompts that are embeddings files.
         """
@@ -117,8 +124,10 @@ class InpaintingStage:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        array = result[0].permute(1, 2, 0).cpu().numpy()
-        return InpaintingOutput(array, grid, model.evaluations - before, overflowed)
+        array, motion = _registered(*(one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted)), M.numpy() > 0)
+        if motion is not None:
+            motion = motion.times(picture.size[0] / size[0])
+        return InpaintingOutput(array, grid, model.evaluations - before, overflowed, motion)
 
     def record(self, params: Params) -> dict[str, Any]:
         """Returns the inputs of the result besides picture and mask, under the names of the options."""
@@ -142,7 +151,16 @@ class InpaintingStage:
         return self._inpainter
 
 
+def _registered(
+    painted: NDArray[np.float32], picture: NDArray[np.float32], M: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], Motion | None]:
+    """Returns the painted picture (H, W, 3), moved back if it was moved, and its motion; M (h, w) are the cells."""
+    height, width = (sides // cells for sides, cells in zip(picture.shape, M.shape, strict=False))
+    motion = registration.find_motion(painted, picture, M.repeat(height, axis=0).repeat(width, axis=1))
+    return (painted if motion is None else registration.undo(painted, motion)), motion
+
+
 def _words(name: str, prompt: Prompt) -> str:
     if isinstance(prompt, Embeds):
-        raise UsageError(f"--inpainter reads words only; give --{name} in place of --{name}-embeds.")
+        raise UsageError(f"--painter reads words only; give --{name} in place of --{name}-embeds.")
     return str(prompt)  # expanded sentences count as their concept

@@ -131,7 +131,7 @@ class Inpainter:
             except (ValueError, TypeError) as error:
                 raise ModelError(
                     f"The inpainting model {self.name} cannot repaint this picture ({reason(error)}); "
-                    "use another --inpainter."
+                    "use another --painter."
                 ) from error
         return _resized(painted.float() * 2 - 1, picture)
 

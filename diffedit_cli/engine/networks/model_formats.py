@@ -298,7 +298,7 @@ def refuse_painter(pipeline: str, name: str) -> None:
     """
     if FAMILIES[family_with(pipeline, name)].only_paints(pipeline):
         raise ModelError(
-            f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --inpainter, "
+            f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --painter, "
             "beside a --model that finds the mask."
         )
 
