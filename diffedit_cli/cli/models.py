@@ -199,7 +199,7 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
         from diffedit_cli.models import devices
 
         device = devices.choose_device(device)
-    dtype = format_on(device, number_format("--dtype", given["dtype"]), FAMILIES[model.family].half)
+    dtype = format_on(device, number_format("--dtype", given["dtype"]), model.format.half)
     options = OffloadOptions(offload=given["offload"], quantize=given["quantize"])
     memory_needed.refuse_quantised_files(model, options)
     need = memory_needed.needed(model, device, dtype, options)

@@ -119,7 +119,8 @@ class _Fit:
         from scipy import optimize  # imported here: only edits by a painter need it
 
         def whole(part: Fit) -> Fit:
-            return np.concatenate([start[: free.start or 0], part])
+            both: Fit = np.append(start[: free.start or 0], part)
+            return both
 
         found = optimize.least_squares(
             lambda part: self._apart(whole(part))[0],
@@ -147,10 +148,10 @@ class _Fit:
     def _slopes(self, fit: Fit) -> NDArray[np.float64]:
         """Returns the derivatives of the differences by the numbers of a fit."""
         _, seen, (grey, right, down, _) = self._apart(fit)
-        by_motion = [
-            fit[3] * self.unit * slope for slope in (right, down, (self.at * np.stack([right, down], 1)).sum(1))
-        ]
-        return (seen * np.stack([*by_motion, grey, np.ones_like(grey)])).T.astype(np.float64)
+        outwards = self.at[:, 0] * right + self.at[:, 1] * down
+        by_motion = [fit[3] * self.unit * slope for slope in (right, down, outwards)]
+        slopes: Fit = (seen * np.stack([*by_motion, grey, np.ones_like(grey)])).T.astype(np.float64)
+        return slopes
 
 
 def _places(height: int, width: int) -> Floats:

@@ -125,7 +125,8 @@ class EditPipeline:
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
         if boxes:
-            self.context.check_fits(picture, stats)
+            if not self.inpainting:  # which paints any picture; to find a mask, the model has checked it
+                self.context.check_fits(picture, stats)
             plan = self._plan(self._prompt_models(stats).with_caption(params, picture), place)
         results = []
         own_noise = plan.given.invert_from == 1 and latents is None

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from diffedit_cli.engine import registration
-from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.registration import Motion
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import pictures
@@ -48,7 +47,7 @@ class InpaintingStage:
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
         assert folder.painter is not None, "ModelFolder.as_painter was not asked"
         self.folder, self.device, self.painter = folder, device, folder.painter
-        self.dtype = format_on(device, dtype, FAMILIES[folder.family].half)
+        self.dtype = format_on(device, dtype, folder.format.half)
         self._inpainter: Inpainter | None = None
 
     @property
@@ -124,7 +123,8 @@ class InpaintingStage:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        array, motion = _registered(*(one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted)), M.numpy() > 0)
+        painted_array, given = (one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted))
+        array, motion = _registered(painted_array, given, M.numpy() > 0)
         if motion is not None:
             motion = motion.times(picture.size[0] / size[0])
         return InpaintingOutput(array, grid, model.evaluations - before, overflowed, motion)
@@ -145,7 +145,7 @@ class InpaintingStage:
 
             folder = self.folder
             self._inpainter = Inpainter.load(
-                folder.path, FAMILIES[folder.family], self.painter, self.device, DTYPES[self.dtype], folder.name,
+                folder.path, folder.format, self.painter, self.device, DTYPES[self.dtype], folder.name,
                 folder.variant, folder.spacing,
             )  # fmt: skip
         return self._inpainter

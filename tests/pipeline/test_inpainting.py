@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from command import WORDS, diffedit, installed, settled
 from diffusers import StableDiffusionInpaintPipeline
@@ -216,3 +217,26 @@ def test_a_configuration_of_another_family_is_said(here: Path, inpainter: Path, 
     ran = diffedit("edit", "cat.png", *WORDS, "--painter", file, "--model-config", tiny_sdxl)
     assert ran.code == 4
     assert f"which the configuration of {tiny_sdxl} does not fit" in ran.lines[-1]
+
+
+@pytest.mark.parametrize("words", [(), ("--strength", 1), ("--variants", 2)], ids=str)
+@pytest.mark.usefixtures("here")
+def test_one_step_is_enough_with_a_mask(tiny_v: Path, words: tuple[object, ...]) -> None:
+    """The usual strengths are at least one step, and the strength of the mask is none of a mask that is given."""
+    told = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", tiny_v, "--steps", 1)
+    ran = diffedit(*told, *words)
+    assert ran.code == 0, ran.err
+    assert diffedit(*told, "--strength", 0.5).code == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_with_a_mask_any_picture_is_painted_without_a_model(inpainter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in model, which refuses photographs, is not asked."""
+    monkeypatch.delenv("DIFFEDIT_MODEL")
+    Image.fromarray(skimage.data.astronaut()).resize((60, 40)).save("cat.png")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", inpainter, "--steps", 2)
+    assert diffedit(*words, "--zoom", 2, "-o", "zoomed.png").code == 0
+    assert diffedit(*words).code == 0
+    ran = diffedit("edit", "cat.png", *WORDS, "--painter", inpainter, "--steps", 2)
+    assert ran.code == 4
+    assert "is unlike the drawn scenes" in ran.lines[-1]
