@@ -77,7 +77,7 @@ def find_motion(painted: Floats, picture: Floats, M: Bools) -> Motion | None:
     if motion.at(*M.shape[::-1]) < LEAST or moved[:2].max() > 2 * MOST or moved[2] > MOST:
         return None
     still = fit.error(fit.best(NO_MOTION, LIGHT))
-    return motion if fit.error(found) < min(BETTER * still, ALIKE * fit.spread) else None
+    return motion if found[3] > 0 and fit.error(found) < min(BETTER * still, ALIKE * fit.spread) else None
 
 
 def undo(painted: Floats, motion: Motion) -> Floats:

@@ -95,11 +95,8 @@ class InpaintingStage:
             size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
             grid = size[1] // model.factor, size[0] // model.factor
             M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0]
-            fitted, state, before = (
-                torch.from_numpy(picture.model_input(size))[None],
-                generator.get_state(),
-                model.evaluations,
-            )
+            fitted = torch.from_numpy(picture.model_input(size))[None]
+            state, before = generator.get_state(), model.evaluations
 
             def painted() -> torch.Tensor:
                 return model.paint(
@@ -123,10 +120,8 @@ class InpaintingStage:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        painted_array, given = (one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted))
-        array, motion = _registered(painted_array, given, M.numpy() > 0)
-        if motion is not None:
-            motion = motion.times(picture.size[0] / size[0])
+        array, motion = _registered(result, fitted, M)
+        motion = motion and motion.times(picture.size[0] / size[0])
         return InpaintingOutput(array, grid, model.evaluations - before, overflowed, motion)
 
     def record(self, params: Params) -> dict[str, Any]:
@@ -152,11 +147,15 @@ class InpaintingStage:
 
 
 def _registered(
-    painted: NDArray[np.float32], picture: NDArray[np.float32], M: NDArray[np.bool_]
+    result: torch.Tensor, fitted: torch.Tensor, M: torch.Tensor
 ) -> tuple[NDArray[np.float32], Motion | None]:
-    """Returns the painted picture (H, W, 3), moved back if it was moved, and its motion; M (h, w) are the cells."""
-    height, width = (sides // cells for sides, cells in zip(picture.shape, M.shape, strict=False))
-    motion = registration.find_motion(painted, picture, M.repeat(height, axis=0).repeat(width, axis=1))
+    """Returns a painted picture, (1, 3, H, W), as (H, W, 3), moved back if it was moved, and its motion.
+
+    `fitted` is the original of the same shape, and M (h, w) is 1 in the painted latent cells.
+    """
+    painted, picture = (one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted))
+    cells = F.interpolate(M[None, None], size=painted.shape[:2])[0, 0].numpy() > 0
+    motion = registration.find_motion(painted, picture, cells)
     return (painted if motion is None else registration.undo(painted, motion)), motion
 
 
