@@ -19,7 +19,7 @@ class DiffEdit(Stages):
 
     Args:
         model: Name or path of the model. Default: the built-in one, which refuses pictures unlike those it knows.
-        inpainter: Name or path of an inpainting model that paints in place of inversion and edit. Default: none.
+        painter: Name or path of a model that paints in place of inversion and edit. Default: none.
         model_config: For model files, the model of their configuration and other parts. Default: by their content.
         text_encoder: Text encoders, files or folders, in place of the model's.
         vae: VAE, a file or a folder, in place of the model's.
@@ -37,6 +37,7 @@ class DiffEdit(Stages):
         safety: Whether the model's safety checker is used, if it has one. Default true.
         max_pixels: Largest number of pixels of a picture. Default 200 million.
         on_step: Called with the stage, the steps done and the steps in total.
+        inpainter: Former name of `painter`.
 
     Raises:
         ModelError: The model, a LoRA or a textual inversion is not on this machine or cannot be used.
@@ -48,7 +49,7 @@ class DiffEdit(Stages):
         self,
         model: str | Path | None = None,
         *,
-        inpainter: str | Path | None = None,
+        painter: str | Path | None = None,
         model_config: str | None = None,
         text_encoder: Iterable[str | Path] = (),
         vae: str | Path | None = None,
@@ -65,7 +66,9 @@ class DiffEdit(Stages):
         safety: bool = True,
         max_pixels: int = files.MAX_PIXELS,
         on_step: Callable[[str, int, int], object] | None = None,
+        inpainter: str | Path | None = None,
     ) -> None:
+        painter = inpainter if painter is None else painter
         self._max_pixels = max_pixels
         kept = None if cache is None else Path(cache)
         folder = registry.find(
@@ -84,5 +87,5 @@ class DiffEdit(Stages):
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,
-            inpainter=None if inpainter is None else registry.find_painter(str(inpainter), kept, model_config),
+            inpainter=None if painter is None else registry.find_painter(str(painter), kept, model_config),
         )

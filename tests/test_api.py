@@ -209,7 +209,7 @@ def test_what_cannot_be_had_is_an_error_of_ours(editor: DiffEdit, image: Path) -
     with pytest.raises(ModelError, match="nonesuch"):
         DiffEdit("nonesuch")
     with pytest.raises(ModelError, match="nonesuch"):
-        DiffEdit(inpainter="nonesuch")
+        DiffEdit(painter="nonesuch")
     with pytest.raises(DeviceError):
         DiffEdit(device="cuda:99")
     with pytest.raises(UsageError, match="int8"):
@@ -243,7 +243,7 @@ assert not {{"torch", "numpy", "diffusers", "transformers"}} & set(sys.modules)
 from diffedit_cli import DiffEdit, ModelError
 assert all(getattr(diffedit_cli, name).__name__ == name for name in diffedit_cli.__all__ if name != "PRESETS")
 assert diffedit_cli.PRESETS["balanced"] == {{}}
-edited = DiffEdit({str(tiny_epsilon)!r}, device="cpu", inpainter={str(tiny_epsilon)!r}).edit(
+edited = DiffEdit({str(tiny_epsilon)!r}, device="cpu", painter={str(tiny_epsilon)!r}).edit(
     {str(image)!r}, from_="cat", to="dog", steps=5, maps=2, threshold=0.3)
 assert edited.image.size == (60, 40)
 from transformers.utils import logging

@@ -55,7 +55,8 @@ def layers() -> list[Layer]:
     """
     named = zip(read_from(), _of_files(), strict=True)
     files_ = [Layer(paths.shown_path(path), paths.is_file(path), values) for path, values in named]
-    told = {name: os.environ[variable(name)] for name in sorted(options.DECLARED) if variable(name) in os.environ}
+    names = sorted(options.DECLARED)
+    told = _older_variables() | {name: os.environ[variable(name)] for name in names if variable(name) in os.environ}
     return [*files_, Layer("the environment (DIFFEDIT_...)", True, told)]
 
 
@@ -74,17 +75,22 @@ def guess_setting(name: str, spelling: Callable[[str], str] = str) -> str:
 
 def unknown_variables() -> list[str]:
     """Returns the names of environment variables that look like settings but are not, such as DIFFEDIT_STEP."""
-    known = {variable(name) for name in options.DECLARED} | OTHER_VARIABLES
+    known = {variable(name) for name in options.DECLARED | options.OLDER.keys()} | OTHER_VARIABLES
     return sorted(name for name in os.environ if name.startswith("DIFFEDIT_") and name not in known)
 
 
 def read() -> dict[str, Any]:
-    """Returns the values of both files by long option names without leading dashes.
+    """Returns the values of both files, and of variables with former names, by long option names without dashes.
 
     Raises UsageError for a file that cannot be read, or that sets an option it may not set.
     """
     own, found = _of_files()
-    return own | found
+    return own | found | _older_variables()
+
+
+def _older_variables() -> dict[str, Any]:
+    """Returns the values of environment variables that are named by former names of options."""
+    return {name: os.environ[variable(one)] for one, name in options.OLDER.items() if variable(one) in os.environ}
 
 
 def _of_files() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,6 +142,9 @@ def _read(path: Path) -> dict[str, Any]:
     for name, value in found.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise UsageError(f"The setting {name} in {path} must be a single value; see diffedit edit --help.")
+    found = {name: found[one] for one, name in options.OLDER.items() if one in found} | {
+        name: value for name, value in found.items() if name not in options.OLDER
+    }
     if unknown := sorted(found.keys() - options.DECLARED):
         guess = guess_setting(unknown[0])
         raise UsageError(f"{path} sets {', '.join(unknown)}, which no command has as an option; {guess}")

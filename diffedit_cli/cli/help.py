@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
 from diffedit_cli.cli.console import HELP, HELP_ALL, answer
+from diffedit_cli.cli.options import OLDER
 
 FIRST_COMMANDS = ("edit", "run", "report", "mask", "invert", "info", "models", "config", "doctor", "cache", "serve")
 WIDTH = 100  # columns of help, at most
@@ -37,7 +38,7 @@ FIRST_OPTIONS = {
     "Many pictures": ("--out", "--name", "--recursive", "--dry-run"),
     "What to change": ("--from", "--to", "--negative", "--anyway"),
     "Where": ("--mask", "--threshold", "--box", "--point", "--within", "--exclude"),
-    "How": ("--guidance", "--preset", "--seed", "--variants", "--best", "--inpainter", "--caption", "--strength"),
+    "How": ("--guidance", "--preset", "--seed", "--variants", "--best", "--painter", "--caption", "--strength"),
     "Which model": ("--model", "--device", "--lora"),
     "Result": ("--output", "--preview", "--overlay", "--frames", "--json", "--force"),
     "More help": ("--help",),
@@ -45,7 +46,7 @@ FIRST_OPTIONS = {
 """The options of the short `--help`, by the heading of their group."""
 LATER = {
     "run": (
-        *("--inpainter", "--box", "--point", "--within", "--exclude"),
+        *("--painter", "--box", "--point", "--within", "--exclude"),
         *("--variants", "--best", "--caption", "--strength", "--frames"),
     ),
     "edit": ("--caption", "--strength", "--frames"),
@@ -55,6 +56,15 @@ LATER = {
 
 class Command(TyperCommand):
     """A command whose help lists the options in groups; a command with many options has a short `--help`."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        """Returns the parser, which also takes the former names of options; no help shows them."""
+        parser = super().make_parser(ctx)
+        for former, name in OLDER.items():
+            for param in self.params:
+                if f"--{name}" in param.opts:
+                    parser.add_option(param, [f"--{former}"], param.name)  # type: ignore[arg-type]
+        return parser
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if HELP_ALL in args[: args.index("--") if "--" in args else None]:

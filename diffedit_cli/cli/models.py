@@ -70,7 +70,7 @@ def _title(name: str) -> str:
 
     if name not in NAMES:
         return "Masks from words, for --segmenter"
-    return FAMILIES[NAMES[name].family].title + (", for --inpainter" if NAMES[name].painter else "")
+    return FAMILIES[NAMES[name].family].title + (", for --painter" if NAMES[name].painter else "")
 
 
 @app.command()
@@ -207,7 +207,7 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
         from diffedit_cli.models import devices
 
         device = devices.choose_device(device)
-    dtype = format_on(device, number_format("--dtype", given["dtype"]), FAMILIES[model.family].half)
+    dtype = format_on(device, number_format("--dtype", given["dtype"]), model.format.half)
     options = OffloadOptions(offload=given["offload"], quantize=given["quantize"])
     memory_needed.refuse_quantised_files(model, options)
     need = memory_needed.needed(model, device, dtype, options)

@@ -22,6 +22,8 @@ from diffedit_cli.storage import files
 
 Group = dict[str, tuple[Any, Any]]  # parameter name -> (annotation, default)
 
+OLDER = {"inpainter": "painter"}
+"""Former name of an option -> its name: both work on the command line, in settings files and in the environment."""
 DEFAULTS = Params()
 REQUIRED = inspect.Parameter.empty
 DECLARED: set[str] = set()
@@ -173,10 +175,10 @@ FRAMES = _group(
 GUIDANCE = _params("guidance")
 PAINTER = _group(
     "Edit",
-    inpainter=(
+    painter=(
         str | None,
         None,
-        "Repaint with this inpainting model, named like --model, in place of inversion and edit.",
+        "Repaint with this inpainting or image-editing model, named like --model, in place of inversion and edit.",
     ),
     safety=(bool, True, "Withhold results that the model's own safety checker flags, if it has one."),
 )
@@ -217,7 +219,7 @@ DISTILLED = _group(
     distilled=(
         str,
         "auto",
-        "How --model and --inpainter were distilled: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
+        "How --model and --painter were distilled: turbo, lightning, lcm, dmd2, hyper, schnell, distilled, or no; "
         "auto: as its files say.",
     ),
 )

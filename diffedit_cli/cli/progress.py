@@ -213,7 +213,7 @@ class Pace:
 
 
 def result_line(result: Result) -> str:
-    """Returns the line of a result: output file, masked share, time and model."""
+    """Returns the line of a result: output file, masked share, time, model and painter."""
     parts = ["standard output" if result.output == "-" else ", ".join(result.outputs)]
     if result.status == "skipped":
         return f"{parts[0]}  is up to date"
@@ -227,7 +227,7 @@ def result_line(result: Result) -> str:
     if cached:
         parts.append(f"{' and '.join(cached)} from the cache")
     parts.append(f"{sum(result.seconds.values()):.1f} s")
-    parts.append(f"{result.model} on {result.device}")
+    parts.append(f"{' and '.join(filter(None, (result.model, result.painter)))} on {result.device}")
     return "  ".join([parts[0], " · ".join(parts[1:])])
 
 

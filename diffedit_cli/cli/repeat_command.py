@@ -45,7 +45,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         if file is not None:
             words += [f"--{prompts.counterpart(name)}", f"{name.upper()}.safetensors"]
     if "inpainter" in edit:
-        words += ["--inpainter", edit["inpainter-name"]]
+        words += ["--painter", edit["inpainter-name"]]
     if not found.get("safety", True):
         words.append("--no-safety")
     if found.get("model-name", "builtin") != "builtin":

@@ -45,10 +45,10 @@ def shared_options(given: dict[str, Any], needs: Iterable[str]) -> dict[str, Any
     Raises UsageError for options that contradict each other or are out of range, InputError for unreadable prompt
     embeddings.
     """
-    if given.get("inpainter") and (given.get("latents") or given.get("frames")):
-        raise UsageError("--inpainter paints without an inversion; leave out --latents and --frames.")
-    if given.get("instruction") and not given.get("inpainter"):
-        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
+    if given.get("painter") and (given.get("latents") or given.get("frames")):
+        raise UsageError("--painter paints without an inversion; leave out --latents and --frames.")
+    if given.get("instruction") and not given.get("painter"):
+        raise UsageError("--instruction tells the model of --painter what to do; name one, or leave it out.")
     if given["max_pixels"] < 1:
         raise UsageError(f"--max-pixels {given['max_pixels']} is not a number of pixels; give 1 or more.")
     given = {**given, **prompts.choose_prompts(given, PROMPTS)}
@@ -150,7 +150,7 @@ class Session:
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for processes that do not start there
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()
-        self._root, painter = model_options.cache_root(given), given.get("inpainter")
+        self._root, painter = model_options.cache_root(given), given.get("painter")
         config = given["model_config"]
         self.inpainter = None
         if painter:
@@ -173,7 +173,7 @@ class Session:
         from diffedit_cli.storage.cache_folder import MODELS
 
         added = [*(one.file for one in self.folder.loras), *(one.file for one in self.folder.embeddings)]
-        options = ("model", "inpainter", "model_config", "vae", "caption_model", "expand_model")
+        options = ("model", "painter", "model_config", "vae", "caption_model", "expand_model")
         segmenters = transformers_folder.joined(self._given.get("segmenter") or "")
         names = (*map(self._given.get, options), *self._given["text_encoder"], *segmenters)
         named = [Path(name) for name in names if name]

@@ -70,6 +70,7 @@ def done_result(
         input=str(job.input),
         output=str(output),
         model=pipeline.folder.name,
+        painter=pipeline.inpainting.folder.name if pipeline.inpainting else None,
         device=pipeline.device,
         preview=str(job.shows["preview"]) if job.preview else None,
         evaluations=stats.evaluations,

@@ -62,7 +62,7 @@ class ModelFolder(ModelSettings):
 
         The safety checker does not count, because no mask or latents depend on it.
         """
-        beside = FAMILIES[self.family].beside
+        beside = self.format.beside
         total = hashlib.sha256()
         try:
             for path, place in self.placed_files():
@@ -75,7 +75,7 @@ class ModelFolder(ModelSettings):
             total.update(f"{addition.identity}\n".encode())
         if self.spacing is not None:
             total.update(f"spacing {self.spacing}\n".encode())
-        for name, usual in FAMILIES[self.family].settings.items():
+        for name, usual in self.format.settings.items():
             if (said := self._index.get(name, usual)) != usual:
                 total.update(f"{name} {said!r}\n".encode())
         return total.hexdigest()
@@ -102,7 +102,7 @@ class ModelFolder(ModelSettings):
         }
         said |= {"model-config": self.config} if self.config else {}
         said |= {} if self.distilled == profiles.AUTO else {"distilled": self.distilled}
-        given = {part: str(path) for part, path in self.elsewhere.items() if part != FAMILIES[self.family].denoiser}
+        given = {part: str(path) for part, path in self.elsewhere.items() if part != self.format.denoiser}
         said |= {"vae": given.pop("vae")} if "vae" in given else {}
         said |= {"text-encoder": [*given.values()]} if given else {}
         return {"model": self.digest, "model-name": self.name, **said}
@@ -113,7 +113,7 @@ class ModelFolder(ModelSettings):
 
     def placed_files(self) -> Iterator[tuple[Path, str]]:
         """Yields the files as `files` does, with their places in a folder; weights that are elsewhere: only `part/`."""
-        for part in FAMILIES[self.family].all_parts:
+        for part in self.format.all_parts:
             folder, other = self._folder(part), self.elsewhere.get(part)
             variant = self.variant if other is None else None
             for path in sorted(folder.iterdir()) if paths.is_folder(folder) else ():
@@ -127,7 +127,7 @@ class ModelFolder(ModelSettings):
 
     @property
     def has_safety_checker(self) -> bool:
-        return all(paths.is_folder(self.path / part) for part in FAMILIES[self.family].beside)
+        return all(paths.is_folder(self.path / part) for part in self.format.beside)
 
     def sizes(self) -> dict[str, int]:
         """Returns the size of each component in bytes."""

@@ -17,7 +17,7 @@ from typing import Any
 from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.gguf_header import GgufTensor
-from diffedit_cli.engine.networks.model_formats import FAMILIES, fits_nf4, is_kept_in_full, is_quantised_weight
+from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full, is_quantised_weight
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
@@ -84,7 +84,7 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
     Raises:
         ModelError: If the settings are damaged.
     """
-    family = FAMILIES[folder.family]
+    family = folder.format
     sizes: dict[str, int] = {}
     largest = 0
     for path, place in folder.placed_files():

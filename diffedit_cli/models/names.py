@@ -17,7 +17,7 @@ class NamedModel:
         licence: Name of the licence.
         size: About how many bytes `models pull` downloads.
         gated: Whether the hub asks to accept the licence before the download.
-        painter: Whether it repaints a mask, as --inpainter, and cannot be inverted, as --model.
+        painter: Whether it repaints a mask, as --painter, and cannot be inverted, as --model.
     """
 
     source: str

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import checkpoints, configs, network_files, weights
+from diffedit_cli.models import checkpoints, configs, formats, network_files, weights
 from diffedit_cli.models.folder import ModelFolder, unreadable
+from diffedit_cli.models.formats import format_of
 from diffedit_cli.models.names import BUILTIN as BUILTIN
 from diffedit_cli.models.names import NAMES as NAMES
 from diffedit_cli.models.names import SEGMENTERS, hub_id
@@ -56,7 +57,7 @@ def find(
             path, held = _converted(path, kept, config, say)
         elsewhere |= network_files.placed(name, path, family_of(path, name), text_encoders, vae)
         found = _checked(name, path, kept / DIGESTS, again, elsewhere)
-        if file := elsewhere.get(FAMILIES[found.family].denoiser):
+        if file := elsewhere.get(found.format.denoiser):
             network_files.check_noise_process(file, found)
         source = NAMES[name].source if name in NAMES else None
         return replace(found, config=config, model_lock=held, source=source)
@@ -73,7 +74,7 @@ def find_painter(
     """
     found = find(name, kept=kept, config=config, say=say)
     if found.elsewhere:
-        raise ModelError(f"{name} is a network alone, and --inpainter takes a folder or a complete checkpoint.")
+        raise ModelError(f"{name} is a network alone, and --painter takes a folder or a complete checkpoint.")
     return found.as_painter()
 
 
@@ -186,7 +187,10 @@ def _advice(name: str) -> str:
 
 
 def family_of(folder: Path, name: str) -> str:
-    """Returns the family that a folder's index names. Raises ModelError for one that diffedit cannot use."""
+    """Returns the family that a folder's index names, or the pipeline of a painter without one.
+
+    Raises ModelError for one that diffedit cannot use.
+    """
     index = folder / "model_index.json"
     try:
         pipeline = weights.read_json(index).get("_class_name")
@@ -194,7 +198,7 @@ def family_of(folder: Path, name: str) -> str:
         raise ModelError(
             f"{name} is not a diffusers model: {index} is missing or unreadable; name a folder that holds one."
         ) from None
-    return family_with(pipeline, name)
+    return str(pipeline) if formats.of_painter(folder, pipeline) else family_with(pipeline, name)
 
 
 def _checked(name: str, folder: Path, memo: Path, again: str, elsewhere: Mapping[str, Path]) -> ModelFolder:
@@ -203,12 +207,13 @@ def _checked(name: str, folder: Path, memo: Path, again: str, elsewhere: Mapping
     Raises ModelError unless it has all components, with their weights as `.safetensors` unless they are `elsewhere`.
     """
     family = family_of(folder, name)
-    painter = FAMILIES[family].painter(str(configs.read(name, folder / "model_index.json").get("_class_name")))
-    for part in (*FAMILIES[family].parts, *(painter.readers if painter else ())):
+    told = format_of(folder, family)
+    painter = told.painter(str(configs.read(name, folder / "model_index.json").get("_class_name")))
+    for part in (*told.parts, *(painter.readers if painter else ())):
         if not paths.is_folder(folder / part):
             raise ModelError(f"The model {name} is incomplete: {folder / part} is missing; {again}.")
-    variant = _variant(name, [folder / part for part in FAMILIES[family].networks if part not in elsewhere], again)
-    for part in FAMILIES[family].all_parts:
+    variant = _variant(name, [folder / part for part in told.networks if part not in elsewhere], again)
+    for part in told.all_parts:
         if part not in elsewhere:
             check_shards(name, folder / part, variant, again)
 
@@ -217,7 +222,7 @@ def _checked(name: str, folder: Path, memo: Path, again: str, elsewhere: Mapping
             return weights.stored_size(folder / part, variant)
         return weights.stored_size(place, None) if paths.is_folder(place) else network_files.size(place)
 
-    configs.check(name, folder, FAMILIES[family], held)
+    configs.check(name, folder, told, held)
     return ModelFolder(name, folder, family, variant, memo, elsewhere=elsewhere)
 
 

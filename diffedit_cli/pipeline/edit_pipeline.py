@@ -67,7 +67,7 @@ class EditPipeline:
         self.folder, self.cache = folder, cache
         session = ModelSession(folder, device, dtype, memory, any_picture)
         self.device, self.dtype = session.device, session.dtype
-        self.inpainting = InpaintingStage(inpainter, self.device, self.dtype) if inpainter else None
+        self.inpainting = InpaintingStage(inpainter, self.device, dtype) if inpainter else None
         self.safety_filter = SafetyFilter(inpainter or folder, self.device, safety)
         self.context = StageContext(session, StageCache(cache), progress, (inpainter or folder).native_size)
 
@@ -131,7 +131,8 @@ class EditPipeline:
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
         if boxes or (params.keep and latents is None):
-            self.context.check_fits(picture, stats)
+            if not self.inpainting:  # which paints any picture; to find a mask, the model has checked it
+                self.context.check_fits(picture, stats)
             plan = self._plan(self._prompt_models(stats).with_caption(params, picture), place)
         results = []
         own_noise = plan.given.invert_from == 1 and latents is None

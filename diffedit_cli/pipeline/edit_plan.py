@@ -176,7 +176,7 @@ def _there(full: Params, change: Change) -> Params | None:
     """Returns the parameters that find the things already there; None unless something is added beside them."""
     if full.region != "add" or not change.kept or not isinstance(full.from_, str):
         return None
-    strength, bare = parameters.MASK_STRENGTH, _place(full.from_)
+    strength, bare = max(parameters.MASK_STRENGTH, 1 / full.step_count), _place(full.from_)
     return dataclasses.replace(full, region="object", to=bare, mask_strength=strength, maps=_few(full.maps))
 
 

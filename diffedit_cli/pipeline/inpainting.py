@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from diffedit_cli.engine.networks.model_formats import FAMILIES
+from diffedit_cli.engine import registration
+from diffedit_cli.engine.registration import Motion
 from diffedit_cli.errors import ModelError, UsageError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import format_on
 from diffedit_cli.pipeline.params import GUIDANCE, STRENGTH, Params
 from diffedit_cli.pipeline.prompts import Embeds, Prompt
 
@@ -36,6 +38,7 @@ class InpaintingOutput:
     grid: tuple[int, int]
     evaluations: int
     overflowed: bool  # half precision overflowed, and float32 was used instead
+    motion: Motion | None  # how the model moved the picture, in its own pixels, which was undone; None if it did not
 
 
 class InpaintingStage:
@@ -43,7 +46,8 @@ class InpaintingStage:
 
     def __init__(self, folder: ModelFolder, device: str, dtype: str) -> None:
         assert folder.painter is not None, "ModelFolder.as_painter was not asked"
-        self.folder, self.device, self.dtype, self.painter = folder, device, dtype, folder.painter
+        self.folder, self.device, self.painter = folder, device, folder.painter
+        self.dtype = format_on(device, dtype, folder.format.half)
         self._inpainter: Inpainter | None = None
 
     @property
@@ -83,6 +87,8 @@ class InpaintingStage:
     ) -> InpaintingOutput:
         """Returns the picture, fitted to the model, repainted in every latent cell with a masked pixel.
 
+        If the model moved the picture, by what is outside of these cells, it is moved back.
+
         Raises ModelError, and UsageError for prompts that are embeddings files.
         """
         params, prompt = self.with_defaults(params), params.instruction or _words("to", params.to)
@@ -92,11 +98,8 @@ class InpaintingStage:
             size = pictures.fitted_size(picture.size, model.native_size, model.multiple)
             grid = size[1] // model.factor, size[0] // model.factor
             M = F.adaptive_max_pool2d(torch.from_numpy(mask.pixels).float()[None], grid)[0]
-            fitted, state, before = (
-                torch.from_numpy(picture.model_input(size))[None],
-                generator.get_state(),
-                model.evaluations,
-            )
+            fitted = torch.from_numpy(picture.model_input(size))[None]
+            state, before = generator.get_state(), model.evaluations
 
             def painted() -> torch.Tensor:
                 return model.paint(
@@ -120,8 +123,9 @@ class InpaintingStage:
             raise ModelError(
                 f"The model {self.folder.name} gives values that are not finite; its files may be damaged."
             )
-        array = result[0].permute(1, 2, 0).cpu().numpy()
-        return InpaintingOutput(array, grid, model.evaluations - before, overflowed)
+        array, motion = _registered(result, fitted, M)
+        motion = motion and motion.times(picture.size[0] / size[0])
+        return InpaintingOutput(array, grid, model.evaluations - before, overflowed, motion)
 
     def record(self, params: Params) -> dict[str, Any]:
         """Returns the inputs of the result besides picture and mask, under the names of the options."""
@@ -139,13 +143,26 @@ class InpaintingStage:
 
             folder = self.folder
             self._inpainter = Inpainter.load(
-                folder.path, FAMILIES[folder.family], self.painter, self.device, DTYPES[self.dtype], folder.name,
+                folder.path, folder.format, self.painter, self.device, DTYPES[self.dtype], folder.name,
                 folder.variant, folder.spacing,
             )  # fmt: skip
         return self._inpainter
 
 
+def _registered(
+    result: torch.Tensor, fitted: torch.Tensor, M: torch.Tensor
+) -> tuple[NDArray[np.float32], Motion | None]:
+    """Returns a painted picture, (1, 3, H, W), as (H, W, 3), moved back if it was moved, and its motion.
+
+    `fitted` is the original of the same shape, and M (h, w) is 1 in the painted latent cells.
+    """
+    painted, picture = (one[0].permute(1, 2, 0).cpu().numpy() for one in (result, fitted))
+    cells = F.interpolate(M[None, None], size=painted.shape[:2])[0, 0].numpy() > 0
+    motion = registration.find_motion(painted, picture, cells)
+    return (painted if motion is None else registration.undo(painted, motion)), motion
+
+
 def _words(name: str, prompt: Prompt) -> str:
     if isinstance(prompt, Embeds):
-        raise UsageError(f"--inpainter reads words only; give --{name} in place of --{name}-embeds.")
+        raise UsageError(f"--painter reads words only; give --{name} in place of --{name}-embeds.")
     return str(prompt)  # expanded sentences count as their concept

@@ -110,7 +110,7 @@ def unused_source(plan: Plan) -> list[str]:
 def refuse_instruction(params: Params) -> None:
     """Raises UsageError for an instruction, which nothing reads without an inpainting model."""
     if params.instruction:
-        raise UsageError("--instruction tells the model of --inpainter what to do; name one, or leave it out.")
+        raise UsageError("--instruction tells the model of --painter what to do; name one, or leave it out.")
 
 
 def follow_latents(latents: Latents, params: Params) -> Params:

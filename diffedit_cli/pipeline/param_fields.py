@@ -321,7 +321,7 @@ class EditParams:
     instruction: str = parameter(
         "",
         EDIT,
-        'What the model of --inpainter is told to do, such as "make it a dog" (default: the --to prompt).',
+        'What the model of --painter is told to do, such as "make it a dog" (default: the --to prompt).',
         changed_in=("repainting",),
     )
     room: float | None = parameter(

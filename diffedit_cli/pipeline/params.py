@@ -28,6 +28,7 @@ MASK_STRENGTH, STRENGTH, GUIDANCE, STEPS = 0.5, 0.9, 7.5, 16  # used if neither 
 USUAL: dict[str, Any] = {
     "mask_strength": MASK_STRENGTH, "strength": STRENGTH, "guidance": GUIDANCE, "steps": STEPS, "maps": AUTO
 }  # fmt: skip
+STRENGTHS = ("mask_strength", "strength")
 SEED_LIMIT = 2**63
 VARIANTS_ETA = 0.6  # eta of --variants; of 24 object edits 38 % succeed at eta 1, 58 % at 0.6, 62 % at 0
 REFINEMENTS = (
@@ -56,10 +57,10 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         self._check_together()
 
     def _check_levels(self) -> None:
-        """Raises UsageError if a strength covers less than one of the steps."""
-        for name in ("mask_strength", "strength"):
-            share = USUAL[name] if getattr(self, name) is None else getattr(self, name)
-            if levels_up_to(share, self.step_count) < 1:
+        """Raises UsageError if a given strength covers less than one of the steps."""
+        for name in STRENGTHS:
+            share = getattr(self, name)
+            if share is not None and levels_up_to(share, self.step_count) < 1:
                 raise UsageError(
                     f"{flag(name)} {share:g} of --steps {self.step_count} is less than one step; "
                     f"raise {flag(name)} or --steps."
@@ -157,8 +158,9 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         return self if self.mask_method == method else dataclasses.replace(self, mask_method=method, segment="")
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Params:
-        """Returns a copy with these defaults in place of None; other values are unchanged."""
+        """Returns a copy with these defaults in place of None, at least one step; other values are unchanged."""
         absent = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        absent |= {name: max(absent[name], 1 / self.step_count) for name in STRENGTHS if name in absent}
         return dataclasses.replace(self, **absent) if absent else self
 
     @property

@@ -136,8 +136,14 @@ class RepaintStage:
         stats.spent("edit", made.evaluations)
         if made.overflowed:
             stats.warn(
-                f"The inpainting model overflowed in {self.context.session.dtype}; the stage was repeated in float32."
+                f"The inpainting model overflowed in {self.inpainting.dtype}; the stage was repeated in float32."
             )
         record = self.inpainting.record(plan.given) | plan.record() | self.safety_record
+        if (moved := made.motion) is not None:
+            record |= {"registered": [round(moved.dx, 2), round(moved.dy, 2), round(moved.scale, 4)]}
+            stats.warn(
+                f"{self.inpainting.folder.name} moved the picture by {moved.dx:+.1f}, {moved.dy:+.1f} px and scaled it "
+                f"by {moved.scale:.4f}; this was undone."
+            )
         before = part.picture.model_input(made.picture.shape[1::-1]).transpose(1, 2, 0) if plan.tightens else None
         return Repainting(made.picture, max(made.grid), part.box, record, before=before)

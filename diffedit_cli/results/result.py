@@ -30,6 +30,7 @@ class Result:
     evidence: float | None = None
     preview: str | None = None
     model: str | None = None
+    painter: str | None = None
     device: str | None = None
     seed: int | None = None
     evaluations: Mapping[str, int] = field(default_factory=dict)

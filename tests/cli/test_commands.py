@@ -18,7 +18,8 @@ from diffedit_cli import __version__
 
 KEYS = [
     "status", "error", "input", "output", "outputs", "digests", "mask", "mask_area", "region", "evidence", "preview",
-    "model", "device", "seed", "evaluations", "cache", "seconds", "warnings", "from", "to", "identity", "ended",
+    "model", "painter", "device", "seed", "evaluations", "cache", "seconds", "warnings", "from", "to", "identity",
+    "ended",
 ]  # fmt: skip
 
 
@@ -303,7 +304,7 @@ def test_run_into_the_source_folder_changes_nothing(here: Path) -> None:
         (("edit", "cat.png", "dog.png", *WORDS, "-o", "x.png"), 2, ["cat.png", "dog.png"]),
         (("invert", "cat.png", "--dtype", "int8"), 2, ["cat.png"]),
         (("run", ".", *WORDS, "--model", "nonesuch", "--out", "out"), 4, ["cat.png", "dog.png"]),
-        (("edit", "cat.png", *WORDS, "--inpainter", "nonesuch"), 4, ["cat.png"]),
+        (("edit", "cat.png", *WORDS, "--painter", "nonesuch"), 4, ["cat.png"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from command import diffedit
+from command import diffedit, picture
 
+from diffedit_cli import DiffEdit
 from diffedit_cli.cli import config_file, options
+from diffedit_cli.errors import ModelError
 
 
 @pytest.fixture
@@ -138,3 +140,45 @@ def commands() -> list:  # type: ignore[type-arg]
 
     found = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
     return [inner for one in found for inner in (one, *getattr(one, "commands", {}).values())]
+
+
+@pytest.mark.parametrize("source", ["flag", "flag=", "environment", "file", "both in a file", "library"])
+def test_the_former_name_of_an_option_works_as_well(
+    layered: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """--inpainter is --painter; of both names in one source, the one of today counts."""
+    words = {"flag": ("--inpainter", "nonesuch"), "flag=": ("--inpainter=nonesuch",)}.get(source, ())
+    if source == "environment":
+        monkeypatch.setenv("DIFFEDIT_INPAINTER", "nonesuch")
+    elif "file" in source:
+        layered.write_text(f'inpainter = "{"other" if "both" in source else "nonesuch"}"\n')
+        with layered.open("a") as file:
+            file.write('painter = "nonesuch"\n' if "both" in source else "")
+    if source == "library":
+        with pytest.raises(ModelError, match="no model nonesuch"):
+            DiffEdit(inpainter="nonesuch")
+        return
+    if "file" not in source:
+        layered.unlink()
+    picture(Path("cat.png"))
+    ran = diffedit("edit", "cat.png", "--from", "cat", "--to", "dog", *words)
+    assert ran.code == 4
+    assert "warning" not in ran.err
+    assert "There is no model nonesuch on this machine" in ran.lines[-1]
+    if not words:
+        assert ["painter", "nonesuch"] in [line.split()[:2] for line in diffedit("config").out.decode().splitlines()]
+
+
+@pytest.mark.usefixtures("layered")
+def test_a_former_name_is_in_no_help_and_no_strangers_file() -> None:
+    assert "--painter" in diffedit("edit", "--help-all").out.decode()
+    assert "inpainter" not in diffedit("edit", "--help-all").out.decode()
+    Path("diffedit.toml").write_text('inpainter = "nonesuch"\n')
+    ran = diffedit("config")
+    assert ran.code == 2
+    assert "sets painter;" in ran.lines[-1]
+
+
+def test_a_former_name_is_none_of_a_present_option() -> None:
+    assert not options.OLDER.keys() & options.DECLARED
+    assert set(options.OLDER.values()) <= options.DECLARED

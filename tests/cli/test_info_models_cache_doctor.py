@@ -187,7 +187,7 @@ def test_the_list_of_models_fits_a_terminal_in_groups_of_families() -> None:
         else:
             groups[line] = []
     titles = {family.title for family in FAMILIES.values()}
-    assert set(groups) == titles | {"FLUX.1, for --inpainter", "Masks from words, for --segmenter"}
+    assert set(groups) == titles | {"FLUX.1, for --painter", "Masks from words, for --segmenter"}
     assert [line.split()[0] for line in groups["FLUX.1"]] == ["flux-dev", "flux-krea", "flux-schnell"]
     assert groups["FLUX.2-klein"][2].split() == ["flux2-klein-9b", "34.7", "GB", "FLUX", "Non-Commercial", "yes", "no"]
     assert [line.split()[0] for line in lines if line.endswith("yes, default")] == ["builtin"]

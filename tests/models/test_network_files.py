@@ -320,7 +320,7 @@ def test_an_inpainter_is_no_network_alone(
     folders: dict[str, Path], tensors: dict[str, Tensors], tmp_path: Path, here: Path
 ) -> None:
     file = original.write(tensors["sd"], tmp_path / "network.safetensors")
-    words = ("--inpainter", file, "--model-config", folders["sd"])
+    words = ("--painter", file, "--model-config", folders["sd"])
     ran = diffedit("edit", here / "cat.png", *WORDS, *words, "-o", "x.png")
     assert (ran.code, "is a network alone" in ran.err) == (4, True)
 

@@ -212,7 +212,7 @@ def test_several_together_are_as_one_by_one(here: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("here")
 def test_an_inpainting_model_paints_every_kind(inpainter: Path, kind: str) -> None:
-    found = run("cat.png", *told(kind), "--threshold", 0.6, "--inpainter", inpainter)
+    found = run("cat.png", *told(kind), "--threshold", 0.6, "--painter", inpainter)
     assert found["region"] == kind
     assert found["evaluations"]["invert"] == 0
 
@@ -231,7 +231,7 @@ def test_info_repeats_every_kind(
         "found": (),
         "drawn": ("--mask", "drawn.png"),
         "changed": ("--mask", "out/cat.mask.png"),
-        "inpainted": ("--inpainter", inpainter),
+        "inpainted": ("--painter", inpainter),
         "room": ("--room", 0.7, "--paste-above", 20, "--last-level", 0.3, "--guidance", 3),
     }
     if given == "changed":

@@ -146,10 +146,8 @@ def test_only_who_is_told_a_word_need_know_it(small_world: Path, tiny_v: Path) -
     drawn(Path("drawn.png"), 20, 10, 44, 30)
     given = ("edit", "cat.png", "--mask", "drawn.png", "--to", "a castle", "--model", small_world)
     assert diffedit(*given).code == 4
-    done(*given, "--inpainter", tiny_v)
-    assert (
-        diffedit("edit", "cat.png", "--from", "a cat", "--to", "a castle", *given[6:], "--inpainter", tiny_v).code == 4
-    )
+    done(*given, "--painter", tiny_v)
+    assert diffedit("edit", "cat.png", "--from", "a cat", "--to", "a castle", *given[6:], "--painter", tiny_v).code == 4
     done("invert", "cat.png", "--caption", "a cat", "--model", small_world)
     assert diffedit("invert", "cat.png", "--caption", "a castle", "--model", small_world).code == 4
     ran = diffedit("edit", "cat.png", "--from", "a cat", "--to", "a dog", "--caption", "auto", "--model", small_world)
@@ -217,7 +215,7 @@ def test_the_best_goes_with_several_results_and_no_sheet(inpainter: Path) -> Non
     for words, says in (
         ((), "--best chooses among several results"),
         (("--variants", 2, "--sheet", "s.png"), "--sheet shows several results side by side; leave out --best"),
-        (("--variants", 2, "--inpainter", inpainter), "--best cannot judge the results of an inpainting model"),
+        (("--variants", 2, "--painter", inpainter), "--best cannot judge the results of an inpainting model"),
     ):
         ran = diffedit("edit", "cat.png", *WORDS, *words, "--best")
         assert ran.code == 2

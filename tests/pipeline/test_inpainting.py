@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from command import WORDS, diffedit, installed, settled
 from diffusers import StableDiffusionInpaintPipeline
@@ -47,11 +48,13 @@ def test_it_repaints_the_mask_and_nothing_else(
 ) -> None:
     """Through the installed program."""
     model = inpainter if kind == "made for it" else tiny_v
-    words = ("--to", "dog", "--mask", "drawn.png", "--inpainter", model, "--json")
+    words = ("--to", "dog", "--mask", "drawn.png", "--painter", model, "--json")
     ran = installed("edit", "cat.png", *words, folder=here)
     assert ran.code == 0, ran.err
     assert ran.json["evaluations"] == {"mask": 0, "invert": 0, "edit": evaluations}
     assert (ran.warnings, ran.json["status"]) == ([], "done")
+    assert ran.json["painter"] == str(model)
+    assert f" and {model} on cpu" in ran.lines[-1]
     assert set(ran.json["seconds"]) == {"edit"}  # the model itself was never loaded
     told = [line for line in ran.lines[:-1] if not line.startswith("warning: The edit of")]
     assert told == [f"repainting ({evaluations // 2} steps)"]
@@ -62,7 +65,7 @@ def test_it_repaints_the_mask_and_nothing_else(
 
 
 def test_the_mask_is_found_as_ever(here: Path, inpainter: Path) -> None:
-    words = (*WORDS, "--room", "0", "--inpainter", inpainter)
+    words = (*WORDS, "--room", "0", "--painter", inpainter)
     ran = diffedit("edit", "cat.png", *words, "--json")
     assert ran.json["evaluations"] == {"mask": 4, "invert": 0, "edit": 10}
     assert ran.json["cache"] == {"mask": "miss", "edit": "miss"}
@@ -131,11 +134,11 @@ def test_every_parameter_reaches_diffusers(here: Path, inpainter: Path, changes:
 )
 def test_info_repeats_it(here: Path, inpainter: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     assert diffedit("mask", "cat.png", *WORDS, "-o", "found.png").code == 0
-    ran = diffedit("edit", "cat.png", *words, "--inpainter", inpainter)
+    ran = diffedit("edit", "cat.png", *words, "--painter", inpainter)
     assert ran.code == 0, ran.err
     first = (here / "cat.edited.png").read_bytes()
     line = diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
-    assert f"--inpainter {inpainter}" in line
+    assert f"--painter {inpainter}" in line
     mask = "found.png" if "found.png" in words else "drawn.png"
     again = [{"PICTURE": "cat.png", "MASK.png": mask}.get(word, word) for word in shlex.split(line)[1:]]
     for name in ("MODEL", "STEPS", "MAPS", "THRESHOLD"):
@@ -148,7 +151,7 @@ def test_info_repeats_it(here: Path, inpainter: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("family", ["tiny_sdxl", "tiny_sd3"])
 def test_other_families_paint_too(here: Path, family: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(family)
-    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--strength", 0.8, "--inpainter", model, "--json")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--strength", 0.8, "--painter", model, "--json")
     ran = diffedit(*words)
     assert ran.code == 0, ran.err
     assert ran.json["evaluations"]["edit"] == 8
@@ -157,7 +160,7 @@ def test_other_families_paint_too(here: Path, family: str, request: pytest.Fixtu
 
 @pytest.mark.usefixtures("here")
 def test_a_graded_mask_is_refused_and_a_feather_recorded(inpainter: Path) -> None:
-    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", inpainter)
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", inpainter)
     ran = diffedit(*words, "--soft")
     assert ran.code == 2
     assert "leave out --soft" in ran.err
@@ -169,9 +172,9 @@ def test_its_own_safety_checker_counts(here: Path, inpainter: Path, tiny_epsilon
     write_safety(Path(shutil.copytree(inpainter, here / "strict")), -1.01)
     write_safety(Path(shutil.copytree(tiny_epsilon, here / "model")), -1.01)
     words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--model", "model")
-    assert diffedit(*words, "--inpainter", "strict").code == 9
-    assert diffedit(*words, "--inpainter", "strict", "--no-safety").code == 0
-    assert diffedit(*words, "--inpainter", inpainter).code == 0
+    assert diffedit(*words, "--painter", "strict").code == 9
+    assert diffedit(*words, "--painter", "strict", "--no-safety").code == 0
+    assert diffedit(*words, "--painter", inpainter).code == 0
 
 
 def test_half_precision_that_overflows_is_repeated(here: Path, inpainter: Path) -> None:
@@ -183,7 +186,7 @@ def test_half_precision_that_overflows_is_repeated(here: Path, inpainter: Path) 
     for name in ("conv_in.weight", "conv_in.bias"):
         tensors[name] = tensors[name] * 1e5
     save_file(tensors, weights, {"format": "pt"})
-    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", "loud", "--json")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", "loud", "--json")
     found = diffedit(*words, "--dtype", "float16").json
     assert any("repeated in float32" in warning for warning in found["warnings"])
     assert diffedit(*words).warnings == []
@@ -196,12 +199,12 @@ def test_an_inpainting_checkpoint_paints(here: Path, tiny_epsilon: Path, inpaint
     model = write_checkpoint(tiny_epsilon, here / "model.safetensors", "sd15")
     config = {"four channels": tiny_epsilon, "nine channels": inpainter}[named]
     words = ("edit", "cat.png", *WORDS, "--model", model if named == "four channels" else tiny_epsilon)
-    ran = diffedit(*words, "--inpainter", file, "--model-config", config, "-o", "painted.png")
+    ran = diffedit(*words, "--painter", file, "--model-config", config, "-o", "painted.png")
     assert ran.code == 0, ran.err
     told = diffedit("info", "painted.png").out.decode()
-    assert f"--inpainter {file}" in told
+    assert f"--painter {file}" in told
     assert told.count(f"--model-config {config}") == 1
-    ran = diffedit("edit", "cat.png", *WORDS, "--inpainter", inpainter, "-o", "expected.png")
+    ran = diffedit("edit", "cat.png", *WORDS, "--painter", inpainter, "-o", "expected.png")
     assert ran.code == 0, ran.err
     assert (pixels("painted.png") == pixels("expected.png")).all()
     ran = diffedit("mask", "cat.png", *WORDS, "--model", file, "--model-config", config)
@@ -211,6 +214,29 @@ def test_an_inpainting_checkpoint_paints(here: Path, tiny_epsilon: Path, inpaint
 
 def test_a_configuration_of_another_family_is_said(here: Path, inpainter: Path, tiny_sdxl: Path) -> None:
     file = write_checkpoint(inpainter, here / "painter.safetensors", "sd15")
-    ran = diffedit("edit", "cat.png", *WORDS, "--inpainter", file, "--model-config", tiny_sdxl)
+    ran = diffedit("edit", "cat.png", *WORDS, "--painter", file, "--model-config", tiny_sdxl)
     assert ran.code == 4
     assert f"which the configuration of {tiny_sdxl} does not fit" in ran.lines[-1]
+
+
+@pytest.mark.parametrize("words", [(), ("--strength", 1), ("--variants", 2)], ids=str)
+@pytest.mark.usefixtures("here")
+def test_one_step_is_enough_with_a_mask(tiny_v: Path, words: tuple[object, ...]) -> None:
+    """The usual strengths are at least one step, and the strength of the mask is none of a mask that is given."""
+    told = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", tiny_v, "--steps", 1)
+    ran = diffedit(*told, *words)
+    assert ran.code == 0, ran.err
+    assert diffedit(*told, "--strength", 0.5).code == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_with_a_mask_any_picture_is_painted_without_a_model(inpainter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in model, which refuses photographs, is not asked."""
+    monkeypatch.delenv("DIFFEDIT_MODEL")
+    Image.fromarray(skimage.data.astronaut()).resize((60, 40)).save("cat.png")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", inpainter, "--steps", 2)
+    assert diffedit(*words, "--zoom", 2, "-o", "zoomed.png").code == 0
+    assert diffedit(*words).code == 0
+    ran = diffedit("edit", "cat.png", *WORDS, "--painter", inpainter, "--steps", 2)
+    assert ran.code == 4
+    assert "is unlike the drawn scenes" in ran.lines[-1]

@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import skimage
 import tiny
 import tiny_painters
 import tiny_transformers
@@ -47,11 +48,11 @@ class Kind:
     pipeline: str
     told: dict[str, Any] = field(default_factory=dict)
     calls: int = STEPS
-    uses: tuple[str, ...] = ("--model", "--inpainter")
+    uses: tuple[str, ...] = ("--model", "--painter")
     pillow: bool = False
 
 
-PAINTS, INSTRUCTED = ("--inpainter",), ("--inpainter", "--instruction")
+PAINTS, INSTRUCTED = ("--painter",), ("--painter", "--instruction")
 GUIDED = {"strength": 0.9, "negative_prompt": ""}
 KINDS = {
     "sdxl": Kind(tiny.write_sdxl, "StableDiffusionXLInpaintPipeline", {"guidance_scale": 7.5, **GUIDED}, 6),
@@ -96,8 +97,9 @@ KINDS = {
 
 @pytest.fixture
 def here(tmp_path: Path, tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a picture and a drawn mask; Qwen-Image is made for small pictures."""
+    """The working folder, with a photograph and a drawn mask; Qwen-Image is made for small pictures."""
     settled(tmp_path, tiny_epsilon, monkeypatch)
+    Image.fromarray(skimage.data.astronaut()[:340, :510]).resize((60, 40)).save(tmp_path / "cat.png")
     drawn = Image.new("L", (60, 40))
     drawn.paste(255, BOX)
     drawn.save(tmp_path / "drawn.png")
@@ -182,7 +184,7 @@ def test_only_masked_pixels_change_and_always_the_same_way(
     here: Path, written: Callable[[str], Path], name: str
 ) -> None:
     picture(here / "second.png", (50, 70))
-    words = ("--to", "dog", "--inpainter", written(name), "--steps", STEPS, "--json")
+    words = ("--to", "dog", "--painter", written(name), "--steps", STEPS, "--json")
     ran = diffedit("edit", "cat.png", "--mask", "drawn.png", *words)
     assert ran.code == 0, ran.err
     assert (ran.warnings, ran.json["evaluations"]["edit"]) == ([], KINDS[name].calls)
@@ -202,7 +204,7 @@ def test_only_masked_pixels_change_and_always_the_same_way(
 def test_its_own_defaults_come_before_those_of_the_kind_of_edit(
     written: Callable[[str], Path], words: tuple[str, ...]
 ) -> None:
-    assert diffedit("edit", "cat.png", *words, "--inpainter", written("flux-fill"), "--room", 0).code == 0
+    assert diffedit("edit", "cat.png", *words, "--painter", written("flux-fill"), "--room", 0).code == 0
     line = diffedit("info", "cat.edited.png").out.decode().splitlines()[-1]
     assert "--guidance 30.0 " in line
     assert "--strength 1.0 " in line
@@ -217,7 +219,7 @@ def test_show_says_what_it_is(written: Callable[[str], Path], name: str) -> None
 
 
 def test_show_says_that_a_network_of_nine_channels_only_paints(inpainter: Path) -> None:
-    assert diffedit("models", "show", inpainter, "--json").json["use"] == ["--inpainter"]
+    assert diffedit("models", "show", inpainter, "--json").json["use"] == ["--painter"]
 
 
 @pytest.mark.parametrize("name", ["flux-fill", "flux-kontext", "qwen-edit", "qwen-edit-plus"])
@@ -227,7 +229,7 @@ def test_a_painter_is_no_model(written: Callable[[str], Path], name: str) -> Non
         ran = diffedit(*words, written(name))
         assert ran.code == 4
         assert f"{written(name)} is a painter (" in ran.lines[-1]
-        assert "use it with --inpainter" in ran.lines[-1]
+        assert "use it with --painter" in ran.lines[-1]
 
 
 def flux_of_fill(folder: Path) -> Path:
@@ -263,7 +265,7 @@ def enlarging(folder: Path) -> Path:
     ],
 )
 def test_a_folder_that_cannot_paint_is_refused(here: Path, write: Callable[[Path], Path], said: str) -> None:
-    ran = diffedit("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", write(here / "model"))
+    ran = diffedit("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", write(here / "model"))
     assert ran.code == 4, ran.err
     assert said in ran.lines[-1]
     assert "Traceback" not in ran.err
@@ -280,7 +282,7 @@ def test_a_folder_that_cannot_paint_is_refused(here: Path, write: Callable[[Path
 def test_an_option_that_it_does_not_read_is_refused(
     written: Callable[[str], Path], name: str, words: tuple[object, ...], said: str
 ) -> None:
-    ran = diffedit("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", written(name), *words)
+    ran = diffedit("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", written(name), *words)
     assert ran.code == 2
     assert said in ran.lines[-1]
 
@@ -288,7 +290,7 @@ def test_an_option_that_it_does_not_read_is_refused(
 @pytest.mark.thorough
 def test_an_instruction_takes_the_place_of_the_prompt(here: Path, written: Callable[[str], Path]) -> None:
     """The mask is found for --from and --to; info says the instruction, and a column of a job file gives it."""
-    words = ("edit", "cat.png", *WORDS, "--room", 0, "--inpainter", written("flux-kontext"))
+    words = ("edit", "cat.png", *WORDS, "--room", 0, "--painter", written("flux-kontext"))
     results = {}
     for name, more in {"dog": (), "told": ("--instruction", "make it a dog"), "same": ("--instruction", "dog")}.items():
         ran = diffedit(*words, *more, "-o", f"{name}.png")
@@ -304,18 +306,18 @@ def test_an_instruction_takes_the_place_of_the_prompt(here: Path, written: Calla
     assert (here / "told.png").read_bytes() == (here / "first.png").read_bytes()
     row = {"input": "cat.png", "from": "cat", "to": "dog", "instruction": "make it a dog"}
     (here / "jobs.jsonl").write_text(json.dumps(row) + "\n")
-    ran = diffedit("run", "jobs.jsonl", "--room", 0, "--inpainter", written("flux-kontext"), "--out", "out")
+    ran = diffedit("run", "jobs.jsonl", "--room", 0, "--painter", written("flux-kontext"), "--out", "out")
     assert ran.code == 0, ran.err
     assert (pixels("out/cat.png") == results["told"]).all()
 
 
 def test_with_a_mask_an_instruction_is_enough(here: Path, written: Callable[[str], Path]) -> None:
-    words = ("edit", "cat.png", "--mask", "drawn.png", "--inpainter", written("flux-kontext"), "--steps", 2)
+    words = ("edit", "cat.png", "--mask", "drawn.png", "--painter", written("flux-kontext"), "--steps", 2)
     assert diffedit(*words, "-o", "none.png").code == 2
     assert diffedit(*words, "--instruction", "dog", "-o", "told.png").code == 0
     assert diffedit(*words, "--to", "dog", "-o", "to.png").code == 0
     assert (pixels("told.png") == pixels("to.png")).all()
-    library = DiffEdit(inpainter=written("flux-kontext"))
+    library = DiffEdit(painter=written("flux-kontext"))
     edited = library.edit(here / "cat.png", mask=here / "drawn.png", instruction="dog", steps=2)
     assert (np.asarray(edited.image).astype(int) == pixels("to.png")).all()
 
@@ -323,8 +325,8 @@ def test_with_a_mask_an_instruction_is_enough(here: Path, written: Callable[[str
 def test_an_instruction_needs_a_painter(here: Path) -> None:
     ran = diffedit("edit", "cat.png", *WORDS, "--instruction", "make it a dog")
     assert ran.code == 2
-    assert "--instruction tells the model of --inpainter what to do; name one" in ran.lines[-1]
-    with pytest.raises(UsageError, match="--instruction tells the model of --inpainter"):
+    assert "--instruction tells the model of --painter what to do; name one" in ran.lines[-1]
+    with pytest.raises(UsageError, match="--instruction tells the model of --painter"):
         DiffEdit().edit(here / "cat.png", from_="cat", to="dog", instruction="make it a dog")
 
 
@@ -336,7 +338,7 @@ def test_half_precision_that_overflows_is_repeated(here: Path, written: Callable
     tensors = load_file(weights)
     tensors["x_embedder.weight"] = tensors["x_embedder.weight"] * 3e5
     save_file(tensors, weights, {"format": "pt"})
-    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--inpainter", "loud", "--steps", 2, "--json")
+    words = ("edit", "cat.png", "--to", "dog", "--mask", "drawn.png", "--painter", "loud", "--steps", 2, "--json")
     found = diffedit(*words, "--dtype", "float16").json
     assert any("repeated in float32" in warning for warning in found["warnings"])
     assert diffedit(*words).warnings == []
@@ -348,7 +350,7 @@ def test_it_zooms(here: Path, written: Callable[[str], Path]) -> None:
     drawn = Image.new("L", (240, 160))
     drawn.paste(255, (100, 60, 150, 100))
     drawn.save("of-large.png")
-    words = ("edit", large, "--to", "dog", "--mask", "of-large.png", "--inpainter", written("flux-fill"), "--zoom", 2)
+    words = ("edit", large, "--to", "dog", "--mask", "of-large.png", "--painter", written("flux-fill"), "--zoom", 2)
     ran = diffedit(*words, "-o", "zoomed.png", "--json")
     assert ran.code == 0, ran.err
     changed = (pixels("zoomed.png") != pixels(large)).any(axis=2)

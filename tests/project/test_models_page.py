@@ -51,7 +51,7 @@ def test_licence_gate_and_size_are_those_of_the_list() -> None:
 def test_painters_and_turbo_models_are_told_apart() -> None:
     for family, names, guidance, *_, lora in FULL:
         (name,) = re.findall(r"`([^`]+)`", names)
-        assert ("--inpainter" in family) == NAMES[name].painter == (lora == "no")
+        assert ("--painter" in family) == NAMES[name].painter == (lora == "no")
         assert not name.endswith("-turbo") or guidance == "1"
 
 

@@ -60,7 +60,7 @@ def test_no_option_loads_a_pickle(kind: str, name: str) -> None:
     Path(name).write_bytes(trap(kind))
     options = [
         "--model",
-        "--inpainter",
+        "--painter",
         "--lora",
         "--embedding",
         "--negative-embeds",
@@ -98,7 +98,7 @@ def test_no_code_that_comes_with_a_model_is_run(copy: Path) -> None:
     assert not sprung("--model", copy)
 
 
-@pytest.mark.parametrize("option", ["--model", "--inpainter", "--lora", "--embedding"])
+@pytest.mark.parametrize("option", ["--model", "--painter", "--lora", "--embedding"])
 @pytest.mark.parametrize("name", ["pipe.safetensors", "device.safetensors", "loop.safetensors"])
 def test_what_is_no_file_is_refused(option: str, name: str) -> None:
     os.mkfifo("pipe.safetensors")

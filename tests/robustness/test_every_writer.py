@@ -47,7 +47,7 @@ ELSEWHERE = {"cache_dir", "models save folder", "report folder"}
 READ = {
     *("image", "images", "sources", "mask", "latents", "within", "exclude", "lora", "embedding", "file"),
     *("from_embeds", "to_embeds", "caption_embeds", "negative_embeds", "from_negative_embeds", "to_negative_embeds"),
-    *("model", "model_config", "text_encoder", "vae", "inpainter", "caption_model", "expand_model", "segmenter"),
+    *("model", "model_config", "text_encoder", "vae", "painter", "caption_model", "expand_model", "segmenter"),
 }
 NO_FILES = {  # words of other kinds
     *("from_", "to", "from_negative", "to_negative", "negative", "caption", "region", "mask_method", "box", "point"),

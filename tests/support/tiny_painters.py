@@ -1,4 +1,4 @@
-"""Writes tiny random models that only paint, in diffusers' format: FLUX.1 Fill and Kontext, and Qwen-Image-Edit."""
+"""Writes tiny random models that only paint, in diffusers' format: FLUX.1 Fill and Kontext, Qwen-Image-Edit, others."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
-from tiny import T5_WIDTH, TEXT_WIDTH, write_json
+from diffusers import FluxTransformer2DModel, LongCatImageTransformer2DModel, UNet2DConditionModel
+from tiny import T5_WIDTH, TEXT_WIDTH, vae, write_json, write_model, write_sdxl
 from tiny_transformers import (
+    QWEN_WIDTH,
     VALUES,
     qwen_tokenizer,
     scaled,
@@ -59,6 +60,43 @@ def write_qwen_edit(folder: Path, pipeline: str = "QwenImageEditPipeline") -> Pa
     encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**settings))
     encoder.save_pretrained(folder / "text_encoder")
     return renamed(folder, pipeline, processor=["transformers", "Qwen2VLProcessor"])
+
+
+def write_pix2pix(folder: Path) -> Path:
+    """Writes a model like InstructPix2Pix: its UNet reads the latents of the picture beside those of the noise."""
+    return renamed(write_model(folder, channels=8), "StableDiffusionInstructPix2PixPipeline")
+
+
+def write_sdxl_pix2pix(folder: Path) -> Path:
+    """Writes a model like InstructPix2Pix of Stable Diffusion XL."""
+    write_sdxl(folder)
+    config = json.loads((folder / "unet" / "config.json").read_text()) | {"in_channels": 8}
+    torch.manual_seed(130)
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    return renamed(folder, "StableDiffusionXLInstructPix2PixPipeline")
+
+
+def write_pag(folder: Path) -> Path:
+    """Writes a plain model under the name of the inpainting pipeline with perturbed attention."""
+    return renamed(write_model(folder), "StableDiffusionPAGInpaintPipeline")
+
+
+def write_longcat(folder: Path) -> Path:
+    """Writes a model like LongCat-Image-Edit, whose encoder sees the picture, as that of Qwen-Image-Edit."""
+    write_qwen_edit(folder)
+    (folder / "processor").rename(folder / "text_processor")
+    vae(folder / "vae", latent_channels=16, shift_factor=0.06)
+    torch.manual_seed(140)
+    network = LongCatImageTransformer2DModel(
+        in_channels=CELLS, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=QWEN_WIDTH, pooled_projection_dim=QWEN_WIDTH, axes_dims_rope=[4, 6, 6],
+    )  # fmt: skip
+    network.save_pretrained(folder / "transformer")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_processor"] = index.pop("processor")
+    index |= {"vae": ["diffusers", "AutoencoderKL"], "transformer": ["diffusers", "LongCatImageTransformer2DModel"]}
+    write_json(folder / "model_index.json", index)
+    return renamed(folder, "LongCatImageEditPipeline")
 
 
 def seeing_tokenizer(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Inpainter:
         vae, denoiser = pipeline.vae.config, self.network.config
         self.factor = family.factor(vae)
         usable, taken = painter.inputs(family.channels(vae), self.factor), denoiser["in_channels"]
-        if taken not in usable:
+        if usable and taken not in usable:
             raise ModelError(
                 f"{name} is not an inpainting model: its network takes {taken} channels, "
                 f"not {' or '.join(map(str, usable))}."
@@ -117,7 +117,11 @@ class Inpainter:
             return kept
 
         given = self._pictures(picture, M) | {"negative_prompt": negative, "strength": strength}
-        given |= {self.painter.guidance: guidance + (self.painter.unguided - 1), **self.painter.fixed}
+        given |= {
+            "callback_on_step_end": done,
+            self.painter.guidance: guidance + (self.painter.unguided - 1),
+            **self.painter.fixed,
+        }
         with components.fit_errors(self.name):
             try:
                 painted: Tensor = self.pipeline(
@@ -125,13 +129,12 @@ class Inpainter:
                     num_inference_steps=steps,
                     generator=generator,
                     output_type="pt",
-                    callback_on_step_end=done,
                     **{name: value for name, value in given.items() if name not in self.painter.lacks},
                 ).images
             except (ValueError, TypeError) as error:
                 raise ModelError(
                     f"The inpainting model {self.name} cannot repaint this picture ({reason(error)}); "
-                    "use another --inpainter."
+                    "use another --painter."
                 ) from error
         return _resized(painted.float() * 2 - 1, picture)
 

@@ -297,10 +297,14 @@ def refuse_painter(pipeline: str, name: str) -> None:
         name: Name of the model, for messages.
     """
     if FAMILIES[family_with(pipeline, name)].only_paints(pipeline):
-        raise ModelError(
-            f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --inpainter, "
-            "beside a --model that finds the mask."
-        )
+        raise only_paints(pipeline, name)
+
+
+def only_paints(pipeline: str, name: str) -> ModelError:
+    return ModelError(
+        f"{name} is a painter ({pipeline}), which finds no masks and inverts nothing; use it with --painter, "
+        "beside a --model that finds the mask."
+    )
 
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")

@@ -29,6 +29,11 @@ def masked_patches(channels: int, factor: int) -> tuple[int, ...]:
     return (4 * (2 * channels + factor**2),)
 
 
+def unknown(channels: int, factor: int) -> tuple[int, ...]:  # noqa: ARG001
+    """Nothing to compare with: the pipeline itself finds out."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Painter:
     """How a pipeline of diffusers repaints with models of a family.
@@ -43,8 +48,9 @@ class Painter:
         repair: Function of this package that corrects the loaded pipeline, named like a reader. Default: none.
         guidance: Argument that is the guidance scale.
         unguided: Guidance scale, in the units of this argument, that switches guidance off. Default 1.
-        lacks: Arguments that it lacks, of `negative_prompt`, `strength` (it starts from noise alone) and `mask_image`
-            (it repaints all, and only the masked pixels are taken).
+        lacks: Arguments that it lacks, of `negative_prompt`, `strength` (it starts from noise alone), `mask_image`
+            (it repaints all, and only the masked pixels are taken), the guidance scale, `height`, `width`, and
+            `callback_on_step_end`.
         instructed: Whether the model is made to change a picture by an instruction.
         takes_pillow: Whether it takes pictures of Pillow only.
         defaults: Parameters by name, used unless they are given.

@@ -93,5 +93,5 @@ class VaeLatents:
             raise ModelError(
                 f"The model {self.name} does not fit: its {what} takes {config['in_channels']} channels and its "
                 f"VAE gives {inputs}; a model that also reads a mask or a picture "
-                f"can only be an --inpainter."
+                f"can only be a --painter."
             )

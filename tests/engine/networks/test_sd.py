@@ -150,9 +150,7 @@ def test_a_damaged_file_is_named(copy: Path, file: str) -> None:
 
 def test_an_inpainting_model_does_not_fit(copy: Path) -> None:
     unet(copy / "unet", channels=9, width=TEXT_WIDTH)
-    with pytest.raises(
-        ModelError, match=r"^The model tiny .* takes 9 channels .* gives 4; .* can only be an --inpainter"
-    ):
+    with pytest.raises(ModelError, match=r"^The model tiny .* takes 9 channels .* gives 4; .* can only be a --painter"):
         load(copy)
 
 
