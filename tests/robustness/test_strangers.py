@@ -25,8 +25,8 @@ EDITING = """
 anyway auto-corr-rolls best box caption caption-embeds clamp clip-skip edges eta exclude expand feather fill-holes
 fixed-point from from-embeds from-negative from-negative-embeds grow guidance guidance-end guidance-every instruction
 invert-every invert-from invert-guidance islands lambda-auto-corr lambda-kl last-level latents maps mask mask-method
-mask-strength negative negative-embeds paste-above point preset reach-down reg-steps region room scheduler seed smooth
-soft steps strength threshold to to-embeds to-negative to-negative-embeds variants within zoom
+mask-strength negative negative-embeds paste-above point preset reach-down reg-steps region room scheduler seam seed
+smooth soft steps strength threshold to to-embeds to-negative to-negative-embeds variants within zoom
 """.split()  # noqa: SIM905
 """Whoever declares an option decides here whether a stranger's folder may set it."""
 
