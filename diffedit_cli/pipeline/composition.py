@@ -92,7 +92,7 @@ def compose_variant(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        shown = settled(part, picture, changed.pixels, plan.seam(mask.is_final))
+        shown = settled(part, picture, changed.pixels, plan.seam)
         composed = pictures.compose(composed, pictures.pixels(shown), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})

@@ -75,15 +75,16 @@ class Plan:
         """Whether only pixels that truly changed are kept of the painted region."""
         return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
-    def seam(self, final: bool) -> str:
-        """Returns how the painted region meets the picture: FEATHER, MATCH or POISSON.
+    @property
+    def seam(self) -> str:
+        """How the painted region meets the picture: FEATHER, MATCH or POISSON.
 
-        By default always POISSON for add and remove, where nothing but the thing that is added or removed may change;
-        otherwise unless the mask is `final` (see `Mask.is_final`).
+        By default POISSON where a thing changes and its surroundings should stay, and FEATHER for another place or
+        style, whose rim is a change that is wanted, and for the paper's way without room.
         """
         if self.given.seam != AUTO:
             return self.given.seam
-        return POISSON if self.kind in ("add", "remove") or (self.tightens and not final) else FEATHER
+        return POISSON if self.tightens or self.kind in ("add", "remove") else FEATHER
 
     def record(self) -> dict[str, Any]:
         """Returns the record entries that the plan adds: region, and --from if the painted prompt is not --to."""

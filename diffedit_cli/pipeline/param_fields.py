@@ -305,7 +305,7 @@ class EditParams:
         AUTO,
         EDIT,
         "Colours at the rim: fade only (feather), shift to those around the mask (match), or blend into them with "
-        "gradients kept (poisson).",
+        "gradients kept (poisson); auto: poisson, and feather for a place or a style.",
         choices=(AUTO, *SEAMS),
         changed_in=("region",),
     )
