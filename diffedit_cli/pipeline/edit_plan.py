@@ -84,7 +84,7 @@ class Plan:
         """
         if self.given.seam != AUTO:
             return self.given.seam
-        return POISSON if self.tightens or self.kind in ("add", "remove") else FEATHER
+        return POISSON if self.tightens or self.kind == "remove" else FEATHER
 
     def record(self) -> dict[str, Any]:
         """Returns the record entries that the plan adds: region, and --from if the painted prompt is not --to."""
