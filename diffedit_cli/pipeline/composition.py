@@ -17,7 +17,10 @@ from diffedit_cli.images.pictures import Box, Picture
 from diffedit_cli.pipeline import rooms, zoom
 from diffedit_cli.pipeline.edit_plan import Plan
 from diffedit_cli.pipeline.latents_files import Latents
+from diffedit_cli.pipeline.param_fields import FEATHER, MATCH
 from diffedit_cli.storage import records
+
+RING = 0.5  # latent cells: so far around a mask a model repaints surely, as it repaints whole cells
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def compose_variant(
     for part in painted:
         left, top, right, bottom = part.box
         width = params.feather * max(right - left, bottom - top) / part.cells
-        shown = _settled(part, picture, changed) if plan.settles(mask.is_final) else part.picture
+        shown = settled(part, picture, changed.pixels, plan.seam)
         composed = pictures.compose(composed, pictures.pixels(shown), changed.pixels, width, part.box)
     first = painted[0]
     made = {"mask": mask.record(), "edit": first.record} | ({"latents": first.latents} if first.latents else {})
@@ -100,13 +103,20 @@ def compose_variant(
     return EditVariant(composed, painted, changed, latents, records.record("edit", {**about, **inner}))
 
 
-def _settled(part: Repainting, picture: Picture, changed: Mask) -> NDArray[np.float32]:
-    """Returns a repainted crop, blended into the picture's colours at the rim of the changed region."""
+def settled(part: Repainting, picture: Picture, changed: NDArray[np.bool_], how: str) -> NDArray[np.float32]:
+    """Returns a repainted crop that meets the picture at the rim of the changed region in one of `param_fields.SEAMS`.
+
+    `changed` (H, W) has the picture's size.
+    """
+    if how == FEATHER:
+        return part.picture
     height, width = part.picture.shape[:2]
-    M = Image.fromarray(zoom.inside(changed.pixels, part.box).astype(np.uint8) * 255)
+    M = Image.fromarray(zoom.inside(changed, part.box).astype(np.uint8) * 255)
     inside = np.asarray(M.resize((width, height), Image.Resampling.BOX)) > 0
     before = picture.crop(part.box).model_input((width, height)).transpose(1, 2, 0)
-    return seam.blend_seam(part.picture, before, inside)
+    if how == MATCH:
+        return seam.match_colours(part.picture, before, inside, RING * max(height, width) / part.cells)
+    return seam.blend_gradients(part.picture, before, inside)
 
 
 def _changed(mask: Mask, core: NDArray[np.bool_], space: Mask, painted: Sequence[Repainting], plan: Plan) -> Mask:

@@ -10,6 +10,7 @@ from typing import Any
 from diffedit_cli.pipeline import cache_keys, edit_kind, prompts
 from diffedit_cli.pipeline import params as parameters
 from diffedit_cli.pipeline.edit_kind import Change
+from diffedit_cli.pipeline.param_fields import FEATHER, POISSON
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Prompt, Sentences
@@ -74,13 +75,16 @@ class Plan:
         """Whether only pixels that truly changed are kept of the painted region."""
         return self.kind in PAINTS_TARGET and (self.given.room != 0 or self.kind == "add")
 
-    def settles(self, final: bool) -> bool:
-        """Whether the painted region is blended into the picture's colours at its rim.
+    @property
+    def seam(self) -> str:
+        """How the painted region meets the picture: FEATHER, MATCH or POISSON.
 
-        Always so for add and remove, where nothing but the thing that is added or removed may change; otherwise unless
-        the mask is `final` (see `Mask.is_final`).
+        By default POISSON where a thing changes and its surroundings should stay, and FEATHER for another place or
+        style, whose rim is a change that is wanted, and for the paper's way without room.
         """
-        return self.kind in ("add", "remove") or (self.tightens and not final)
+        if self.given.seam != AUTO:
+            return self.given.seam
+        return POISSON if self.tightens or self.kind == "remove" else FEATHER
 
     def record(self) -> dict[str, Any]:
         """Returns the record entries that the plan adds: region, and --from if the painted prompt is not --to."""

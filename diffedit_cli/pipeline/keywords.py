@@ -57,6 +57,7 @@ class GivenParams(TypedDict, total=False):
     negative: Prompt | None
     instruction: str
     feather: float
+    seam: str
     clip_skip: int
     eta: float | None
     variants: int

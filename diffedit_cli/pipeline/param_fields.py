@@ -16,6 +16,7 @@ MOST_CELLS = 16  # longest distance in latent cells, such as a blur or growth of
 MOST_VARIANTS = 1000
 MOST_GUIDANCE = 1000  # a larger scale overflows the network's inputs
 SCHEDULERS = {"dpm++": 2, "ddim": 1}  # levels per inversion step; a second-order one is as accurate with 2
+SEAMS = FEATHER, MATCH, POISSON = "feather", "match", "poisson"
 MOST = 10**5  # largest value of a count
 SHARE, CELLS, SCALE = Range(0, 1, open_least=True), Range(0, MOST_CELLS), Range(0, MOST_GUIDANCE)
 # Groups of options; a command takes whole groups.
@@ -345,6 +346,14 @@ class EditParams:
         "Fade the edit in over this many latent cells inside the mask; 0 is a hard edge.",
         CELLS,
         changed_in=("edit",),
+    )
+    seam: str = parameter(
+        AUTO,
+        EDIT,
+        "Colours at the rim: fade only (feather), shift to those around the mask (match), or blend into them with "
+        "gradients kept (poisson); auto: poisson, and feather for a place or a style.",
+        choices=(AUTO, *SEAMS),
+        changed_in=("region",),
     )
     eta: float | None = parameter(
         None,

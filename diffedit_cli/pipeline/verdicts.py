@@ -47,7 +47,7 @@ def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | No
             "--guidance."
         )
     if plan.kind != "background" and _seam(M, before, after) > SEAM:  # the rim of a background is a thing's own outline
-        return f"The edit of {picture.name} has a seam; try --feather 1, or more --room."
+        return f"The edit of {picture.name} has a seam; try --seam poisson, --feather 1, or more --room."
     return None
 
 

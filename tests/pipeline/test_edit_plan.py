@@ -15,6 +15,7 @@ from diffedit_cli.models import registry
 from diffedit_cli.pipeline import cache_keys
 from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import DEFAULTS, FILL, NOISE, NOWHERE, PICTURE, Plan, plan_of
+from diffedit_cli.pipeline.param_fields import POISSON, SEAMS
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import VARIANTS_ETA, Params
 from diffedit_cli.pipeline.prompts import Embeds, Sentences
@@ -240,9 +241,10 @@ def test_what_each_kind_starts_from_keeps_and_claims(
     for words in ({"anyway": True}, {"from_negative": "snow"}):  # a negative says more than what is there
         assert not of_kind(kind, **words).claims
     assert of_kind(kind, room=0.0).tightens == (kind == "add")
-    assert found.settles(False) == (tightens or kind == "remove")
-    assert found.settles(True) == (kind in ("add", "remove"))  # in a drawn mask what was painted is pasted
-    assert of_kind(kind, room=0.0).settles(False) == (kind in ("add", "remove"))  # as in the paper's way
+    assert (found.seam == POISSON) == (tightens or kind == "remove")
+    assert (of_kind(kind, room=0.0).seam == POISSON) == (kind in ("add", "remove"))  # as in the paper's way
+    for how in SEAMS:
+        assert of_kind(kind, seam=how).seam == how
 
 
 def test_a_variant_is_one_in_both_of_its_parameters() -> None:

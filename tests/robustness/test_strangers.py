@@ -26,7 +26,7 @@ align anyway auto-corr-rolls best box caption caption-embeds clamp clip-skip edg
 fill-holes fixed-point from from-embeds from-negative from-negative-embeds grow guidance guidance-end guidance-every
 instruction invert-every invert-from invert-guidance islands keep lambda-auto-corr lambda-kl last-level latents maps
 mask mask-method mask-strength negative negative-embeds paste-above point preset reach-down reg-steps region room
-scheduler seed segment smooth soft steps strength threshold to to-embeds to-negative to-negative-embeds variants
+scheduler seam seed segment smooth soft steps strength threshold to to-embeds to-negative to-negative-embeds variants
 within zoom
 """.split()  # noqa: SIM905
 """Whoever declares an option decides here whether a stranger's folder may set it."""
