@@ -113,16 +113,14 @@ class EditPipeline:
 
         Raises NothingToEdit for an empty mask, InputError for a mask or latents of another edit, and Withheld.
         """
-        for unused in [] if self.inpainting else input_checks.unused_guidance(params, self.folder):
-            stats.warn(unused)
+        stats.warn_all(() if self.inpainting else input_checks.unused_guidance(params, self.folder))
         stats.evaluations |= {"mask": 0, "invert": 0}  # a provided mask or latents cost no evaluation
         mask, drawn = input_checks.whole_or_operand(mask, params)
         params = self._requested(params, stats, mask, latents)
         place = self._place(params, picture, stats)
         plan = self._plan(params, place)
         stats.region = plan.kind
-        for unused in input_checks.unused_source(plan):
-            stats.warn(unused)
+        stats.warn_all(input_checks.unused_source(plan))
         input_checks.check_given(picture, plan, mask, latents, self.context.inputs(picture), bool(self.inpainting))
         if latents is not None:
             self.session.check_given(latents, picture, plan.given, stats)
@@ -130,9 +128,8 @@ class EditPipeline:
         space = rooms.space(mask, plan, picture, allowed)
         boxes = [] if latents else self.context.boxes(space.pixels, params)
         parts = [Part.cut(picture, space, box) for box in boxes] or [Part.whole(picture, space)]
-        if boxes or (params.keep and latents is None):
-            if not self.inpainting:  # which paints any picture; to find a mask, the model has checked it
-                self.context.check_fits(picture, stats)
+        if (boxes or (params.keep and latents is None)) and not self.inpainting:  # which paints any picture
+            self.context.check_fits(picture, stats)
             plan = self._plan(self._prompt_models(stats).with_caption(params, picture), place)
         results = []
         own_noise = plan.given.invert_from == 1 and latents is None

@@ -54,7 +54,7 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
             if value is not None:
                 said.check(name, value, USUAL.get(name) if said.range is SHARE else None)
         self._check_levels()
-        self._check_together()
+        _check_together(self)
 
     def _check_levels(self) -> None:
         """Raises UsageError if a given strength covers less than one of the steps."""
@@ -65,32 +65,6 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
                     f"{flag(name)} {share:g} of --steps {self.step_count} is less than one step; "
                     f"raise {flag(name)} or --steps."
                 )
-
-    def _check_together(self) -> None:
-        """Raises UsageError for parameters that exclude each other."""
-        mask_expression.check_words(self.mask_method, self.segment)
-        if self.soft and self.grow:
-            raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
-        if self.fixed_point and self.scheduler != "ddim":
-            raise UsageError(
-                f"--fixed-point needs a single-step solver, and --scheduler {self.scheduler} is multistep; use "
-                "--scheduler ddim, or leave out --fixed-point."
-            )
-        if self.align and (self.fixed_point or self.reg_steps):
-            other = "--fixed-point" if self.fixed_point else "--reg-steps"
-            raise UsageError(
-                f"--align repeats what the network predicted in the inversion, and {other} changes it; leave out one "
-                "of them."
-            )
-        if self.variants > 1 and self.edit_eta == 0:
-            raise UsageError(
-                f"With --eta 0 nothing is drawn, so --variants {self.variants} would be the same picture each time; "
-                "leave --eta out, or raise it."
-            )
-        if self.best and self.variants < 2:
-            raise UsageError("--best chooses among several results; ask for them with --variants.")
-        if not 0 <= self.seed <= SEED_LIMIT - self.variants:
-            raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - self.variants}, not {self.seed}.")
 
     @property
     def inversion_caption(self) -> Prompt:
@@ -199,6 +173,33 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
         threshold = None if self.threshold == AUTO else self.threshold
         refined = {name: getattr(self, name) for name in REFINEMENTS} | {"grow": self.growth}
         return {"clamp": self.clamp, "threshold": threshold, **refined}
+
+
+def _check_together(params: Params) -> None:
+    """Raises UsageError for parameters that exclude each other."""
+    mask_expression.check_words(params.mask_method, params.segment)
+    if params.soft and params.grow:
+        raise UsageError("--grow widens a mask's edge, and with --soft it has none; lower --threshold instead.")
+    if params.fixed_point and params.scheduler != "ddim":
+        raise UsageError(
+            f"--fixed-point needs a single-step solver, and --scheduler {params.scheduler} is multistep; use "
+            "--scheduler ddim, or leave out --fixed-point."
+        )
+    if params.align and (params.fixed_point or params.reg_steps):
+        other = "--fixed-point" if params.fixed_point else "--reg-steps"
+        raise UsageError(
+            f"--align repeats what the network predicted in the inversion, and {other} changes it; leave out one "
+            "of them."
+        )
+    if params.variants > 1 and params.edit_eta == 0:
+        raise UsageError(
+            f"With --eta 0 nothing is drawn, so --variants {params.variants} would be the same picture each time; "
+            "leave --eta out, or raise it."
+        )
+    if params.best and params.variants < 2:
+        raise UsageError("--best chooses among several results; ask for them with --variants.")
+    if not 0 <= params.seed <= SEED_LIMIT - params.variants:
+        raise UsageError(f"--seed must be between 0 and {SEED_LIMIT - params.variants}, not {params.seed}.")
 
 
 def _is_text(words: str) -> bool:

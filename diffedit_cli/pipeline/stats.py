@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 LOAD = "load"
@@ -26,6 +26,11 @@ class EditStats:
     def warn(self, message: str) -> None:
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def warn_all(self, texts: Iterable[str]) -> None:
+        """Adds several warnings."""
+        for text in texts:
+            self.warn(text)
 
     def spent(self, stage: str, evaluations: int) -> None:
         """Adds the evaluations of a stage, which may run several times."""

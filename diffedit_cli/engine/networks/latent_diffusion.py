@@ -13,24 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import Embedding, ModelInput, Values
+from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, precision, source_values
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
 from diffedit_cli.engine.networks.quantisation import Quantisation
-from diffedit_cli.engine.networks.source_values import SourceValues, ValueLayer
+from diffedit_cli.engine.networks.source_values import ValueKeeping, ValueLayer
 from diffedit_cli.engine.networks.text_encoders import TextEncoder
 from diffedit_cli.engine.networks.vae_latents import VaeLatents
 from diffedit_cli.engine.process import Level, Prediction, PredictionType, interpret
-from diffedit_cli.errors import ModelError, UsageError
+from diffedit_cli.errors import ModelError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class LatentDiffusion(VaeLatents, PromptEncoding):
+class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
     """VAE, network on its latents, and text encoders. Latents are float32, the networks run in their own dtype."""
 
     READERS: ClassVar[Mapping[str, components.Reader]]  # by component, as its folder and its class argument are named
@@ -119,25 +119,6 @@ class LatentDiffusion(VaeLatents, PromptEncoding):
     def _answer(self, rows: ModelInput) -> Tensor:
         with components.fit_errors(self.name), source_values.exchange(lambda: self._value_layers(rows), rows):
             return self._output(rows)
-
-    def source_values(self, x_t: Tensor, at: Level, text: Embedding) -> SourceValues:
-        values = SourceValues()
-        with self.keeping(values):
-            self.predict(x_t, at, text)
-        if not values.of_layers:
-            raise UsageError(
-                f"The model {self.name} has no self-attention in its decoder, whose values --keep takes; leave it out."
-            )
-        values.complete = True
-        return values
-
-    @contextmanager
-    def keeping(self, values: Values) -> Iterator[None]:
-        self._watch = values
-        try:
-            yield
-        finally:
-            self._watch = None
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> Self:
         view = copy.copy(self)

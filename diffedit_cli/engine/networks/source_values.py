@@ -8,13 +8,16 @@ values of the source keeps its texture and identity while --to decides its layou
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from diffedit_cli.engine.interfaces import ModelInput
+from diffedit_cli.engine.interfaces import Embedding, ModelInput, Values
+from diffedit_cli.engine.process import Level, Prediction
+from diffedit_cli.errors import UsageError
 
 ALL = slice(None)
 
@@ -36,6 +39,35 @@ class SourceValues:
     def __init__(self) -> None:
         self.of_layers: dict[int, Tensor] = {}
         self.complete = False
+
+
+class ValueKeeping(ABC):
+    """Records the values of a model's self-attention, and gives them back to it (`interfaces.ValueKeeper`)."""
+
+    name: str
+    _watch: Any
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, at: Level, text: Embedding) -> Prediction: ...
+
+    def source_values(self, x_t: Tensor, at: Level, text: Embedding) -> SourceValues:
+        values = SourceValues()
+        with self.keeping(values):
+            self.predict(x_t, at, text)
+        if not values.of_layers:
+            raise UsageError(
+                f"The model {self.name} has no self-attention in its decoder, whose values --keep takes; leave it out."
+            )
+        values.complete = True
+        return values
+
+    @contextlib.contextmanager
+    def keeping(self, values: Values) -> Iterator[None]:
+        self._watch = values
+        try:
+            yield
+        finally:
+            self._watch = None
 
 
 @contextlib.contextmanager
