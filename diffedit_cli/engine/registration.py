@@ -46,7 +46,12 @@ class Motion:
         return Motion(self.dx * factor, self.dy * factor, self.scale)
 
     def at(self, width: int, height: int) -> float:
-        """Returns the longest distance in pixels by which a corner of a picture of this size moves."""
+        """Returns the longest distance in pixels by which a corner of a picture moves.
+
+        Args:
+            width: Width of the picture in pixels.
+            height: Height of the picture in pixels.
+        """
         x, y = ((self.scale - 1) * side / 2 for side in (width, height))
         return float(np.hypot(abs(self.dx) + abs(x), abs(self.dy) + abs(y)))
 
@@ -66,29 +71,38 @@ def find_motion(painted: Floats, picture: Floats, M: Bools) -> Motion | None:
     ours, theirs = (np.ascontiguousarray(one @ np.array(GREY, dtype=np.float32)) for one in (painted, picture))
     drawn, found = M.astype(np.float32), NO_MOTION
     for side in SIDES:
-        fit = _Fit(_small(ours, side), _small(theirs, side), _small(drawn, side) == 0)
-        if not fit.tells:
+        compared = _Comparison(_small(ours, side), _small(theirs, side), _small(drawn, side) == 0)
+        if not compared.tells:
             return None
-        found = fit.best(found)
+        found = compared.best(found)
         if side >= max(M.shape):
             break
     unit, moved = max(M.shape) / 2, np.abs(found[:3])
     motion = Motion(float(found[0] * unit), float(found[1] * unit), float(1 + found[2]))
     if motion.at(*M.shape[::-1]) < LEAST or moved[:2].max() > 2 * MOST or moved[2] > MOST:
         return None
-    still = fit.error(fit.best(NO_MOTION, LIGHT))
-    return motion if found[3] > 0 and fit.error(found) < min(BETTER * still, ALIKE * fit.spread) else None
+    still = compared.error(compared.best(NO_MOTION, LIGHT))
+    is_better = compared.error(found) < min(BETTER * still, ALIKE * compared.spread)
+    return motion if found[3] > 0 and is_better else None
 
 
 def undo(painted: Floats, motion: Motion) -> Floats:
-    """Returns the painted picture (H, W, 3) moved back; what lay outside of its frame repeats the pixels at its rim."""
+    """Returns a painted picture moved back; what lay outside of its frame repeats the pixels at its rim.
+
+    Args:
+        painted: (H, W, 3) painted picture in [-1, 1].
+        motion: How far it was moved.
+
+    Returns:
+        Picture (H, W, 3) in [-1, 1].
+    """
     unit, given = max(painted.shape) / 2, torch.from_numpy(painted).permute(2, 0, 1)[None]
     fit = np.array([motion.dx / unit, motion.dy / unit, motion.scale - 1])
     moved = _sampled(given, _places(*painted.shape[:2]), fit, mode="bicubic", padding_mode="border")
     return moved[0].permute(1, 2, 0).clamp(-1, 1).numpy()
 
 
-class _Fit:
+class _Comparison:
     """Compares a painted picture, moved back, with the original at one size, outside of the mask.
 
     A fit is an array of the shift right and down, in halves of the longer side, of the scale less 1, and of gain and
@@ -101,6 +115,7 @@ class _Fit:
         down, right = np.gradient(painted)
         self.given = torch.from_numpy(np.stack([painted, right, down, np.ones_like(painted)]))[None]
         self.unit, self.at = max(self.shape) / 2, _places(*self.shape)[outside]
+        self._moved: tuple[Fit, Floats] = NO_MOTION, self._sample(NO_MOTION)
 
     @property
     def tells(self) -> bool:
@@ -141,9 +156,15 @@ class _Fit:
 
     def _apart(self, fit: Fit) -> tuple[NDArray[np.float64], Bools, Floats]:
         """Returns the differences outside of the mask, 0 beyond the frame, what is inside, and the moved values."""
-        moved = _sampled(self.given, self.at[None], fit)[0, :, 0].numpy()
+        if not np.array_equal(self._moved[0], fit):  # the solver asks for differences and slopes at the same fit
+            self._moved = fit.copy(), self._sample(fit)
+        moved = self._moved[1]
         seen = moved[3] > 1 - 1e-3
         return seen * (fit[3] * moved[0] + fit[4] - self.picture[self.outside]), seen, moved
+
+    def _sample(self, fit: Fit) -> Floats:
+        values: Floats = _sampled(self.given, self.at[None], fit)[0, :, 0].numpy()
+        return values
 
     def _slopes(self, fit: Fit) -> NDArray[np.float64]:
         """Returns the derivatives of the differences by the numbers of a fit."""

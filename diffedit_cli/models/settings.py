@@ -38,7 +38,7 @@ class ModelSettings(SmallWorld):
         """Name of the diffusers pipeline that the folder was saved from."""
         return str(self._index.get("_class_name"))
 
-    @property
+    @cached_property
     def format(self) -> Family:
         """The format of the model's family, or the one that its own files tell."""
         return format_of(self.path, self.family)

@@ -47,10 +47,12 @@ class TransformersFolder:
         def load() -> Any:
             import torch
 
+            options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
             with building.no_larger_than(_weights(self.path)):
-                return kind.from_pretrained(
-                    self.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-                ).eval()
+                network, told = kind.from_pretrained(self.path, dtype=torch.float32, **options)
+            if missing := sorted(told["missing_keys"]):  # which transformers fills with random numbers
+                raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
+            return network.eval()
 
         return self._loaded(load)
 

@@ -56,10 +56,6 @@ class Change:
     """The words that only --to has."""
     kept: tuple[str, ...]
     """The things that both prompts name alike, as --to words them: ``("a rose",)``."""
-    dropped: tuple[str, ...]
-    """The things that only --from names, if the kind is remove; else empty."""
-    added: tuple[str, ...]
-    """The things that only --to names, if the kind is add; else empty."""
     place: str
     """The place phrase of --to, such as ``"on the grass"``, or an empty string."""
 
@@ -84,8 +80,6 @@ def change_of(source: str, target: str) -> Change:
         old=tuple(word for word in old if word not in new),
         new=tuple(word for word in new if word not in old),
         kept=_things(phrase for phrase in after if phrase in alike),
-        dropped=_things(gone) if kind == "remove" else (),
-        added=_things(come) if kind == "add" else (),
         place=_place(phrase for phrase in after if phrase.is_place),
     )
 

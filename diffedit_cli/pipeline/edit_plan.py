@@ -145,7 +145,7 @@ def plan_of(params: Params, own: Mapping[str, Any], place: str = "", attends: bo
 def _change(params: Params) -> Change:
     source, target = (_text(prompt) for prompt in (params.from_, params.to))
     if source is None or target is None or not source.strip():
-        return Change("object", (), (), (), (), (), "")  # embeddings have no words
+        return Change("object", (), (), (), "")  # embeddings have no words
     return edit_kind.change_of(source, target)
 
 

@@ -310,7 +310,7 @@ class EditParams:
     align: bool = parameter(
         False,
         EDIT,
-        "Predict where the inversion predicted, so that --to the caption leads back to the picture exactly.",
+        "Predict at the latents that the inversion predicted at, which keeps the picture's structure.",
         changed_in=("repainting",),
     )
     negative: Prompt | None = parameter(

@@ -100,10 +100,10 @@ class RepaintStage:
         self, model: Model, trajectory: Trajectory, plan: Plan, latents: Latents, stats: EditStats
     ) -> Predictor:
         """Returns the model, or with --keep or --align what holds its predictions closer to the picture."""
-        params = plan.painted
-        predictor: Predictor = model
         if plan.start != PICTURE:
             return model
+        params = plan.painted
+        predictor: Predictor = model
         found: dict[Level, Place] = {}
         if params.align:
             inversion, edit = (SOLVERS[params.scheduler]() for _ in range(2))

@@ -12,6 +12,7 @@ from diffedit_cli.images.pictures import Picture
 from diffedit_cli.pipeline import zoom
 from diffedit_cli.pipeline.composition import EditVariant
 from diffedit_cli.pipeline.edit_plan import PAINTS_TARGET, Plan
+from diffedit_cli.pipeline.param_fields import POISSON
 
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.int16]
@@ -47,7 +48,8 @@ def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | No
             "--guidance."
         )
     if plan.kind != "background" and _seam(M, before, after) > SEAM:  # the rim of a background is a thing's own outline
-        return f"The edit of {picture.name} has a seam; try --seam poisson, --feather 1, or more --room."
+        blending = "" if plan.seam == POISSON else "--seam poisson, "
+        return f"The edit of {picture.name} has a seam; try {blending}--feather 1, or more --room."
     return None
 
 

@@ -23,7 +23,7 @@ look); then of 25 fresh ones from other benchmarks 22 (23 after a third).
 """
 
 ANNOTATED = json.loads(Path(__file__).with_name("annotated_pairs.json").read_text(encoding="utf-8"))
-"""Pairs of PIE-Bench's ten types by writers who did not know the rule, each with the kinds that they would accept.
+"""Pairs of PIE-Bench's ten types by a language model that had not seen the rule, each with the kinds that fit it.
 
 They came in sets, split before anybody looked. The rule as it was told 372 of the first 480. It was then tuned on them,
 and on each further hundred after it had been measured there: 93, 94, 91, 92, 94, 89, 92, 98, 93, 97, 94, 93. On the
@@ -35,8 +35,8 @@ def misread(half: str) -> list[list[str]]:
     return [pair for pair in ANNOTATED[half] if change_of(*pair[1:3]).kind not in pair[3]]
 
 
-def test_pairs_by_writers_who_did_not_know_the_rule_are_told() -> None:
-    """At least 95 of 100: of those that it was not tuned on 98, which no change of the rule may lower unseen."""
+def test_pairs_that_were_written_without_the_rule_are_told() -> None:
+    """Of those that it was not tuned on 98 of 100, which no change of the rule may lower unseen."""
     assert all(Counter(pair[0] for pair in ANNOTATED["held_out"])[kind] == 20 for kind, *_ in ANNOTATED["held_out"])
     assert len(ANNOTATED["held_out"]) == 200
     assert len(misread("held_out")) <= 4
@@ -176,39 +176,26 @@ def test_what_both_name_alike_is_kept(line: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("less", "more", "things"),
+    ("less", "more"),
     [
-        ("a rose", "a cat and a rose", "a cat"),
-        ("on the grass", "a cat on the grass", "a cat"),
-        ("the grass", "a cat on the grass", "a cat"),
-        ("grass", "a red balloon and a cat on the grass", "a red balloon; a cat"),
-        ("a man", "a man wearing a black hat", "a black hat"),
-        ("a man", "a man in a suit", "a suit"),
-        ("a table", "a table with a cup on it", "a cup"),
-        ("a dog", "a dog next to a bicycle", "a bicycle"),
-        ("a cat on a sofa", "a cat on a sofa and a ball", "a ball"),
-        ("a girl in the forest", "a girl with a basket of apples in the forest", "a basket of apples"),
-        ("a woman walking along the river", "a woman walking her dog along the river", "her dog"),
-        ("a cat", "a cat, a vase of roses and two (big)1.2 cups", "a vase of roses; two big cups"),
-        ("a photo of a giraffe", "a photo of a lion and a giraffe", "a lion"),
-        ("a cat without a hat", "a cat with a hat", "a hat"),
+        ("a rose", "a cat and a rose"),
+        ("on the grass", "a cat on the grass"),
+        ("the grass", "a cat on the grass"),
+        ("grass", "a red balloon and a cat on the grass"),
+        ("a man", "a man wearing a black hat"),
+        ("a man", "a man in a suit"),
+        ("a table", "a table with a cup on it"),
+        ("a dog", "a dog next to a bicycle"),
+        ("a cat on a sofa", "a cat on a sofa and a ball"),
+        ("a girl in the forest", "a girl with a basket of apples in the forest"),
+        ("a woman walking along the river", "a woman walking her dog along the river"),
+        ("a cat", "a cat, a vase of roses and two (big)1.2 cups"),
+        ("a photo of a giraffe", "a photo of a lion and a giraffe"),
+        ("a cat without a hat", "a cat with a hat"),
     ],
 )
-def test_what_goes_or_comes_is_named_whole(less: str, more: str, things: str) -> None:
-    removal, addition = change_of(more, less), change_of(less, more)
-    assert (removal.kind, removal.dropped, removal.added) == ("remove", phrases(things), ())
-    assert (addition.kind, addition.dropped, addition.added) == ("add", (), phrases(things))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        *("a cat -> a dog", "a cat and a rose -> a dog", "a cat on the grass -> a rose in the snow", "a cat -> a cat"),
-        *("a cat and a rose -> a black rose", "a red car -> a car", "a car -> a car at night", "a rose -> "),
-    ],
-)
-def test_nothing_is_dropped_or_added_by_another_kind_of_edit(line: str) -> None:
-    assert (change(line).dropped, change(line).added) == ((), ())
+def test_what_goes_is_removed_and_what_comes_is_added(less: str, more: str) -> None:
+    assert (change_of(more, less).kind, change_of(less, more).kind) == ("remove", "add")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from command import diffedit, settled
 from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit as longcat
 from PIL import Image
 
-from diffedit_cli.engine.networks import other_painters, qwen_image_edit
+from diffedit_cli.engine.networks import other_painters, vision_language
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.images import codecs, masks
 from diffedit_cli.models import formats, registry
@@ -89,12 +89,12 @@ def test_it_paints_as_its_pipeline_does(here: Path, written: Callable[[str], Pat
     given: dict[str, Any] = dict(KINDS[name][1])
     parts = {}
     if name == "longcat":
-        parts["text_processor"] = qwen_image_edit.read_processor(folder / "text_processor")
+        parts["text_processor"] = vision_language.read_processor(folder / "text_processor")
     pipe = getattr(diffusers, registry.find(str(folder)).pipeline).from_pretrained(
         folder, use_safetensors=True, safety_checker=None, **parts
     )
     if name == "longcat":
-        qwen_image_edit.mark_pictures(pipe)
+        vision_language.mark_pictures(pipe)
     if name == "pag":
         cell = height // painted.grid[0]
         whole = Image.fromarray(mask.pixels).resize((width, height), Image.Resampling.NEAREST)

@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffedit_cli import DiffEdit
-from diffedit_cli.engine.networks import qwen_image_edit
+from diffedit_cli.engine.networks import vision_language
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import UsageError
 from diffedit_cli.images import codecs, masks
@@ -128,10 +128,10 @@ def pixels(path: Path | str) -> np.ndarray:
 
 def oracle(kind: Kind, folder: Path) -> Any:
     """The pipeline of diffusers, with the corrections that it needs; `rows` lists the rows of its network calls."""
-    given = {"processor": qwen_image_edit.read_processor(folder / "processor")} if kind.pillow else {}
+    given = {"processor": vision_language.read_processor(folder / "processor")} if kind.pillow else {}
     pipe = getattr(diffusers, kind.pipeline).from_pretrained(folder, use_safetensors=True, **given)
     if kind.pillow:
-        qwen_image_edit.mark_pictures(pipe)
+        vision_language.mark_pictures(pipe)
     if kind.pipeline == "ChromaInpaintPipeline":
         masked = pipe._prepare_attention_mask
         pipe._prepare_attention_mask = lambda **given: masked(**given).bool()

@@ -79,6 +79,8 @@ def test_a_painter_that_moves_the_picture_is_put_back_into_register(
         1,
         "--feather",
         0,
+        "--seam",
+        "feather",  # which leaves the painted colours as they are
     )
     ran = diffedit(*words, "--json")
     assert ran.code == 0, ran.err

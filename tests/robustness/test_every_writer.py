@@ -51,7 +51,7 @@ READ = {
 }
 NO_FILES = {  # words of other kinds
     *("from_", "to", "from_negative", "to_negative", "negative", "caption", "region", "mask_method", "box", "point"),
-    *("preset", "scheduler", "device", "dtype", "offload", "quantize", "distilled", "name", "batch", "shard", "ray"),
+    *("preset", "scheduler", "seam", "device", "dtype", "offload", "quantize", "distilled", "name", "batch", "shard", "ray"),
     *("variant", "instruction", "cache_limit", "segment"),
     "models pull name", "models use name", "models show name",
 }  # fmt: skip

@@ -22,7 +22,7 @@ OPTIONAL = ("negative_prompt", "strength", "mask_image", "height", "width", "cal
 DENOISERS, LEVELS = ("transformer", "unet"), {"block_out_channels": "latent_channels", "dim_mult": "z_dim"}
 """Parts that may be the denoiser; setting of a VAE that lists its resolutions -> the one with its channels."""
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-VISION = {"Qwen2VLProcessor": "qwen_image_edit.read_processor"}
+VISION = {"Qwen2VLProcessor": "vision_language.read_processor"}
 """Classes of parts that are read in a way of their own."""
 
 
@@ -67,7 +67,7 @@ def _family(told: str) -> Family | None:
         folders=(name,),
         inputs=painters.unknown,
         readers={one: VISION[kind] for one, kind in parts["others"].items() if kind in VISION},
-        repair="qwen_image_edit.mark_pictures" if VISION.keys() & parts["others"].values() else "",
+        repair="vision_language.mark_pictures" if VISION.keys() & parts["others"].values() else "",
         guidance=guidance,
         lacks=tuple(one for one in (*OPTIONAL, guidance) if one not in given),
         instructed="mask_image" not in given,

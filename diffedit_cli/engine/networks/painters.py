@@ -44,7 +44,7 @@ class Painter:
             default: all others of the family.
         inputs: Input channels that the network may have.
         readers: Parts of a folder that it needs besides those of the family, with the function of this package that
-            reads each, as "qwen_image_edit.read_processor".
+            reads each, as "vision_language.read_processor".
         repair: Function of this package that corrects the loaded pipeline, named like a reader. Default: none.
         guidance: Argument that is the guidance scale.
         unguided: Guidance scale, in the units of this argument, that switches guidance off. Default 1.

@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit: what diffusers' pipelines lack to read a picture together with an instruction."""
+"""Qwen2.5-VL as a text encoder: what diffusers' pipelines lack to read a picture together with an instruction."""
 
 from __future__ import annotations
 
