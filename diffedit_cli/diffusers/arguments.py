@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffedit_cli.diffusers.outputs import OUTPUT_TYPES, Source
+from diffedit_cli.diffusers.outputs import FORMS, Source
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.errors import UsageError, reason
@@ -260,9 +262,12 @@ def generators(generator: GeneratorLike, count: int, maps: int = 1) -> list[torc
         maps: Maps for each picture. Default 1.
 
     Raises:
-        InvalidArgument: If it is a list of another length.
+        InvalidArgument: If it is a list of another length, or no generator.
     """
-    given = [generator or torch.default_generator] if isinstance(generator, torch.Generator | None) else [*generator]
+    one = torch.default_generator if generator is None else generator
+    given: list[Any] = list(one) if isinstance(one, list | tuple) else [one]
+    if wrong := [other for other in given if not isinstance(other, torch.Generator)]:
+        raise InvalidArgument(f"generator cannot be {wrong[0]!r}; give torch.Generator().manual_seed(...).")
     chosen = given * count if len(given) == 1 else given[::maps] if len(given) == count * maps else given
     if len(chosen) != count:
         raise InvalidArgument(f"There are {len(given)} generators for {count} pictures; give one, or one for each.")
@@ -281,35 +286,52 @@ def level_count(name: str, strength: float | None, steps: int) -> int:
     Args:
         name: Name of the strength, for messages.
         strength: Share of the levels, 0 to 1.
-        steps: Number of levels.
+        steps: Number of levels, above 0.
 
     Raises:
         InvalidArgument: If the strength is out of range, or less than one step.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise InvalidArgument(f"num_inference_steps cannot be {steps}; give a whole number above 0.")
-    if strength is None or not 0 <= strength <= 1:
-        raise InvalidArgument(f"{name} cannot be {strength}; give a number from 0 to 1.")
+    strength = share(name, strength)
     if not (found := levels_up_to(strength, steps)):
         raise InvalidArgument(f"{name} {strength:g} of {steps} steps is less than one step; raise one of the two.")
     return found
 
 
-def positive(name: str, number: Any, kind: type[int | float] = int) -> Any:
-    """Returns a number that is above 0. Raises InvalidArgument for any other.
+def number(name: str, given: Any) -> float:
+    """Returns a finite number. Raises InvalidArgument for anything else.
 
     Args:
         name: Name of the argument, for messages.
-        number: Its value.
-        kind: Type that it must have; a float may be an int. Default int.
+        given: Its value.
     """
-    if not isinstance(number, kind | int) or isinstance(number, bool) or not number > 0:
-        raise InvalidArgument(f"{name} cannot be {number}; give a {'whole ' if kind is int else ''}number above 0.")
-    return number
+    if not isinstance(given, Real) or isinstance(given, bool) or not math.isfinite(given):
+        raise InvalidArgument(f"{name} cannot be {given!r}; give a number.")
+    return float(given)
 
 
-def output_type(name: str | None) -> str:
-    """Returns the `name` of an output type. Raises InvalidArgument for an unknown one."""
-    if name not in OUTPUT_TYPES:
-        raise InvalidArgument(f"output_type {name} is unknown; use {', '.join(OUTPUT_TYPES)}.")
+def share(name: str, given: Any) -> float:
+    """Returns a number from 0 to 1. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    if not 0 <= number(name, given) <= 1:
+        raise InvalidArgument(f"{name} cannot be {given}; give a number from 0 to 1.")
+    return float(given)
+
+
+def positive(name: str, given: Any) -> float:
+    """Returns a number above 0. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    if not number(name, given) > 0:
+        raise InvalidArgument(f"{name} cannot be {given}; give a number above 0.")
+    return float(given)
+
+
+def whole(name: str, given: Any) -> int:
+    """Returns a whole number above 0. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    if not isinstance(given, Integral) or isinstance(given, bool) or not int(given) > 0:
+        raise InvalidArgument(f"{name} cannot be {given!r}; give a whole number above 0.")
+    return int(given)
+
+
+def output_type(name: str | None, forms: Sequence[str] = FORMS) -> str:
+    """Returns the `name` of an output type. Raises InvalidArgument for one that is not among the `forms`."""
+    if name not in forms:
+        raise InvalidArgument(f"output_type cannot be {name}; use {', '.join(forms)}.")
     return str(name)

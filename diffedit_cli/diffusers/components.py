@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from diffedit_cli.diffusers.schedules import SOLVERS, noise_schedule
+from diffedit_cli.diffusers.schedules import SOLVERS, noise_schedule, settings
 from diffedit_cli.engine.networks import components, families
+from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
@@ -59,18 +60,18 @@ class Components:
         self._family, self._index, self._name = FAMILIES[family], index, name
         self._kind = families.implementation(family)
         self._computes_on: str | None = None  # device, while networks wait elsewhere
-        for part in (*self._family.all_parts, "inverse_scheduler"):
+        for part in part_names(self._family):
             setattr(self, part, parts.get(part))
         reader, given = self._kind.READERS["scheduler"], self.scheduler
         assert isinstance(reader, components.SchedulerReader)
-        self._own_scheduler = given if isinstance(given, reader.kind) else reader.kind.from_config(given.config)
+        self._own_scheduler = given if isinstance(given, reader.kind) else reader.kind.from_config(settings(given))
         if type(given).__name__ not in SOLVERS:
             self.scheduler = self._own_scheduler
 
     @property
     def components(self) -> dict[str, Any]:
         """Parts by name, as a constructor takes them."""
-        return {part: getattr(self, part) for part in (*self._family.all_parts, "inverse_scheduler")}
+        return {part: getattr(self, part) for part in part_names(self._family)}
 
     @property
     def vae_scale_factor(self) -> int:
@@ -94,3 +95,8 @@ class Components:
         if self._computes_on is not None:
             model.compute_on(self._computes_on)
         return model
+
+
+def part_names(family: Family) -> tuple[str, ...]:
+    """Returns the names of all parts that a pipeline of a family has."""
+    return (*family.all_parts, "inverse_scheduler")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.diffusers import arguments
-from diffedit_cli.diffusers.arguments import LOGGER, InvalidArgument
+from diffedit_cli.diffusers.arguments import LOGGER
 from diffedit_cli.diffusers.outputs import Source, compose
 from diffedit_cli.engine import diffedit
 from diffedit_cli.engine.diffedit import Trajectory
@@ -88,10 +88,8 @@ class Edits:
             generators: Generator of this noise for each result.
 
         Raises:
-            InvalidArgument: If eta is out of range.
+            InvalidArgument: If the texts are no prompts.
         """
-        if not 0 <= eta <= 1:
-            raise InvalidArgument(f"eta cannot be {eta}; give a number from 0 to 1.")
         walks, texts = [], self.texts()
         for number, drawn in enumerate(generators):
             row = number // several

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diffedit_cli.diffusers.arguments import InvalidArgument
-from diffedit_cli.diffusers.components import OWN_PIPELINE, Components
+from diffedit_cli.diffusers.components import OWN_PIPELINE, Components, part_names
 from diffedit_cli.engine.networks import components, families
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with
@@ -88,22 +88,40 @@ class Loading(Components):
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
-        """Returns a pipeline of the same parts as another one of diffusers; they are shared.
+        """Returns a pipeline of the same parts as another one; they are shared.
 
         Args:
-            pipeline: Pipeline of diffusers of any family of docs/models.md.
+            pipeline: Pipeline of diffusers of any family of docs/models.md, or one of these, with its LoRAs and its
+                offloading, which only one of the two should change from then on.
             kwargs: Parts by name, in place of that pipeline's.
 
         Raises:
             ModelError: The family is unknown.
+            InvalidArgument: Networks of a pipeline of diffusers are offloaded, or a part that is offloaded or has a
+                LoRA would be replaced.
         """
-        kind = type(pipeline).__name__
-        index = pipeline._index if isinstance(pipeline, cls) else {**pipeline.config, "_class_name": kind}
+        kind, ours = type(pipeline).__name__, isinstance(pipeline, Loading)
+        index = pipeline._index if ours else {**pipeline.config, "_class_name": kind}
         family = family_with(index["_class_name"], kind)
         parts = {**pipeline.components, **_parts_among(kwargs, FAMILIES[family], cls.__name__)}
         own = cls.__new__(cls)
         own._hold(family, parts, index, kind)
+        if ours:
+            own._share(pipeline, own._networks().keys() & kwargs.keys())
+        elif any(map(_is_offloaded, own._networks().values())):
+            raise InvalidArgument(
+                f"The networks of that {kind} are offloaded; call its remove_all_hooks() first, and offload the new "
+                "pipeline afterwards."
+            )
         return own
+
+    def _share(self, other: Any, replaced: Set[str]) -> None:
+        """Takes over the state of the networks shared with another of these pipelines. Raises InvalidArgument."""
+        if replaced and other._computes_on is not None:
+            raise InvalidArgument(
+                f"The {min(replaced)} of an offloaded pipeline cannot be replaced; call its remove_all_hooks() first."
+            )
+        self._computes_on = other._computes_on
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
@@ -141,10 +159,16 @@ class Loading(Components):
 
 def _parts_among(arguments: Mapping[str, Any], family: Family, pipeline: str) -> dict[str, Any]:
     """Returns the parts among the arguments of a loader. Raises InvalidArgument for anything else."""
-    known = {*family.all_parts, "inverse_scheduler", *ACCEPTED}
-    if unknown := sorted(arguments.keys() - known):
+    known = part_names(family)
+    if unknown := sorted(arguments.keys() - {*known, *ACCEPTED}):
         raise InvalidArgument(f"{pipeline} has no part and no argument {unknown[0]} for this model; leave it out.")
-    return {name: arguments[name] for name in arguments if name in (*family.all_parts, "inverse_scheduler")}
+    return {name: arguments[name] for name in arguments if name in known}
+
+
+def _is_offloaded(network: nn.Module) -> bool:
+    """Returns whether accelerate moves a network, or layers of it, to a device and back."""
+    hooks = (getattr(module, "_hf_hook", None) for module in network.modules())
+    return any(getattr(hook, "offload", True) for hook in hooks if hook is not None)  # False: it only aligns devices
 
 
 def _read(found: ModelFolder, dtype: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
+from diffedit_cli.diffusers import arguments
 from diffedit_cli.diffusers.arguments import InvalidArgument
 from diffedit_cli.diffusers.textual_inversions import TextualInversions, adapter_file
 from diffedit_cli.engine.networks import adapter_loading
+from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import adapters
 from diffedit_cli.storage.cache import default_root
@@ -73,7 +76,8 @@ class Loras(TextualInversions):
             adapter_weights: Strength of each, or one for all. Default: 1.
 
         Raises:
-            InvalidArgument: There is no such LoRA, or another number of strengths.
+            InvalidArgument: There is no such LoRA, or another number of strengths, or offloading by layers keeps the
+                weights elsewhere.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         given = 1.0 if adapter_weights is None else adapter_weights
@@ -86,7 +90,11 @@ class Loras(TextualInversions):
         self._fuse({name: replace(lora, weight=chosen.get(name, 0.0)) for name, lora in self._loras.items()})
 
     def unload_lora_weights(self) -> None:
-        """Takes all LoRAs out; the weights are what they were before, bit for bit."""
+        """Takes all LoRAs out; the weights are what they were before, bit for bit.
+
+        Raises:
+            InvalidArgument: Offloading by layers keeps the weights elsewhere.
+        """
         self._fuse({})
 
     def fuse_lora(self, lora_scale: float = 1.0) -> None:
@@ -143,8 +151,8 @@ class Loras(TextualInversions):
         if scale in (None, 1) or not self._loras:
             yield
             return
-        before = self._loras
-        self._fuse({name: replace(lora, weight=lora.weight * float(scale)) for name, lora in before.items()})
+        before, factor = self._loras, arguments.number("The scale of the LoRAs", scale)
+        self._fuse({name: replace(lora, weight=lora.weight * factor) for name, lora in before.items()})
         try:
             yield
         finally:
@@ -152,31 +160,49 @@ class Loras(TextualInversions):
                 self._fuse(before)
 
     def _fuse(self, loras: Mapping[str, _Fused]) -> None:
-        """Puts the weights back as they were, and adds these LoRAs. Raises ModelError; then nothing has changed."""
+        """Puts the weights back as they were, and adds these LoRAs.
+
+        Raises ModelError or InvalidArgument; then nothing has changed.
+        """
         parts = {part: one for part, one in self._networks().items() if part in self._family.adapted}
         plain = dict(self._plain)
-        for lora in loras.values():
-            for part, layer in adapter_loading.layers(parts, self._kind, lora.file, self._name):
+        for name in loras.keys() - self._loras.keys():
+            for part, layer in adapter_loading.layers(parts, self._kind, loras[name].file, self._name):
                 weight: Any = parts[part].get_submodule(layer).weight
-                if weight.is_meta:
-                    raise InvalidArgument(
-                        "A LoRA cannot change weights that are offloaded by layers; load it before "
-                        "enable_sequential_cpu_offload()."
-                    )
                 plain.setdefault((part, layer), weight.detach().clone())
+        _check_here(parts, plain)
+        put = partial(_put, parts, plain, self._kind, self._name)
         try:
-            self._put(parts, plain, loras)
+            put(loras)
         except ModelError:
-            self._put(parts, plain, self._loras)
+            put(self._loras)
             raise
         self._plain, self._loras = plain if loras else {}, dict(loras)
 
-    def _put(
-        self, parts: Mapping[str, Any], plain: Mapping[tuple[str, str], Tensor], loras: Mapping[str, _Fused]
-    ) -> None:
-        with torch.no_grad():
-            for (part, layer), weight in plain.items():
-                parts[part].get_submodule(layer).weight.copy_(weight)
-        for lora in loras.values():
-            if lora.weight:
-                adapter_loading.fuse(dict(parts), self._kind, lora.file, lora.weight, self._name)
+    def _share(self, other: Any, replaced: Set[str]) -> None:
+        super()._share(other, replaced)
+        if changed := sorted(replaced & {part for part, _ in other._plain}):
+            raise InvalidArgument(f"A LoRA changes the {changed[0]}; call unload_lora_weights() before replacing it.")
+        self._plain, self._loras = other._plain, other._loras
+
+
+def _check_here(parts: Mapping[str, Any], layers: Iterable[tuple[str, str]]) -> None:
+    """Raises InvalidArgument if the weights of layers, as (part, layer), wait elsewhere, where nothing changes them."""
+    if any(parts[part].get_submodule(layer).weight.is_meta for part, layer in layers):
+        raise InvalidArgument(
+            "LoRAs cannot be changed while the weights are offloaded by layers; call remove_all_hooks() first, and "
+            "enable_sequential_cpu_offload() afterwards."
+        )
+
+
+def _put(
+    parts: dict[str, Any], plain: Mapping[tuple[str, str], Tensor], kind: type[LatentDiffusion], name: str,
+    loras: Mapping[str, _Fused],
+) -> None:  # fmt: skip
+    """Puts the plain weights, by part and layer, back into the networks, and adds the LoRAs. Raises ModelError."""
+    with torch.no_grad():
+        for (part, layer), weight in plain.items():
+            parts[part].get_submodule(layer).weight.copy_(weight)
+    for lora in loras.values():
+        if lora.weight:
+            adapter_loading.fuse(parts, kind, lora.file, lora.weight, name)

@@ -18,7 +18,8 @@ from torch import Tensor
 from diffedit_cli.images import pictures
 
 Images = list[Image.Image] | NDArray[Any] | Tensor
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+FORMS = ("pil", "np", "pt")
+"""Forms of pictures and masks."""
 
 
 @dataclass

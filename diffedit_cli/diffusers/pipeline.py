@@ -13,7 +13,7 @@ from torch import Tensor
 from diffedit_cli.diffusers import arguments
 from diffedit_cli.diffusers.arguments import LOGGER, EmbedsLike, GeneratorLike, InvalidArgument, PromptLike
 from diffedit_cli.diffusers.edits import Edits
-from diffedit_cli.diffusers.outputs import Images, StableDiffusionPipelineOutput, convert
+from diffedit_cli.diffusers.outputs import FORMS, Images, StableDiffusionPipelineOutput, convert
 from diffedit_cli.diffusers.schedules import solver
 from diffedit_cli.diffusers.stages import Stages, guided
 from diffedit_cli.diffusers.walks import Callback
@@ -57,18 +57,20 @@ class StableDiffusionDiffEditPipeline(Stages):
             cross_attention_kwargs: `{"scale": ...}`, the strength of the LoRAs. Default: 1.
             clip_skip: Layers of CLIP that are skipped, for both prompts. Default: 0.
         """
-        model, every = self._model(), arguments.positive("callback_steps", callback_steps)
-        form = arguments.output_type(output_type)
-        several = arguments.positive("num_images_per_prompt", num_images_per_prompt)
-        count = arguments.level_count("inpaint_strength", inpaint_strength, num_inference_steps)
+        model, every = self._model(), arguments.whole("callback_steps", callback_steps)
+        form = arguments.output_type(output_type, (*FORMS, "latent"))
+        several = arguments.whole("num_images_per_prompt", num_images_per_prompt)
+        steps = arguments.whole("num_inference_steps", num_inference_steps)
+        count = arguments.level_count("inpaint_strength", inpaint_strength, steps)
+        guidance, fresh = arguments.number("guidance_scale", guidance_scale), arguments.share("eta", eta)
         with self._lora_scale(cross_attention_kwargs), torch.no_grad():
             said = (prompt, prompt_embeds), (negative_prompt, negative_prompt_embeds)
             number = arguments.prompt_count(model, "prompt", *said[0])
             drawn = arguments.generators(generator, number * several)
-            texts = partial(guided, model, guidance_scale, "{}prompt", *said, clip_skip or 0)
+            texts = partial(guided, model, guidance, "{}prompt", *said, clip_skip or 0)
             M = arguments.masks(mask_image, number)
-            edits = Edits.of(model, num_inference_steps, count, texts, M, image_latents)
-            begin = partial(edits.begin, several, solver(self.scheduler), eta, drawn)
+            edits = Edits.of(model, steps, count, texts, M, image_latents)
+            begin = partial(edits.begin, several, solver(self.scheduler), fresh, drawn)
             y_0 = self._walked(model, begin, edits.levels[:0:-1], drawn, callback, every)[-1]
             images, flagged = (y_0, None) if form == "latent" else self._checked(edits.finish(y_0), form)
         return StableDiffusionPipelineOutput(images, flagged) if return_dict else (images, flagged)
@@ -95,14 +97,13 @@ class StableDiffusionDiffEditPipeline(Stages):
             lora_scale: Strength of the LoRAs. Default: 1.
             clip_skip: Layers of CLIP that are skipped, for both prompts. Default: 0.
         """
-        model = self._model()
+        model, several = self._model(), arguments.whole("num_images_per_prompt", num_images_per_prompt)
         with self._lora_scale({"scale": lora_scale}), torch.no_grad():
             said = (prompt, prompt_embeds), (negative_prompt, negative_prompt_embeds)
             arguments.prompt_count(model, "prompt", *said[0])
             pairs = arguments.pairs(model, "{}prompt", *said, clip_skip or 0)
         like, unlike = (
-            _joined([row for row in rows for _ in range(num_images_per_prompt)], device)
-            for rows in zip(*pairs, strict=True)
+            _joined([row for row in rows for _ in range(several)], device) for rows in zip(*pairs, strict=True)
         )
         return like, unlike if do_classifier_free_guidance else None
 

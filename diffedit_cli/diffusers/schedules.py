@@ -28,10 +28,21 @@ def noise_schedule(chosen: Any, own: Any) -> Any:
         chosen: Scheduler that the pipeline has.
         own: Scheduler of the class that the family reads, with the model's own settings. A flow keeps it: there a
             scheduler with a noise schedule chooses the solver alone, so that notebooks for DDIM work with every family.
+
+    Raises:
+        InvalidArgument: If what the pipeline has is no scheduler.
     """
     if isinstance(chosen, type(own)):
         return chosen
-    return own if type(own).__name__.startswith("FlowMatch") else type(own).from_config(chosen.config)
+    config = settings(chosen)
+    return own if type(own).__name__.startswith("FlowMatch") else type(own).from_config(config)
+
+
+def settings(scheduler: Any) -> Any:
+    """Returns the settings of a scheduler. Raises InvalidArgument if it is none."""
+    if not hasattr(scheduler, "config"):
+        raise InvalidArgument(f"The scheduler cannot be a {type(scheduler).__name__}; give a scheduler of diffusers.")
+    return scheduler.config
 
 
 def solver(scheduler: Any) -> type[DDIM]:

@@ -61,22 +61,24 @@ class Stages(Walks):
             output_type: "np" (B, h, w) of 0 and 1, "pil" or "pt". Default "np".
             cross_attention_kwargs: `{"scale": ...}`, the strength of the LoRAs. Default: 1.
         """
-        model, maps = self._model(), arguments.positive("num_maps_per_mask", num_maps_per_mask)
-        level = arguments.level_count("mask_encode_strength", mask_encode_strength, num_inference_steps)
-        clamp = arguments.positive("mask_thresholding_ratio", mask_thresholding_ratio, float)
+        model, maps = self._model(), arguments.whole("num_maps_per_mask", num_maps_per_mask)
+        steps = arguments.whole("num_inference_steps", num_inference_steps)
+        level = arguments.level_count("mask_encode_strength", mask_encode_strength, steps)
+        clamp = arguments.positive("mask_thresholding_ratio", mask_thresholding_ratio)
+        guidance = arguments.number("guidance_scale", guidance_scale)
         target = (target_prompt, target_prompt_embeds), (target_negative_prompt, target_negative_prompt_embeds)
         source = (source_prompt, source_prompt_embeds), (source_negative_prompt, source_negative_prompt_embeds)
         form = arguments.output_type(output_type)
         with self._lora_scale(cross_attention_kwargs), torch.no_grad():
             count = arguments.same_count(model, target_prompt=target[0], source_prompt=source[0])
             x_0 = arguments.encode(model, image, count).x_0
-            at = model.levels(num_inference_steps, x_0.shape[-2:].numel())[level]
+            at = model.levels(steps, x_0.shape[-2:].numel())[level]
             drawn = arguments.generators(generator, count, maps)
             pairs = [
                 partial(arguments.pairs, model, name, *said)
                 for name, said in (("source_{}prompt", source), ("target_{}prompt", target))
             ]
-            compute = partial(_contrasts, model, x_0, at, pairs, guidance_scale, maps, drawn)
+            compute = partial(_contrasts, model, x_0, at, pairs, guidance, maps, drawn)
             found = self._computed(model, compute, drawn).cpu()
         return convert_masks(torch.stack([diffedit.binarise(one, clamp) for one in found]), form)
 
@@ -113,15 +115,17 @@ class Stages(Walks):
             num_auto_corr_rolls: Random shifts in each of them. Default 5.
         """
         model, solver = self._model(), inverse_solver(self.inverse_scheduler, self.scheduler)
-        count = arguments.level_count("inpaint_strength", inpaint_strength, num_inference_steps)
-        every, form = arguments.positive("callback_steps", callback_steps), arguments.output_type(output_type)
+        steps = arguments.whole("num_inference_steps", num_inference_steps)
+        count = arguments.level_count("inpaint_strength", inpaint_strength, steps)
+        every, form = arguments.whole("callback_steps", callback_steps), arguments.output_type(output_type)
+        guidance = arguments.number("guidance_scale", guidance_scale)
         weights = num_reg_steps, lambda_auto_corr, num_auto_corr_rolls, lambda_kl
         with self._lora_scale(cross_attention_kwargs), torch.no_grad():
             said = (prompt, prompt_embeds), (negative_prompt, negative_prompt_embeds)
             number = arguments.prompt_count(model, "prompt", *said[0])
             source, drawn = arguments.encode(model, image, number), arguments.generators(generator, number)
-            levels = model.levels(num_inference_steps, source.x_0.shape[-2:].numel())[: count + 1]
-            texts = partial(guided, model, guidance_scale, "{}prompt", *said)
+            levels = model.levels(steps, source.x_0.shape[-2:].numel())[: count + 1]
+            texts = partial(guided, model, guidance, "{}prompt", *said)
             begin = partial(_inversions, model, source.x_0, levels, texts, solver, weights, drawn)
             walked = self._walked(model, begin, levels[1:], drawn, callback, every)
             latents = walked.flip(0).transpose(0, 1).contiguous()

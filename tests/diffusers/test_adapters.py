@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffedit_cli.diffusers import StableDiffusionDiffEditPipeline
 from diffedit_cli.diffusers.arguments import InvalidArgument
-from diffedit_cli.engine.networks import families
+from diffedit_cli.engine.networks import families, offload
 from diffedit_cli.errors import ModelError
 
 LAYERS = {"unet": "attn2.to_q", "text_encoder": "self_attn.q_proj"}
@@ -117,6 +117,38 @@ def test_fused_loras_stay(pipeline: StableDiffusionDiffEditPipeline, tiny_epsilo
     pipeline.fuse_lora(lora_scale=0.7)
     pipeline.unload_lora_weights()
     assert equal(weights(pipeline), loaded(tiny_epsilon, (file, 0.7)))
+
+
+def test_loras_stay_known_while_layers_are_offloaded(pipeline: StableDiffusionDiffEditPipeline, tmp_path: Path) -> None:
+    """Weights that wait elsewhere cannot be changed: a sentence says so, and nothing is forgotten."""
+    before, file = weights(pipeline), write(pipeline, tmp_path)
+    pipeline.load_lora_weights(file)
+    pipeline._offload(offload.by_layer, "cpu")
+    for change in (
+        pipeline.unload_lora_weights,
+        lambda: pipeline.set_adapters("default_0", 0.5),
+        lambda: pipeline.encode_prompt("a cat", lora_scale=0.5),
+        lambda: pipeline.load_lora_weights(file, adapter_name="again"),
+    ):
+        with pytest.raises(InvalidArgument, match="offloaded by layers; call remove_all_hooks"):
+            change()
+    pipeline.remove_all_hooks()
+    pipeline.unload_lora_weights()
+    assert equal(weights(pipeline), before)
+
+
+def test_a_pipeline_of_shared_parts_knows_their_loras(
+    pipeline: StableDiffusionDiffEditPipeline, tmp_path: Path
+) -> None:
+    before = weights(pipeline)
+    pipeline.load_lora_weights(write(pipeline, tmp_path))
+    shared = StableDiffusionDiffEditPipeline.from_pipe(pipeline)
+    with pytest.raises(InvalidArgument, match="A LoRA changes the unet"):
+        StableDiffusionDiffEditPipeline.from_pipe(pipeline, unet=pipeline.unet)
+    shared.unload_lora_weights()
+    assert equal(weights(pipeline), before)
+    pipeline.unload_lora_weights()
+    assert equal(weights(shared), before)
 
 
 def test_a_textual_inversion_is_a_word(

@@ -174,6 +174,33 @@ def test_offloading(tiny_epsilon: Path, by: Any) -> None:
     assert not hasattr(pipeline.unet, "_hf_hook")
 
 
+@pytest.mark.parametrize("by", [offload.by_model, offload.by_layer])
+def test_offloaded_parts_are_shared(tiny_epsilon: Path, by: Any) -> None:
+    """Among these pipelines; of one of diffusers, only its own hooks know how they are offloaded."""
+    pipeline = load(tiny_epsilon)
+    expected = pipeline.encode_prompt("a cat")[0]
+    pipeline._offload(by, "cpu")
+    shared = StableDiffusionDiffEditPipeline.from_pipe(pipeline)
+    assert torch.equal(shared.encode_prompt("a cat")[0], expected)
+    with pytest.raises(InvalidArgument, match="unet of an offloaded pipeline cannot be replaced"):
+        StableDiffusionDiffEditPipeline.from_pipe(pipeline, unet=pipeline.unet)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tiny_epsilon)
+    by([theirs.unet], "cpu")
+    with pytest.raises(InvalidArgument, match="StableDiffusionPipeline are offloaded; call its remove_all_hooks"):
+        StableDiffusionDiffEditPipeline.from_pipe(theirs)
+    theirs.remove_all_hooks()
+    assert StableDiffusionDiffEditPipeline.from_pipe(theirs).unet is theirs.unet
+
+
+def test_a_pipeline_needs_a_scheduler(tiny_epsilon: Path) -> None:
+    pipeline = load(tiny_epsilon)
+    with pytest.raises(InvalidArgument, match="scheduler cannot be a NoneType"):
+        StableDiffusionDiffEditPipeline(**{**pipeline.components, "scheduler": None})
+    pipeline.scheduler = None
+    with pytest.raises(InvalidArgument, match="scheduler cannot be a NoneType"):
+        pipeline.encode_prompt("a cat")
+
+
 def test_switches(tiny_epsilon: Path) -> None:
     """Those of the VAE take effect; torch's attention needs none."""
     pipeline = load(tiny_epsilon)

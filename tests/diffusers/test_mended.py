@@ -302,6 +302,21 @@ def test_schedulers_choose_the_solver(tiny_epsilon: Path, half: np.ndarray[Any, 
         pipeline.invert(SOURCE, photograph(), **STEPS)
 
 
+def test_numbers_of_numpy_are_numbers(pipeline: StableDiffusionDiffEditPipeline) -> None:
+    numbers = {"num_inference_steps": np.int64(5), "mask_thresholding_ratio": np.float32(3)}
+    masks = [pipeline.generate_mask(photograph(), generator=seeded(), **{**MASK, **more}) for more in ({}, numbers)]
+    assert np.array_equal(*masks)
+
+
+def test_methods_know_their_forms_and_numbers(pipeline: StableDiffusionDiffEditPipeline) -> None:
+    with pytest.raises(InvalidArgument, match="output_type cannot be latent; use pil, np, pt"):
+        pipeline.invert(SOURCE, photograph(), decode_latents=True, output_type="latent", **STEPS)
+    with pytest.raises(InvalidArgument, match="guidance_scale cannot be None; give a number"):
+        pipeline.invert(SOURCE, photograph(), guidance_scale=None, **STEPS)
+    with pytest.raises(InvalidArgument, match="num_images_per_prompt cannot be 0; give a whole number above 0"):
+        pipeline.encode_prompt(SOURCE, num_images_per_prompt=0)
+
+
 CELLS = np.ones((16, 16))
 WRONG = {
     "mask": [
@@ -310,13 +325,15 @@ WRONG = {
         {"mask_encode_strength": 1.5}, {"mask_encode_strength": 0.0}, {"num_inference_steps": 0},
         {"target_prompt": ["a", "b", "c"]}, {"target_negative_prompt": ["a", "b"]}, {"output_type": "jpeg"},
         {"generator": [torch.Generator()] * 3}, {"cross_attention_kwargs": {"gligen": 1}},
-        {"source_prompt": None, "source_prompt_embeds": torch.zeros(1, 9, 5)},
+        {"source_prompt": None, "source_prompt_embeds": torch.zeros(1, 9, 5)}, {"generator": 3}, {"generator": [3]},
+        {"guidance_scale": None}, {"output_type": "latent"}, {"mask_encode_strength": "half"},
     ],
     "edit": [
         {"mask_image": None}, {"image_latents": None}, {"mask_image": CELLS[:8]}, {"mask_image": np.stack([CELLS] * 3)},
         {"mask_image": 2 * CELLS}, {"mask_image": np.stack([CELLS] * 3)[None]}, {"image_latents": "x"},
         {"inpaint_strength": 0.4}, {"callback_steps": 0}, {"prompt": None}, {"num_images_per_prompt": 0},
         {"image_latents": [torch.zeros(1, 4, 4, 16, 16), torch.zeros(1, 4, 4, 8, 8)]}, {"eta": 1.5},
+        {"guidance_scale": None}, {"eta": None}, {"num_inference_steps": 2.5},
     ],
 }  # fmt: skip
 
