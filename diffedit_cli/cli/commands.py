@@ -225,7 +225,10 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         if given["cache"] and not given["force"]:
             expected = functools.partial(outputs.expected_outputs, command)
             work = up_to_date.skip_if_current(
-                work, OutputNotes(model_options.cache_root(given)), expected, opened.about | {"command": command}
+                work,
+                OutputNotes(model_options.cache_root(given)),
+                expected,
+                lambda params: opened.about(params) | {"command": command},
             )
         on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()
