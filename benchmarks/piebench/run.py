@@ -17,6 +17,7 @@ from benchmarks.piebench.figures import FIGURES
 from benchmarks.piebench.methods import Asked
 from benchmarks.piebench.results import FOLDER, Results, Row, say
 from benchmarks.scenebench import typed
+from diffedit_cli.api_inputs import params_of
 from diffedit_cli.errors import UsageError
 from diffedit_cli.storage import files
 
@@ -53,6 +54,7 @@ def edit(cases: Sequence[Case], options: argparse.Namespace) -> None:
     }
     if "from" in settings:
         settings["from_"] = settings.pop("from")
+    params_of({name: value for name, value in settings.items() if name not in methods.OPTIONS})  # refuses misspelt ones
     where = Where(options.device, options.dtype)
     if unknown := [name for name in options.methods if name not in methods.METHODS]:
         raise UsageError(f"There is no method {unknown[0]}; use {', '.join(methods.METHODS)}.")

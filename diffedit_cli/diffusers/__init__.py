@@ -6,7 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffusers import DDIMInverseScheduler, DDIMScheduler
+    from diffusers import (
+        DDIMInverseScheduler,
+        DDIMScheduler,
+        DPMSolverMultistepInverseScheduler,
+        DPMSolverMultistepScheduler,
+        EulerDiscreteScheduler,
+    )
 
     from diffedit_cli.diffusers.outputs import DiffEditInversionPipelineOutput, StableDiffusionPipelineOutput
     from diffedit_cli.diffusers.pipeline import StableDiffusionDiffEditPipeline
@@ -14,7 +20,10 @@ if TYPE_CHECKING:
 _PLACES = {
     "DDIMInverseScheduler": "diffusers",
     "DDIMScheduler": "diffusers",
+    "DPMSolverMultistepInverseScheduler": "diffusers",
+    "DPMSolverMultistepScheduler": "diffusers",
     "DiffEditInversionPipelineOutput": "diffedit_cli.diffusers.outputs",
+    "EulerDiscreteScheduler": "diffusers",
     "StableDiffusionDiffEditPipeline": "diffedit_cli.diffusers.pipeline",
     "StableDiffusionPipelineOutput": "diffedit_cli.diffusers.outputs",
 }
@@ -22,7 +31,10 @@ _PLACES = {
 __all__ = [
     "DDIMInverseScheduler",
     "DDIMScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
     "DiffEditInversionPipelineOutput",
+    "EulerDiscreteScheduler",
     "StableDiffusionDiffEditPipeline",
     "StableDiffusionPipelineOutput",
 ]

@@ -132,7 +132,7 @@ class InpaintingStage:
         names = [name for name in ("guidance", "strength", "steps", "seed") if name not in self.painter.lacks]
         said = {"to": _words("to", params.to)} | {name: getattr(params, name) for name in names}
         said |= {"instruction": params.instruction} if params.instruction else {}
-        said |= {} if params.feather == Params.feather else {"feather": params.feather}
+        said |= {name: getattr(params, name) for name in ("feather", "zoom") if _is_set(params, name)}
         said |= {"negative": params.negative} if _words("negative", params.negative or "") else {}
         said |= {"model-config": self.folder.config} if self.folder.config else {}
         return said | {"inpainter": self.folder.digest, "inpainter-name": self.folder.name}
@@ -160,6 +160,10 @@ def _registered(
     cells = F.interpolate(M[None, None], size=painted.shape[:2])[0, 0].numpy() > 0
     motion = registration.find_motion(painted, picture, cells)
     return (painted if motion is None else registration.undo(painted, motion)), motion
+
+
+def _is_set(params: Params, name: str) -> bool:
+    return bool(getattr(params, name) != getattr(Params, name))
 
 
 def _words(name: str, prompt: Prompt) -> str:

@@ -113,16 +113,25 @@ def _check(model: TransformersFolder) -> None:
                 f"The model {model.name} has a {str(part.get('model_type'))[:80]} as its {place}, and only {kind} can "
                 "be used; name another model."
             )
-    window = _inside(said, "backbone_config").get("window_size", 1)
-    if type(window) is not int or window > MOST_WINDOW:
-        raise ModelError(
-            f"The model {model.name} is damaged: its window_size is no whole number up to {MOST_WINDOW}; get it again."
-        )
+    backbone = _inside(said, "backbone_config")
+    for name in ("window_size", "patch_padding", "depths"):  # no weight would tell that they are too large
+        if not _fits(backbone.get(name, 1)):
+            raise ModelError(
+                f"The model {model.name} is damaged: its {name} is not of whole numbers up to {MOST_WINDOW}; get it "
+                "again."
+            )
     if model.architecture in SAM and not _side(model) <= min(MOST_SIDE, MOST_CELLS * _cell(model)):
         raise ModelError(
             f"The model {model.name} is damaged: it sees pictures of {_side(model)} pixels in cells of {_cell(model)}; "
             "get it again."
         )
+
+
+def _fits(number: Any) -> bool:
+    """Whether a setting is a whole number up to MOST_WINDOW, or a list of them."""
+    if isinstance(number, list):
+        return all(map(_fits, number))
+    return type(number) is int and number <= MOST_WINDOW
 
 
 def _side(model: TransformersFolder) -> int:

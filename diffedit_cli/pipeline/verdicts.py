@@ -43,10 +43,8 @@ def warning(edited: EditVariant, picture: Picture, plan: Plan, limit: float | No
     M, before, after = _around(edited, picture)
     thing = _without_room(M, plan.given.room or 0.0) if plan.kind == "remove" else M
     if plan.kind in ("object", "remove") and edited.mask.made is not None and _left(thing, before, after) > LEFT:
-        return (
-            f"Much of the old content of {picture.name} is left; try another --seed, a lower --threshold, or a higher "
-            "--guidance."
-        )
+        larger = "a lower --threshold, " if plan.given.compares else ""
+        return f"Much of the old content of {picture.name} is left; try another --seed, {larger}or a higher --guidance."
     if plan.kind != "background" and _seam(M, before, after) > SEAM:  # the rim of a background is a thing's own outline
         blending = "" if plan.seam == POISSON else "--seam poisson, "
         return f"The edit of {picture.name} has a seam; try {blending}--feather 1, or more --room."

@@ -51,8 +51,8 @@ READ = {
 }
 NO_FILES = {  # words of other kinds
     *("from_", "to", "from_negative", "to_negative", "negative", "caption", "region", "mask_method", "box", "point"),
-    *("preset", "scheduler", "seam", "device", "dtype", "offload", "quantize", "distilled", "name", "batch", "shard", "ray"),
-    *("variant", "instruction", "cache_limit", "segment"),
+    *("preset", "scheduler", "seam", "device", "dtype", "offload", "quantize", "distilled", "name", "batch", "shard"),
+    *("variant", "instruction", "cache_limit", "segment", "ray"),
     "models pull name", "models use name", "models show name",
 }  # fmt: skip
 

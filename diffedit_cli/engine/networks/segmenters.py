@@ -92,6 +92,8 @@ class GroundedSam:
                 pixel_values=prepared(picture, detection_size(picture.size)),
             )
         scores = found.logits[0].sigmoid().amax(dim=-1)
+        if scores.isnan().any():  # which would be taken for nothing found
+            return torch.full((1, 4), torch.nan)
         best = [int(one) for one in scores.argsort(descending=True)[:MOST_BOXES] if scores[one] > LEAST_SCORE]
         middle, sides = found.pred_boxes[0, best].float().chunk(2, dim=-1)
         return torch.cat([middle - sides / 2, middle + sides / 2], dim=-1).clamp(0, 1)
