@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +40,14 @@ class Case:
     read_mask: Callable[[Size], Mask | None]
 
 
-def decoded(runs: Sequence[int], size: Size) -> Mask:
+def decoded(runs: object, size: Size) -> Mask:
     """Returns the mask of a flat list (start, length, start, length, ...) of runs, row by row from 0; 1 = may change.
 
     Runs are clipped at the end of the picture, and those that begin beyond it have no pixels. Raises InputError.
     """
     height, width = size
     flat = np.zeros(height * width, dtype=bool)
-    if len(runs) % 2 or any(number < 0 for number in runs):
+    if not isinstance(runs, list) or len(runs) % 2 or any(type(one) is not int or one < 0 for one in runs):
         raise InputError("A mask is not a list of starts and lengths; correct it in the data set.")
     for start, length in zip(runs[::2], runs[1::2], strict=True):
         flat[start : start + length] = True

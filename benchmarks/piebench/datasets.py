@@ -184,11 +184,13 @@ def _opened(path: Path) -> Image.Image:
         raise InputError(f"{path} cannot be read: {error.strerror or reason(error)}; get it again.") from error
 
 
-def _of_runs(runs: Sequence[int] | str | None, size: Size) -> Mask | None:
+def _of_runs(runs: object, size: Size) -> Mask | None:
     """Decodes a list of runs, or its numbers as text: PIE-Bench++ has "0 262144" for the whole picture."""
     if runs is None:
         return None
-    return decoded([int(number) for number in runs.split()] if isinstance(runs, str) else runs, size)
+    if isinstance(runs, str):
+        runs = [int(one) if one.isascii() and one.isdecimal() else one for one in runs.split()]
+    return decoded(runs, size)
 
 
 def _of_picture(read: Callable[[], Image.Image], size: Size) -> Mask:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Compared:
     mask: Mask | None
     target: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all that the figures depend on, but for the backbones."""
         total = hashlib.sha256(f"{self.source.shape} {self.target}".encode())
@@ -44,8 +44,9 @@ class Compared:
             total.update(part.tobytes())
         return total.hexdigest()
 
+    @cached_property
     def background(self) -> Background | None:
-        """Returns both pictures of 0 to 1 with black inside of the mask, None if the mask leaves nothing out."""
+        """Both pictures of 0 to 1 with black inside of the mask, None if the mask leaves nothing out."""
         if self.mask is None or (inside := ringed(self.mask)).all():
             return None
         outside = (~inside[..., None]).astype(np.float32)
@@ -86,7 +87,7 @@ def measure(compared: Compared, name: str, backbone: Backbone | None) -> float |
     if name.startswith("clip"):
         shown = compared.made if name == "clip_whole" else compared.edited()
         return None if shown is None or not compared.target else backbone(shown, compared.target)
-    pictures = compared.background()
+    pictures = compared.background
     if pictures is None:
         return None
     if name == "lpips":

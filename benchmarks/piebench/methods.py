@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,15 @@ from benchmarks.piebench.cases import Case, Mask
 from benchmarks.piebench.figures import Pixels
 from diffedit_cli import DiffEdit
 from diffedit_cli._version import __version__
-from diffedit_cli.errors import UsageError
-from diffedit_cli.models import registry
-from diffedit_cli.pipeline.params import Params
+from diffedit_cli.errors import DiffEditError, InputError, UsageError, reason
+from diffedit_cli.models import registry, transformers_folder
+from diffedit_cli.models.names import hub_id
+from diffedit_cli.pipeline import extra_models
+from diffedit_cli.pipeline.params import PROMPTS, WORDS, Params
 from diffedit_cli.pipeline.stats import LOAD
+from diffedit_cli.storage import hashing
+from diffedit_cli.storage.cache import default_root
+from diffedit_cli.storage.cache_folder import DIGESTS
 
 METHODS = {
     "ours": "diffedit, with what --set says",
@@ -54,6 +62,11 @@ class Asked:
     def of(cls, case: Case) -> Asked:
         picture = np.asarray(case.read_picture().convert("RGB"))
         return cls(picture, case.source, case.target, SEED, case.instruction, case.read_mask(picture.shape[:2]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of picture and mask; every method's results ask for it."""
+        return hashing.of_bytes(self.picture.tobytes() + (b"" if self.mask is None else self.mask.tobytes()))
 
     def filled(self, value: Any) -> Any:
         """Returns a setting with {from}, {to} and {instruction} as the case words them."""
@@ -100,8 +113,38 @@ def identity(name: str, model: str, settings: Mapping[str, Any], where: Where) -
     weights = registry.find(model).digest
     return {
         "method": name, "model": model, "weights": weights, "settings": dict(own), "device": where.device,
-        "dtype": where.dtype, "version": __version__,
+        "dtype": where.dtype, "version": __version__, **({"named": named} if (named := digests(own)) else {}),
     }  # fmt: skip
+
+
+def digests(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the digests of the files and models that settings name or use, besides the model itself, by setting."""
+    memo, found = default_root() / DIGESTS, dict[str, Any]()
+    for name, value in settings.items():
+        words = [] if name in (*PROMPTS, *WORDS) else value if isinstance(value, list | tuple) else [value]
+        if here := [path for word in words if isinstance(word, str) for path in _named(word)]:
+            found[name] = [_digest(path, memo) for path in here]
+    fields = Params.__dataclass_fields__
+    with contextlib.suppress(DiffEditError):  # the edit fails with it
+        params = Params(**{name: value for name, value in settings.items() if name in fields})
+        for option, model in extra_models.used(params).items():
+            found[option] = extra_models.digest(option, model, memo)
+    return found
+
+
+def _named(word: str) -> Iterator[Path]:
+    """Yields the files and folders that the value of a setting names, as FILE:SCALE, MODEL+MODEL or a hub id too."""
+    for name in dict.fromkeys((word, word.rpartition(":")[0], *transformers_folder.joined(word))):
+        if name and (path := transformers_folder.locate(name) or registry.in_hub_cache(hub_id(name))):
+            yield path
+
+
+def _digest(path: Path, memo: Path) -> str:
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    try:
+        return hashing.of_record({str(one.relative_to(path)): hashing.of_file(one, memo) for one in files})
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
 
 
 def method(name: str, model: str, settings: Mapping[str, Any], where: Where) -> Callable[[Asked], Outcome]:

@@ -46,8 +46,10 @@ def _rows(file: Path) -> Iterator[tuple[dict[str, Any], Any]]:
 def _picture(file: Path, group: int, number: int, column: str) -> Image.Image:
     try:
         value = _column(file, group, column)[number].as_py()
-        return Image.open(io.BytesIO(value["bytes"] if isinstance(value, dict) else value))
-    except (OSError, TypeError, KeyError) as error:
+        image = Image.open(io.BytesIO(value["bytes"] if isinstance(value, dict) else value))
+        image.load()
+        return image
+    except (OSError, SyntaxError, TypeError, KeyError) as error:
         raise InputError(f"{file} has no picture {column} in row {number} ({reason(error)}); get it again.") from error
 
 

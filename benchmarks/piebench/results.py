@@ -73,9 +73,8 @@ class Results:
 
     def key(self, case: Case, asked: Asked) -> str:
         """Returns what identifies the result of a case: the method, the pictures and the words."""
-        pictures = hashing.of_bytes(asked.picture.tobytes() + (b"" if asked.mask is None else asked.mask.tobytes()))
         said = [case.name, case.path, case.source, case.target, case.instruction, list(asked.picture.shape)]
-        return hashing.of_record({"method": dict(self.told), "case": said, "pictures": pictures})
+        return hashing.of_record({"method": dict(self.told), "case": said, "pictures": asked.digest})
 
     def edit(self, cases: Sequence[Case], build: Callable[[], Callable[[Asked], Outcome]], jpeg: int | None) -> None:
         """Makes the results that are missing; the method is built if there are any. Raises UsageError, OutputError."""

@@ -168,7 +168,7 @@ def _results(
     if given["dry_run"]:
         return plan.forecast(
             claimed,
-            lambda: opened.about,
+            opened.about,
             lambda job: opened.check_words(job.params, job.stages),
             on_bug,
         )
@@ -184,7 +184,7 @@ def _results(
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
         return ray_workers.edit_on_workers(mine, workers, place.protected_thumbnails, record=record, stopping=stopping)
     return runner.run_pipelined(
-        plan.pending(claimed, fetched, place, lambda: opened.about, on_bug),
+        plan.pending(claimed, fetched, place, opened.about, on_bug),
         opened.open,
         on_bug=on_bug,
         record=lambda result: record(told(result)),

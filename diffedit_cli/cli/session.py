@@ -195,9 +195,21 @@ class Session:
         """Raises ModelError for a prompt word that the model does not know, before the model is loaded."""
         vocabulary.check(params, self.folder, ("mask",) * ("mask" in stages) if self.inpainter else stages)
 
+    def about(self, params: Params) -> dict[str, Any]:
+        """Returns the models and settings that a result with these parameters depends on; part of its identity."""
+        from diffedit_cli.pipeline import extra_models
+
+        found = {option: self._extra_digest(option, name) for option, name in extra_models.used(params).items()}
+        return self._about | ({"extra-models": found} if found else {})
+
     @functools.cached_property
-    def about(self) -> dict[str, Any]:
-        """Models and settings that a result depends on besides its picture and parameters; part of its identity."""
+    def _extra_digest(self) -> Callable[[str, str], str | None]:
+        from diffedit_cli.pipeline import extra_models
+
+        return functools.cache(functools.partial(extra_models.digest, memo=self.folder.memo))
+
+    @functools.cached_property
+    def _about(self) -> dict[str, Any]:
         return {
             "model": self.folder.digest,
             "own": {**self.folder.defaults, "evidence": self.folder.evidence},

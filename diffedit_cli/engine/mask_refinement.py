@@ -69,8 +69,7 @@ def mask(
         return M
     lower = [rung / RUNGS for rung in range(RUNGS // 2, RUNGS) if rung / RUNGS < threshold] if islands else []
     regions = [(one > 0).cpu().numpy() for one in (*map(above, lower), M)]
-    kept = torch.from_numpy(_tidied(regions, max(size) / max(contrast.shape), fill_holes, islands, grow)).to(M.device)
-    return torch.where(M > 0, M, 1.0) * kept if soft else kept
+    return _filled(M, _tidied(regions, max(size) / max(contrast.shape), fill_holes, islands, grow), soft)
 
 
 def outline(probabilities: Tensor, size: tuple[int, int], threshold: float, grow: float, soft: bool) -> Tensor:
@@ -88,10 +87,13 @@ def outline(probabilities: Tensor, size: tuple[int, int], threshold: float, grow
     """
     shown = resize(probabilities, size)
     M = ramp(shown, threshold) if soft else shown >= threshold
-    if not grow:
-        return M
-    wide = torch.from_numpy(widen((M > 0).numpy(), grow))
-    return torch.where(M > 0, M, 1.0) * wide if soft else wide
+    return _filled(M, widen((M > 0).cpu().numpy(), grow), soft) if grow else M
+
+
+def _filled(M: Tensor, shape: NDArray[np.bool_], soft: bool) -> Tensor:
+    """Returns a mask of this shape, both (H, W): as graded as M with `soft`, and full where only the shape reaches."""
+    kept = torch.from_numpy(shape).to(M.device)
+    return torch.where(M > 0, M, 1.0) * kept if soft else kept
 
 
 def _blurred(contrast: Tensor, cells: float) -> Tensor:

@@ -14,6 +14,7 @@ from diffedit_cli.jobs import checks, execute, outcomes, output_names
 from diffedit_cli.jobs.job import Job
 from diffedit_cli.jobs.rows import Row
 from diffedit_cli.pipeline import cache_keys
+from diffedit_cli.pipeline.params import Params
 from diffedit_cli.results.result import Result
 from diffedit_cli.results.results_log import ResultsLog
 from diffedit_cli.storage import atomic, files, hashing, paths
@@ -28,6 +29,7 @@ SCHEMA = 1  # version of the identity's content
 READ = {"input": "picture", "mask": "mask", "latents": "latents file", "within": "mask", "exclude": "mask"}
 """The input files of a job, by field, and what messages call them."""
 Share = Callable[[Row], dict[str, Any]]  # returns the fields of a row's job other than its input and outputs
+About = Callable[[Params], dict[str, Any]]  # returns what results with these parameters depend on besides
 
 
 def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
@@ -63,7 +65,8 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
 def identity(job: Job, about: dict[str, Any]) -> str:
     """Returns the SHA-256 (hex) of everything the results depend on: the content of all input files and all options.
 
-    `about` is the rest, such as the digest of the model. Raises InputError for a file that cannot be read.
+    `about` is the rest for the job's parameters, such as the digest of the model. Raises InputError for a file that
+    cannot be read.
     """
     read = {name: _content(getattr(job, name), what) for name, what in READ.items()}
     rest = {"box": job.box, "point": job.point, "metadata": job.metadata, "schema": SCHEMA}
@@ -103,7 +106,7 @@ def pending(
     claimed: Iterator[tuple[Row, Job] | Result],
     fetched: DownloadedFiles,
     place: Destination,
-    about: Callable[[], dict[str, Any]],
+    about: About,
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Iterator[Job | Result]:
     """Yields each job still to do, or a skipped result for a job whose outputs exist with the same identity.
@@ -120,7 +123,7 @@ def pending(
             if isinstance(path, DiffEditError):
                 raise path
             job = replace(job, input=path or job.input)
-            job = replace(job, identity=identity(job, about()))
+            job = replace(job, identity=identity(job, about(job.params)))
             if _is_done(job):
                 atomic.sweep(job.output_paths[0].parent)  # where nothing is written now
                 yield outcomes.undone_result(job, "skipped")
@@ -133,7 +136,7 @@ def pending(
 
 def forecast(
     claimed: Iterator[tuple[Row, Job] | Result],
-    about: Callable[[], dict[str, Any]],
+    about: About,
     check: Callable[[Job], object],
     on_bug: Callable[[str], Any] = lambda _: None,
 ) -> Generator[Result, None, None]:
@@ -148,7 +151,7 @@ def forecast(
         row, job = one
         try:
             if not row.url:
-                job = replace(job, identity=identity(job, about()))
+                job = replace(job, identity=identity(job, about(job.params)))
             done = _is_done(job)
             if not (row.url or done):
                 check(job)

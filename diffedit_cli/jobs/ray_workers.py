@@ -23,6 +23,7 @@ from diffedit_cli.storage.remote import DownloadedFiles
 
 if TYPE_CHECKING:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+    from diffedit_cli.pipeline.params import Params
 
 TRIES = 2  # retries of a picture whose worker was lost
 LEAST = 80 * 2**20  # bytes, the smallest object store that Ray allows: rows and results are small
@@ -32,8 +33,7 @@ LIBRARIES = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")  # prefixes of environment va
 class Session(Protocol):
     """The models and options of a command line, as a worker uses them."""
 
-    @property
-    def about(self) -> dict[str, Any]: ...
+    def about(self, params: Params) -> dict[str, Any]: ...
 
     def open(self) -> EditPipeline: ...
 
@@ -89,7 +89,7 @@ class Worker:
             owner.book = self._results_log
             job = replace(job, before=before, ownership=owner)
             with DownloadedFiles() as fetched:
-                jobs = plan.pending(iter([(row, job)]), fetched, place, lambda: self._session.about)
+                jobs = plan.pending(iter([(row, job)]), fetched, place, self._session.about)
                 told = functools.partial(runner.publish_result, fetched=fetched, place=place)
                 return next(runner.run_pipelined(jobs, self._session.open, on_bug=self._session.trace, record=told))
         except DiffEditError as error:

@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diffedit_cli.errors import OutputError
 from diffedit_cli.jobs import outcomes
 from diffedit_cli.jobs.job import Job, OpenPipeline
-from diffedit_cli.jobs.plan import identity
+from diffedit_cli.jobs.plan import About, identity
 from diffedit_cli.results.result import Result
 from diffedit_cli.storage import atomic, files, hashing, paths
 from diffedit_cli.storage.cache import Cache
@@ -62,9 +61,7 @@ def confirm(outputs: Sequence[Path]) -> None:
             os.utime(path)
 
 
-def skip_if_current(
-    work: Command, made: OutputNotes, expected: Callable[[Job], list[Path]], about: dict[str, Any]
-) -> Command:
+def skip_if_current(work: Command, made: OutputNotes, expected: Callable[[Job], list[Path]], about: About) -> Command:
     """Wraps a command: it is skipped, and its outputs touched, if they exist unchanged from the same inputs.
 
     Jobs that read or write standard streams, or write previews, frames or embeddings, are never skipped.
@@ -75,7 +72,7 @@ def skip_if_current(
         outputs = expected(job)
         if not alone or files.STANDARD_STREAM in outputs:
             return work(job, open_pipeline)
-        job = replace(job, identity=identity(job, about))
+        job = replace(job, identity=identity(job, about(job.params)))
         if made.is_up_to_date(outputs, str(job.identity)):
             confirm(outputs)
             return outcomes.undone_result(replace(job, output=outputs[0]), "skipped")

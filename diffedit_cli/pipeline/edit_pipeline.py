@@ -32,6 +32,7 @@ from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.mask_limits import MaskLimits
 from diffedit_cli.pipeline.mask_stage import MaskStage
 from diffedit_cli.pipeline.model_session import ModelSession
+from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompt_models import PromptModels
 from diffedit_cli.pipeline.repaint_stage import RepaintStage
@@ -92,7 +93,7 @@ class EditPipeline:
         vocabulary.check(params, self.folder, ["mask"])
         with stats.clock("mask"):
             plan = self._plan(self._prompt_models(stats).with_sentences(params))
-        stats.region = plan.kind
+        stats.region = None if params.region == AUTO and params.from_ == "" else plan.kind  # no prompts say it
         return self._mask(picture, plan, stats, allowed, drawn)
 
     def invert(self, picture: Picture, params: Params, stats: EditStats) -> Latents:

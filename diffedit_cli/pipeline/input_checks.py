@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from diffedit_cli.pipeline.edit_kind import KINDS
 from diffedit_cli.pipeline.edit_plan import NOISE, PICTURE, Plan
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.lexicon import PLACING
+from diffedit_cli.pipeline.mask_expression import SEGMENT, Operation
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 
@@ -58,10 +60,13 @@ def whole_or_operand(mask: Mask | None, params: Params) -> tuple[Mask | None, Ma
         raise UsageError("--mask-method names drawn; give the file of that mask with --mask.")
     if params.draws or mask is None:
         return None, mask
-    if params.segment:
+    expression, method = params.mask_expression, params.mask_method
+    if isinstance(expression, Operation) or expression.name == SEGMENT:
+        unused = "--segment" if method == AUTO else f"--mask-method {method}"
+        joined = f"({method})" if isinstance(expression, Operation) else SEGMENT if method == AUTO else method
         raise UsageError(
-            "--mask is the whole mask, and nothing is looked for; leave out --segment, or join both: --mask-method "
-            '"drawn & segment".'
+            f"--mask is the whole mask, and {unused} has no effect; leave it out, or join both: --mask-method "
+            f"{shlex.quote(f'drawn & {joined}')}."
         )
     if mask.made is not None and {"drawn", "mask-method"} <= mask.made.keys():
         kept = {name: mask.made[name] for name in ("picture", "size", "region") if name in mask.made}

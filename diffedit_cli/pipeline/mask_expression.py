@@ -144,10 +144,13 @@ class _Parser:
         words = " ".join((token["words"] or "").split())
         if token["quote"] and not words:
             raise self.wrong("say between the quotes what the segmenter looks for")
-        if not token["quote"] and token["name"] not in NAMES:
+        name = (token["name"] or "").lower()
+        if name == AUTO:
+            raise self.wrong(f"{AUTO} stands alone, in small letters; name here what it would choose, such as both")
+        if not token["quote"] and name not in NAMES:
             raise self.wrong(f"use {AUTO}, {', '.join(NAMES)}, or words in quotes, joined by & | ! and parentheses")
         self.next += 1
-        return Operand(SEGMENT, words) if token["quote"] else Operand(token["name"])
+        return Operand(SEGMENT, words) if token["quote"] else Operand(name)
 
     @property
     def sign(self) -> str:

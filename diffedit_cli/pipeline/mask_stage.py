@@ -55,15 +55,14 @@ class MaskStage:
         """
         params, contrast = plan.given, None
         input_checks.check_operand(drawn, params)
+        stats.spent("mask", 0)
         if params.compares:
             self.context.check_fits(picture, stats)
         of_maps = all(operand.name in MASK_METHODS for operand in params.mask_expression.operands())
         if plan.kind == "everything" and of_maps:
             shown = np.full(picture.size[::-1], 255, np.uint8)
-            stats.spent("mask", 0)
         elif plan.kind == "add" and of_maps and (chosen := allowed.region(picture)) is not None:
             shown = chosen
-            stats.spent("mask", 0)
         else:
             shown, contrast = self._joined(picture, plan, stats, drawn)
             if plan.kind == "background":
@@ -93,7 +92,6 @@ class MaskStage:
 
         Raises NothingToEdit if the mask is empty because a segmenter does not see what it looks for.
         """
-        stats.spent("mask", 0)
         expression, segments = plan.given.mask_expression, SegmentStage(self.context, plan.given)
         proposals = {
             one: segments.find(picture, one.words or plan.given.segment, stats)

@@ -49,6 +49,8 @@ class Params(EditParams, InversionParams, MaskParams, PromptParams):
     def __post_init__(self) -> None:
         for name, said in parameters(self).items():
             value = getattr(self, name)
+            if name in WORDS and not isinstance(value, str):
+                raise UsageError(f"{flag(name)} must be text, not {value!r:.80}; give a string.")
             if name in (*PROMPTS, *WORDS) and isinstance(value, str) and not _is_text(value):
                 raise UsageError(f"{flag(name)} holds bytes that are not text; write it in UTF-8.")
             if value is not None:

@@ -17,6 +17,7 @@ from diffedit_cli.errors import DiffEditError
 from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models import transformers_folder
 from diffedit_cli.models.transformers_folder import TransformersFolder
+from diffedit_cli.pipeline.extra_models import CAPTIONS, SENTENCES
 from diffedit_cli.pipeline.parameter import AUTO
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.prompts import Sentences
@@ -45,7 +46,7 @@ class PromptModels:
         """Returns the parameters with the caption `auto` replaced by the picture's caption. Raises ModelError."""
         if params.caption != AUTO:
             return params
-        model = transformers_folder.find(params.caption_model, "BlipForConditionalGeneration")
+        model = transformers_folder.find(params.caption_model, CAPTIONS)
         about = {"picture": picture.digest, "model": model.digest(self.memo)}
         (caption,) = self._remembered("caption", about, lambda: [_caption(model, picture)])
         return dataclasses.replace(params, caption=caption)
@@ -56,7 +57,7 @@ class PromptModels:
         concepts = {name: concept for name, concept in concepts.items() if isinstance(concept, str) and concept}
         if not concepts:
             return params
-        model = transformers_folder.find(params.expand_model, "T5ForConditionalGeneration")
+        model = transformers_folder.find(params.expand_model, SENTENCES)
         found: dict[str, Any] = {name: self._sentences(model, concept, params) for name, concept in concepts.items()}
         return dataclasses.replace(params, **found)
 

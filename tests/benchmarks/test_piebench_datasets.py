@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def test_piebench_pp_is_a_parquet_file_for_each_type(tmp_path: Path) -> None:
     assert [mask.sum() for case in found.cases if (mask := mask_of(case)) is not None] == [262144, 0, 512 + 44, 2]
     for number, case in enumerate(found.cases):  # the third and last lie in other groups of rows
         assert np.array_equal(case.read_picture(), picture(number))
+
+
+def test_a_truncated_picture_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Beside one that is whole: a picture is decoded where its row is known."""
+    data = io.BytesIO()
+    picture(0).save(data, "PNG")
+    rows = [
+        {"image": {"bytes": stored, "path": None}, "id": f"1{number:011}", "source_prompt": "a cat"}
+        | {"target_prompt": "a dog", "mask": "0 9"}
+        for number, stored in enumerate([data.getvalue(), data.getvalue()[:20000], b"GIF89a", b""])
+    ]
+    write_parquet(tmp_path / "1_change_object_80" / "V1-00000-of-00001.parquet", rows)
+    whole, *broken = read(tmp_path).cases
+    assert np.array_equal(whole.read_picture(), picture(0))
+    for case in broken:
+        with pytest.raises(InputError, match=r"has no picture image in row \d \("):
+            case.read_picture()
 
 
 CAPTIONS = {"7": {"7-input.png": "a cat", "7-output1.png": "a dog", "7-output2.png": "a dog on the beach"}}
@@ -161,7 +179,8 @@ def test_what_is_no_data_set_is_refused_in_a_sentence(piebench: Path, tmp_path: 
     assert "is not in its folder" in damaged(piebench, image_path="/etc/secret.jpg")
     assert "cannot be read" in damaged(piebench, image_path="none.jpg")
     assert "not a list of starts and lengths" in damaged(piebench, image_path="0_random_140/000000000000.jpg", mask=[1])
-    assert "not a list of starts and lengths" in damaged(piebench, mask=[-1, 4])
+    for runs in ([-1, 4], ["0", 5], [0, None], [0.5, 3], 5, {"0": 5}, "0 many", "1"):
+        assert "not a list of starts and lengths" in damaged(piebench, mask=runs)
     assert "2 edits with the path" in damaged(piebench, image_path="9_change_style_80/911000000000.jpg")
     for content, said in (("{}", "holds no edits"), ("[", "not in the format"), ('{"1": {}}', "not in the format")):
         (piebench / "mapping_file.json").write_text(content)

@@ -21,6 +21,7 @@ MEANINGS: dict[str, Callable[[SimpleNamespace], Bools]] = {
     "noise and segment": lambda m: m.noise & m.segment,
     "drawn | noise": lambda m: m.drawn | m.noise,
     "drawn OR noise": lambda m: m.drawn | m.noise,
+    "Drawn OR NOISE": lambda m: m.drawn | m.noise,
     'segment & !"the collar"': lambda m: m.segment & ~m.collar,
     "segment and not 'the  collar'": lambda m: m.segment & ~m.collar,
     "noise | attention & drawn": lambda m: m.noise | (m.attention & m.drawn),
@@ -70,7 +71,9 @@ WRONG = {
     'noise & "the cat': 'unclear from character 9 on ("the cat): use auto',
     'noise & " "': "say between the quotes what the segmenter looks for",
     "noise + segment": "unclear from character 7 on (+ segment)",
-    "noise & auto": "unclear from character 9 on (auto)",
+    "noise & auto": "unclear from character 9 on (auto): auto stands alone",
+    'auto & !"collar"': 'unclear from character 1 on (auto & !"collar"): auto stands alone, in small letters; name',
+    "Auto": "unclear from character 1 on (Auto): auto stands alone, in small letters",
     "": "incomplete at its end: a mask is missing here",
     "!" * 50 + "noise": "write at most 20 levels of parentheses and !",
     "(" * 300 + "noise" + ")" * 300: "write at most 20 levels of parentheses and !",
@@ -96,6 +99,13 @@ def test_what_an_expression_needs_is_known() -> None:
     assert not mask_expression.compares('drawn & "a cat"', "")
     assert mask_expression.draws("noise & drawn")
     assert not mask_expression.draws("auto")
+
+
+@pytest.mark.parametrize("name", ["mask_method", "segment", "instruction"])
+@pytest.mark.parametrize("value", [5, None, ["noise"]], ids=str)
+def test_words_are_text(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} must be text, not "):
+        Params(**{name: value})  # type: ignore[arg-type]
 
 
 def test_words_and_method_must_fit() -> None:

@@ -277,3 +277,20 @@ def test_how_a_model_writes_is_not_its_own_to_say(here: Path) -> None:
     describer = transformers_folder.find("blip", "BlipForConditionalGeneration")
     blip = prompt_models._settled(describer.network(BlipForConditionalGeneration))
     assert {part.generation_config.num_beams for part in blip.modules() if hasattr(part, "generation_config")} == {None}
+
+
+@pytest.mark.usefixtures("here")
+def test_what_another_model_would_write_is_not_up_to_date() -> None:
+    """--caption-model and --expand-model are names; another model may be in the place of the named one."""
+
+    def statuses() -> list[str]:
+        one = diffedit("invert", "cat.png", *CAPTION, "--json")
+        other = diffedit("mask", "cat.png", *WORDS, *EXPAND, "--json")
+        return [str(ran.json["status"]) for ran in (one, other)]
+
+    assert statuses() == ["done", "done"]
+    assert statuses() == ["skipped", "skipped"]
+    write_json(Path("blip") / "more.json", {})
+    assert statuses() == ["done", "skipped"]
+    write_json(Path("t5") / "more.json", {})
+    assert statuses() == ["skipped", "done"]

@@ -241,7 +241,6 @@ BAD = [
     (("--mask-method", "segment"), "names segment; say what to look for with --segment"),
     (("--mask-method", "noise &", *WORDS), "is incomplete at its end"),
     (("--mask-method", "drawn & 'the cat'"), "names drawn; give the file of that mask with --mask"),
-    ((*SEGMENT, "--mask", "drawn.png"), "--mask"),
     (("--mask-method", "noise & segment", *SEGMENT), "--from is missing or empty"),
     (("--segment", " "), "--from is missing or empty"),
 ]
@@ -257,6 +256,39 @@ def test_what_contradicts_is_said(command: str, words: tuple[str, ...], says: st
     assert says in ran.lines[-1]
     assert len(ran.lines) == 1
     assert says in diffedit(command, "cat.png", *words, *to, "--json").json["error"]["message"]
+
+
+UNUSED = {
+    SEGMENT: ("--segment has", "drawn & segment"),
+    ("--mask-method", '"the cat"'): ('--mask-method "the cat" has', 'drawn & "the cat"'),
+    ("--mask-method", 'noise | !"the cat"', *WORDS): (
+        '--mask-method noise | !"the cat" has',
+        'drawn & (noise | !"the cat")',
+    ),
+    ("--mask-method", "noise & attention", *WORDS): ("--mask-method noise &", "drawn & (noise & attention)"),
+}
+
+
+@pytest.mark.parametrize("words", UNUSED, ids=lambda words: words[1])
+def test_a_whole_mask_leaves_nothing_to_look_for(planted: Planted, words: tuple[str, ...]) -> None:
+    to = () if "--to" in words else ("--to", "dog")
+    ran = diffedit("edit", "cat.png", "--mask", "drawn.png", *words, *to)
+    unused, advice = UNUSED[words]
+    assert ran.code == 2, ran.err
+    assert f"--mask is the whole mask, and {unused}" in ran.err
+    assert ran.err.rstrip().endswith(f"or join both: --mask-method '{advice}'.")
+    done(
+        "edit", "cat.png", "--mask", "drawn.png", "--mask-method", advice, *words[2 * (words[0] != "--segment") :], *to
+    )
+    assert planted.asked or "the cat" not in "".join(words)
+
+
+@pytest.mark.usefixtures("planted")
+def test_no_kind_is_told_if_no_prompts_say_one() -> None:
+    assert done("mask", "cat.png", *SEGMENT, "--json").json["region"] is None
+    assert "another" not in done("mask", "cat.png", *SEGMENT, "--force").err
+    ran = done("mask", "cat.png", *SEGMENT, "--from", "a cat", "--to", "a red cat", "--force")
+    assert "another look" in ran.err
 
 
 @pytest.mark.parametrize("extra", [(), ("--batch", 2)], ids=str)

@@ -148,6 +148,24 @@ def test_the_best_segmenter_on_this_machine_is_the_default(models: Path, written
         segmentation.find("grounding-dino", Path("memo"))
     pulled(models / "hub", written, sam2="sam")
     assert segmentation.find("auto", Path("memo")).name == "grounding-dino+sam2"
+
+
+def test_a_mask_of_another_segmenter_is_not_up_to_date(models: Path, written: Path) -> None:
+    """Neither in a command nor in a run, where a row says what to look for; other masks still are."""
+    Path("jobs.csv").write_text('input,mask-method\ncat.png,"""cat"" | ! ""cat"""\n')
+
+    def statuses() -> list[str]:
+        one = diffedit("mask", "cat.png", "--mask-method", '"cat" | ! "cat"', "--json")
+        other = diffedit("mask", "cat.png", "--from", "cat", "--to", "dog", "-o", "noise.png", "--json")
+        row = diffedit("run", "jobs.csv", "--to", "dog", "--out", "out", "--json")
+        return [json.loads(ran.out)["status"] for ran in (one, other, row)]
+
+    pulled(models / "hub", written, clipseg="clipseg")
+    assert statuses() == ["done", "done", "done"]
+    assert statuses() == ["skipped", "skipped", "skipped"]
+    pulled(models / "hub", written, grounding_dino="dino", sam2="sam")
+    assert statuses() == ["done", "skipped", "done"]
+    assert statuses() == ["skipped", "skipped", "skipped"]
     assert segmentation.find("grounding-dino", Path("memo")).name == "grounding-dino+sam2"
     assert segmentation.find("./dino", Path("memo")).side == 256
     listed = {one["name"]: one for one in diffedit("models", "list", "--json").json}  # type: ignore[index]
