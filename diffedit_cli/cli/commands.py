@@ -224,11 +224,9 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
         work: up_to_date.Command = {"mask": execute.mask, "invert": execute.invert, "edit": execute.edit}[command]
         if given["cache"] and not given["force"]:
             expected = functools.partial(outputs.expected_outputs, command)
+            made = OutputNotes(model_options.cache_root(given))
             work = up_to_date.skip_if_current(
-                work,
-                OutputNotes(model_options.cache_root(given)),
-                expected,
-                lambda params: opened.about(params) | {"command": command},
+                work, made, expected, lambda params: opened.about(params) | {"command": command}
             )
         on_bug = reporter.trace if given["verbose"] else lambda _: None
         codes: Counter[int] = Counter()

@@ -310,21 +310,36 @@ def number(name: str, given: Any) -> float:
 
 
 def share(name: str, given: Any) -> float:
-    """Returns a number from 0 to 1. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    """Returns a number from 0 to 1. Raises InvalidArgument for anything else.
+
+    Args:
+        name: Name of the argument, for messages.
+        given: Its value.
+    """
     if not 0 <= number(name, given) <= 1:
         raise InvalidArgument(f"{name} cannot be {given}; give a number from 0 to 1.")
     return float(given)
 
 
 def positive(name: str, given: Any) -> float:
-    """Returns a number above 0. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    """Returns a number above 0. Raises InvalidArgument for anything else.
+
+    Args:
+        name: Name of the argument, for messages.
+        given: Its value.
+    """
     if not number(name, given) > 0:
         raise InvalidArgument(f"{name} cannot be {given}; give a number above 0.")
     return float(given)
 
 
 def whole(name: str, given: Any) -> int:
-    """Returns a whole number above 0. Raises InvalidArgument for anything else; arguments are those of `number`."""
+    """Returns a whole number above 0. Raises InvalidArgument for anything else.
+
+    Args:
+        name: Name of the argument, for messages.
+        given: Its value.
+    """
     if not isinstance(given, Integral) or isinstance(given, bool) or not int(given) > 0:
         raise InvalidArgument(f"{name} cannot be {given!r}; give a whole number above 0.")
     return int(given)

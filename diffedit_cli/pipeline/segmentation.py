@@ -113,7 +113,7 @@ def _check(model: TransformersFolder) -> None:
                 f"The model {model.name} has a {str(part.get('model_type'))[:80]} as its {place}, and only {kind} can "
                 "be used; name another model."
             )
-    backbone = _inside(said, "backbone_config")
+    backbone = _inside(_inside(said, "vision_config") if model.architecture in SAM else said, "backbone_config")
     for name in ("window_size", "patch_padding", "depths"):  # no weight would tell that they are too large
         if not _fits(backbone.get(name, 1)):
             raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from command import diffedit, settled
 from huggingface_hub import constants
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import write_json
 from tiny_segmenters import write_clipseg, write_grounding_dino, write_sam2
 from transformers import BertTokenizer, CLIPSegConfig, GroundingDinoConfig, Sam2Config, Sam2VideoConfig
@@ -200,15 +202,39 @@ def test_a_segmenter_is_no_model_and_a_model_no_segmenter(tiny_epsilon: Path) ->
     assert "download it with: diffedit models pull clipseg" in ran.lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("clipseg", "./clipseg"), ("dino", "./dino+./sam"), ("sam", "./dino+./sam")]
+)
+def test_a_segmenter_that_lacks_weights_is_refused(models: Path, kind: str, name: str) -> None:
+    """transformers would fill them with random numbers, and say so only in a warning."""
+    weights = models / kind / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors[next(one for one in sorted(tensors) if "layers" in one)]
+    save_file(tensors, weights, {"format": "pt"})
+    ran = diffedit("mask", "cat.png", "--segment", "a cat", "--segmenter", name, "--no-cache")
+    assert ran.code == 4
+    assert re.search(r"its files lack \d weights, such as \S+layers", ran.lines[-1])
+
+
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("clipseg", {"architectures": ["BertModel"]}, "is not a CLIPSegForImageSegmentation or"),
     ("clipseg", {"projection_dim": 60_000, "reduce_dim": 60_000}, "far larger network than its weights fill"),
     ("dino", {"max_text_len": 10**6}, "max_text_len is 1000000"),
     ("dino", {"backbone": "microsoft/resnet-50"}, "only swin can be used"),
     ("dino", {"backbone_config": {"model_type": "timm_backbone"}}, "timm_backbone as its backbone_config"),
-    ("dino", {"backbone_config": {"model_type": "swin", "window_size": 2000}}, "window_size is no whole number up to"),
+    (
+        "dino",
+        {"backbone_config": {"model_type": "swin", "window_size": 2000}},
+        "window_size is not of whole numbers up to",
+    ),
+    (
+        "dino",
+        {"backbone_config": {"model_type": "swin", "depths": [10**7, 1, 1, 1]}},
+        "depths is not of whole numbers up to",
+    ),
     ("dino", {"text_config": {"model_type": "llama"}}, "llama as its text_config, and only bert can be used"),
     ("sam", {"vision_config": {"model_type": "vit"}}, "vit as its vision_config"),
+    ("sam", {"vision_config": {"backbone_config": {"patch_padding": [30000] * 2}}}, "patch_padding is not of whole"),
     ("sam", {"prompt_encoder_config": {"image_size": 4096}}, "it sees pictures of 4096 pixels in cells of 16"),
     ("sam", {"prompt_encoder_config": {"image_size": "big"}}, "image_size is 'big'"),
     ("sam", {"transformers_weights": "x.bin"}, "transformers_weights is"),
