@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffedit_cli.diffusers import arguments
 from diffedit_cli.diffusers.arguments import EmbedsLike, GeneratorLike, ImageLike, PromptLike
-from diffedit_cli.diffusers.outputs import DiffEditInversionPipelineOutput, Images, convert, convert_masks
+from diffedit_cli.diffusers.outputs import FORMS, DiffEditInversionPipelineOutput, Images, convert, convert_masks
 from diffedit_cli.diffusers.schedules import inverse_solver
 from diffedit_cli.diffusers.walks import Callback, Walks
 from diffedit_cli.engine import diffedit
@@ -117,15 +117,15 @@ class Stages(Walks):
         model, solver = self._model(), inverse_solver(self.inverse_scheduler, self.scheduler)
         steps = arguments.whole("num_inference_steps", num_inference_steps)
         count = arguments.level_count("inpaint_strength", inpaint_strength, steps)
-        every, form = arguments.whole("callback_steps", callback_steps), arguments.output_type(output_type)
-        guidance = arguments.number("guidance_scale", guidance_scale)
+        every = arguments.whole("callback_steps", callback_steps)
+        form = arguments.output_type(output_type, FORMS if decode_latents else (*FORMS, "latent"))
         weights = num_reg_steps, lambda_auto_corr, num_auto_corr_rolls, lambda_kl
         with self._lora_scale(cross_attention_kwargs), torch.no_grad():
             said = (prompt, prompt_embeds), (negative_prompt, negative_prompt_embeds)
             number = arguments.prompt_count(model, "prompt", *said[0])
             source, drawn = arguments.encode(model, image, number), arguments.generators(generator, number)
             levels = model.levels(steps, source.x_0.shape[-2:].numel())[: count + 1]
-            texts = partial(guided, model, guidance, "{}prompt", *said)
+            texts = partial(guided, model, guidance_scale, "{}prompt", *said)
             begin = partial(_inversions, model, source.x_0, levels, texts, solver, weights, drawn)
             walked = self._walked(model, begin, levels[1:], drawn, callback, every)
             latents = walked.flip(0).transpose(0, 1).contiguous()
@@ -142,7 +142,8 @@ def guided(model: LatentDiffusion, guidance: float, *told: Any) -> list[Text]:
         guidance: Guidance scale.
         told: The prompts and their negatives, as `arguments.pairs` takes them.
     """
-    return [model.text(*pair, max(guidance, 1.0)) for pair in arguments.pairs(model, *told)]
+    scale = max(arguments.number("guidance_scale", guidance), 1.0)
+    return [model.text(*pair, scale) for pair in arguments.pairs(model, *told)]
 
 
 def _contrasts(

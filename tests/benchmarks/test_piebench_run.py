@@ -362,7 +362,7 @@ def test_results_of_another_tool_may_be_incomplete(
     [
         (["--methods", "p2p"], "There is no method p2p; use ours, given, diffedit, diffusers, sdedit, unchanged."),
         (["--set", "steps"], "--set takes NAME=VALUE, not steps."),
-        (["--set", "stepz=4"], "000000000000: There is no parameter stepz; "),
+        (["--set", "stepz=4"], "There is no parameter stepz; "),
         (["--label", "../up"], "A method cannot be called '../up'; "),
         (["--label", "both", "--methods", "ours", "given"], "--label is the name of ours or of given; "),
         (["--methods", "--results", "p2p=none"], "There is no folder none for the results of p2p; "),
