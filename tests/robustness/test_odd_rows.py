@@ -109,7 +109,7 @@ def opened(rows: Iterator[sources.Row]) -> list[Result | execute.EditInputs]:
     place, found, owner = Destination(Path("out")), [], Ownership()
     with DownloadedFiles() as fetched, place, place.results_log(Shard(1, 1), owner) as results_log:
         claimed = plan.plan_jobs(rows, shared, place, output_names.DEFAULT, results_log, owner, lambda _: True)
-        for job in plan.pending(claimed, fetched, place, lambda: {}):
+        for job in plan.pending(claimed, fetched, place, lambda _: {}):
             made = (
                 job
                 if isinstance(job, Result)
