@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
-import tiny
-import tiny_transformers
 from edits_of_each_kind import KINDS, PROMPTS
 from PIL import Image
 from skimage import data as photographs
+from tiny_families import WRITERS
 
 from diffedit_cli import DiffEdit
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models import registry
 
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "sd": tiny.write_model,
-    "sdxl": tiny.write_sdxl,
-    "sd3": tiny.write_sd3,
-    "flux2": tiny_transformers.write_flux2,
-    "z-image": tiny_transformers.write_z_image,
-    "flux": tiny_transformers.write_flux,
-    "chroma": tiny_transformers.write_chroma,
-    "qwen-image": tiny_transformers.write_qwen_image,
-    "pixart": tiny_transformers.write_pixart,
-}
 SIZE = (96, 64)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-import tiny_transformers
 import torch
+from tiny_families import WRITERS
 from torch import Tensor, nn
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
@@ -17,17 +15,6 @@ from diffedit_cli.engine.networks import families
 from diffedit_cli.engine.networks.source_values import SourceValues, ValueLayer, exchange
 from diffedit_cli.errors import UsageError
 
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "sd": tiny.write_model,
-    "sdxl": tiny.write_sdxl,
-    "sd3": tiny.write_sd3,
-    "flux2": tiny_transformers.write_flux2,
-    "z-image": tiny_transformers.write_z_image,
-    "flux": tiny_transformers.write_flux,
-    "chroma": tiny_transformers.write_chroma,
-    "qwen-image": tiny_transformers.write_qwen_image,
-    "pixart": tiny_transformers.write_pixart,
-}
 ONE_STREAM = ("flux", "flux2", "chroma", "z-image")
 SIDE = 16  # cells of the latents
 
