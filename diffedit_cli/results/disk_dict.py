@@ -16,7 +16,8 @@ class DiskDict(MutableMapping[str, Any]):
     """
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("")  # SQLite removes the file when the connection is closed
+        # SQLite removes the file when the connection is closed, by whichever thread collects the garbage
+        self._database = sqlite3.connect("", check_same_thread=False)
         weakref.finalize(self, self._database.close)
         self._database.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
         self._database.execute("CREATE TABLE entries (number INTEGER PRIMARY KEY, key TEXT UNIQUE, value TEXT)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 
@@ -36,6 +37,15 @@ def test_its_iterators_need_no_other_reference() -> None:
     keys, items = iter(made()), iter(made().items())
     gc.collect()
     assert (list(keys), list(items)) == (["key"], [("key", 1)])
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_thread_may_collect_it() -> None:
+    held = [DiskDict()]
+    collector = threading.Thread(target=held.clear)  # the last reference goes there, and the file is closed there
+    collector.start()
+    collector.join()
+    assert held == []
 
 
 def test_values_come_back_as_they_were() -> None:
