@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, quantisation, quantised_folders
+from diffedit_cli.engine.networks import components, onednn, openvino_runtime, quantisation, quantised_folders
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
@@ -38,8 +38,10 @@ def load(
     spacing: str | None = None,
     elsewhere: Mapping[str, Path] | None = None,
     quantize: str = "none",
+    runtime: str = "torch",
     stored: Path | None = None,
     keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None,
+    compiled: openvino_runtime.Store | None = None,
 ) -> Model:
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
@@ -57,8 +59,10 @@ def load(
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
         elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
         quantize: Format that the weights of the large networks are quantised to: "none", "fp8", "int8" or "nf4".
+        runtime: What evaluates the denoiser: "torch" or "openvino".
         stored: Folder with these quantised weights. Default: they are made.
         keep: Called with the networks that were quantised, by part, to store them.
+        compiled: Where networks that OpenVINO compiles are kept. Default: nowhere.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
@@ -70,7 +74,9 @@ def load(
     if spacing:
         model.scheduler.register_to_config(timestep_spacing=spacing)
     _divide(model.vae, vae_slicing, vae_tiling)
-    if device == "cpu":
+    if runtime == "openvino":
+        openvino_runtime.take_over(model.network, model.watched_layers(), compiled)
+    elif device == "cpu":
         onednn.pack(model.network)
     _offload(model, device, offload)
     return model
