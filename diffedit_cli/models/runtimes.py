@@ -34,9 +34,13 @@ def chosen(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions
     return by_openvino
 
 
+def is_installed() -> bool:
+    return importlib.util.find_spec(OPENVINO) is not None
+
+
 def _hindrance(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions) -> str:
     """Returns why OpenVINO cannot compute a model, and what to do; empty if it can."""
-    if importlib.util.find_spec("openvino") is None:
+    if not is_installed():
         return f"OpenVINO is not installed; install it with {INSTALL}"
     if device != "cpu":
         return f"it computes on processors and the device is {device}; use --device cpu"

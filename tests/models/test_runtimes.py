@@ -67,7 +67,9 @@ def test_it_is_not_chosen_where_it_is_not_installed(tiny_sdxl: Path, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     model = registry.find(str(tiny_sdxl))
     assert chosen(model, "auto") == "torch"
-    with pytest.raises(UsageError, match=r"install it with pip install 'diffedit-cli\[openvino\]', or use --runtime torch"):
+    with pytest.raises(
+        UsageError, match=r"install it with pip install 'diffedit-cli\[openvino\]', or use --runtime torch"
+    ):
         chosen(model, "openvino")
 
 

@@ -25,24 +25,13 @@ Embeddings = Sequence[tuple[Path, str | None]]  # files with their tokens; None:
 
 
 def load(
-    folder: Path,
-    device: str,
-    dtype: torch.dtype,
-    name: str | None = None,
-    variant: str | None = None,
-    loras: Loras = (),
-    embeddings: Embeddings = (),
-    offload: str = "none",
-    vae_slicing: bool = False,
-    vae_tiling: bool = False,
-    spacing: str | None = None,
-    elsewhere: Mapping[str, Path] | None = None,
-    quantize: str = "none",
-    runtime: str = "torch",
-    stored: Path | None = None,
+    folder: Path, device: str, dtype: torch.dtype, name: str | None = None, variant: str | None = None,
+    loras: Loras = (), embeddings: Embeddings = (), offload: str = "none", vae_slicing: bool = False,
+    vae_tiling: bool = False, spacing: str | None = None, elsewhere: Mapping[str, Path] | None = None,
+    quantize: str = "none", runtime: str = "torch", stored: Path | None = None,
     keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None,
     compiled: openvino_runtime.Store | None = None,
-) -> Model:
+) -> Model:  # fmt: skip
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
     Args:
@@ -74,10 +63,8 @@ def load(
     if spacing:
         model.scheduler.register_to_config(timestep_spacing=spacing)
     _divide(model.vae, vae_slicing, vae_tiling)
-    if runtime == "openvino":
-        openvino_runtime.take_over(model.network, model.watched_layers(), compiled)
-    elif device == "cpu":
-        onednn.pack(model.network)
+    if device == "cpu":
+        _hasten(model, runtime, compiled)
     _offload(model, device, offload)
     return model
 
@@ -98,6 +85,13 @@ def _divide(vae: Any, slicing: bool, tiling: bool) -> None:
         vae.enable_slicing()
     if tiling:
         vae.enable_tiling()
+
+
+def _hasten(model: LatentDiffusion, runtime: str, compiled: openvino_runtime.Store | None) -> None:
+    if runtime == "openvino":
+        openvino_runtime.take_over(model.network, model.watched_layers(), compiled)
+    else:
+        onednn.pack(model.network)
 
 
 def _offload(model: LatentDiffusion, device: str, offload: str) -> None:

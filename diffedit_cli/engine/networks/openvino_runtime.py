@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import sys
 import threading
 import warnings
@@ -36,6 +37,9 @@ PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 INSTEAD = "--runtime torch"
 NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Largest difference from torch's own output, as a share of its largest value; the built-in network's is 1e-5."""
+
+
+LOG = logging.getLogger(__name__)
 
 
 class Store(Protocol):
@@ -166,6 +170,7 @@ class OpenVinoForward:
 
     def _made(self, call: _Call) -> _Compiled:
         """Returns the network converted, compiled and stored. Raises ModelError if it cannot take its place."""
+        LOG.info("OpenVINO compiles the network for inputs of this size, once")
         with self._as_it_was():
             looking = _Looking(self._network, self._watched, call)
             expected = looking(*call.inputs)[0]
