@@ -4,6 +4,7 @@ Both use the same weights, pictures, device and dtype, and are warm. Reports med
 measures of quality, including the judge's if ``python -m benchmarks.judge`` has trained it. Writes DIR/speed.json and
 DIR/speed.md. With ``--fullsize``, a model of Stable Diffusion 1.5's size with random weights edits a photograph of
 512 px instead, only for the time. There ``--share 0.2`` takes a fifth of both sides' steps and maps, which saves hours.
+``--device cuda`` without it measures the built-in model and two of full size, in ten minutes: see benchmarks/gpu.py.
 ``python -m benchmarks.performance`` writes docs/performance.md from the results.
 """
 
@@ -156,10 +157,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of both sides' steps and maps")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--minutes", type=float, default=8.0, help="on a GPU: begin no case after them")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     where = Where(options.device, options.dtype)
+    if options.device != "cpu" and not options.fullsize:
+        from benchmarks import gpu  # which builds on this module
+
+        gpu.measured(options.out, where, options.cases, minutes=options.minutes)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         if options.fullsize:
             fullsize.write_model(Path(temporary) / "model", small=False)

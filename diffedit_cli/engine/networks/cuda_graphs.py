@@ -151,6 +151,10 @@ class CudaGraphs:
         del graph
         return self._plain(rows)
 
+    def graph_of(self, rows: ModelInput) -> Graph | None:
+        """Returns the graph that evaluates an input; None if it was not captured."""
+        return self._graphs.get(_key(rows, _tensors(rows), rows_by_watch(rows)))
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Context in which nothing is captured or replayed; the weights may be others afterwards."""
@@ -202,6 +206,7 @@ class CudaGraphs:
             self._recorder.wait()
         for key in keys:
             del self._graphs[key]
+            self._seen.discard(key)  # where more are asked for in turn than are kept, not each call captures
 
 
 def _captured(

@@ -136,6 +136,10 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         """Evaluates the network by graphs from now on, while its weights stay where and what they are."""
         self.graphs = self._evaluate = CudaGraphs(self._output, recorder)
 
+    def evaluate_directly(self) -> None:
+        """Evaluates the network without graphs from now on."""
+        self.graphs, self._evaluate = None, self._output
+
     def compute_on(self, device: str | torch.device) -> None:
         """Computes on `device` from now on, wherever the networks wait."""
         self.device = torch.device(device)
