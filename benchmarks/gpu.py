@@ -33,9 +33,11 @@ from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.stats import EditStats
 
 OURS, EAGER, LIMIT = "diffedit", "diffedit, without graphs", "its networks alone"
+HEAD = """{dtype} on {device}; medians of times. For SDXL diffusers has no DiffEdit: its row
+there is as many calls of the network alone, without graphs.
+"""
 WARM = 2  # cases that do not count: evaluations are captured the second time they come
 SHARE = 0.2  # of all steps and maps, for trials with small models
-MEASURES = {**speed.MEASURES, "differs": "levels from without graphs"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Alone:
                     graph.replay()
             model.decode(latents)
             self.where.done()
-        return replace(made, seconds=time.perf_counter() - started, evaluations=self.noted.count(None))
+        return replace(made, seconds=time.perf_counter() - started)
 
     def _noted(self, case: Case) -> Outcome:
         """Edits a case, and notes the graph of each call of the network; None for a call without one."""
@@ -93,7 +95,7 @@ class Alone:
 
 
 class TheirCalls:
-    """As many calls of the network as diffusers' DiffEdit makes: one for all maps, and one of two rows for each step."""
+    """As many calls of the network as diffusers' DiffEdit makes: one for all maps, one of two rows for each step."""
 
     def __init__(self, ours: Ours, where: Where, params: Params) -> None:
         self.ours, self.where, self.params = ours, where, params
@@ -151,7 +153,7 @@ def rows_of_case(subject: Subject, case: Case, made: dict[str, Outcome | None]) 
     for name, own in seconds.items():
         rows[name]["ratio"] = seconds[THEIRS] / own if THEIRS in seconds else None
         rows[name]["overhead"] = own / seconds[LIMIT] if LIMIT in seconds and name in (OURS, EAGER) else None
-    rows.get(LIMIT, {}).update(dict.fromkeys(rows[LIMIT].keys() - {"seconds", "ratio"}))
+    rows[LIMIT] = {name: rows[LIMIT].get(name) for name in ("evaluations", "seconds", "ratio")}
     one, other = made[OURS], made[EAGER]
     if one and other:
         rows[OURS]["differs"] = float(np.abs(one.final.astype(int) - other.final).max())
@@ -169,7 +171,7 @@ def measured(
     """Measures all subjects and writes the report; a `recorder` stands in for the GPU's captures, for trials."""
     share = SHARE if small else 1.0
     as_theirs = speed.fewer(AS_THEIRS, share)
-    begun, tables, said = time.monotonic(), {}, [f"{where.dtype} on {_device(where)}; medians of times.\n"]
+    begun, tables, said = time.monotonic(), {}, [HEAD.format(dtype=where.dtype, device=_device(where))]
     with tempfile.TemporaryDirectory() as temporary:
         told = subjects(Path(temporary), where, cases + WARM, small)
         for number, subject in enumerate(told, start=1):
@@ -185,8 +187,11 @@ def measured(
             found = in_turns(ways, subject, begun + 60 * minutes * number / len(told))
             table = tables[subject.title] = {name: speed.figures(values) for name, values in found.items()}
             counted = max(len(values.get("seconds", ())) for values in found.values())
-            shown = {name: words for name, words in MEASURES.items() if any(name in row for row in table.values())}
-            said.append(f"### {subject.title}, {counted} edits\n\n{rows_of('way', table, shown)}")
+            edits = "1 edit" if counted == 1 else f"{counted} edits"
+            shown = {
+                name: words for name, words in speed.MEASURES.items() if any(name in row for row in table.values())
+            }
+            said.append(f"### {subject.title}, {edits}\n\n{rows_of('way', table, shown)}")
     (out / "gpu.json").write_text(json.dumps(tables, indent=2) + "\n")
     (out / "gpu.md").write_text("\n".join(said))
     print((out / "gpu.md").read_text())

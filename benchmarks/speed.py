@@ -48,6 +48,7 @@ MEASURES = {
     "seconds": "seconds",
     "ratio": "diffusers / ours",
     "overhead": "whole / networks",
+    "differs": "levels from without graphs",
 }
 THEIRS = "diffusers' DiffEdit"
 Row = dict[str, Any]
@@ -79,7 +80,7 @@ def fewer(params: Params, share: float) -> Params:
     """Returns parameters with a share of the steps and of the maps (of the most, if drawn until settled), rounded."""
     if share == 1:
         return params
-    return replace(params, steps=round(params.steps * share), maps=round(params.most_maps * share))
+    return replace(params, steps=round(params.step_count * share), maps=round(params.most_maps * share))
 
 
 def scenes(count: int) -> list[Case]:

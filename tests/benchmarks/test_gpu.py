@@ -36,5 +36,5 @@ def test_all_ways_are_measured_in_turns_and_told(tmp_path: Path) -> None:
         assert table[OURS]["evaluations"] == table[EAGER]["evaluations"]
         assert table[THEIRS]["evaluations"][0] == 40  # a fifth of all, in the pipeline as where only its calls are made
     said = (tmp_path / "gpu.md").read_text()
-    assert "SDXL's size, 1 edits" in said
+    assert "SDXL's size, 1 edit\n" in said
     assert "iou" in found["built-in model"][OURS]

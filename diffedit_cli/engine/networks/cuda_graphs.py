@@ -129,11 +129,8 @@ class CudaGraphs:
 
     def __call__(self, rows: ModelInput) -> Tensor:
         """Returns the network output (B, C, h, w). Raises what the network raises."""
-        watches = [watch for watch in rows.watches if watch is not None]
-        if not self.enabled or not torch.is_inference_mode_enabled() or not all(map(_is_fixed, watches)):
-            return self._compute(rows)  # source values are exchanged by hooks, of other rows each time
-        if watches and rows.text.key is None:
-            return self._compute(rows)  # which rows are watched, only the device could say
+        if not self.enabled or not torch.is_inference_mode_enabled() or not _is_foreseeable(rows):
+            return self._compute(rows)
         given, watched = _tensors(rows), rows_by_watch(rows)
         key = _key(rows, given, watched)
         if key not in self._graphs and key in self._seen and key not in self._refused:
@@ -280,5 +277,11 @@ def _once(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _is_fixed(watch: Any) -> bool:
-    return isinstance(watch, Watch)
+def _is_foreseeable(rows: ModelInput) -> bool:
+    """Whether the host knows what is done beside the network.
+
+    Source values are exchanged by hooks, and which rows hold a prompt without a key only the device could say.
+    """
+    watches = [watch for watch in rows.watches if watch is not None]
+    known = all(isinstance(watch, Watch) and watch.key is not None for watch in watches)
+    return known and not (watches and rows.text.key is None)
