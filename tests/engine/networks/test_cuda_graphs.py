@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from recorder import FakeRecorder
-from tiny_families import WRITERS
+from tiny_families import FIRST_ALWAYS, WRITERS
 from torch import Tensor
 
+from diffedit_cli.cli.progress import Reporter
 from diffedit_cli.engine.diffedit import GuidedPredictor
 from diffedit_cli.engine.interfaces import ModelInput, Text
 from diffedit_cli.engine.networks import cuda_graphs, families
@@ -21,7 +22,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory")
 FORBIDDEN = RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
 
-@pytest.fixture(scope="module", params=WRITERS)
+@pytest.fixture(scope="module", params=FIRST_ALWAYS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return WRITERS[request.param](tmp_path_factory.mktemp("family") / "model")
 
@@ -46,18 +47,27 @@ def draw(model: Any, rows: int, seed: int, side: int = 16) -> Tensor:
     return torch.randn((rows, model.channels, side, side), generator=torch.Generator().manual_seed(seed))
 
 
+TURNS = (  # prompt, negative prompt and watched words; lengths and places change from turn to turn
+    ("a cat", "a dog on grass", "cat"),
+    ("a dog on grass", "a cat", "dog"),
+    ("cat a", "a dog on grass", "cat"),
+    ("a cat", "a dog", "a cat"),
+)
+
+
 def answers(model: Any) -> list[Tensor]:
-    """What a model says three times over, each time of other latents, levels, prompts and watched words."""
+    """What a model says turn by turn, each of other latents, levels, prompts and watched words."""
     found = []
     levels: list[Level] = list(model.levels(10))
     with torch.inference_mode():
-        for turn, (words, other) in enumerate([("a cat", "a dog"), ("a dog", "a cat"), ("a cat", "")]):
-            one, at = draw(model, 1, turn), levels[4 + turn]
-            guided = GuidedPredictor(model, Text(model.embed(words), model.embed(other), 3.0))
-            found += [model.predict(one, at, model.embed(words)).eps, guided(one, at).eps]
-            with model.watching(words, [words.split()[-1]]) as watch:
-                found.append(model.predict(draw(model, 2, turn + 9), at, model.embed(words)).eps)
-                found += [guided(draw(model, 2, turn + 5), at).eps, watch.map((16, 16))]
+        for turn, (words, other, watched) in enumerate(TURNS):
+            one, two, at = draw(model, 1, turn), draw(model, 2, turn + 9), levels[4 + turn]
+            text = model.embed(words)
+            guided = GuidedPredictor(model, Text(text, model.embed(other), 3.0))
+            found += [model.predict(one, at, text).eps, guided(one, at).eps]
+            with model.watching(words, watched.split()) as watch:
+                found += [model.predict(two, at, text).eps, guided(two, at).eps, watch.map((16, 16))]
+            found.append(model.predict(two, at, text).eps)
     return found
 
 
@@ -160,8 +170,9 @@ def test_only_the_graphs_that_were_used_last_are_kept(
         assert (len(model.graphs), recorder.captured) == (2, 3)
         model.predict(draw(model, 1, 0), at, text)
         assert recorder.captured == 3
-        model.predict(draw(model, 2, 0), at, text)
-        assert recorder.captured == 4
+        for captured in (3, 4):  # like one that was never asked before
+            model.predict(draw(model, 2, 0), at, text)
+            assert recorder.captured == captured
 
 
 def test_memory_that_ends_takes_the_graphs_first_and_then_halves(
@@ -226,3 +237,39 @@ def test_outside_of_the_stages_nothing_is_captured(model: Any, recorder: FakeRec
     for seed in range(3):
         model.predict(draw(model, 1, seed), model.levels(10)[5], model.embed("a cat"))
     assert recorder.captured == 0
+
+
+# Where
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "said"),
+    [
+        ("sd", {}, ""),
+        ("chroma", {}, "waits for the CPU in each evaluation"),
+        ("sd", {"offload": "model"}, "move or are quantised"),
+    ],
+)
+def test_a_gpu_captures_what_stays_where_it_is(
+    family: str,
+    options: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = loaded(WRITERS[family](tmp_path / "model"))
+    assert model.graphs is None  # on a processor
+    monkeypatch.setattr(families, "CudaRecorder", lambda _: FakeRecorder())
+    with caplog.at_level(logging.INFO, "diffedit_cli"):
+        families._capture(model, "cuda", options.get("offload", "none"))
+    assert (model.graphs is None) is bool(said)
+    assert said in caplog.text
+    assert len(caplog.messages) == bool(said)
+
+
+def test_verbose_says_why_nothing_is_captured(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (True, False):
+        with Reporter(verbose=verbose):
+            cuda_graphs.LOG.info("no CUDA graphs: for a reason")
+        assert ("no CUDA graphs: for a reason" in capsys.readouterr().err) is verbose
