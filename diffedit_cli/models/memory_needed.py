@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli.engine.networks import gguf_header
-from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.gguf_header import GgufTensor
 from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full, is_quantised_weight
 from diffedit_cli.errors import DeviceError, ModelError
@@ -98,7 +97,8 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
         # while it is compiled there are two more copies, in float32
         sizes[OPENVINO] = 2 * sizes[family.denoiser] * BYTES["float32"] // BYTES[dtype]
     offload = "none" if device == "cpu" else memory.offload
-    return MemoryNeeded(sizes, largest, _computing(folder, family, dtype, memory.vae_tiling) + LIBRARIES, offload)
+    computing = max(decoding(folder, dtype, memory.vae_tiling), denoising(folder, dtype))
+    return MemoryNeeded(sizes, largest, computing + LIBRARIES, offload)
 
 
 def _sizes(path: Path, dtype: str, kind: str, stored: bool) -> list[int]:
@@ -134,20 +134,25 @@ def _loaded(name: str, tensor: dict[str, Any], dtype: str, kind: str, stored: bo
     return int(numbers + (5 * shape[0] if kind == "int8" else 0))  # a scale and a zero for each row
 
 
-def _computing(folder: ModelFolder, family: Family, dtype: str, tiled: bool) -> int:
-    """Returns about how many bytes the VAE or the denoiser needs beside the weights, whichever needs more."""
-    vae, network = (folder.settings(part) for part in ("vae", family.denoiser))
-    side, cells = folder.native_size, folder.native_size // folder.factor
+def decoding(folder: ModelFolder, dtype: str, tiled: bool) -> int:
+    """Returns about how many bytes the VAE needs beside the weights."""
+    vae, side = folder.settings("vae"), folder.native_size
     widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", 96)]
     tile = min(side, int(vae.get("sample_size") or 512)) if tiled else side
-    decoding = family.vae_maps * max(widths[0], 1) * tile**2
+    return int(folder.format.vae_maps * max(widths[0], 1) * tile**2 * BYTES[dtype])
+
+
+def denoising(folder: ModelFolder, dtype: str) -> int:
+    """Returns about how many bytes the denoiser needs beside the weights, for each picture of a call."""
+    family, cells = folder.format, folder.native_size // folder.factor
+    network = folder.settings(family.denoiser)
     if family.denoiser == "unet":
         tokens, width = cells**2, (network.get("block_out_channels") or [320])[0]
     else:
         tokens = (cells // PATCH) ** 2 + TOKENS
         heads, size = network.get("num_attention_heads", 1), network.get("attention_head_dim", 1)
         width = network.get("dim") or int(heads or 1) * int(size or 1)
-    return int(max(decoding, VECTORS * ROWS * tokens * width) * BYTES[dtype])
+    return int(VECTORS * ROWS * tokens * width * BYTES[dtype])
 
 
 def whole() -> int:

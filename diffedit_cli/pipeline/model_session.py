@@ -31,8 +31,6 @@ from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
 from diffedit_cli.pipeline.stats import LOAD, EditStats
 from diffedit_cli.storage.artifacts import Arrays, finite
 
-AT_ONCE = 8  # pictures that are edited together on a GPU that one picture does not use fully
-
 
 class ModelSession:
     """Holds the loaded model, and the latents of the last picture."""
@@ -52,9 +50,8 @@ class ModelSession:
         self._x_0: tuple[str, Tensor] | None = None
 
     @property
-    def at_once(self) -> int:
-        """The number of pictures to edit together: 1 on the CPU, and in float32, whose last bits would change."""
-        return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
+    def is_loaded(self) -> bool:
+        return self._model is not None
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> ModelSession:
         """Returns a view of the same model for concurrent edits; it evaluates the network through `ask`."""

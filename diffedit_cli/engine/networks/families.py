@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import components, onednn, openvino_runtime, quantisation, quantised_folders
+from diffedit_cli.engine.networks.cuda_graphs import CudaRecorder
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
 from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import ModelError
+
+LOG = logging.getLogger(__name__)
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
 Embeddings = Sequence[tuple[Path, str | None]]  # files with their tokens; None: the token that the file names
@@ -66,6 +70,8 @@ def load(
     if device == "cpu":
         _hasten(model, runtime, compiled)
     _offload(model, device, offload)
+    if device.startswith("cuda"):
+        _capture(model, device, offload)
     return model
 
 
@@ -101,6 +107,15 @@ def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
                 quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
     if offload != "none":
         model.offload_to(device, offload)
+
+
+def _capture(model: LatentDiffusion, device: str, offload: str) -> None:
+    if not model.CAPTURABLE:
+        LOG.info("no CUDA graphs: the network of %s waits for the CPU in each evaluation", model.name)
+    elif offload != "none" or quantisation.is_quantised(model.network):
+        LOG.info("no CUDA graphs: the weights of %s move or are quantised", model.name)
+    else:
+        model.capture(CudaRecorder(torch.device(device)))
 
 
 def write_changed(
