@@ -232,6 +232,7 @@ class Session:
         with fast_imports.without_garbage():
             from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
+            fast_imports.keep_libraries()
         return EditPipeline(
             self.folder,
             cache,
@@ -247,6 +248,11 @@ class Session:
     def open(self) -> EditPipeline:
         """Returns the pipeline, which is created on the first call."""
         return self._pipeline
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether this process has loaded the model, and not only found results in the cache."""
+        return "_pipeline" in vars(self) and self._pipeline.session.has_loaded
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:

@@ -17,7 +17,7 @@ from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.models.quantised_copies import QuantisedCopies
 
-NEEDED = ("kornia.filters", "scipy.ndimage")
+NEEDED = ("scipy.ndimage",)
 
 
 class Loader:

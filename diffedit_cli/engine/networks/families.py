@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, quantisation, quantised_folders
+from diffedit_cli.engine.networks import components, fast_imports, onednn, quantisation, quantised_folders
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
@@ -151,8 +152,11 @@ def readers(family: Family) -> Mapping[str, Any]:
 
 
 def _implementation(family: Family) -> type[LatentDiffusion]:
-    module, _, name = family.implementation.partition(".")
-    found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
+    module, _, name = f"diffedit_cli.engine.networks.{family.implementation}".rpartition(".")
+    if module not in sys.modules:
+        importlib.import_module(module)
+        fast_imports.keep_libraries()
+    found: type[LatentDiffusion] = getattr(sys.modules[module], name)
     return found
 
 
