@@ -45,7 +45,7 @@ class _Bare(ModuleType):
         now = sys.modules.get(self.__name__, self)
         if now is not self:
             return getattr(now, name)
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
         _run(self)
         return getattr(sys.modules[self.__name__], name)
@@ -60,7 +60,7 @@ def _run(package: ModuleType) -> None:
     outer = sys.modules.get(name.rpartition(".")[0])
     if isinstance(outer, _Bare):
         _run(outer)
-    if sys.modules.get(name, package) is not package or not isinstance(package, _Bare):
+    if sys.modules.get(name) is not package or not isinstance(package, _Bare):
         importlib.import_module(name)
         return
     for one in [one for one, inner in sys.modules.items() if one.startswith(f"{name}.") and isinstance(inner, _Bare)]:
