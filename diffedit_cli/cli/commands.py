@@ -238,10 +238,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
                     depends = _depfile(map(Path, result.outputs), planned[0], opened)
                     owner.publish({Target(given["depfile"], "--depfile"): depends})
                 codes[result.error["code"] if result.error else 0] += 1
-        if opened.has_loaded:
-            from diffedit_cli.cli import server_start
-
-            server_start.leave_behind(given["serve"], reporter.say)
+        opened.leave_server()
     if code := exit_code(codes):
         raise typer.Exit(code)
 

@@ -250,10 +250,14 @@ class Session:
         """Returns the pipeline, which is created on the first call."""
         return self._pipeline
 
-    @property
-    def has_loaded(self) -> bool:
-        """Whether this process has loaded the model, and not only found results in the cache."""
-        return "_pipeline" in vars(self) and self._pipeline.session.has_loaded
+    def leave_server(self) -> None:
+        """Leaves a server behind with --serve auto, if this process has loaded a model for this command."""
+        if "_pipeline" in vars(self):
+            from diffedit_cli.cli import server_start
+            from diffedit_cli.models.loader import LOADER
+
+            if LOADER.has_loaded:
+                server_start.leave_behind(self._given["serve"], self._reporter.say)
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:

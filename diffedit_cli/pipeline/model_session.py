@@ -75,11 +75,6 @@ class ModelSession:
             self._model = self._open(stats)
         return self._model
 
-    @property
-    def has_loaded(self) -> bool:
-        """Whether the model has been loaded."""
-        return self._model is not None
-
     def _load(self, stats: EditStats) -> Model:
         started = time.perf_counter()
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory, stats.warn)
