@@ -3,13 +3,15 @@
     python -m benchmarks.startup [--runs 7]
 
 Each figure is the median of runs in separate processes, which take turns, with the files in the system's page cache.
-An edit is `diffedit edit` of a sample picture by the built-in model, without the cache: alone, and handed to
-`diffedit serve`. The time of the first answer is when the command reports that it is finding the mask.
+An edit is `diffedit edit` of a sample picture by the built-in model, without the cache: alone, broken down, handed to
+`diffedit serve`, and with `--serve auto`. The time of the first answer is when the command reports that it is finding
+the mask. Python may write and use bytecode, as where diffedit is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -23,6 +25,55 @@ from unittest import mock
 
 PICTURE = Path(__file__).parent.parent / "sample_images" / "cat.png"
 DIFFEDIT = [sys.executable, "-m", "diffedit_cli"]
+
+
+SHARES = (
+    "the program's own modules, the command line and the picture",
+    "`import torch` and the stages",
+    "diffusers and transformers",
+    "the model's files, read and made ready",
+    "the stages, with what they import and do for the first time",
+)
+"""Parts of an edit, in the order in which they end."""
+BROKEN_DOWN = """
+import contextlib, json, os, sys, time
+started = time.perf_counter()
+from diffedit_cli import __main__
+from diffedit_cli.cli.session import Session
+from diffedit_cli.engine.networks import fast_imports
+from diffedit_cli.models.loader import LOADER
+ended = {}
+load, keep, create = LOADER.load, fast_imports.keep_libraries, Session.__init__
+
+def created(self, *given):
+    create(self, *given)
+    ended[0] = time.perf_counter()
+
+def kept():
+    keep()
+    ended[1 if 1 not in ended else 2] = time.perf_counter()
+
+def loaded(*given):
+    model = load(*given)
+    ended[3] = time.perf_counter()
+    return model
+
+def left(code):
+    ends = [started, *(ended[part] for part in range(4)), time.perf_counter()]
+    print(json.dumps([after - before for before, after in zip(ends, ends[1:])]), flush=True)
+    os._exit(code)
+
+Session.__init__, fast_imports.keep_libraries, LOADER.load, __main__._leave = created, kept, loaded, left
+__main__.main()
+"""
+
+
+def broken_down(words: list[str]) -> list[float]:
+    """Returns the seconds of each of SHARES, for the words of an edit."""
+    line = [sys.executable, "-c", BROKEN_DOWN, *words[len(DIFFEDIT) :]]
+    ran = subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    shares: list[float] = json.loads(ran.stdout)
+    return shares
 
 
 def whole(words: list[str]) -> float:
@@ -60,6 +111,21 @@ def served() -> Iterator[None]:
             server.terminate()
 
 
+def by_auto(folder: Path, runs: int) -> tuple[list[float], list[tuple[float, float]]]:
+    """Returns the seconds of edits that leave a server behind, and, as `edited` does, those of edits that it does."""
+    firsts = []
+    with tempfile.TemporaryDirectory() as own, mock.patch.dict(os.environ, XDG_RUNTIME_DIR=own, DIFFEDIT_SERVE="auto"):
+        for run in range(runs):
+            if run:
+                subprocess.run([*DIFFEDIT, "serve", "--stop"], check=True, stdout=subprocess.DEVNULL)
+            firsts.append(edited(edit(folder))[1])
+            while not list(Path(own).glob("*/*.socket")):
+                time.sleep(0.1)
+        later = [edited(edit(folder)) for _ in range(1 + runs)][1:]
+        subprocess.run([*DIFFEDIT, "serve", "--stop"], check=True, stdout=subprocess.DEVNULL)
+    return firsts, later
+
+
 def edit(folder: Path) -> list[str]:
     words = f"edit {PICTURE} --from cat --to dog --no-cache -o".split()
     return [*DIFFEDIT, *words, str(folder / "dog.png")]
@@ -71,15 +137,16 @@ def main() -> None:
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        os.environ |= {"XDG_RUNTIME_DIR": temporary, "DIFFEDIT_CACHE_DIR": temporary}
+        os.environ |= {"XDG_RUNTIME_DIR": temporary, "DIFFEDIT_CACHE_DIR": temporary, "DIFFEDIT_SERVE": "on"}
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         plain = (
             [*DIFFEDIT, "edit", "--help"],
             [sys.executable, "-c", "pass"],
             [sys.executable, "-c", "import torch"],
             [sys.executable, "-c", "import torch._dynamo"],
         )
-        rounds = [(*map(whole, plain), *edited(edit(folder))) for _ in range(1 + runs)]
-        asked, python, torch, compiler, first, alone = (
+        rounds = [(*map(whole, plain), *edited(edit(folder)), *broken_down(edit(folder))) for _ in range(1 + runs)]
+        asked, python, torch, compiler, first, alone, *shares = (
             statistics.median(one[1:])  # without the first round, which reads files from disk
             for one in zip(*rounds, strict=True)
         )
@@ -87,6 +154,8 @@ def main() -> None:
             edited(edit(folder))  # loads the model
             rounds = [edited(edit(folder)) for _ in range(runs)]
         warm_first, warm = (statistics.median(one) for one in zip(*rounds, strict=True))
+        leaving, later = by_auto(folder, runs)
+        next_first, following = (statistics.median(one) for one in zip(*later, strict=True))
     rows = {
         "`diffedit edit --help`": asked,
         "Python itself": python,
@@ -95,8 +164,13 @@ def main() -> None:
         "an edit until the network's first answer": first,
         "the same beside Python and `import torch`": first - torch,
         "the whole edit": alone,
+        **{f"of that: {share}": seconds for share, seconds in zip(SHARES, shares, strict=True)},
         "by `diffedit serve`: until the network's first answer": warm_first,
         "by `diffedit serve`: the whole edit": warm,
+        "the whole edit beside `import torch` and the stages in a server": alone - torch - (warm - warm_first),
+        "with `--serve auto`: the first edit": statistics.median(leaving),
+        "with `--serve auto`: the next ones until the network's first answer": next_first,
+        "with `--serve auto`: the next ones": following,
     }
     print(f"Medians of {runs} runs\n\n| | seconds | of the whole edit |\n|---|---|---|")
     for what, seconds in rows.items():

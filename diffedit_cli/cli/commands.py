@@ -25,12 +25,14 @@ from diffedit_cli.cli import (
     profiling,
     report,
     run,
+    serve,
     session,
 )
 from diffedit_cli.cli import options as o
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.help import MISTYPED, App, error_text, shows_help
 from diffedit_cli.cli.options import takes
+from diffedit_cli.cli.settings_file import FILE_NAME
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
@@ -48,13 +50,13 @@ if TYPE_CHECKING:
     from diffedit_cli.pipeline.params import Params
     from diffedit_cli.storage.ownership import Ownership
 
-MOST_SECONDS = 10**8  # the longest --idle of a server
 app = App(pretty_exceptions_enable=False)
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
 app.command()(run.run)
 app.command()(report.report)
 app.command()(config.config)
+app.command()(serve.serve)
 
 
 def main() -> int:
@@ -155,16 +157,14 @@ def _start(
 def _setting(name: str, value: Any, multiple: bool) -> Any:
     """Returns a setting as Typer takes it: a list for a repeatable option. Raises UsageError for a list for another."""
     if isinstance(value, list) and not multiple:
-        raise UsageError(
-            f"The setting {name} in {config_file.FILE_NAME} must be a single value; see diffedit edit --help."
-        )
+        raise UsageError(f"The setting {name} in {FILE_NAME} must be a single value; see diffedit edit --help.")
     return [value] if multiple and not isinstance(value, list) else value
 
 
 @app.command()
 @takes(
     o.IMAGE, o.PROMPTS, o.TEXT, o.DRAWN, o.MASK, o.ZOOM, o.SEED, o.GUIDANCE, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT,
-    o.DEPFILE, o.PREVIEW, o.OVERLAY, o.PROFILE, o.COMMON,
+    o.DEPFILE, o.PREVIEW, o.OVERLAY, o.PROFILE, o.SERVED, o.COMMON,
 )  # fmt: skip
 def mask(**given: Any) -> None:
     """Find the region to change and write it as a mask, which is white where an edit would repaint."""
@@ -174,7 +174,7 @@ def mask(**given: Any) -> None:
 @app.command()
 @takes(
     o.IMAGE, o.TEXT, o.INVERSION, o.FRAMES, o.SEED, o.PRESET, o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.PROFILE,
-    o.COMMON,
+    o.SERVED, o.COMMON,
 )  # fmt: skip
 def invert(**given: Any) -> None:
     """Invert a picture into noise, and write the whole trajectory as latents."""
@@ -184,7 +184,8 @@ def invert(**given: Any) -> None:
 @app.command()
 @takes(
     o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.PRESET,
-    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.PROFILE, o.COMMON,
+    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.PROFILE, o.SERVED,
+    o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
     """Change what --from names into what --to names; all other pixels stay as they are."""
@@ -237,6 +238,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
                     depends = _depfile(map(Path, result.outputs), planned[0], opened)
                     owner.publish({Target(given["depfile"], "--depfile"): depends})
                 codes[result.error["code"] if result.error else 0] += 1
+        opened.leave_server()
     if code := exit_code(codes):
         raise typer.Exit(code)
 
@@ -370,30 +372,3 @@ def doctor(**given: Any) -> None:
         write_table(("WHAT", "STATE", "DETAIL"), rows)
     if code := max(finding.code for finding in findings):
         raise typer.Exit(code)
-
-
-@app.command()
-@takes(o.SERVE)
-def serve(**given: Any) -> None:
-    """Keep the program and its model in memory, so that edit, mask and invert start at once.
-
-    They reach it over a Unix socket that only you can use; without a server, or with DIFFEDIT_SERVE=off, they do
-    the work themselves.
-    """
-    from diffedit_cli.cli import server_client
-
-    if given["stop"]:
-        stopped = server_client.stop_all()
-        answer(f"Stopped {stopped}." if stopped else "No server is running.")
-    elif given["status"]:
-        states = [f"process {process}: {state}" for process, state in server_client.state()]
-        answer("\n".join(states) or "No server is running.", lines=True)
-    elif not 0 < given["idle"] <= MOST_SECONDS:
-        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_SECONDS}, not {given['idle']:g}.")
-    else:
-        from diffedit_cli.cli import server
-
-        def ready(address: Path) -> None:
-            tell(f"serving on {address}; end it with: diffedit serve --stop")
-
-        server.Server(main).serve(given["idle"], ready)

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffedit_cli.cli import options
+from diffedit_cli.cli import options, settings_file
+from diffedit_cli.cli.settings_file import FILE_NAME, users_file
 from diffedit_cli.errors import OutputError, UsageError
 from diffedit_cli.storage import files, paths
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-FILE_NAME = "diffedit.toml"
-OTHER_VARIABLES = {"DIFFEDIT_SERVE", "DIFFEDIT_TRAINING_DIR"}  # in the environment, without an option
-LARGEST = 2**20  # bytes of a settings file, at most
+OTHER_VARIABLES = {"DIFFEDIT_TRAINING_DIR"}  # in the environment, without an option
 _COUNTS = ("maps", "variants", "reg-steps", "auto-corr-rolls", "fixed-point", "expand")
 MOST = {"steps": 1000, **dict.fromkeys(_COUNTS, 100)}
 """Upper limits in a working folder's file for options that multiply work: above any real use, below all memory."""
-
-
-def users_file() -> Path:
-    return paths.of_user("config") / FILE_NAME
 
 
 def read_from() -> tuple[Path, Path]:
@@ -132,11 +121,7 @@ def _number(value: Any) -> float:
 def _read(path: Path) -> dict[str, Any]:
     """Returns the settings of one file, none if it does not exist. Raises UsageError."""
     try:
-        if not paths.is_file(path):
-            return {}
-        if path.stat().st_size > LARGEST:
-            raise ValueError("it is too large")
-        found = tomllib.loads(paths.read(path).decode("utf-8-sig"))
+        found = settings_file.read(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"The settings in {path} cannot be read: {error}; fix or remove the file.") from error
     for name, value in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from diffedit_cli import __version__
+from diffedit_cli.cli import config_file, server_client
+from diffedit_cli.cli.settings_file import ON
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import DiffEditError, OutputError
 from diffedit_cli.models import runtimes
@@ -38,6 +41,7 @@ def run_checks(find: Callable[[], ModelFolder], device: str, dtype: str, cache: 
         Finding("memory", 0, _memory()),
         _tried("model", lambda: _model(find(), device, dtype)),
         _tried("cache", lambda: _cache(cache)),
+        _tried("serve", _serve),
     ]
 
 
@@ -95,6 +99,14 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
         f"{folder.name} ({FAMILIES[folder.family].title}), {size} px, {pipeline.dtype}, loaded in "
         f"{stats.seconds['load']:.1f} s and evaluated by {pipeline.session.memory.runtime}; {checked}"
     )
+
+
+def _serve() -> str:
+    """Returns the setting of --serve, and the servers."""
+    if not hasattr(socket, "AF_UNIX"):
+        return "there are no Unix sockets to serve on"
+    states = [f"process {process}: {state}" for process, state in server_client.state()]
+    return f"{config_file.effective('serve', ON)}; {', '.join(states) or 'no server is running'}"
 
 
 def _cache(cache: Cache) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffedit_cli.cli.settings_file import OFF, ON, plain_serve
 from diffedit_cli.jobs.output_names import DEFAULT as NAME
 from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
 from diffedit_cli.pipeline.params import Params
@@ -316,6 +317,28 @@ SERVE = _group(
     stop=(bool, False, "End all of your servers, each after its current command."),
     status=(bool, False, "List your servers and their states."),
 )
+
+
+def _plain_serve(value: str) -> str:
+    """Returns a value of --serve as on, auto or off. Raises BadParameter for any other."""
+    if (told := plain_serve(value)) not in (ON, AUTO, OFF):
+        raise typer.BadParameter(f"{value!r} is not {ON}, {AUTO} or {OFF}.")
+    return told
+
+
+SERVED: Group = {
+    "serve": (
+        _annotated(
+            "Output",
+            "serve",
+            str,
+            ON,
+            "on: let a running diffedit serve do the work; auto: also leave one behind; off: neither.",
+            callback=_plain_serve,
+        ),
+        ON,
+    )
+}
 METADATA = _group(
     "Output",
     metadata=(bool, True, "Store in the result how it was made."),

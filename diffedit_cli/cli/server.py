@@ -60,6 +60,7 @@ class Server:
             address.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             server_client.check_private(address.parent)
             with FileLock(address.with_suffix(".lock"), timeout=0):
+                server_client.stop_outdated()
                 LOADER.keep()
                 self._warm_up()
                 with _listening(address) as listener:

@@ -15,14 +15,15 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from diffedit_cli import __version__
+from diffedit_cli.cli import settings_file
 from diffedit_cli.cli.console import tell
 from diffedit_cli.errors import CODES, INTERRUPTED, INTERRUPTION, DeviceError
 from diffedit_cli.storage import paths
 
 COMMANDS = ("edit", "mask", "invert")
-OFF = {"0", "OFF", "NO", "FALSE"}
 PATIENCE = 2.0  # seconds to wait for a server, about as long as starting without one takes
 ANSWER = 1.0  # seconds to wait for a message of the other side, if it is idle
 
@@ -41,6 +42,19 @@ _STARTED_WITH = (
     *("LD_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "ROCR_", "TMPDIR"),
     *("TOKENIZERS_", "TORCH", "TRANSFORMERS_", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
 )
+_SECRET = "_TOKEN"  # end of the names of variables that are read when they are needed
+_ALSO = ("PATH", "USER", "LOGNAME", "XDG_RUNTIME_DIR")  # variables that a server needs, and that may differ
+
+
+class Beginning(NamedTuple):
+    """The address and the environment of a server for this process, before libraries add to its environment."""
+
+    address: Path
+    environment: dict[str, str]
+
+
+beginning: Beginning | None = None
+"""Set for a command that would leave a server behind."""
 
 
 def folder() -> Path:
@@ -50,28 +64,62 @@ def folder() -> Path:
 
 
 def address() -> Path:
-    """Returns the socket of a server with the same program, libraries and environment as this process."""
+    """Returns the socket of a server with the same program, libraries and environment as this process.
+
+    Its name begins with a digest of what stays when the program or a library is replaced by another version.
+    """
     package = Path(__file__).parent.parent
     places = [*sorted(package.rglob("*.py")), *(Path(path) for path in sys.path if path.endswith("-packages"))]
-    said = {
-        "program": [__version__, sys.executable, sys.version],
+    stays = {"program": [str(package), sys.executable], "environment": started_with()}
+    now = {
+        "program": [__version__, sys.version],
         "files": [[str(path), path.stat().st_mtime_ns, path.stat().st_size] for path in places if paths.is_there(path)],
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(_STARTED_WITH)},
     }
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-    return folder() / f"{digest[:16]}.socket"
+    return folder() / f"{_digest(stays)}-{_digest(now)}.socket"
+
+
+def _digest(said: object) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def started_with() -> dict[str, str]:
+    """Returns the variables of this process that a server must have been started with, to serve it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_STARTED_WITH) and not name.endswith(_SECRET)
+    }
+
+
+def chosen(words: list[str]) -> str:
+    """Returns the value of --serve on a command line, in the environment or in the user's settings: on, auto or off.
+
+    Any other value is returned as it is, for the command to refuse.
+    """
+    value: object = os.environ.get("DIFFEDIT_SERVE")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, told = word.partition("=")
+        if option == "--serve":
+            value = told if equals else following
+    if value is None:
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # the command complains of its settings
+            value = settings_file.read(settings_file.users_file()).get("serve")
+    return settings_file.plain_serve(str(settings_file.ON if value is None else value))
 
 
 def hand_over(words: list[str]) -> int | None:
     """Returns the exit code of a command line that a server ran, or None if this process has to run it."""
-    if not words or words[0] not in COMMANDS or os.environ.get("DIFFEDIT_SERVE", "").upper() in OFF:
+    if not words or words[0] not in COMMANDS or (serve := chosen(words)) == settings_file.OFF:
         return None
     try:
         # ValueError: a path that cannot exist. RuntimeError: a user without a home folder.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
+            if not hasattr(socket, "AF_UNIX") or not (serve == settings_file.AUTO or paths.is_folder(folder())):
                 return None
-            with connect(address()) as (connection, _):
+            at = address()
+            if serve == settings_file.AUTO:
+                _note_beginning(at)
+            with connect(at) as (connection, _):
                 if connection.recv(1) == READY:
                     _send(connection, words)
                     if connection.recv(1) == BEGUN:
@@ -80,6 +128,12 @@ def hand_over(words: list[str]) -> int | None:
         tell(f"diffedit: {INTERRUPTION}")
         return INTERRUPTED
     return None
+
+
+def _note_beginning(address: Path) -> None:
+    global beginning
+    also = {name: os.environ[name] for name in _ALSO if name in os.environ}
+    beginning = Beginning(address, also | started_with())
 
 
 @contextlib.contextmanager
@@ -161,6 +215,18 @@ def stop_all() -> int:
                 connection.recv(1)  # returns without data once the server has ended
                 stopped += 1
     return stopped
+
+
+def stop_outdated() -> None:
+    """Ends the idle servers that no command can use any longer, because the program or its libraries have changed."""
+    own = address()
+    stays = own.name.partition("-")[0]
+    for path in _sockets():
+        if path != own and path.name.partition("-")[0] == stays:
+            with contextlib.suppress(OSError), connect(path) as (connection, _):
+                connection.settimeout(ANSWER)
+                if connection.recv(1) == READY:
+                    connection.sendall(STOP)
 
 
 def state() -> list[tuple[int, str]]:

@@ -233,6 +233,7 @@ class Session:
         with fast_imports.without_garbage():
             from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 
+            fast_imports.keep_libraries()
         return EditPipeline(
             self.folder,
             cache,
@@ -248,6 +249,15 @@ class Session:
     def open(self) -> EditPipeline:
         """Returns the pipeline, which is created on the first call."""
         return self._pipeline
+
+    def leave_server(self) -> None:
+        """Leaves a server behind with --serve auto, if this process has loaded a model for this command."""
+        if "_pipeline" in vars(self):
+            from diffedit_cli.cli import server_start
+            from diffedit_cli.models.loader import LOADER
+
+            if LOADER.has_loaded:
+                server_start.leave_behind(self._given["serve"], self._reporter.say)
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:

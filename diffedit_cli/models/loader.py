@@ -18,14 +18,14 @@ from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.models.quantised_copies import QuantisedCopies
 
-NEEDED = ("kornia.filters", "scipy.ndimage")
+NEEDED = ("scipy.ndimage",)
 
 
 class Loader:
     """Loads models; one that keeps them returns the last model again, for as long as nothing of it changes."""
 
     def __init__(self) -> None:
-        self.keeps = False
+        self.keeps = self.has_loaded = False
         self._last: tuple[Any, Model] | None = None
 
     def keep(self) -> None:
@@ -68,6 +68,7 @@ class Loader:
                 elsewhere=folder.elsewhere, stored=copies.stored, keep=copies.keep,
                 compiled=CompiledNetworks(folder, dtype),
             )  # fmt: skip
+        self.has_loaded = True
         if self.keeps:
             self._last = key, model
         return model

@@ -11,14 +11,13 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import INSTALLED, WORDS, Ran, diffedit, finished, installed, settled, started
+from command import INSTALLED, WORDS, Ran, diffedit, finished, installed, settled
 from safetensors.torch import load_file, save_file
+from servers import Servers, handed, until
 
 from diffedit_cli.cli import server_client
 
@@ -26,41 +25,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Un
 
 LONG = ("--steps", "900", "--no-cache")
 ENDED = "The server ended before the command was done"
-RUN_AND_TELL = """
-import os, sys
-from diffedit_cli.__main__ import main
-try:
-    main()
-finally:
-    with open(os.environ["TOLD"], "w") as file:
-        file.write(" ".join(name for name in ("torch", "numpy", "PIL", "diffusers", "typer") if name in sys.modules))
-"""
-
-
-@dataclass
-class Servers:
-    """Those that a test has started, in a runtime folder of their own."""
-
-    folder: Path
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, *words: object) -> subprocess.Popen[bytes]:
-        """One that listens."""
-        server = started("serve", "--idle", "300", *words)
-        self.running.append(server)
-        assert server.stderr is not None
-        assert server.stderr.readline().startswith(b"serving on ")
-        return server
-
-    def end(self) -> None:
-        for server in self.running:
-            server.send_signal(signal.SIGCONT)
-            server.terminate()
-            server.communicate()
-
-    @property
-    def sockets(self) -> list[Path]:
-        return list(self.folder.glob("diffedit/*.socket"))
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +60,6 @@ def told(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return path
 
 
-def handed(*words: object, given: bytes = b"") -> Ran:
-    """One command line in a process of its own."""
-    pipe = subprocess.PIPE
-    line = [sys.executable, "-c", RUN_AND_TELL, *map(str, words)]
-    return finished(subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe), given)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -114,13 +71,6 @@ def without_times(ran: Ran) -> tuple[int, object, list[str]]:
         timed = {"seconds": None, "ended": None, "progress": None}
         out = [{**json.loads(line), **timed} for line in ran.out.splitlines()]
     return ran.code, out, [line for line in ran.lines if " s · " not in line]
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 LINES: tuple[tuple[str, ...], ...] = (

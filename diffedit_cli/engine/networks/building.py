@@ -9,13 +9,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from diffedit_cli.engine.networks import gguf_header
 
 TIMES = 2  # factor on the stored size: weights shared by several layers are stored once
 SPARE_NUMBERS, SPARE_TENSORS = 2**26, 1000  # allowance beyond that: 256 MB
+
+
+class WithoutSymbols(TorchFunctionMode):
+    """Mode for building networks on the meta device, where torch would import sympy for some functions.
+
+    Random initial values, which the weights of files replace, are left out.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        device = torch.device(named.get("device") or "cpu").type
+        if func is nn.init.normal_ and named["tensor"].is_meta:
+            return named["tensor"]
+        if func is torch.arange and device == "meta":
+            return func(*args, **{**named, "device": "cpu"}).to("meta")
+        if func is torch.empty_like and args and args[0].is_meta and device != "meta":
+            return torch.empty(args[0].shape, dtype=args[0].dtype, **named)
+        return func(*args, **named)
 
 
 @contextlib.contextmanager

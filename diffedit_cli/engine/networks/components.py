@@ -93,6 +93,10 @@ class TransformersReader(NetworkReader):
 
     identity: str = ""
 
+    def __call__(self, at: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
+        with building.WithoutSymbols():
+            return super().__call__(at, dtype, variant)
+
     def from_file(self, file: Path, at: Path, dtype: torch.dtype | None) -> Any:
         tensors = single_files.tensors_of(file, None)  # as stored: some layers stay in float32
         dtype = dtype or next(one.dtype for one in tensors.values() if one.is_floating_point())
@@ -100,7 +104,7 @@ class TransformersReader(NetworkReader):
         if self.identity and self.identity not in tensors:
             tensors[self.identity] = torch.eye(config.projection_dim, config.hidden_size, dtype=dtype)
         options = {"config": config, "state_dict": tensors, "output_loading_info": True}
-        with building.no_larger_than([file]):
+        with building.no_larger_than([file]), building.WithoutSymbols():
             network, info = self.kind.from_pretrained(None, **options, **self._number_format(dtype))
         single_files.check_used(info["missing_keys"], info["unexpected_keys"])
         return network

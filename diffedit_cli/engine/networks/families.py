@@ -6,6 +6,7 @@ import functools
 import importlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, openvino_runtime, quantisation, quantised_folders
+from diffedit_cli.engine.networks import (
+    components,
+    fast_imports,
+    onednn,
+    openvino_runtime,
+    quantisation,
+    quantised_folders,
+)
 from diffedit_cli.engine.networks.cuda_graphs import CudaRecorder
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
@@ -166,8 +174,11 @@ def readers(family: Family) -> Mapping[str, Any]:
 
 
 def _implementation(family: Family) -> type[LatentDiffusion]:
-    module, _, name = family.implementation.partition(".")
-    found: type[LatentDiffusion] = getattr(importlib.import_module(f"diffedit_cli.engine.networks.{module}"), name)
+    module, _, name = f"diffedit_cli.engine.networks.{family.implementation}".rpartition(".")
+    if module not in sys.modules:
+        importlib.import_module(module)
+        fast_imports.keep_libraries()
+    found: type[LatentDiffusion] = getattr(sys.modules[module], name)
     return found
 
 

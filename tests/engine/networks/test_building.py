@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import write_json, write_model, write_safety, write_sd3, write_sdxl
 from torch import nn
 from torch.nn.modules import module as registry_of_hooks
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffedit_cli.engine.networks import building, families
 from diffedit_cli.engine.networks.safety_checker import SafetyChecker
@@ -79,3 +81,23 @@ def test_what_others_build_at_the_same_time_does_not_count(tmp_path: Path, monke
         other.start()
         other.join()
     assert len(built) == 1
+
+
+def test_networks_of_transformers_are_built_as_ever_without_symbols() -> None:
+    """What torch would need sympy for on the meta device is done in another way, with the same outcome."""
+    config = CLIPTextConfig(vocab_size=7, hidden_size=8, intermediate_size=8, num_attention_heads=2)
+    built = []
+    for way in (contextlib.nullcontext(), building.WithoutSymbols()):
+        with way, torch.device("meta"):
+            network = CLIPTextModel(config)
+            numbers = torch.arange(3, 9, 2)
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        built.append({name: (one.shape, one.dtype, one.device.type) for name, one in tensors.items()})
+        with way:
+            like = torch.empty_like(numbers.expand(2, -1), device="cpu")
+        assert (numbers.device.type, numbers.dtype, numbers.shape) == ("meta", torch.int64, (3,))
+        assert (like.device.type, like.dtype, like.shape) == ("cpu", torch.int64, (2, 3))
+    assert built[0] == built[1]
+    with building.WithoutSymbols():
+        drawn = torch.nn.init.normal_(torch.zeros(100))
+    assert drawn.std() > 0.5  # off the meta device nothing changes

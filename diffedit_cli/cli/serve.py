@@ -1,0 +1,40 @@
+"""The command `diffedit serve`: starts a server, ends all, or lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffedit_cli.cli import options as o
+from diffedit_cli.cli.console import answer, tell
+from diffedit_cli.cli.options import takes
+from diffedit_cli.errors import UsageError
+
+MOST_SECONDS = 10**8  # the longest --idle of a server
+
+
+@takes(o.SERVE)
+def serve(**given: Any) -> None:
+    """Keep the program and its model in memory, so that edit, mask and invert start at once.
+
+    They reach it over a Unix socket that only you can use; without a server, or with DIFFEDIT_SERVE=off, they do
+    the work themselves.
+    """
+    from diffedit_cli.cli import server_client
+
+    if given["stop"]:
+        stopped = server_client.stop_all()
+        answer(f"Stopped {stopped}." if stopped else "No server is running.")
+    elif given["status"]:
+        states = [f"process {process}: {state}" for process, state in server_client.state()]
+        answer("\n".join(states) or "No server is running.", lines=True)
+    elif not 0 < given["idle"] <= MOST_SECONDS:
+        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_SECONDS}, not {given['idle']:g}.")
+    else:
+        from diffedit_cli.cli import server
+        from diffedit_cli.cli.commands import main
+
+        def ready(address: Path) -> None:
+            tell(f"serving on {address}; end it with: diffedit serve --stop")
+
+        server.Server(main).serve(given["idle"], ready)

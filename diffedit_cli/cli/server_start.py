@@ -1,0 +1,63 @@
+"""Leaves a server behind a command, for `--serve auto`: detached, with nothing of the command's terminal or secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from diffedit_cli.cli import config_file, server_client
+from diffedit_cli.cli.settings_file import AUTO
+from diffedit_cli.errors import UsageError
+
+IDLE = "600"  # seconds, the default of `diffedit serve`
+_PROGRAM = "import sys; sys.path[:0] = {sys.argv.pop(1)} - {*sys.path}; from diffedit_cli.__main__ import main; main()"
+
+
+def leave_behind(serve: str, say: Callable[[str], object]) -> None:
+    """Starts a server if `serve`, the value of --serve, is auto and none runs; calls `say` with a line about it.
+
+    Does nothing in a server, where a server cannot run, and where CI is set unless --serve or DIFFEDIT_SERVE asks for
+    one. Of several that are started at the same time, all but one end at once.
+    """
+    begun = server_client.beginning
+    asked = "DIFFEDIT_SERVE" in os.environ or any(word.partition("=")[0] == "--serve" for word in sys.argv)
+    if serve != AUTO or begun is None or (os.environ.get("CI") and not asked):
+        return
+    seconds = _idle()
+    if seconds is None or _runs(begun.address):
+        return
+    package = Path(__file__).parent.parent
+    with contextlib.suppress(OSError):  # no memory or process is left for it
+        subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(package.parent), "serve", "--idle", f"{seconds:g}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=package.anchor,
+            env=begun.environment,
+            start_new_session=True,
+        )
+        time = f"{seconds / 60:g} minutes" if seconds > 60 else f"{seconds:g} seconds"
+        say(f"diffedit stays ready for {time}, so that the next command starts at once; end it: diffedit serve --stop")
+
+
+def _idle() -> float | None:
+    """Returns the seconds after which an idle server ends, None if they are set to something that is not a time."""
+    with contextlib.suppress(ValueError, UsageError):
+        return float(config_file.effective("idle", IDLE))
+    return None
+
+
+def _runs(address: Path) -> bool:
+    """Whether a server is there, even if it is busy, or none can be there, in a folder that others may enter."""
+    try:
+        with server_client.connect(address):
+            return True
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True
