@@ -255,7 +255,12 @@ ADDITIONS = _group(
 )
 MEMORY = _group(
     "Model and device",
-    offload=(str, "none", "Keep the model off the device until used: none, model (by network), sequential (by layer)."),
+    offload=(
+        str,
+        "none",
+        "Keep the model off the device until used: none, model (by network), group (layers, the next one "
+        "ahead), sequential (layer by layer).",
+    ),
     quantize=(str, "none", "Store the large networks in fewer bits: none, fp8, int8 or nf4."),
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),

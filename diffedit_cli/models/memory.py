@@ -7,8 +7,9 @@ from typing import Any
 
 from diffedit_cli.errors import UsageError
 
-OFFLOADS = ("none", "model", "sequential")
+OFFLOADS = ("none", "model", "group", "sequential")
 QUANTIZES = ("none", "fp8", "int8", "nf4")
+MOVABLE = dict.fromkeys(OFFLOADS, QUANTIZES) | {"group": ("none", "fp8"), "sequential": ("none",)}
 NUMBER_FORMATS = ("auto", "float32", "float16", "bfloat16")
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -43,9 +44,9 @@ class OffloadOptions:
             raise UsageError(f"--offload {self.offload} is unknown; use {', '.join(OFFLOADS)}.")
         if self.quantize not in QUANTIZES:
             raise UsageError(f"--quantize {self.quantize} is unknown; use {', '.join(QUANTIZES)}.")
-        if self.offload == "sequential" and self.quantize != "none":
+        if self.quantize not in MOVABLE[self.offload]:
             raise UsageError(
-                f"--offload sequential cannot move the layers of --quantize {self.quantize}; use --offload model."
+                f"--offload {self.offload} cannot move the layers of --quantize {self.quantize}; use --offload model."
             )
 
     def record(self) -> dict[str, Any]:

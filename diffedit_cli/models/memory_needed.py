@@ -21,7 +21,7 @@ from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.models.memory import OffloadOptions
+from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OffloadOptions
 from diffedit_cli.storage.files import amount
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -30,6 +30,7 @@ VECTORS = 24  # alive for each token or cell of the denoiser, of its width
 ROWS = 2  # of a network call: with and without the prompt, or two draws of noise
 TOKENS = 512  # of a prompt, which a transformer reads beside those of the picture
 PATCH = 2  # side in cells of a token of a transformer
+LAYERS = {"group": 2, "sequential": 1}  # on the device at once by --offload: the one that computes, and the next
 LIBRARIES = 500_000_000  # bytes: PyTorch and the others, or what a GPU's driver takes
 
 
@@ -52,8 +53,8 @@ class MemoryNeeded:
     @property
     def resident(self) -> int:
         """The bytes of weights that are on the device at once."""
-        if self.offload == "sequential":
-            return self.largest
+        if self.offload in LAYERS:
+            return LAYERS[self.offload] * self.largest
         return max(self.weights.values()) if self.offload == "model" else sum(self.weights.values())
 
     @property
@@ -200,14 +201,15 @@ def _advice(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions
         tried["--dtype bfloat16"] = "bfloat16", memory
     if memory.quantize == "none" and not folder.is_quantised:
         for kind in ("int8", "nf4"):
-            quantised = replace(memory, quantize=kind, offload=memory.offload.replace("sequential", "model"))
+            offload = memory.offload if kind in MOVABLE[memory.offload] else "model"
+            quantised = replace(memory, quantize=kind, offload=offload)
             tried[f"--quantize {kind}"] = dtype, quantised
             if dtype == "float32":
                 tried[f"--quantize {kind} --dtype bfloat16"] = "bfloat16", quantised
-    if memory.offload == "none" and device != "cpu":
-        tried["--offload model"] = dtype, replace(memory, offload="model")
-        if memory.quantize == "none":
-            tried["--offload sequential"] = dtype, replace(memory, offload="sequential")
+    if device != "cpu":
+        for offload in OFFLOADS[OFFLOADS.index(memory.offload) + 1 :]:
+            if memory.quantize in MOVABLE[offload] and not (folder.is_quantised and offload in LAYERS):
+                tried[f"--offload {offload}"] = dtype, replace(memory, offload=offload)
     totals = {words: needed(folder, device, *options).total for words, options in tried.items()}
     fitting = [f"{words} (about {amount(total)})" for words, total in totals.items() if total <= left]
     return f"use {' or '.join(fitting[:2])}." if fitting else "use a smaller model, or close other programs."

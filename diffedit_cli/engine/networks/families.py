@@ -51,7 +51,8 @@ def load(
         variant: Variant of the weight files, such as "fp16". Default: the plain ones.
         loras: LoRA files with their scales.
         embeddings: Textual inversion files with their tokens.
-        offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
+        offload: Unused parts that wait in main memory: "none", whole networks ("model"), layers with the next one ahead
+            of time ("group") or one by one ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
@@ -95,10 +96,10 @@ def _divide(vae: Any, slicing: bool, tiling: bool) -> None:
 
 
 def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
-    if offload == "sequential":
-        for network in model._networks():
-            if not getattr(network, "is_quantized", False):  # as diffusers marks those of .gguf files, which can move
-                quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
+    for network in model._networks():
+        movable = getattr(network, "is_quantized", False)  # as diffusers marks those of .gguf files
+        if offload == "sequential" or (offload == "group" and not quantisation.is_fp8(network)):
+            quantised_folders.refuse(None if movable else network, model.name, f"--offload {offload} cannot move")
     if offload != "none":
         model.offload_to(device, offload)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffedit_cli.engine.networks import quantisation
+from diffedit_cli.engine.networks import offload, quantisation
 
 # By safetensors' names. Float8 is for storage only, so it is computed in bfloat16; float64 gains nothing over float32.
 FORMATS = {
@@ -63,6 +63,8 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
         tensor.data = tensor.data.to(torch.float32)
     for layer in quantised:
         layer.compute_dtype = torch.float32
+    for network in networks:
+        offload.renew(network)
     try:
         yield
     finally:
@@ -70,3 +72,5 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
         for layer, dtype in zip(quantised, computed, strict=True):
             layer.compute_dtype = dtype
+        for network in networks:
+            offload.renew(network)
