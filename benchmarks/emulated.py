@@ -24,7 +24,7 @@ _COPIES = (ATEN._to_copy.default, ATEN.copy_.default)
 _INDEXING = (ATEN.index.Tensor, ATEN.index_put_.default, ATEN.index_put.default, ATEN._index_put_impl_.default)
 _GUARDED = (  # bindings of PyTorch that want a real device
     Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__, Tensor.item, Tensor.tolist,
-    Tensor.__getitem__, Tensor.__setitem__,
+    Tensor.__getitem__, Tensor.__setitem__, Tensor.copy_,
 )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def emulated(values: bool = True, seen: Callable[[Any, Tensor], object] = lambda
     devices = Emulated(values, seen)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda._lazy_init"))
-        for name in ("Stream", "current_stream", "stream"):
+        for name in ("Stream", "current_stream", "stream", "device"):
             stack.enter_context(mock.patch(f"torch.cuda.{name}"))
         stack.enter_context(mock.patch.object(Tensor, "record_stream"))
         stack.enter_context(devices)

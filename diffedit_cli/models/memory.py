@@ -23,8 +23,11 @@ def number_format(option: str, name: str) -> str:
 
 
 def format_on(device: str, dtype: str, half: str) -> str:
-    """Returns the number format of networks on a device: with `auto` on a GPU `half`, that of the family."""
-    return dtype if dtype != "auto" else (half if device.startswith("cuda") else "float32")
+    """Returns the number format of networks on a device: with `auto` on a GPU `half`, that of the family.
+
+    On `mps` `auto` is float32.
+    """
+    return dtype if dtype != "auto" else (half if device.startswith(("cuda", "xpu")) else "float32")
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ def _computing(folder: ModelFolder, family: Family, dtype: str, tiled: bool) -> 
         tokens = (cells // PATCH) ** 2 + TOKENS
         heads, size = network.get("num_attention_heads", 1), network.get("attention_head_dim", 1)
         width = network.get("dim") or int(heads or 1) * int(size or 1)
-    return int(max(decoding, VECTORS * ROWS * tokens * width) * BYTES[dtype])
+    wide = BYTES["float32" if dtype == "float16" and family.upcasts_vae and vae.get("force_upcast", True) else dtype]
+    return int(max(decoding * wide, VECTORS * ROWS * tokens * width * BYTES[dtype]))
 
 
 def free(device: str) -> tuple[int, int]:
@@ -159,6 +160,11 @@ def free(device: str) -> tuple[int, int]:
 
     if device.startswith("cuda"):
         left = torch.cuda.mem_get_info(device)[0]
+    elif device.startswith("xpu"):
+        try:
+            left = torch.xpu.mem_get_info(device)[0]
+        except RuntimeError:  # some drivers do not tell
+            left = torch.xpu.get_device_properties(device).total_memory - torch.xpu.memory_reserved(device)
     else:
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return left, left
@@ -166,7 +172,7 @@ def free(device: str) -> tuple[int, int]:
 
 def usual_device() -> str:
     """Returns "cpu", without importing PyTorch, where there is no sign of a GPU; else "auto"."""
-    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/dri/renderD128")
     return "auto" if sys.platform in ("darwin", "win32") or any(Path(sign).exists() for sign in signs) else "cpu"
 
 

@@ -19,6 +19,7 @@ from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.pictures import Picture
+from diffedit_cli.models import devices
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
@@ -45,6 +46,10 @@ class ModelSession:
         self.device = choose_device(device)
         fit_threads()
         self.dtype = format_on(self.device, dtype, FAMILIES[folder.family].half)
+        quantised = memory.quantize != "none" or folder.is_quantised  # whose kernels compute in bfloat16 anyway
+        self._emulated = self.dtype == "bfloat16" and self.device == "cpu" and not (quantised or devices.has_bfloat16())
+        if self._emulated:
+            self.dtype = "float32"
         self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
@@ -64,7 +69,7 @@ class ModelSession:
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         """Returns the network's output, or its exception, for each of several inputs. The model must be loaded."""
         assert self._model is not None
-        with torch.inference_mode():
+        with device_errors(self.device), torch.inference_mode():
             return self._model.ask_together(asked)
 
     def model(self, stats: EditStats) -> Model:
@@ -78,6 +83,8 @@ class ModelSession:
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory, stats.warn)
         if self.device == "cpu" and self.memory.offload != "none":
             stats.warn(f"--offload {self.memory.offload} saves no memory on the CPU; leave it out.")
+        if self._emulated:
+            stats.warn("This processor has no bfloat16 and would only emulate it; float32 is used, which is faster.")
         stats.seconds[LOAD] = time.perf_counter() - started
         return model
 

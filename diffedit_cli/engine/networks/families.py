@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, quantisation, quantised_folders
+from diffedit_cli.engine.networks import components, onednn, precision, quantisation, quantised_folders
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
@@ -73,6 +73,8 @@ def load(
     _divide(model.vae, vae_slicing, vae_tiling)
     if device == "cpu":
         onednn.pack(model.network)
+    if device.startswith("xpu"):
+        precision.keep_float64_off(model.network, device)
     _offload(model, device, offload)
     return model
 

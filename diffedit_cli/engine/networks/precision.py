@@ -23,6 +23,8 @@ FORMATS = {
     "F8_E5M2": torch.bfloat16,
 }
 
+ANGLES = ("FluxPosEmbed", "Flux2PosEmbed")  # classes of diffusers
+
 
 def common(slices: Iterable[Any]) -> torch.dtype:
     """Returns the number format of most values in safetensors slices, float32 if there are none.
@@ -43,6 +45,14 @@ def convert(network: nn.Module, dtype: torch.dtype) -> None:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
+
+
+def keep_float64_off(network: nn.Module, device: str) -> None:
+    """Lets the host compute the angles of FLUX's positions, in float64, which many of Intel's GPUs lack."""
+    for layer in network.modules():
+        if type(layer).__name__ in ANGLES:
+            layer.register_forward_pre_hook(lambda _, given: tuple(one.cpu() for one in given))
+            layer.register_forward_hook(lambda _, _given, angles: tuple(one.to(device) for one in angles))
 
 
 @contextlib.contextmanager
