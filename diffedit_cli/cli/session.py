@@ -144,7 +144,7 @@ class Session:
         if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # workers of Ray may be on other machines
             from diffedit_cli.models import devices
 
-            devices.choose_device(given["device"])
+            devices.choose_devices(given["device"])
         self._given, self._reporter = given, reporter
         self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"], given["quantize"])
         if given["offline"]:
@@ -221,6 +221,10 @@ class Session:
 
     @functools.cached_property
     def _pipeline(self) -> EditPipeline:
+        return self.on(self._given["device"])
+
+    def on(self, device: str) -> EditPipeline:
+        """Returns a new pipeline on a device, whose model is loaded at its first edit."""
         from diffedit_cli.engine.networks import fast_imports
         from diffedit_cli.storage.cache import Cache
 
@@ -236,7 +240,7 @@ class Session:
             self.folder,
             cache,
             progress=self._reporter.progress,
-            device=given["device"],
+            device=device,
             dtype=given["dtype"],
             memory=self._memory,
             any_picture=given["model"] is not None,
@@ -247,6 +251,17 @@ class Session:
     def open(self) -> EditPipeline:
         """Returns the pipeline, which is created on the first call."""
         return self._pipeline
+
+    @functools.cached_property
+    def devices(self) -> list[str]:
+        """The devices of a run: every GPU with `auto`, those of a list, else --device."""
+        from diffedit_cli.models import memory_needed
+
+        if self._given["device"] == AUTO and memory_needed.usual_device() == "cpu":
+            return ["cpu"]  # without importing PyTorch
+        from diffedit_cli.models import devices
+
+        return devices.choose_devices(self._given["device"])
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:
