@@ -254,11 +254,13 @@ class Session:
 
     @functools.cached_property
     def devices(self) -> list[str]:
-        """The devices of a run: every GPU with `auto`, those of a list, else --device."""
+        """The devices of a run: those of a list, and with `auto` every GPU, unless processes share the run."""
+        from diffedit_cli.jobs import sharding
         from diffedit_cli.models import memory_needed
 
-        if self._given["device"] == AUTO and memory_needed.usual_device() == "cpu":
-            return ["cpu"]  # without importing PyTorch
+        shared = sharding.choose_shard(self._given["shard"]).count > 1
+        if self._given["device"] == AUTO and (shared or memory_needed.usual_device() == "cpu"):
+            return [AUTO]  # without importing PyTorch
         from diffedit_cli.models import devices
 
         return devices.choose_devices(self._given["device"])
