@@ -21,6 +21,7 @@ from diffedit_cli.images import codecs
 from diffedit_cli.images.masks import Mask
 from diffedit_cli.images.pictures import Picture, pixels
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline.edit_pipeline import EditPipeline
 from diffedit_cli.pipeline.params import GUIDANCE, Params
 from diffedit_cli.pipeline.stats import EditStats
@@ -40,10 +41,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Where:
-    """Device and dtype of the networks, the same for every method."""
+    """Device and dtype of the networks, the same for every method; the runtime is diffedit's, diffusers has torch."""
 
     device: str = "cpu"
     dtype: str = "float32"
+    runtime: str = "torch"
 
     def done(self) -> None:
         """Waits for the GPU, whose calls return before they are complete."""
@@ -72,7 +74,9 @@ class Ours:
     """
 
     def __init__(self, folder: ModelFolder, params: Params, *, masked: bool = True, where: Where = ON_CPU) -> None:
-        self.pipeline = EditPipeline(folder, None, device=where.device, dtype=where.dtype)
+        self.pipeline = EditPipeline(
+            folder, None, device=where.device, dtype=where.dtype, memory=OffloadOptions(runtime=where.runtime)
+        )
         self.params, self.masked = params, masked
         model = self.pipeline.session.model(EditStats())
         assert isinstance(model, LatentDiffusion)

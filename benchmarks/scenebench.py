@@ -32,6 +32,7 @@ from benchmarks.methods import CEILING, METHODS, ON_CPU, Method, Outcome, Where,
 from diffedit_cli.errors import ModelError, NothingToEdit
 from diffedit_cli.models import registry
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import RUNTIMES
 from diffedit_cli.pipeline.params import Params
 
 MEASURES = {
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--model", default=registry.BUILTIN)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="torch")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--pictures", action="store_true", help="write the results of the first method in full size")
     parser.add_argument("--out", type=Path, required=True)
@@ -297,7 +299,13 @@ def main() -> None:
     folder, methods = Folder(options.out, options.pictures), [*options.methods, CEILING]
     keys = [(kind, number) for number in range(options.cases) for kind in options.kinds]
     wanted = [key for key in keys if folder.lacks(key, methods)]
-    worker = Worker(options.model, methods, params, 1 if options.jobs > 1 else None, Where(dtype=options.dtype))
+    worker = Worker(
+        options.model,
+        methods,
+        params,
+        1 if options.jobs > 1 else None,
+        Where(dtype=options.dtype, runtime=options.runtime),
+    )
     for key, made in zip(wanted, each(worker, wanted, options.jobs), strict=True):
         folder.keep(key, made)
     for kind in options.kinds:

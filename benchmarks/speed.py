@@ -27,6 +27,7 @@ from benchmarks.cases import Case, draw_case
 from benchmarks.methods import THE_SOURCE, DiffusersDiffEdit, Method, Ours, Outcome, Where
 from benchmarks.scenebench import Interval, failed_case, interval, measure, rows_of, run
 from diffedit_cli.models import registry
+from diffedit_cli.models.memory import RUNTIMES
 from diffedit_cli.pipeline.edit_pipeline import with_cache
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.storage.cache import Cache
@@ -156,10 +157,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of both sides' steps and maps")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="torch")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    where = Where(options.device, options.dtype)
+    where = Where(options.device, options.dtype, options.runtime)
     with tempfile.TemporaryDirectory() as temporary:
         if options.fullsize:
             fullsize.write_model(Path(temporary) / "model", small=False)
@@ -184,7 +186,7 @@ def main() -> None:
         edits = "1 edit" if options.cases == 1 else f"{options.cases} edits"
         share = "all" if options.share == 1 else f"{options.share:g}"
         shown = f"{edits} of a photograph of 512 px, {share} of the steps and maps, random weights"
-    head = f"{shown}, {where.dtype} on {where.device}, {machine()}; medians of times.\n\n"
+    head = f"{shown}, {where.dtype} on {where.device} by {where.runtime}, {machine()}; medians of times.\n\n"
     measures = {name: words for name, words in MEASURES.items() if any(name in row for row in table.values())}
     (options.out / "speed.md").write_text(head + rows_of("way", table, measures))
     print((options.out / "speed.md").read_text())

@@ -27,6 +27,8 @@ class DiffEdit(Stages):
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
         offload: `none`, `model`, `group` or `sequential`: where weights wait while they are not used. Default `none`.
         quantize: `none`, `fp8`, `int8` or `nf4`: how the weights of the large networks are stored. Default `none`.
+        runtime: `auto`, `torch` or `openvino`: what evaluates the network on a processor. Default `auto`: the
+            faster one.
         cache: Folder for maps, inversions and edits. Default None: only converted or quantised models and digests are.
         vae_slicing: Whether the VAE takes pictures one by one, for less memory. Default false.
         vae_tiling: Whether the VAE takes pictures tile by tile, for less memory. Default false.
@@ -57,6 +59,7 @@ class DiffEdit(Stages):
         dtype: str = "auto",
         offload: str = "none",
         quantize: str = "none",
+        runtime: str = "auto",
         cache: str | Path | None = None,
         vae_slicing: bool = False,
         vae_tiling: bool = False,
@@ -83,7 +86,7 @@ class DiffEdit(Stages):
             None if kept is None else Cache(kept),
             device=device,
             dtype=number_format("dtype", dtype),
-            memory=OffloadOptions(offload, vae_slicing, vae_tiling, quantize),
+            memory=OffloadOptions(offload, vae_slicing, vae_tiling, quantize, runtime),
             progress=on_step or (lambda *_: None),
             any_picture=model is not None,
             safety=safety,

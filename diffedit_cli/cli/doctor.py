@@ -12,7 +12,9 @@ from importlib import metadata
 from diffedit_cli import __version__
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import DiffEditError, OutputError
+from diffedit_cli.models import runtimes
 from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import AUTO, OffloadOptions
 from diffedit_cli.storage.cache import Cache
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "numpy", "typer", "rich")
@@ -31,7 +33,7 @@ def run_checks(find: Callable[[], ModelFolder], device: str, dtype: str, cache: 
     """Runs all checks, one of them on the model that `find` returns; a failed check does not stop the others."""
     return [
         Finding("diffedit", 0, f"{__version__} on Python {platform.python_version()}, {sys.platform}"),
-        Finding("libraries", 0, ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
+        Finding("libraries", 0, _libraries()),
         _tried("device", lambda: _device(device)),
         Finding("memory", 0, _memory()),
         _tried("model", lambda: _model(find(), device, dtype)),
@@ -44,6 +46,11 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, 0, look())
     except DiffEditError as error:
         return Finding(what, error.code, str(error))
+
+
+def _libraries() -> str:
+    found = [*LIBRARIES, *(["openvino"] if runtimes.is_installed() else [])]
+    return ", ".join(f"{name} {metadata.version(name)}" for name in found)
 
 
 def _device(name: str) -> str:
@@ -67,7 +74,7 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
     from diffedit_cli.pipeline.stats import EditStats
 
-    pipeline = EditPipeline(folder, None, device=device, dtype=dtype)
+    pipeline = EditPipeline(folder, None, device=device, dtype=dtype, memory=OffloadOptions(runtime=AUTO))
     stats = EditStats()
     model = pipeline.session.model(stats)
     size = model.native_size
@@ -81,7 +88,7 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     )
     return (
         f"{folder.name} ({FAMILIES[folder.family].title}), {size} px, {pipeline.dtype}, loaded in "
-        f"{stats.seconds['load']:.1f} s and evaluated; {checked}"
+        f"{stats.seconds['load']:.1f} s and evaluated by {pipeline.session.memory.runtime}; {checked}"
     )
 
 

@@ -199,7 +199,7 @@ def show(**given: Any) -> None:
 
 def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
     """Returns what memory an edit needs, and what the device has."""
-    from diffedit_cli.models import memory_needed
+    from diffedit_cli.models import memory_needed, runtimes
     from diffedit_cli.models.memory import OffloadOptions, format_on, number_format
 
     device = memory_needed.usual_device() if given["device"] == "auto" else given["device"]
@@ -208,7 +208,8 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
 
         device = devices.choose_device(device)
     dtype = format_on(device, number_format("--dtype", given["dtype"]), model.format.half)
-    options = OffloadOptions(offload=given["offload"], quantize=given["quantize"])
+    options = OffloadOptions(offload=given["offload"], quantize=given["quantize"], runtime=given["runtime"])
+    options = runtimes.chosen(model, device, dtype, options)
     memory_needed.refuse_quantised_files(model, options)
     need = memory_needed.needed(model, device, dtype, options)
     return {
@@ -216,6 +217,7 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
         "dtype": dtype,
         "quantize": options.quantize,
         "offload": options.offload,
+        "runtime": options.runtime,
         "weights": need.weights,
         "computing": need.computing,
         "needed": need.total,
@@ -226,6 +228,7 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
 def _described(memory: dict[str, Any]) -> str:
     kind = "" if memory["quantize"] == "none" else f", --quantize {memory['quantize']}"
     kind += "" if memory["offload"] == "none" else f", --offload {memory['offload']}"
+    kind += f", --runtime {memory['runtime']}" if memory["runtime"] != "torch" else ""
     weights = ", ".join(f"{part} {amount(size)}" for part, size in memory["weights"].items())
     return (
         f"about {amount(memory['needed'])} in {memory['dtype']}{kind}: {weights}, computing "

@@ -262,10 +262,11 @@ MEMORY = _group(
         "ahead), sequential (layer by layer).",
     ),
     quantize=(str, "none", "Store the large networks in fewer bits: none, fp8, int8 or nf4."),
+    runtime=(str, "auto", "What evaluates the network on a processor: torch, openvino, or auto, the faster one."),
     vae_slicing=(bool, False, "Decode several pictures one by one."),
     vae_tiling=(bool, False, "Encode and decode large pictures in tiles."),
 )
-FITTING = DEVICE | {name: MEMORY[name] for name in ("offload", "quantize")}
+FITTING = DEVICE | {name: MEMORY[name] for name in ("offload", "quantize", "runtime")}
 MODEL = MODEL_ON_DEVICE | CONFIG | PARTS | DISTILLED | ADDITIONS | MEMORY | OFFLINE
 _MODEL_TEXT = "A name from diffedit models list, or a hub id"
 MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")

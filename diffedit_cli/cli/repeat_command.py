@@ -56,7 +56,7 @@ def options_of(record: Mapping[str, Any]) -> list[str]:
         words += [word for value in record.get(name, ()) for word in (f"--{name}", value)]
     if found.get("vae-tiling"):
         words.append("--vae-tiling")
-    for name, default in (("quantize", "none"), ("dtype", "float32")):
+    for name, default in (("quantize", "none"), ("dtype", "float32"), ("runtime", "torch")):
         words += [f"--{name}", found[name]] if found.get(name, default) != default else []
     if wrong := [word for word in words if not isinstance(word, str)]:
         raise TypeError(f"{wrong[0]!r} is not text")

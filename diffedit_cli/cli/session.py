@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -146,7 +147,7 @@ class Session:
 
             devices.choose_devices(given["device"])
         self._given, self._reporter = given, reporter
-        self._memory = OffloadOptions(given["offload"], given["vae_slicing"], given["vae_tiling"], given["quantize"])
+        self._memory = OffloadOptions(**{field.name: given[field.name] for field in dataclasses.fields(OffloadOptions)})
         if given["offline"]:
             os.environ["HF_HUB_OFFLINE"] = "1"  # as __main__ does, for processes that do not start there
         self.folder: ModelFolder = model_options.choose_model(given, reporter.say).as_model()

@@ -13,6 +13,7 @@ from diffedit_cli.engine.interfaces import Model
 from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.models import memory_needed
+from diffedit_cli.models.compiled_networks import CompiledNetworks
 from diffedit_cli.models.devices import DTYPES, device_errors
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
@@ -75,6 +76,7 @@ class Loader:
                 folder.path, device, DTYPES[dtype], folder.name, folder.variant,
                 **folder.additions, **dataclasses.asdict(memory), spacing=folder.spacing,
                 elsewhere=folder.elsewhere, stored=copies.stored, keep=copies.keep,
+                compiled=CompiledNetworks(folder, dtype),
             )  # fmt: skip
         if self.keeps:
             self._last = key, {**models, device: model}

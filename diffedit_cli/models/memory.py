@@ -10,6 +10,7 @@ from diffedit_cli.errors import UsageError
 OFFLOADS = ("none", "model", "group", "sequential")
 QUANTIZES = ("none", "fp8", "int8", "nf4")
 MOVABLE = dict.fromkeys(OFFLOADS, QUANTIZES) | {"group": ("none", "fp8"), "sequential": ("none",)}
+AUTO, TORCH, OPENVINO = RUNTIMES = ("auto", "torch", "openvino")
 NUMBER_FORMATS = ("auto", "float32", "float16", "bfloat16")
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -32,27 +33,31 @@ def format_on(device: str, dtype: str, half: str) -> str:
 
 @dataclass(frozen=True)
 class OffloadOptions:
-    """Which weights wait in the computer's memory, how they are quantised, and how the VAE saves memory.
+    """Which weights wait in the computer's memory, how they are quantised and evaluated, and how the VAE saves memory.
 
-    Raises UsageError for an unknown `offload` or `quantize`, and for two that exclude each other.
+    Raises UsageError for an unknown `offload`, `quantize` or `runtime`, and for two that exclude each other.
     """
 
     offload: str = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
     quantize: str = "none"
+    runtime: str = TORCH
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:
             raise UsageError(f"--offload {self.offload} is unknown; use {', '.join(OFFLOADS)}.")
         if self.quantize not in QUANTIZES:
             raise UsageError(f"--quantize {self.quantize} is unknown; use {', '.join(QUANTIZES)}.")
+        if self.runtime not in RUNTIMES:
+            raise UsageError(f"--runtime {self.runtime} is unknown; use {', '.join(RUNTIMES)}.")
         if self.quantize not in MOVABLE[self.offload]:
             raise UsageError(
                 f"--offload {self.offload} cannot move the layers of --quantize {self.quantize}; use --offload model."
             )
 
     def record(self) -> dict[str, Any]:
-        """Returns the options that change results: tiles and quantisation do, slices and offloading do not."""
+        """Returns the options that change results, as slices and offloading do not."""
         tiling = {"vae-tiling": True} if self.vae_tiling else {}
-        return tiling | ({"quantize": self.quantize} if self.quantize != "none" else {})
+        quantised = {"quantize": self.quantize} if self.quantize != "none" else {}
+        return tiling | quantised | ({"runtime": OPENVINO} if self.runtime == OPENVINO else {})

@@ -21,7 +21,7 @@ from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OffloadOptions
+from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OPENVINO, TORCH, OffloadOptions
 from diffedit_cli.storage.files import amount
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -95,6 +95,9 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
         kind = memory.quantize if part in family.quantised else "none"
         for size in _sizes(path, dtype, kind, folder.stores_quantised(part)):
             sizes[part], largest = sizes.get(part, 0) + size, max(largest, size)
+    if memory.runtime == OPENVINO:
+        # while it is compiled there are two more copies, in float32
+        sizes[OPENVINO] = 2 * sizes[family.denoiser] * BYTES["float32"] // BYTES[dtype]
     offload = "none" if device == "cpu" else memory.offload
     return MemoryNeeded(sizes, largest, _computing(folder, family, dtype, memory.vae_tiling) + LIBRARIES, offload)
 
@@ -147,6 +150,13 @@ def _computing(folder: ModelFolder, family: Family, dtype: str, tiled: bool) -> 
         width = network.get("dim") or int(heads or 1) * int(size or 1)
     wide = BYTES["float32" if dtype == "float16" and family.upcasts_vae and vae.get("force_upcast", True) else dtype]
     return int(max(decoding * wide, VECTORS * ROWS * tokens * width * BYTES[dtype]))
+
+
+def whole() -> int:
+    """Returns the bytes of the computer's memory."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def free(device: str) -> tuple[int, int]:
@@ -205,7 +215,9 @@ def _advice(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions
     tried: dict[str, tuple[str, OffloadOptions]] = {}
     if dtype == "float32":
         tried["--dtype bfloat16"] = "bfloat16", memory
-    if memory.quantize == "none" and not folder.is_quantised:
+    if memory.runtime == OPENVINO:
+        tried["--runtime torch"] = dtype, replace(memory, runtime=TORCH)
+    if memory.quantize == "none" and not folder.is_quantised and memory.runtime != OPENVINO:
         for kind in ("int8", "nf4"):
             offload = memory.offload if kind in MOVABLE[memory.offload] else "model"
             quantised = replace(memory, quantize=kind, offload=offload)

@@ -19,7 +19,7 @@ from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.pictures import Picture
-from diffedit_cli.models import devices
+from diffedit_cli.models import devices, runtimes
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
@@ -42,7 +42,7 @@ class ModelSession:
 
         With `any_picture` a failed domain check of a picture is a warning, not a ModelError.
         """
-        self.folder, self.memory, self.any_picture = folder, memory, any_picture
+        self.folder, self.any_picture = folder, any_picture
         self.device = choose_device(device)
         fit_threads()
         self.dtype = format_on(self.device, dtype, FAMILIES[folder.family].half)
@@ -50,6 +50,7 @@ class ModelSession:
         self._emulated = self.dtype == "bfloat16" and self.device == "cpu" and not (quantised or devices.has_bfloat16())
         if self._emulated:
             self.dtype = "float32"
+        self.memory = runtimes.chosen(folder, self.device, self.dtype, memory)
         self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None

@@ -198,7 +198,7 @@ def test_what_is_not_kept(flux: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     save_file(lora, tmp_path / "lora.safetensors")
     folder = registry.find(str(flux), kept=tmp_path / "b")
     changed = adapters.attach(folder, [str(tmp_path / "lora.safetensors")], [], tmp_path / "b" / "digests")
-    assert quantised_copies.QuantisedCopies.of(changed, "float32", "int8").target is None
+    assert quantised_copies.QuantisedCopies.of(changed, "float32", "int8").place is None
     loader.Loader().load(changed, "cpu", "float32", OffloadOptions(quantize="int8"))
     assert not list((tmp_path / "b").glob("models/*/*"))
     monkeypatch.setitem(sys.modules["diffedit_cli.storage.cache_folder"]._limits, tmp_path / "c", 1000)

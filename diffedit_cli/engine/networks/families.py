@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from diffedit_cli.engine.interfaces import Model
-from diffedit_cli.engine.networks import components, onednn, precision, quantisation, quantised_folders
+from diffedit_cli.engine.networks import (
+    components,
+    onednn,
+    openvino_runtime,
+    precision,
+    quantisation,
+    quantised_folders,
+)
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
@@ -25,22 +32,13 @@ Embeddings = Sequence[tuple[Path, str | None]]  # files with their tokens; None:
 
 
 def load(
-    folder: Path,
-    device: str,
-    dtype: torch.dtype,
-    name: str | None = None,
-    variant: str | None = None,
-    loras: Loras = (),
-    embeddings: Embeddings = (),
-    offload: str = "none",
-    vae_slicing: bool = False,
-    vae_tiling: bool = False,
-    spacing: str | None = None,
-    elsewhere: Mapping[str, Path] | None = None,
-    quantize: str = "none",
-    stored: Path | None = None,
+    folder: Path, device: str, dtype: torch.dtype, name: str | None = None, variant: str | None = None,
+    loras: Loras = (), embeddings: Embeddings = (), offload: str = "none", vae_slicing: bool = False,
+    vae_tiling: bool = False, spacing: str | None = None, elsewhere: Mapping[str, Path] | None = None,
+    quantize: str = "none", runtime: str = "torch", stored: Path | None = None,
     keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None,
-) -> Model:
+    compiled: openvino_runtime.Store | None = None,
+) -> Model:  # fmt: skip
     """Returns the model of a diffusers folder, of the family that its `model_index.json` names.
 
     Args:
@@ -58,8 +56,10 @@ def load(
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
         elsewhere: Files with the weights of some parts, or their folders. Default: all parts are in the folder.
         quantize: Format that the weights of the large networks are quantised to: "none", "fp8", "int8" or "nf4".
+        runtime: What evaluates the denoiser: "torch" or "openvino".
         stored: Folder with these quantised weights. Default: they are made.
         keep: Called with the networks that were quantised, by part, to store them.
+        compiled: Where networks that OpenVINO compiles are kept. Default: nowhere.
 
     Raises:
         ModelError: If the model or an adapter cannot be used.
@@ -72,7 +72,7 @@ def load(
         model.scheduler.register_to_config(timestep_spacing=spacing)
     _divide(model.vae, vae_slicing, vae_tiling)
     if device == "cpu":
-        onednn.pack(model.network)
+        _hasten(model, runtime, compiled)
     if device.startswith("xpu"):
         precision.keep_float64_off(model.network, device)
     _offload(model, device, offload)
@@ -95,6 +95,13 @@ def _divide(vae: Any, slicing: bool, tiling: bool) -> None:
         vae.enable_slicing()
     if tiling:
         vae.enable_tiling()
+
+
+def _hasten(model: LatentDiffusion, runtime: str, compiled: openvino_runtime.Store | None) -> None:
+    if runtime == "openvino":
+        openvino_runtime.take_over(model.network, model.watched_layers(), compiled)
+    else:
+        onednn.pack(model.network)
 
 
 def _offload(model: LatentDiffusion, device: str, offload: str) -> None:

@@ -50,6 +50,8 @@ class Family:
         few_steps: Steps of models that are distilled to few steps.
         adapted_encoders: Text encoders that LoRAs may change; the denoiser they always may.
         learns_words: Whether textual inversions can add words to the tokenizers of the adapted text encoders.
+        rowwise: Whether every tensor that the denoiser is called with has a row for each row of the batch, of one shape
+            for all prompts, so that it can be compiled for that shape.
         vae_channels: Entry of the VAE's settings that is the number of channels of the latents.
         painters: Pipelines that repaint under a mask with models of the family.
         checkpoints: By the name of a model: prefixes of the text encoders in checkpoints with its authors' layout.
@@ -80,6 +82,7 @@ class Family:
     few_steps: int = 4
     adapted_encoders: tuple[str, ...] = ()
     learns_words: bool = False
+    rowwise: bool = False
     vae_channels: str = "latent_channels"
     painters: tuple[Painter, ...] = ()
     checkpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -104,6 +104,10 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
     @abstractmethod
     def _output(self, rows: ModelInput) -> Tensor: ...
 
+    def watched_layers(self) -> Sequence[nn.Module]:
+        """Returns the cross-attention layers that a mask watches; none if it watches outputs of joint attention."""
+        return ()
+
     @abstractmethod
     def _value_layers(self, rows: ModelInput) -> Sequence[ValueLayer]: ...
 

@@ -18,6 +18,8 @@ def _pipelines(stem: str, *tasks: str) -> tuple[str, ...]:
 
 KLEIN, Z_IMAGE, CHROMA = "flux2-klein", "z-image-turbo", "chroma"
 DEV, SCHNELL = "flux-dev", "flux-schnell"
+SMALL_NETWORK = 2**27
+"""Bytes of weights up to which copies of a network, in a layout or for a number of rows, cost little."""
 EMBEDDERS, SINGLE = "time_text_embed", "single_transformer_blocks.0.proj_mlp.weight"  # of FLUX.1 in diffusers' names
 
 FAMILIES = {
@@ -29,6 +31,7 @@ FAMILIES = {
         others=("tokenizer", "scheduler"),
         adapted_encoders=("text_encoder",),
         learns_words=True,
+        rowwise=True,
         painters=(Painter(pipeline="StableDiffusionInpaintPipeline", inputs=painters.plain_or_masked),),
         checkpoints={
             "sd15": {"text_encoder": "cond_stage_model.transformer."},
@@ -49,6 +52,7 @@ FAMILIES = {
         others=("tokenizer", "tokenizer_2", "scheduler"),
         adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
+        rowwise=True,
         painters=(Painter(pipeline="StableDiffusionXLInpaintPipeline", inputs=painters.plain_or_masked),),
         checkpoints={
             "sdxl": {
@@ -73,6 +77,7 @@ FAMILIES = {
         optional=("text_encoder_3", "tokenizer_3"),
         adapted_encoders=("text_encoder", "text_encoder_2"),
         learns_words=True,
+        rowwise=True,
         denoiser="transformer",
         language_models=("text_encoder_3",),
         attends=False,

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from diffedit_cli.engine.networks.model_formats import SMALL_NETWORK
+
 MOST_SHAPES = 4  # input shapes with weights at a time: one row and two rows, of two sizes
-MOST_BYTES = 2**27  # largest network with copies of its weights; the built-in one has a third of that
 
 
 class Convolution(nn.Conv2d):
@@ -48,8 +49,8 @@ class Convolution(nn.Conv2d):
 
 
 def pack(network: nn.Module) -> None:
-    """Makes the convolutions of a network keep reordered weights, if its weights have at most MOST_BYTES."""
-    if sum(weights.nbytes for weights in network.parameters()) > MOST_BYTES:
+    """Makes the convolutions of a network keep reordered weights, if it is small."""
+    if sum(weights.nbytes for weights in network.parameters()) > SMALL_NETWORK:
         return
     for layer in network.modules():
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):

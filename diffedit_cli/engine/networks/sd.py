@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
@@ -38,7 +38,7 @@ class UNetDiffusion(ScheduledDiffusion):
         super().__init__(vae=vae, network=unet, encoders=encoders, scheduler=scheduler, name=name)
 
     def _output(self, rows: ModelInput) -> Tensor:
-        with cross_attention.watch_attention(lambda: cross_attention.layers(self.unet), rows):
+        with cross_attention.watch_attention(self.watched_layers, rows):
             output: Tensor = self.unet(
                 rows.x_t.to(rows.text.tokens.dtype),  # unet.dtype would search all of its modules
                 rows.timesteps,
@@ -46,6 +46,9 @@ class UNetDiffusion(ScheduledDiffusion):
                 added_cond_kwargs=self._conditions(rows.x_t, rows.text),
             ).sample
         return output
+
+    def watched_layers(self) -> list[nn.Module]:
+        return cross_attention.layers(self.unet)
 
     def _value_layers(self, rows: ModelInput) -> list[ValueLayer]:  # noqa: ARG002
         """Returns the self-attention of the decoder, which MasaCtrl (section 3.2) exchanges."""

@@ -45,6 +45,6 @@ def test_a_packed_network_gives_the_same_to_the_last_bit(tiny_epsilon: Path, dty
 
 def test_a_large_network_is_left_as_it_is(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights are not to be held twice."""
-    monkeypatch.setattr(onednn, "MOST_BYTES", 1000)
+    monkeypatch.setattr(onednn, "SMALL_NETWORK", 1000)
     network = families.load(tiny_epsilon, "cpu", torch.float32).network
     assert not any(isinstance(layer, Convolution) for layer in network.modules())

@@ -1,0 +1,45 @@
+"""Keeps what is made from a model's weights in the cache, so that it is made once: quantised or compiled networks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffedit_cli.errors import OutputError
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.storage import files, model_locks
+from diffedit_cli.storage.cache import Cache
+
+
+@dataclass(frozen=True)
+class KeptNetworks:
+    """A place in the cache for networks that are made from a model.
+
+    Attributes:
+        target: Folder of the networks, which may not exist yet.
+        stored: The same folder if it exists, locked in the cache by `held`.
+        held: The lock.
+    """
+
+    target: Path
+    stored: Path | None
+    held: object
+
+    @classmethod
+    def of(cls, folder: ModelFolder, made: str) -> KeptNetworks:
+        """Returns the place for a model and a text with all that the networks depend on beside it."""
+        target = Cache(folder.memo.parent).model(hashlib.sha256(f"{folder.digest} {made}".encode()).hexdigest())
+        held = model_locks.hold(target)
+        return cls(target, target if held else None, held)
+
+    def keep(self, size: int, write: Callable[[Path], object]) -> None:
+        """Makes room for `size` bytes and calls `write` with the folder to write into, if the cache has that room."""
+        cache = Cache(self.target.parent.parent)
+        with contextlib.suppress(OSError, OutputError):  # the next command makes them again
+            cache.reserve(size)
+            with files.new_folder(self.target) as fresh:
+                write(fresh)
+            cache.trim(recount=True)
