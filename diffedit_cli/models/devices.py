@@ -105,6 +105,11 @@ def tried(device: str) -> str:
     return TRIED["rocm" if kind == "cuda" and torch.version.hip else kind]
 
 
+def emulates(device: str, dtype: str) -> bool:
+    """Whether a device would only emulate a number format; quantised models compute in it anyway."""
+    return dtype == "bfloat16" and device == "cpu" and not has_bfloat16()
+
+
 def has_bfloat16() -> bool:
     """Whether the processor computes in bfloat16; others convert each number to float32 and back, which is slower."""
     if platform.machine() not in ("x86_64", "AMD64"):

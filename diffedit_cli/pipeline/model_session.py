@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -45,11 +45,9 @@ class ModelSession:
         self.folder, self.any_picture = folder, any_picture
         self.device = choose_device(device)
         fit_threads()
-        self.dtype = format_on(self.device, dtype, FAMILIES[folder.family].half)
-        quantised = memory.quantize != "none" or folder.is_quantised  # whose kernels compute in bfloat16 anyway
-        self._emulated = self.dtype == "bfloat16" and self.device == "cpu" and not (quantised or devices.has_bfloat16())
-        if self._emulated:
-            self.dtype = "float32"
+        asked, plain = format_on(self.device, dtype, FAMILIES[folder.family].half), memory.quantize == "none"
+        self._emulated = plain and not folder.is_quantised and devices.emulates(self.device, asked)
+        self.dtype = "float32" if self._emulated else asked
         self.memory = runtimes.chosen(folder, self.device, self.dtype, memory)
         self._open = self._load
         self._model: Model | None = None
@@ -82,10 +80,8 @@ class ModelSession:
     def _load(self, stats: EditStats) -> Model:
         started = time.perf_counter()
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory, stats.warn)
-        if self.device == "cpu" and self.memory.offload != "none":
-            stats.warn(f"--offload {self.memory.offload} saves no memory on the CPU; leave it out.")
-        if self._emulated:
-            stats.warn("This processor has no bfloat16 and would only emulate it; float32 is used, which is faster.")
+        for note in _notes(self.device, self.memory, self._emulated):
+            stats.warn(note)
         stats.seconds[LOAD] = time.perf_counter() - started
         return model
 
@@ -187,6 +183,14 @@ class ModelSession:
             )
         stats.spent(stage, model.evaluations - stats.evaluations.get("fitness", 0) - before)
         return arrays
+
+
+def _notes(device: str, memory: OffloadOptions, emulated: bool) -> Iterator[str]:
+    """Yields warnings of options that do not help on a device."""
+    if device == "cpu" and memory.offload != "none":
+        yield f"--offload {memory.offload} saves no memory on the CPU; leave it out."
+    if emulated:
+        yield "This processor has no bfloat16 and would only emulate it; float32 is used, which is faster."
 
 
 def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:
