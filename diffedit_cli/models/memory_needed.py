@@ -20,7 +20,7 @@ from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.models.memory import OPENVINO, TORCH, OffloadOptions
+from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OPENVINO, TORCH, OffloadOptions
 from diffedit_cli.storage.files import amount
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -29,6 +29,7 @@ VECTORS = 24  # alive for each token or cell of the denoiser, of its width
 ROWS = 2  # of a network call: with and without the prompt, or two draws of noise
 TOKENS = 512  # of a prompt, which a transformer reads beside those of the picture
 PATCH = 2  # side in cells of a token of a transformer
+LAYERS = {"group": 2, "sequential": 1}  # on the device at once by --offload: the one that computes, and the next
 LIBRARIES = 500_000_000  # bytes: PyTorch and the others, or what a GPU's driver takes
 
 
@@ -51,8 +52,8 @@ class MemoryNeeded:
     @property
     def resident(self) -> int:
         """The bytes of weights that are on the device at once."""
-        if self.offload == "sequential":
-            return self.largest
+        if self.offload in LAYERS:
+            return LAYERS[self.offload] * self.largest
         return max(self.weights.values()) if self.offload == "model" else sum(self.weights.values())
 
     @property
@@ -139,7 +140,8 @@ def decoding(folder: ModelFolder, dtype: str, tiled: bool) -> int:
     vae, side = folder.settings("vae"), folder.native_size
     widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", 96)]
     tile = min(side, int(vae.get("sample_size") or 512)) if tiled else side
-    return int(folder.format.vae_maps * max(widths[0], 1) * tile**2 * BYTES[dtype])
+    in_full = dtype == "float16" and folder.format.upcasts_vae and vae.get("force_upcast", True)
+    return int(folder.format.vae_maps * max(widths[0], 1) * tile**2 * BYTES["float32" if in_full else dtype])
 
 
 def denoising(folder: ModelFolder, dtype: str) -> int:
@@ -173,6 +175,11 @@ def free(device: str) -> tuple[int, int]:
 
     if device.startswith("cuda"):
         left = torch.cuda.mem_get_info(device)[0]
+    elif device.startswith("xpu"):
+        try:
+            left = torch.xpu.mem_get_info(device)[0]
+        except RuntimeError:  # some drivers do not tell
+            left = torch.xpu.get_device_properties(device).total_memory - torch.xpu.memory_reserved(device)
     else:
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return left, left
@@ -180,7 +187,7 @@ def free(device: str) -> tuple[int, int]:
 
 def usual_device() -> str:
     """Returns "cpu", without importing PyTorch, where there is no sign of a GPU; else "auto"."""
-    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/dri/renderD128")
     return "auto" if sys.platform in ("darwin", "win32") or any(Path(sign).exists() for sign in signs) else "cpu"
 
 
@@ -217,14 +224,15 @@ def _advice(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions
         tried["--runtime torch"] = dtype, replace(memory, runtime=TORCH)
     if memory.quantize == "none" and not folder.is_quantised and memory.runtime != OPENVINO:
         for kind in ("int8", "nf4"):
-            quantised = replace(memory, quantize=kind, offload=memory.offload.replace("sequential", "model"))
+            offload = memory.offload if kind in MOVABLE[memory.offload] else "model"
+            quantised = replace(memory, quantize=kind, offload=offload)
             tried[f"--quantize {kind}"] = dtype, quantised
             if dtype == "float32":
                 tried[f"--quantize {kind} --dtype bfloat16"] = "bfloat16", quantised
-    if memory.offload == "none" and device != "cpu":
-        tried["--offload model"] = dtype, replace(memory, offload="model")
-        if memory.quantize == "none":
-            tried["--offload sequential"] = dtype, replace(memory, offload="sequential")
+    if device != "cpu":
+        for offload in OFFLOADS[OFFLOADS.index(memory.offload) + 1 :]:
+            if memory.quantize in MOVABLE[offload] and not (folder.is_quantised and offload in LAYERS):
+                tried[f"--offload {offload}"] = dtype, replace(memory, offload=offload)
     totals = {words: needed(folder, device, *options).total for words, options in tried.items()}
     fitting = [f"{words} (about {amount(total)})" for words, total in totals.items() if total <= left]
     return f"use {' or '.join(fitting[:2])}." if fitting else "use a smaller model, or close other programs."

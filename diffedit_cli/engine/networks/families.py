@@ -20,6 +20,7 @@ from diffedit_cli.engine.networks import (
     fast_imports,
     onednn,
     openvino_runtime,
+    precision,
     quantisation,
     quantised_folders,
 )
@@ -54,7 +55,8 @@ def load(
         variant: Variant of the weight files, such as "fp16". Default: the plain ones.
         loras: LoRA files with their scales.
         embeddings: Textual inversion files with their tokens.
-        offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
+        offload: Unused parts that wait in main memory: "none", whole networks ("model"), layers with the next one ahead
+            of time ("group") or one by one ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
@@ -77,6 +79,8 @@ def load(
     _divide(model.vae, vae_slicing, vae_tiling)
     if device == "cpu":
         _hasten(model, runtime, compiled)
+    if device.startswith("xpu"):
+        precision.keep_float64_off(model.network, device)
     _offload(model, device, offload)
     if device.startswith("cuda"):
         _capture(model, device, offload)
@@ -109,10 +113,10 @@ def _hasten(model: LatentDiffusion, runtime: str, compiled: openvino_runtime.Sto
 
 
 def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
-    if offload == "sequential":
-        for network in model._networks():
-            if not getattr(network, "is_quantized", False):  # as diffusers marks those of .gguf files, which can move
-                quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
+    for network in model._networks():
+        movable = getattr(network, "is_quantized", False)  # as diffusers marks those of .gguf files
+        if offload == "sequential" or (offload == "group" and not quantisation.is_fp8(network)):
+            quantised_folders.refuse(None if movable else network, model.name, f"--offload {offload} cannot move")
     if offload != "none":
         model.offload_to(device, offload)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, precision, source_values
+from diffedit_cli.engine.networks import offload as offloading
 from diffedit_cli.engine.networks.batched_calls import Calls
 from diffedit_cli.engine.networks.cuda_graphs import CudaGraphs, Recorder
 from diffedit_cli.engine.networks.family import Family
@@ -153,12 +154,12 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
     def offload_to(self, device: str, offload: str) -> None:
         """Computes on `device` from now on, while networks that are not in use wait in main memory.
 
-        `offload` is the unit that moves to the device: whole networks ("model") or their layers ("sequential").
+        `offload` is the unit that moves to the device: whole networks ("model"), or their layers, the next one ahead
+        of time ("group") or each by itself ("sequential").
         """
-        from diffedit_cli.engine.networks.offload import by_layer, by_model  # accelerate is slow to import
-
         self.compute_on(device)
-        {"model": by_model, "sequential": by_layer}[offload](self._networks(), device)
+        units = {"model": offloading.by_model, "group": offloading.by_group, "sequential": offloading.by_layer}
+        units[offload](self._networks(), device)
 
     @property
     def dtype_name(self) -> str:
