@@ -179,7 +179,8 @@ def measured(
             by_graphs, eager = (Ours(subject.folder, params, where=where) for _ in range(2))
             if recorder is not None:
                 model_of(by_graphs).capture(recorder())
-            model_of(eager).evaluate_directly()
+            if (graphs := model_of(eager).graphs) is not None:
+                graphs.enabled = False
             theirs: Method = TheirCalls(eager, where, as_theirs)
             if subject.folder.family == "sd":
                 theirs = DiffusersDiffEdit(subject.folder.path, where, as_theirs.steps, int(as_theirs.maps))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from diffedit_cli.engine.interfaces import ModelInput
     from diffedit_cli.jobs.destinations import Destination
+    from diffedit_cli.pipeline.edit_pipeline import EditPipeline
     from diffedit_cli.storage.remote import DownloadedFiles
 
 
@@ -52,6 +53,7 @@ class _Run:
     ) -> None:
         self._open_pipeline, self._on_bug, self._record = open_pipeline, on_bug, record
         self._at_once, self.most = at_once, at_once or 1
+        self._measured: int | None = None
         self.readers = ThreadPoolExecutor(AHEAD, "reading")
         self.writer = ThreadPoolExecutor(1, "writing")  # one thread keeps the order in which edits end
         self.batcher: CooperativeBatcher[ModelInput, Tensor] = CooperativeBatcher(
@@ -76,11 +78,19 @@ class _Run:
         pipeline = outcomes.attempt(job, self._open_pipeline, self._on_bug)
         if isinstance(pipeline, Result):
             return self._end(pipeline)
-        self.most = self._at_once or pipeline.at_once
+        self.most = self._at_once or self._best(pipeline)
         if self.most == 1:
             return self._end(self._painted(job, inputs, lambda: pipeline))
         own = pipeline.beside(self.batcher.ask, self.batcher.wait)
         return self.batcher.begin(lambda: self.writer.submit(self._settle, self._painted(job, inputs, lambda: own)))
+
+    def _best(self, pipeline: EditPipeline) -> int:
+        """Returns the best number of pictures to edit together, measured once the model is loaded; 1 before."""
+        from diffedit_cli.pipeline import batch_size  # imports torch
+
+        if self._measured is None and pipeline.session.is_loaded:
+            self._measured = batch_size.pictures_at_once(pipeline.session, pipeline.context.cache)
+        return self._measured or 1
 
     def _painted(self, job: Job, inputs: EditInputs, open_pipeline: OpenPipeline) -> Callable[[], Result] | Result:
         """Computes the edit and returns a function that writes its result, or a failed result."""

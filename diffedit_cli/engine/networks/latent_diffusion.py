@@ -141,10 +141,6 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         """Evaluates the network by graphs from now on, while its weights stay where and what they are."""
         self.graphs = self._evaluate = CudaGraphs(self._output, recorder)
 
-    def evaluate_directly(self) -> None:
-        """Evaluates the network without graphs from now on."""
-        self.graphs, self._evaluate = None, self._output
-
     def compute_on(self, device: str | torch.device) -> None:
         """Computes on `device` from now on, wherever the networks wait."""
         self.device = torch.device(device)
@@ -170,7 +166,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         self._embeddings.clear()
         ask, self._ask = self._ask, self._calls.ask  # not joined: other pictures wait, as they share the networks
         try:
-            with self.graphs.paused() if self.graphs else nullcontext(), precision.in_float32(self._networks()):
+            with nullcontext() if self.graphs is None else self.graphs.paused(), precision.in_float32(self._networks()):
                 yield
         finally:
             self._ask = ask

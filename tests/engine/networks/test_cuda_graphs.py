@@ -273,3 +273,10 @@ def test_verbose_says_why_nothing_is_captured(capsys: pytest.CaptureFixture[str]
         with Reporter(verbose=verbose):
             cuda_graphs.LOG.info("no CUDA graphs: for a reason")
         assert ("no CUDA graphs: for a reason" in capsys.readouterr().err) is verbose
+
+
+def test_in_float32_nothing_is_captured_before_the_first_graph_either(model: Any, recorder: FakeRecorder) -> None:
+    with torch.inference_mode(), model.in_float32():
+        for seed in range(3):
+            model.predict(draw(model, 1, seed), model.levels(10)[5], model.embed("a cat"))
+    assert recorder.captured == 0
