@@ -31,6 +31,24 @@ TEXT = {
 SMALL_UNET = {**UNET, "sample_size": 8, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 64}
 SMALL_VAE = {**VAE, "block_out_channels": (32,) * 4}
 SMALL_TEXT = {**TEXT, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+XL_UNET = {  # that of SDXL
+    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+XL_VAE = {**VAE, "sample_size": 1024, "scaling_factor": 0.13025}
+XL_TEXT = {
+    **TEXT, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "projection_dim": 1280, "hidden_act": "gelu",
+}  # fmt: skip
+SMALL_XL_UNET = {
+    **XL_UNET, "sample_size": 8, "block_out_channels": (32, 64, 64), "cross_attention_dim": 128,
+    "attention_head_dim": 8, "transformer_layers_per_block": (1, 1, 1), "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 112,
+}  # fmt: skip
+SMALL_XL_TEXT = {**SMALL_TEXT, "projection_dim": 64}
 SCHEDULER = {
     "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
     "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
@@ -38,17 +56,18 @@ SCHEDULER = {
 }  # fmt: skip
 
 
-def write_model(folder: Path, small: bool) -> None:
-    """Writes a model folder in bfloat16, with one network in memory at a time."""
+def write_model(folder: Path, small: bool, large: bool = False) -> None:
+    """Writes a model folder in bfloat16, with one network in memory at a time; of SDXL's size if `large`."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     import diffedit_cli
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    unet = UNet2DConditionModel(**(SMALL_UNET if small else UNET))
+    config = (SMALL_XL_UNET if small else XL_UNET) if large else (SMALL_UNET if small else UNET)
+    unet = UNet2DConditionModel(**config)
     with torch.no_grad():  # random networks hardly depend on the text: without this the mask would be empty
         for name, weight in unet.named_parameters():
             if "attn2.to_" in name:
@@ -56,17 +75,23 @@ def write_model(folder: Path, small: bool) -> None:
     unet.save_pretrained(folder / "unet")
     print(f"UNet of {sum(weight.numel() for weight in unet.parameters()) / 1e6:.0f} million parameters", flush=True)
     del unet
-    AutoencoderKL(**(SMALL_VAE if small else VAE)).save_pretrained(folder / "vae")
+    AutoencoderKL(**(SMALL_VAE if small else XL_VAE if large else VAE)).save_pretrained(folder / "vae")
     CLIPTextModel(CLIPTextConfig(**(SMALL_TEXT if small else TEXT))).save_pretrained(folder / "text_encoder")
-    shutil.copytree(Path(diffedit_cli.__file__).parent / "builtin" / "tokenizer", folder / "tokenizer")
     index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": "StableDiffusionXLPipeline" if large else "StableDiffusionPipeline",
         "scheduler": ["diffusers", "PNDMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if large:
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**(SMALL_XL_TEXT if small else XL_TEXT)))
+        second.save_pretrained(folder / "text_encoder_2")
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+    for part in (part for part in index if part.startswith("tokenizer")):
+        shutil.copytree(Path(diffedit_cli.__file__).parent / "builtin" / "tokenizer", folder / part)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     (folder / "model_index.json").write_text(json.dumps(index))

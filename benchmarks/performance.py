@@ -42,9 +42,9 @@ Random weights, because only the time matters; both sides run the same share of 
 GPU = """
 ### On a GPU
 
-All steps and maps: `python -m benchmarks.speed --fullsize --device cuda --dtype float16 --cases 3 --out DIR/gpu`. One
-picture does not keep such a GPU busy: an evaluation, single or in pairs, takes as long as the CPU needs to launch it,
-so only the number of evaluations matters; `diffedit run --batch` combines several pictures.
+Before CUDA graphs: an evaluation, single or in pairs, took as long as the CPU needs to launch it. Since then no GPU was
+at hand; `python -m benchmarks.speed --device cuda --dtype float16 --out DIR/gpu` measures diffedit with and without
+graphs, diffusers' pipeline, and the networks alone ([tuning.md](tuning.md#cuda-graphs)).
 
 """
 LARGE = """
@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("measured", type=Path, metavar="DIR")
     folder = parser.parse_args().measured
     sections = []
-    for name, head in (("speed", SPEED), ("fullsize", FULLSIZE), ("gpu", GPU)):
-        measured = folder / name / "speed.md"
+    for name, head in (("speed/speed", SPEED), ("fullsize/speed", FULLSIZE), ("gpu/gpu", GPU)):
+        measured = folder / f"{name}.md"
         sections.append(head + measured.read_text() if measured.exists() else as_it_stands(head))
     sections.append(as_it_stands(LARGE))  # by benchmarks.large_models
     measured = folder / "scaling.json"

@@ -4,6 +4,7 @@ Both use the same weights, pictures, device and dtype, and are warm. Reports med
 measures of quality, including the judge's if ``python -m benchmarks.judge`` has trained it. Writes DIR/speed.json and
 DIR/speed.md. With ``--fullsize``, a model of Stable Diffusion 1.5's size with random weights edits a photograph of
 512 px instead, only for the time. There ``--share 0.2`` takes a fifth of both sides' steps and maps, which saves hours.
+``--device cuda`` without it measures the built-in model and two of full size, in ten minutes: see benchmarks/gpu.py.
 ``python -m benchmarks.performance`` writes docs/performance.md from the results.
 """
 
@@ -48,6 +49,7 @@ MEASURES = {
     "seconds": "seconds",
     "ratio": "diffusers / ours",
     "overhead": "whole / networks",
+    "differs": "levels from without graphs",
 }
 THEIRS = "diffusers' DiffEdit"
 Row = dict[str, Any]
@@ -79,7 +81,7 @@ def fewer(params: Params, share: float) -> Params:
     """Returns parameters with a share of the steps and of the maps (of the most, if drawn until settled), rounded."""
     if share == 1:
         return params
-    return replace(params, steps=round(params.steps * share), maps=round(params.most_maps * share))
+    return replace(params, steps=round(params.step_count * share), maps=round(params.most_maps * share))
 
 
 def scenes(count: int) -> list[Case]:
@@ -158,10 +160,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--runtime", choices=RUNTIMES, default="torch")
+    parser.add_argument("--minutes", type=float, default=8.0, help="on a GPU: begin no case after them")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     where = Where(options.device, options.dtype, options.runtime)
+    if options.device != "cpu" and not options.fullsize:
+        from benchmarks import gpu  # which builds on this module
+
+        gpu.measured(options.out, where, options.cases, minutes=options.minutes)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         if options.fullsize:
             fullsize.write_model(Path(temporary) / "model", small=False)

@@ -25,7 +25,7 @@ class DiffEdit(Stages):
         vae: VAE, a file or a folder, in place of the model's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Default `auto`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`. Default `auto`.
-        offload: `none`, `model` or `sequential`: where weights wait while they are not used. Default `none`.
+        offload: `none`, `model`, `group` or `sequential`: where weights wait while they are not used. Default `none`.
         quantize: `none`, `fp8`, `int8` or `nf4`: how the weights of the large networks are stored. Default `none`.
         runtime: `auto`, `torch` or `openvino`: what evaluates the network on a processor. Default `auto`: the
             faster one.

@@ -60,6 +60,8 @@ CODES = (*range(10), INTERRUPTED)
 INTERRUPTION = "Interrupted; finished results are kept."
 # Parts of the messages by which libraries report that memory is full.
 FULL = ("out of memory", "can't allocate memory", "Cannot allocate memory", "failed to map segment")
+# Parts of the messages of the drivers of NVIDIA, AMD, Apple and Intel.
+DRIVERS = ("CUDA", "HIP", "MPS", "XPU", "UR error", "level_zero", "Level-Zero", "SYCL")
 LONGEST = 300  # characters quoted from a library's error message
 OUT_OF_MEMORY = "There is not enough memory; close other programs, or use a smaller picture."
 
@@ -72,6 +74,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error)
     full = any(sign in said for sign in FULL) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and full)
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Returns whether the error comes from the driver of a GPU."""
+    return any(sign in str(error) for sign in DRIVERS)
 
 
 def of_surroundings(error: Exception) -> DiffEditError | None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tiny import BUILTIN, write_json, write_model, write_sd3, write_sdxl
 
 from diffedit_cli.engine.networks.sd import StableDiffusion
+from diffedit_cli.models import devices
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +38,12 @@ def _no_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFEDIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks compute in bfloat16 where they are told to, also on a processor that emulates it."""
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: True)
 
 
 @pytest.fixture(scope="session")

@@ -58,15 +58,10 @@ def _libraries() -> str:
 
 
 def _device(name: str) -> str:
-    import torch
+    from diffedit_cli.models import devices
 
-    from diffedit_cli.models.devices import choose_device
-
-    chosen = choose_device(name)
-    if chosen == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
-    described = torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else "Apple GPU"
-    return f"{chosen}, {described}"
+    chosen = devices.choose_devices(name)
+    return "; ".join(f"{one}, {devices.described(one)} ({devices.tried(one)})" for one in chosen)
 
 
 def _memory() -> str:

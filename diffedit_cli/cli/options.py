@@ -245,7 +245,7 @@ MODEL_NAME = _group(
 )
 DEVICE = _group(
     "Model and device",
-    device=(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
+    device=(str, "auto", "auto, cpu, cuda, cuda:1, xpu or mps; run also takes several: cuda:0,cuda:1."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
 )
 MODEL_ON_DEVICE = MODEL_NAME | DEVICE
@@ -256,7 +256,12 @@ ADDITIONS = _group(
 )
 MEMORY = _group(
     "Model and device",
-    offload=(str, "none", "Keep the model off the device until used: none, model (by network), sequential (by layer)."),
+    offload=(
+        str,
+        "none",
+        "Keep the model off the device until used: none, model (by network), group (layers, the next one "
+        "ahead), sequential (layer by layer).",
+    ),
     quantize=(str, "none", "Store the large networks in fewer bits: none, fp8, int8 or nf4."),
     runtime=(str, "auto", "What evaluates the network on a processor: torch, openvino, or auto, the faster one."),
     vae_slicing=(bool, False, "Decode several pictures one by one."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from diffedit_cli.errors import printable
 from diffedit_cli.results.result import Result
 
 LOADING = "load"
+LOG = logging.getLogger("diffedit_cli")
 ENDS = {"done": "done", "skipped": "skipped", "failed": "failed", "withheld": "withheld", "planned": "to do"}
 REGION_TITLES = {
     "object": "another object",
@@ -62,14 +64,19 @@ class Reporter:
         self._tasks: dict[object, TaskID] = {}
         self._pace: Pace | None = None
         self._warned: tuple[str, ...] = ()
+        self._remarks = Remarks(self)
 
     def __enter__(self) -> Reporter:
         self._bars.start()
+        if self._verbose:
+            LOG.addHandler(self._remarks)
+            LOG.setLevel(logging.INFO)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        LOG.removeHandler(self._remarks)
         self._bars.stop()
 
     def many(self, total: int | None) -> None:
@@ -152,6 +159,17 @@ class Reporter:
     def _remove(self, bar: object) -> None:
         if bar in self._tasks:
             self._bars.remove_task(self._tasks.pop(bar))
+
+
+class Remarks(logging.Handler):
+    """Says what the package logs, such as an optimisation that this machine does not have."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.INFO)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.say(f"  {record.getMessage()}")
 
 
 class Pace:

@@ -161,7 +161,7 @@ def _results(
     stopping: Callable[[], bool],
 ) -> Generator[Result, None, None]:
     """Returns a generator of one result per row: edited here, edited by Ray workers, or only forecast (--dry-run)."""
-    from diffedit_cli.jobs import plan, ray_workers, runner
+    from diffedit_cli.jobs import plan, ray_workers, runner, several_devices
     from diffedit_cli.results.result import Result
 
     on_bug = _on_bug(given, reporter)
@@ -183,14 +183,15 @@ def _results(
     if workers:
         mine = (told(one) if isinstance(one, Result) else one for one in claimed)
         return ray_workers.edit_on_workers(mine, workers, place.protected_thumbnails, record=record, stopping=stopping)
-    return runner.run_pipelined(
-        plan.pending(claimed, fetched, place, opened.about, on_bug),
-        opened.open,
-        on_bug=on_bug,
-        record=lambda result: record(told(result)),
-        stopping=stopping,
-        at_once=session.parse_count("--batch", given["batch"], "pictures"),
-    )
+    pending = plan.pending(claimed, fetched, place, opened.about, on_bug)
+    how: dict[str, Any] = {
+        "on_bug": on_bug, "record": lambda result: record(told(result)), "stopping": stopping,
+        "at_once": session.parse_count("--batch", given["batch"], "pictures"),
+    }  # fmt: skip
+    if len(opened.devices) > 1:
+        pipelines = [functools.partial(opened.on, device) for device in opened.devices]
+        return several_devices.run_on_each(pending, pipelines, **how)
+    return runner.run_pipelined(pending, opened.open, **how)
 
 
 def _ending(place: Destination, results_log: ResultsLog, owner: Ownership, reporter: Reporter) -> str | None:

@@ -145,7 +145,7 @@ class Session:
         if given["device"] not in (AUTO, "cpu") and not given.get("ray"):  # workers of Ray may be on other machines
             from diffedit_cli.models import devices
 
-            devices.choose_device(given["device"])
+            devices.choose_devices(given["device"])
         self._given, self._reporter = given, reporter
         self._memory = OffloadOptions(**{field.name: given[field.name] for field in dataclasses.fields(OffloadOptions)})
         if given["offline"]:
@@ -222,6 +222,10 @@ class Session:
 
     @functools.cached_property
     def _pipeline(self) -> EditPipeline:
+        return self.on(self._given["device"])
+
+    def on(self, device: str) -> EditPipeline:
+        """Returns a new pipeline on a device, whose model is loaded at its first edit."""
         from diffedit_cli.engine.networks import fast_imports
         from diffedit_cli.storage.cache import Cache
 
@@ -238,7 +242,7 @@ class Session:
             self.folder,
             cache,
             progress=self._reporter.progress,
-            device=given["device"],
+            device=device,
             dtype=given["dtype"],
             memory=self._memory,
             any_picture=given["model"] is not None,
@@ -258,6 +262,19 @@ class Session:
 
             if LOADER.has_loaded:
                 server_start.leave_behind(self._given["serve"], self._reporter.say)
+
+    @functools.cached_property
+    def devices(self) -> list[str]:
+        """The devices of a run: those of a list, and with `auto` every GPU, unless processes share the run."""
+        from diffedit_cli.jobs import sharding
+        from diffedit_cli.models import memory_needed
+
+        shared = sharding.choose_shard(self._given["shard"]).count > 1
+        if self._given["device"] == AUTO and (shared or memory_needed.usual_device() == "cpu"):
+            return [AUTO]  # without importing PyTorch
+        from diffedit_cli.models import devices
+
+        return devices.choose_devices(self._given["device"])
 
     @functools.cached_property
     def share(self) -> Callable[[Row], dict[str, Any]]:

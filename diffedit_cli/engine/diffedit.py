@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding, Predictor, Text
 from diffedit_cli.engine.process import Level, Prediction, add_noise, between, step
+from diffedit_cli.engine.regularisation import Regularisation
 from diffedit_cli.engine.solvers import DDIM
 
 MAPS_AT_ONCE = 8  # noise draws in one network batch
@@ -226,9 +227,7 @@ def rescale(contrast: Tensor, clamp: float = 3.0, size: tuple[int, int] | None =
         Map of `size` in [0, 1]; all 0 for a map without contrast.
     """
     limit = contrast.mean() * clamp
-    if not limit > 0:
-        return torch.zeros(size or contrast.shape, dtype=contrast.dtype, device=contrast.device)
-    scaled = contrast.clamp(max=limit) / limit
+    scaled = torch.where(limit > 0, contrast.clamp(max=limit) / limit, 0.0)
     return scaled if size is None else resize(scaled, size)
 
 
@@ -251,7 +250,7 @@ def invert(
     levels: Sequence[Level],
     caption: Text,
     solver: DDIM | None = None,
-    regularise: Callable[[Prediction, Level], Prediction] | None = None,
+    regularise: Regularisation | None = None,
     fixed_point: int = 0,
     every: int = 1,
     first_latents: Sequence[Tensor] = (),
@@ -264,7 +263,7 @@ def invert(
         levels: Noise levels from clean to noisiest.
         caption: Text that describes the picture, with its guidance scale.
         solver: New solver of this inversion. Default: DDIM.
-        regularise: Changes each prediction, given with the noise level of its latents. Default: no change.
+        regularise: Changes each prediction, and is checked at the end. Default: no change.
         fixed_point: How often each step is repeated with the noise predicted at its own result, so that DDIM's step
             down leads back to the latents it started from (AIDI, arXiv:2309.04907). Default 0.
         every: Levels in one step. Steps are counted from the noisiest level, so the first one may be shorter. The
@@ -273,22 +272,27 @@ def invert(
 
     Yields:
         Latents (B, C, h, w) at each level after the first, beginning with `first_latents`.
+
+    Raises:
+        UsageError: After the last level, if `regularise` diverged.
     """
     solver = solver or DDIM()
-    regularise = regularise or (lambda prediction, _: prediction)
+    change = regularise or (lambda prediction, _: prediction)
     yield from first_latents
     guide, x_t = GuidedPredictor(model, caption), first_latents[-1] if first_latents else x_0
     for first, last in pairwise(walked_levels(len(levels), every, len(first_latents))):
         lower, higher = levels[first], levels[last]
-        prediction = regularise(guide(x_t, solver.asks_at(lower, higher)), lower)
+        prediction = change(guide(x_t, solver.asks_at(lower, higher)), lower)
         x_s = solver.step(prediction, at=lower, to=higher)
         for _ in range(fixed_point):
             eps = guide(x_s, higher).eps
-            prediction = regularise(Prediction((x_t - lower.b * eps) / lower.a, eps), lower)
+            prediction = change(Prediction((x_t - lower.b * eps) / lower.a, eps), lower)
             x_s = solver.step(prediction, at=lower, to=higher)
         yield from (step(between(x_t, lower, x_s, higher), level) for level in levels[first + 1 : last])
         x_t = x_s
         yield x_t
+    if regularise is not None:
+        regularise.check()
 
 
 def walked_levels(count: int, every: int, begun: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffedit_cli.engine.process import Level, Prediction
+from diffedit_cli.engine.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Embedding:
         mask: (B, L) boolean on the CPU, True for the tokens that count. None, the default: all of them count, and
             prompts of different lengths cannot share a batch.
         guidance: (B,) guidance scale that the network itself reads (embedded guidance). None, the default: none.
+        key: (B,) number of each prompt on the CPU, the same for the same tokens. None, the default: not known.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
     guidance: Tensor | None = None
+    key: Tensor | None = None
 
     def rows(self, count: int) -> Embedding:
         """Returns the embedding of one prompt repeated for a batch.
@@ -55,7 +58,8 @@ class Embedding:
         length = max(self.tokens.shape[1], other.tokens.shape[1])
         one, two = self._padded(length), other._padded(length)
         pairs: dict[str, tuple[Any, Any]] = {name: (getattr(one, name), getattr(two, name)) for name in _FIELDS}
-        return Embedding(**{name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None})
+        there = {name: pair for name, pair in pairs.items() if all(part is not None for part in pair)}
+        return Embedding(**{name: torch.cat(pair) for name, pair in there.items()})
 
     def part(self, rows: slice) -> Embedding:
         """Returns some rows of the batch.
@@ -98,7 +102,7 @@ class Embedding:
         """The mask on the device of the tokens; None if all of them count, so that networks need no mask."""
         if self.mask is None or bool(self.mask.all()):
             return None
-        return self.mask.to(self.tokens.device)
+        return to_device(self.mask, self.tokens.device)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
         found: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
@@ -138,14 +142,7 @@ class Watcher(Protocol):
     """Records the attention of a network to some words of one prompt, in the batch rows assigned to it."""
 
     def map(self, grid: tuple[int, int]) -> Tensor:
-        """Returns how strongly each cell of the latents attends to the watched words.
-
-        Args:
-            grid: (h, w) of the latents.
-
-        Returns:
-            Mean attention (h, w), 0 to 1.
-        """
+        """Returns how strongly each cell of the latents, (h, w) = `grid`, attends to the words: (h, w), 0 to 1."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class Regularisation:
         rolls: Random shifts of the autocorrelation loss in each step; each has the weight `auto_corr` / `rolls`.
         kl: Weight of the KL divergence; 0 omits it.
         generator: CPU generator of the shifts.
+        diverged: Whether the noise diverged, a boolean (,) of each prediction on its device, for `check`.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class Regularisation:
     rolls: int
     kl: float
     generator: torch.Generator
+    diverged: list[Tensor] = field(default_factory=list)
 
     def __call__(self, prediction: Prediction, at: Level) -> Prediction:
         """Returns a prediction with its noise regularised and its clean latents changed to match the same x_t.
@@ -44,9 +46,6 @@ class Regularisation:
 
         Returns:
             Prediction for the same x_t.
-
-        Raises:
-            UsageError: If the noise diverges, as weights are too large for latents of so few cells.
         """
         eps = prediction.eps
         for _ in range(self.steps):
@@ -55,9 +54,17 @@ class Regularisation:
                     eps = eps - self.auto_corr / self.rolls * _gradient(self._auto_correlation, eps)
             if self.kl > 0:
                 eps = eps - self.kl * _gradient(kl_divergence, eps)
-        if prediction.eps.isfinite().all() and not eps.isfinite().all():
-            raise UsageError("The regularised inversion diverges; lower --lambda-auto-corr and --lambda-kl.")
+        self.diverged.append(prediction.eps.isfinite().all() & ~eps.isfinite().all())
         return Prediction(prediction.x_0 + at.b / at.a * (prediction.eps - eps), eps)
+
+    def check(self) -> None:
+        """Checks the noise of all predictions so far: once, as a GPU is done with them only then.
+
+        Raises:
+            UsageError: If the noise diverged, as weights are too large for latents of so few cells.
+        """
+        if self.diverged and torch.stack(self.diverged).any():
+            raise UsageError("The regularised inversion diverges; lower --lambda-auto-corr and --lambda-kl.")
 
     def _auto_correlation(self, eps: Tensor) -> Tensor:
         return auto_correlation(eps, self.generator)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.engine.process import Level, Prediction, between, step
+from diffedit_cli.engine.transfer import to_device
 
 
 class DDIM:
@@ -56,7 +57,7 @@ class DDIM:
         prediction = self._refined(prediction, at, to)
         if self.eta > 0:
             noise = torch.randn(prediction.eps.shape, generator=self.generator, dtype=prediction.eps.dtype)
-            prediction = renew(prediction, at, to, self.eta, noise.to(prediction.eps.device))
+            prediction = renew(prediction, at, to, self.eta, to_device(noise, prediction.eps.device))
         return step(prediction, to)
 
     def prediction_between(self, x_t: Tensor, at: Level, x_s: Tensor, to: Level) -> Prediction:

@@ -76,7 +76,7 @@ class _Run:
         pipeline = outcomes.attempt(job, self._open_pipeline, self._on_bug)
         if isinstance(pipeline, Result):
             return self._end(pipeline)
-        self.most = self._at_once or pipeline.session.at_once
+        self.most = self._at_once or pipeline.at_once
         if self.most == 1:
             return self._end(self._painted(job, inputs, lambda: pipeline))
         own = pipeline.beside(self.batcher.ask, self.batcher.wait)

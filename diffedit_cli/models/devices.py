@@ -1,18 +1,30 @@
-"""Chooses the device and dtype of the networks, limits threads, and explains failures of the device."""
+"""Chooses the devices and dtype of the networks, limits threads, and explains failures of the device."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from diffedit_cli.errors import DeviceError, UsageError, is_out_of_memory
+from diffedit_cli.errors import DeviceError, UsageError, is_of_device, is_out_of_memory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+KINDS = ("cuda", "xpu", "mps", "cpu")  # the best one first; "cuda" is also what PyTorch calls AMD's GPUs (ROCm)
+TRIED = {
+    "cpu": "tested",
+    "cuda": "edits tested on one NVIDIA H200; several GPUs and --offload not tested",
+    "rocm": "AMD's GPUs are not tested",
+    "xpu": "Intel's GPUs are not tested",
+    "mps": "Apple's GPUs are not tested",
+}
+"""What was tested on real devices of each kind."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -46,33 +58,86 @@ def choose_device(name: str) -> str:
     With several GPUs `auto` is the one of this process, by LOCAL_RANK. Raises DeviceError if the device is not
     available, UsageError if its name is unknown.
     """
-    here = ["cpu"]
-    if torch.cuda.is_available():
-        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
-    if torch.backends.mps.is_available():
-        here = ["mps", *here]
+    here = available()
     if name == "auto":
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '')}"
+        own = f"{here[0]}:{os.environ.get('LOCAL_RANK', '')}"
         return own if own in here else here[0]
-    if name.split(":")[0] not in ("cuda", "mps", "cpu"):
+    if name.split(":")[0] not in KINDS:
         raise UsageError(f"--device {name} is unknown; use auto, {', '.join(here)}.")
     if name not in here:
         raise DeviceError(f"The device {name} is not available here; use --device {' or '.join(here)}.")
     return name
 
 
+def choose_devices(name: str) -> list[str]:
+    """Returns the names of the devices of a run: those of a list with commas, and with `auto` every GPU of one kind.
+
+    A process that a launcher gave a GPU has that one alone. Raises what `choose_device` raises.
+    """
+    if name == "auto" and "LOCAL_RANK" not in os.environ:
+        here = available()
+        several = [one for one in here if one.startswith(f"{here[0]}:")]
+        return several if len(several) > 1 else [here[0]]
+    return list(dict.fromkeys(choose_device(one) for one in name.split(",")))
+
+
+def available() -> list[str]:
+    """Returns the names of the devices of this machine, the best kind first: "cuda", "cuda:0", "cuda:1", "cpu"."""
+    here = []
+    for kind in ("cuda", "xpu"):
+        backend: Any = getattr(torch, kind)
+        if backend.is_available():
+            here += [kind, *(f"{kind}:{number}" for number in range(backend.device_count()))]
+    return [*here, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def described(device: str) -> str:
+    """Returns the name of an available device for people."""
+    kind = device.split(":")[0]
+    if kind == "cpu":
+        return f"{torch.get_num_threads()} threads, {'with' if has_bfloat16() else 'without'} bfloat16"
+    return str(getattr(torch, kind).get_device_name(device)) if kind in ("cuda", "xpu") else "Apple GPU"
+
+
+def tried(device: str) -> str:
+    """Returns what of diffedit was tested on real devices of this kind."""
+    kind = device.split(":")[0]
+    return TRIED["rocm" if kind == "cuda" and torch.version.hip else kind]
+
+
+def emulates(device: str, dtype: str) -> bool:
+    """Whether a device would only emulate a number format; quantised models compute in it anyway."""
+    return dtype == "bfloat16" and device == "cpu" and not has_bfloat16()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16; others convert each number to float32 and back, which is slower."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        library: Any = torch.backends.mkldnn
+        return library.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert"))
+
+
 @contextlib.contextmanager
 def device_errors(device: str) -> Iterator[None]:
-    """Raises DeviceError in place of torch's own error if the device fails or is out of memory."""
+    """Makes a GPU the current one; raises DeviceError in place of torch's own error if it fails or is out of memory."""
     try:
-        yield
+        with _current(device):
+            yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise DeviceError(_OUT_OF_MEMORY.format(device)) from error
-        if "CUDA error" in str(error) or "MPS" in str(error):
+        if is_of_device(error):
             reason = str(error).splitlines()[0]
             raise DeviceError(f"The device {device} failed: {reason}; try --device cpu.") from error
         raise
+
+
+def _current(device: str) -> contextlib.AbstractContextManager[object]:
+    """Returns a context in which streams are those of this GPU, if the device is one of several."""
+    kind, _, number = device.partition(":")
+    return getattr(torch, kind).device(device) if number else contextlib.nullcontext()
 
 
 _OUT_OF_MEMORY = "Out of memory on {}; use a smaller model, --dtype float16, or --device cpu."

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import importlib
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from diffedit_cli.engine.interfaces import Model
@@ -26,7 +27,8 @@ class Loader:
 
     def __init__(self) -> None:
         self.keeps = self.has_loaded = False
-        self._last: tuple[Any, Model] | None = None
+        self._last: tuple[Any, dict[str, Model]] | None = None  # by device, where a run uses several
+        self._lock = Lock()  # imports and random numbers of the libraries are those of the process
 
     def keep(self) -> None:
         """Keeps the last model from now on, and imports all modules that loading and editing need."""
@@ -52,10 +54,18 @@ class Loader:
 
         Raises ModelError if it cannot be read, DeviceError if memory does not suffice.
         """
-        key = folder, folder.digest if self.keeps else None, device, dtype, memory
-        if self._last is not None and self._last[0] == key and not self._last[1].vae_overflowed:
-            return self._last[1]
-        self.forget()
+        with self._lock:
+            return self._loaded(folder, device, dtype, memory, warn)
+
+    def _loaded(
+        self, folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions, warn: Callable[[str], object]
+    ) -> Model:
+        key = folder, folder.digest if self.keeps else None, dtype, memory
+        models = self._last[1] if self._last is not None and self._last[0] == key else {}
+        if device in models and not models[device].vae_overflowed:
+            return models[device]
+        if models.pop(device, None) is not None or not models:
+            self.forget()
         memory_needed.refuse_quantised_files(folder, memory)
         memory_needed.check(folder, device, dtype, memory, warn)
         copies = QuantisedCopies.of(folder, dtype, memory.quantize)
@@ -70,7 +80,7 @@ class Loader:
             )  # fmt: skip
         self.has_loaded = True
         if self.keeps:
-            self._last = key, model
+            self._last = key, {**models, device: model}
         return model
 
     def forget(self) -> None:

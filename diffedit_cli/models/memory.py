@@ -7,8 +7,9 @@ from typing import Any
 
 from diffedit_cli.errors import UsageError
 
-OFFLOADS = ("none", "model", "sequential")
+OFFLOADS = ("none", "model", "group", "sequential")
 QUANTIZES = ("none", "fp8", "int8", "nf4")
+MOVABLE = dict.fromkeys(OFFLOADS, QUANTIZES) | {"group": ("none", "fp8"), "sequential": ("none",)}
 AUTO, TORCH, OPENVINO = RUNTIMES = ("auto", "torch", "openvino")
 NUMBER_FORMATS = ("auto", "float32", "float16", "bfloat16")
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -23,8 +24,11 @@ def number_format(option: str, name: str) -> str:
 
 
 def format_on(device: str, dtype: str, half: str) -> str:
-    """Returns the number format of networks on a device: with `auto` on a GPU `half`, that of the family."""
-    return dtype if dtype != "auto" else (half if device.startswith("cuda") else "float32")
+    """Returns the number format of networks on a device: with `auto` on a GPU `half`, that of the family.
+
+    On `mps` `auto` is float32.
+    """
+    return dtype if dtype != "auto" else (half if device.startswith(("cuda", "xpu")) else "float32")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class OffloadOptions:
             raise UsageError(f"--quantize {self.quantize} is unknown; use {', '.join(QUANTIZES)}.")
         if self.runtime not in RUNTIMES:
             raise UsageError(f"--runtime {self.runtime} is unknown; use {', '.join(RUNTIMES)}.")
-        if self.offload == "sequential" and self.quantize != "none":
+        if self.quantize not in MOVABLE[self.offload]:
             raise UsageError(
-                f"--offload sequential cannot move the layers of --quantize {self.quantize}; use --offload model."
+                f"--offload {self.offload} cannot move the layers of --quantize {self.quantize}; use --offload model."
             )
 
     def record(self) -> dict[str, Any]:

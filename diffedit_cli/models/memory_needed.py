@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli.engine.networks import gguf_header
-from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.gguf_header import GgufTensor
 from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full, is_quantised_weight
 from diffedit_cli.errors import DeviceError, ModelError
 from diffedit_cli.models import weights
 from diffedit_cli.models.folder import ModelFolder
-from diffedit_cli.models.memory import OPENVINO, TORCH, OffloadOptions
+from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OPENVINO, TORCH, OffloadOptions
 from diffedit_cli.storage.files import amount
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -30,6 +29,7 @@ VECTORS = 24  # alive for each token or cell of the denoiser, of its width
 ROWS = 2  # of a network call: with and without the prompt, or two draws of noise
 TOKENS = 512  # of a prompt, which a transformer reads beside those of the picture
 PATCH = 2  # side in cells of a token of a transformer
+LAYERS = {"group": 2, "sequential": 1}  # on the device at once by --offload: the one that computes, and the next
 LIBRARIES = 500_000_000  # bytes: PyTorch and the others, or what a GPU's driver takes
 
 
@@ -52,8 +52,8 @@ class MemoryNeeded:
     @property
     def resident(self) -> int:
         """The bytes of weights that are on the device at once."""
-        if self.offload == "sequential":
-            return self.largest
+        if self.offload in LAYERS:
+            return LAYERS[self.offload] * self.largest
         return max(self.weights.values()) if self.offload == "model" else sum(self.weights.values())
 
     @property
@@ -98,7 +98,8 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
         # while it is compiled there are two more copies, in float32
         sizes[OPENVINO] = 2 * sizes[family.denoiser] * BYTES["float32"] // BYTES[dtype]
     offload = "none" if device == "cpu" else memory.offload
-    return MemoryNeeded(sizes, largest, _computing(folder, family, dtype, memory.vae_tiling) + LIBRARIES, offload)
+    computing = max(decoding(folder, dtype, memory.vae_tiling), denoising(folder, dtype))
+    return MemoryNeeded(sizes, largest, computing + LIBRARIES, offload)
 
 
 def _sizes(path: Path, dtype: str, kind: str, stored: bool) -> list[int]:
@@ -134,20 +135,26 @@ def _loaded(name: str, tensor: dict[str, Any], dtype: str, kind: str, stored: bo
     return int(numbers + (5 * shape[0] if kind == "int8" else 0))  # a scale and a zero for each row
 
 
-def _computing(folder: ModelFolder, family: Family, dtype: str, tiled: bool) -> int:
-    """Returns about how many bytes the VAE or the denoiser needs beside the weights, whichever needs more."""
-    vae, network = (folder.settings(part) for part in ("vae", family.denoiser))
-    side, cells = folder.native_size, folder.native_size // folder.factor
+def decoding(folder: ModelFolder, dtype: str, tiled: bool) -> int:
+    """Returns about how many bytes the VAE needs beside the weights."""
+    vae, side = folder.settings("vae"), folder.native_size
     widths = vae.get("decoder_block_out_channels") or vae.get("block_out_channels") or [vae.get("base_dim", 96)]
     tile = min(side, int(vae.get("sample_size") or 512)) if tiled else side
-    decoding = family.vae_maps * max(widths[0], 1) * tile**2
+    in_full = dtype == "float16" and folder.format.upcasts_vae and vae.get("force_upcast", True)
+    return int(folder.format.vae_maps * max(widths[0], 1) * tile**2 * BYTES["float32" if in_full else dtype])
+
+
+def denoising(folder: ModelFolder, dtype: str) -> int:
+    """Returns about how many bytes the denoiser needs beside the weights, for each picture of a call."""
+    family, cells = folder.format, folder.native_size // folder.factor
+    network = folder.settings(family.denoiser)
     if family.denoiser == "unet":
         tokens, width = cells**2, (network.get("block_out_channels") or [320])[0]
     else:
         tokens = (cells // PATCH) ** 2 + TOKENS
         heads, size = network.get("num_attention_heads", 1), network.get("attention_head_dim", 1)
         width = network.get("dim") or int(heads or 1) * int(size or 1)
-    return int(max(decoding, VECTORS * ROWS * tokens * width) * BYTES[dtype])
+    return int(VECTORS * ROWS * tokens * width * BYTES[dtype])
 
 
 def whole() -> int:
@@ -168,6 +175,11 @@ def free(device: str) -> tuple[int, int]:
 
     if device.startswith("cuda"):
         left = torch.cuda.mem_get_info(device)[0]
+    elif device.startswith("xpu"):
+        try:
+            left = torch.xpu.mem_get_info(device)[0]
+        except RuntimeError:  # some drivers do not tell
+            left = torch.xpu.get_device_properties(device).total_memory - torch.xpu.memory_reserved(device)
     else:
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return left, left
@@ -175,7 +187,7 @@ def free(device: str) -> tuple[int, int]:
 
 def usual_device() -> str:
     """Returns "cpu", without importing PyTorch, where there is no sign of a GPU; else "auto"."""
-    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    signs = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/dev/dri/renderD128")
     return "auto" if sys.platform in ("darwin", "win32") or any(Path(sign).exists() for sign in signs) else "cpu"
 
 
@@ -212,14 +224,15 @@ def _advice(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions
         tried["--runtime torch"] = dtype, replace(memory, runtime=TORCH)
     if memory.quantize == "none" and not folder.is_quantised and memory.runtime != OPENVINO:
         for kind in ("int8", "nf4"):
-            quantised = replace(memory, quantize=kind, offload=memory.offload.replace("sequential", "model"))
+            offload = memory.offload if kind in MOVABLE[memory.offload] else "model"
+            quantised = replace(memory, quantize=kind, offload=offload)
             tried[f"--quantize {kind}"] = dtype, quantised
             if dtype == "float32":
                 tried[f"--quantize {kind} --dtype bfloat16"] = "bfloat16", quantised
-    if memory.offload == "none" and device != "cpu":
-        tried["--offload model"] = dtype, replace(memory, offload="model")
-        if memory.quantize == "none":
-            tried["--offload sequential"] = dtype, replace(memory, offload="sequential")
+    if device != "cpu":
+        for offload in OFFLOADS[OFFLOADS.index(memory.offload) + 1 :]:
+            if memory.quantize in MOVABLE[offload] and not (folder.is_quantised and offload in LAYERS):
+                tried[f"--offload {offload}"] = dtype, replace(memory, offload=offload)
     totals = {words: needed(folder, device, *options).total for words, options in tried.items()}
     fitting = [f"{words} (about {amount(total)})" for words, total in totals.items() if total <= left]
     return f"use {' or '.join(fitting[:2])}." if fitting else "use a smaller model, or close other programs."

@@ -16,6 +16,7 @@ from diffedit_cli.images.pictures import Picture
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import (
+    batch_size,
     composition,
     input_checks,
     mask_limits,
@@ -71,10 +72,18 @@ class EditPipeline:
         self.inpainting = InpaintingStage(inpainter, self.device, dtype) if inpainter else None
         self.safety_filter = SafetyFilter(inpainter or folder, self.device, safety)
         self.context = StageContext(session, StageCache(cache), progress, (inpainter or folder).native_size)
+        self._at_once: int | None = None
 
     @property
     def session(self) -> ModelSession:
         return self.context.session
+
+    @property
+    def at_once(self) -> int:
+        """The best number of pictures to edit together, measured once the model is loaded; 1 before."""
+        if self._at_once is None and self.session.is_loaded:
+            self._at_once = batch_size.pictures_at_once(self.session, self.context.cache)
+        return self._at_once or 1
 
     def beside(self, ask: Callable[[ModelInput], Tensor], wait: Callable[[], None]) -> EditPipeline:
         """Returns a view for concurrent edits: `ask` runs the network, `wait` is called while an entry is locked."""

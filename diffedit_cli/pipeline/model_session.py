@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import pictures
 from diffedit_cli.images.pictures import Picture
-from diffedit_cli.models import runtimes
+from diffedit_cli.models import devices, runtimes
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
@@ -30,8 +30,6 @@ from diffedit_cli.pipeline.params import Params, levels_up_to
 from diffedit_cli.pipeline.prompts import Embeds, Prompt, Sentences
 from diffedit_cli.pipeline.stats import LOAD, EditStats
 from diffedit_cli.storage.artifacts import Arrays, finite
-
-AT_ONCE = 8  # pictures that are edited together on a GPU that one picture does not use fully
 
 
 class ModelSession:
@@ -45,16 +43,17 @@ class ModelSession:
         self.folder, self.any_picture = folder, any_picture
         self.device = choose_device(device)
         fit_threads()
-        self.dtype = format_on(self.device, dtype, FAMILIES[folder.family].half)
+        asked, plain = format_on(self.device, dtype, FAMILIES[folder.family].half), memory.quantize == "none"
+        self._emulated = plain and not folder.is_quantised and devices.emulates(self.device, asked)
+        self.dtype = "float32" if self._emulated else asked
         self.memory = runtimes.chosen(folder, self.device, self.dtype, memory)
         self._open = self._load
         self._model: Model | None = None
         self._x_0: tuple[str, Tensor] | None = None
 
     @property
-    def at_once(self) -> int:
-        """The number of pictures to edit together: 1 on the CPU, and in float32, whose last bits would change."""
-        return 1 if self.dtype == "float32" or self.device == "cpu" else AT_ONCE
+    def is_loaded(self) -> bool:
+        return self._model is not None
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> ModelSession:
         """Returns a view of the same model for concurrent edits; it evaluates the network through `ask`."""
@@ -66,7 +65,7 @@ class ModelSession:
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         """Returns the network's output, or its exception, for each of several inputs. The model must be loaded."""
         assert self._model is not None
-        with torch.inference_mode():
+        with device_errors(self.device), torch.inference_mode():
             return self._model.ask_together(asked)
 
     def model(self, stats: EditStats) -> Model:
@@ -78,8 +77,8 @@ class ModelSession:
     def _load(self, stats: EditStats) -> Model:
         started = time.perf_counter()
         model = LOADER.load(self.folder, self.device, self.dtype, self.memory, stats.warn)
-        if self.device == "cpu" and self.memory.offload != "none":
-            stats.warn(f"--offload {self.memory.offload} saves no memory on the CPU; leave it out.")
+        for note in _notes(self.device, self.memory, self._emulated):
+            stats.warn(note)
         stats.seconds[LOAD] = time.perf_counter() - started
         return model
 
@@ -181,6 +180,14 @@ class ModelSession:
             )
         stats.spent(stage, model.evaluations - stats.evaluations.get("fitness", 0) - before)
         return arrays
+
+
+def _notes(device: str, memory: OffloadOptions, emulated: bool) -> Iterator[str]:
+    """Yields warnings of options that do not help on a device."""
+    if device == "cpu" and memory.offload != "none":
+        yield f"--offload {memory.offload} saves no memory on the CPU; leave it out."
+    if emulated:
+        yield "This processor has no bfloat16 and would only emulate it; float32 is used, which is faster."
 
 
 def generator(seed: int, picture: Picture, purpose: str) -> torch.Generator:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ TEMPLATE = (
 )
 SAMPLING: Mapping[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 10, "max_new_tokens": 128}
 CAPTION_TOKENS = 40
+_DRAWING = Lock()
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -107,7 +109,7 @@ def _sentences(model: TransformersFolder, concept: str, count: int, seed: str) -
 
     tokenizer, network = model.reader(T5Tokenizer), _settled(model.network(T5ForConditionalGeneration))
     question = tokenizer(TEMPLATE.format(concept), return_tensors="pt")
-    with torch.random.fork_rng(devices=[]):  # generate draws from the global generator
+    with _DRAWING, torch.random.fork_rng(devices=[]):  # generate draws from the global generator
         torch.manual_seed(int(seed[:15], 16))
         tokens = network.generate(**question, num_return_sequences=count, **SAMPLING)
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -25,6 +25,7 @@ RANKS = {
     "contrast": {"contrast": 2}, "attention": {"attention": 2}, "inversion": TRAJECTORY, "latents": TRAJECTORY,
     "encoded": {"latents": 4, "misfit": 1}, "edited": {"picture": 3},
     "reference": {"eps": 4}, "watched": {"eps": 4, "attention": 2}, "without": {"eps": 4},
+    "batch": {"pictures": 1},
     "evidence": {"evidence": 3}, "decoded": {"picture": 3}, "segment": {"segment": 2},
 }  # fmt: skip
 

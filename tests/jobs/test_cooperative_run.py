@@ -21,10 +21,14 @@ from PIL import Image
 from tiny import overflowing
 
 from diffedit_cli.cli.progress import Reporter
-from diffedit_cli.models import registry
+from diffedit_cli.models import memory_needed, registry
 from diffedit_cli.models.memory import OffloadOptions
-from diffedit_cli.pipeline import model_session
-from diffedit_cli.pipeline.model_session import AT_ONCE, ModelSession
+from diffedit_cli.pipeline import batch_size, model_session
+from diffedit_cli.pipeline.edit_pipeline import EditPipeline
+from diffedit_cli.pipeline.model_session import ModelSession
+from diffedit_cli.pipeline.stage_cache import StageCache
+from diffedit_cli.pipeline.stats import EditStats
+from diffedit_cli.storage.cache import Cache
 
 SIZES = (40, 40, 40, 56, 40)
 
@@ -303,23 +307,69 @@ def test_a_job_has_no_batch_of_its_own(here: Path, album: Path) -> None:  # noqa
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "count"),
-    [("cpu", "float32", 1), ("cpu", "bfloat16", 1), ("cuda", "float32", 1), ("cuda", "float16", AT_ONCE),
-     ("cuda:1", "bfloat16", AT_ONCE), ("mps", "float16", AT_ONCE)],
-)  # fmt: skip
-def test_auto_is_several_where_half_precision_meets_a_gpu(
-    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, count: int
+    ("seconds", "most", "count"),
+    [
+        ({1: 1, 2: 1, 4: 1, 8: 1.9, 16: 3.7, 32: 7.4}, 32, 4),  # full at four
+        ({1: 1, 2: 1, 4: 1, 8: 1.8, 16: 3.5}, 32, 8),
+        ({1: 1, 2: 2}, 32, 1),  # full with one
+        (dict.fromkeys((1, 2, 4, 8, 16, 32), 1), 32, 32),
+        (dict.fromkeys((1, 2, 4), 1), 7, 4),  # more do not fit
+        ({1: 1, 2: 1, 4: float("inf")}, 32, 2),  # nor does that
+    ],
+)
+def test_auto_ends_where_the_device_is_full(seconds: dict[int, float], most: int, count: int) -> None:
+    assert batch_size.fullest(seconds.__getitem__, most) == count
+
+
+def on(device: str, dtype: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSession:
+    """A session whose model is on the processor, whatever the device is called."""
+    monkeypatch.setattr(model_session, "choose_device", lambda _: "cpu")
+    session = ModelSession(registry.find(str(folder)), device, dtype, OffloadOptions(), any_picture=False)
+    session.device = device
+    return session
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "bfloat16"), ("cuda", "float32"), ("mps", "float32")])
+def test_auto_is_one_where_bits_would_change(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, device: str, dtype: str
 ) -> None:
-    monkeypatch.setattr(model_session, "choose_device", lambda _: device)
-    assert (
-        ModelSession(registry.find(str(tiny_epsilon)), device, dtype, OffloadOptions(), any_picture=False).at_once
-        == count
-    )
+    session = on(device, dtype, tiny_epsilon, monkeypatch)
+    session._model = session  # type: ignore[assignment]  # loaded, and not asked
+    assert batch_size.pictures_at_once(session, StageCache(None)) == 1
+
+
+def test_auto_is_measured_once_for_a_model_on_a_gpu(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session, cache = on("cuda", "float16", tiny_epsilon, monkeypatch), StageCache(Cache(tmp_path / "cache"))
+    assert batch_size.pictures_at_once(session, cache) == 1  # no model yet
+    session._model = session  # type: ignore[assignment]
+    asked: list[int] = []
+    monkeypatch.setattr(batch_size, "_seconds", lambda _model, _session, count: asked.append(count) or 1.0)
+    monkeypatch.setattr(batch_size, "_fitting", lambda _: 10)
+    monkeypatch.setattr(batch_size, "_name", lambda _: "a GPU")
+    for _ in range(2):
+        assert batch_size.pictures_at_once(session, cache) == 8
+    assert asked == [1, 2, 4, 8]
+
+
+def test_a_joined_call_of_guided_steps_is_measured(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int]
+) -> None:
+    session = on("cpu", "bfloat16", tiny_epsilon, monkeypatch)
+    model = session.model(EditStats())
+    assert 0 < batch_size._seconds(model, session, 3) < 60
+    assert calls == [6] * batch_size.CALLS
+    needs = memory_needed.denoising(session.folder, "bfloat16")
+    decoding = memory_needed.decoding(session.folder, "bfloat16", False)
+    for pictures, found in ((10, 10), (0, 1), (1000, batch_size.MOST)):
+        monkeypatch.setattr(memory_needed, "free", lambda _, room=pictures * needs + decoding: (room, room))
+        assert batch_size._fitting(session) == found
 
 
 @pytest.mark.usefixtures("album")
 def test_auto_is_as_many_as_are_best(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelSession, "at_once", 3)
+    monkeypatch.setattr(EditPipeline, "at_once", 3)
     assert run("album", "--maps", 1).code == 0
     assert max(calls) > 2
 

@@ -90,7 +90,7 @@ def test_half_precision_and_its_fallback_keep_the_quantised_weights(file: Path, 
         assert torch.equal(torch.Tensor(weight.data), torch.Tensor(before[name].data))
 
 
-@pytest.mark.parametrize("offload", ["model", "sequential"])
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
 def test_offloading_changes_nothing(file: Path, folder: Path, offload: str) -> None:
     torch.testing.assert_close(predicted(loaded(file, folder, offload=offload)), predicted(loaded(file, folder)))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffedit_cli.engine.networks import families
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 
-OFFLOADS = ("model", "sequential")
+OFFLOADS = ("model", "group", "sequential")
 FORMATS = ("tiny_epsilon", "tiny_sdxl", "tiny_sd3")
 
 
@@ -92,12 +92,13 @@ def test_by_the_command_line(tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytes
     settled(tmp_path, tiny_sdxl, monkeypatch)
     picture(tmp_path / "wide.png", (200, 50))
     made = {}
-    for words in ("", "--offload model", "--offload sequential", "--vae-slicing", "--vae-tiling"):
+    for words in ("", "--offload model", "--offload group", "--offload sequential", "--vae-slicing", "--vae-tiling"):
         ran = diffedit("edit", "wide.png", *WORDS, "-o", "x.png", "--no-cache", "--json", *words.split())
         assert ran.code == 0, ran.err
         assert ran.warnings == ([f"{words} saves no memory on the CPU; leave it out."] if "offload" in words else [])
         made[words] = (tmp_path / "x.png").read_bytes()
-    assert made[""] == made["--offload model"] == made["--offload sequential"] == made["--vae-slicing"]
+    assert made[""] == made["--offload model"] == made["--offload group"] == made["--offload sequential"]
+    assert made[""] == made["--vae-slicing"]
     assert made["--vae-tiling"] != made[""]
     again = diffedit("info", "x.png").out.decode().splitlines()[-1]
     assert again.endswith("--vae-tiling")

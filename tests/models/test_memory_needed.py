@@ -43,12 +43,12 @@ def test_the_headers_tell_the_size_of_the_loaded_weights(
 
 def test_offloading_needs_one_network_or_one_weight(tiny_sdxl: Path) -> None:
     model = registry.find(str(tiny_sdxl))
-    plain, by_model, by_layer = (
+    plain, by_model, by_group, by_layer = (
         memory_needed.needed(model, "cuda", "float32", OffloadOptions(offload=one))
-        for one in ("none", "model", "sequential")
+        for one in ("none", "model", "group", "sequential")
     )
     assert by_model.resident == max(plain.weights.values()) < plain.resident
-    assert by_layer.resident == plain.largest < by_model.resident
+    assert by_layer.resident == plain.largest < by_group.resident == 2 * plain.largest < by_model.resident
     assert memory_needed.needed(model, "cpu", "float32", OffloadOptions(offload="model")).resident == plain.resident
 
 
@@ -88,6 +88,16 @@ def test_what_does_not_fit_is_said(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPa
     assert "--quantize int8 (about" in warning
     (warning,) = said(tiny_sdxl, need * 2 // 3, monkeypatch, device="cuda", quantize="int8")
     assert "--offload model (about" in warning or "--dtype bfloat16 (about" in warning
+
+
+def test_the_advice_names_what_saves_more(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_needed, "LIBRARIES", 0)
+    monkeypatch.setattr(memory_needed, "BYTES", dict.fromkeys(memory_needed.BYTES, 4))
+    model = registry.find(str(tiny_sdxl))
+    by_model = memory_needed.needed(model, "cuda", "float32", OffloadOptions("model", quantize="fp8")).total
+    (warning,) = said(tiny_sdxl, by_model - 1, monkeypatch, device="cuda", offload="model", quantize="fp8")
+    assert "use --offload group (about" in warning
+    assert "sequential" not in warning  # which moves no quantised layers
 
 
 def test_weights_that_cannot_fit_are_not_loaded(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,14 @@ def test_networks_can_wait_in_main_memory(flux: Path, kind: str) -> None:
         assert torch.equal(found, expected)
     with pytest.raises(UsageError, match="--offload sequential cannot move"):
         OffloadOptions(offload="sequential", quantize=kind)
+    if kind == "fp8":
+        for found, expected in zip(
+            results(load(flux, quantize=kind, offload="group")), results(load(flux, quantize=kind)), strict=True
+        ):
+            assert torch.equal(found, expected)
+    else:
+        with pytest.raises(UsageError, match="--offload group cannot move the layers of --quantize"):
+            OffloadOptions(offload="group", quantize=kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -293,8 +301,11 @@ def test_a_quantised_folder_loads(stored: tuple[str, Path], flux: Path, tmp_path
     half = load(folder, torch.bfloat16)
     assert half.dtype_name == "bfloat16"
     assert error(results(half)[1], results(found)[1]) < 0.05
-    with pytest.raises(ModelError, match="--offload sequential cannot move the quantised weights of the model tiny"):
-        load(folder, offload="sequential")
+    for offload in ("group", "sequential"):
+        with pytest.raises(
+            ModelError, match=f"--offload {offload} cannot move the quantised weights of the model tiny"
+        ):
+            load(folder, offload=offload)
 
 
 def test_a_quantised_folder_takes_no_lora(stored: tuple[str, Path], tmp_path: Path) -> None:

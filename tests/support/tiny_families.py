@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import tiny
 import tiny_transformers
 
@@ -19,3 +21,9 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "qwen-image": tiny_transformers.write_qwen_image,
     "pixart": tiny_transformers.write_pixart,
 }
+
+FIRST_ALWAYS: list[Any] = [
+    pytest.param(name, marks=() if name == "sd" else pytest.mark.thorough, id=name) for name in WRITERS
+]
+"""The families as parameters of tests that take seconds each: the first one is tested each time, the others by
+`make test-all`."""

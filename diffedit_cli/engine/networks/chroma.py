@@ -47,6 +47,7 @@ class Chroma(FlowDiffusion):
         "scheduler": components.SchedulerReader(FlowMatchEulerDiscreteScheduler),
     }
     WATCHED = (14, 17, 18)  # of the 19 blocks with two streams
+    CAPTURABLE = False  # diffusers embeds the guidance on the CPU
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from diffedit_cli.engine.networks.gguf_header import is_gguf
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.engine.networks.single_files import Convert
-from diffedit_cli.errors import DiffEditError, ModelError, is_out_of_memory, reason
+from diffedit_cli.errors import DiffEditError, ModelError, is_of_device, is_out_of_memory, reason
 
 Parts = dict[str, Any]
 Reader = Callable[[Path, torch.dtype | None, str | None], Any]  # a part's folder, number format, variant of the weights
@@ -304,7 +304,7 @@ def fit_errors(name: str) -> Iterator[None]:
     except (DiffEditError, MemoryError):
         raise
     except Exception as error:
-        if is_out_of_memory(error) or any(word in str(error) for word in ("CUDA", "HIP", "MPS")):
+        if is_out_of_memory(error) or is_of_device(error):
             raise
         raise ModelError(
             f"The parts of the model {name} do not fit each other ({reason(error)}); get it again."

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from diffedit_cli.engine.diffedit import resize
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CELLS = 16  # side of the attention layers that LEDITS++ (arXiv:2311.16711) makes its masks from
 
@@ -23,9 +28,16 @@ class Watch:
 
     def __init__(self, text: Embedding, places: Sequence[int]) -> None:
         """Initialises a watch of the tokens at `places` in the prompt embeddings `text` (1, L, D)."""
-        self.tokens, self.places = text.tokens, list(places)
-        self._sum: Tensor | None = None
-        self._count = 0
+        self.tokens, self.key = text.tokens, text.key
+        self.places = torch.tensor(places, device=text.tokens.device)
+        self.looks: list[Tensor] = []
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    def twin(self) -> Self:
+        """Returns a watch of the same prompt with places of its own, which has seen nothing."""
+        twin = copy.copy(self)
+        twin.places, twin.looks = self.places.clone(), []
+        return twin
 
     @property
     def length(self) -> int:
@@ -34,12 +46,24 @@ class Watch:
 
     def rows(self, inputs: ModelInput) -> list[int]:
         """Returns the rows of a network input that are assigned to this watch and hold its prompt."""
-        tokens, lengths = inputs.text.tokens[:, : self.length], inputs.text.lengths
-        if tokens.shape[1:] != self.tokens.shape[1:]:
-            return []
-        alike = (tokens == self.tokens.to(tokens.device)).flatten(1).all(dim=1).tolist()
-        own = enumerate(zip(inputs.watches, alike, lengths, strict=True))
+        own = enumerate(zip(inputs.watches, self._alike(inputs.text), inputs.text.lengths, strict=True))
         return [row for row, (watch, same, length) in own if watch is self and same and length == self.length]
+
+    def index(self, rows: Sequence[int]) -> Tensor:
+        """Returns rows as an index on the device, made once: a list would be copied there at each use."""
+        if (own := tuple(rows)) not in self._indices:
+            self._indices[own] = torch.tensor(own, device=self.places.device)
+        return self._indices[own]
+
+    def _alike(self, text: Embedding) -> list[bool]:
+        """Returns whether each row holds the watched prompt; with keys, without a question to the device."""
+        if self.key is not None and text.key is not None:
+            return [key == int(self.key) for key in text.key.tolist()]
+        tokens = text.tokens[:, : self.length]
+        if tokens.shape[1:] != self.tokens.shape[1:]:
+            return [False] * len(tokens)
+        alike: list[bool] = (tokens == self.tokens.to(tokens.device)).flatten(1).all(dim=1).tolist()
+        return alike
 
     def look(self, layer: Any, hidden: Tensor, told: Tensor) -> Tensor:
         """Returns the attention in one call of a cross-attention layer.
@@ -58,19 +82,19 @@ class Watch:
 
     def add(self, looks: Tensor) -> None:
         """Adds an attention map (n, cells) for each of n rows or heads, of a network call that succeeded."""
-        self._sum = looks.sum(dim=0) + (0 if self._sum is None else self._sum)
-        self._count += len(looks)
+        self.looks.append(looks)
 
     def map(self, grid: tuple[int, int]) -> Tensor:
         """Returns the mean attention (h, w) at the size of the latents; the layers are coarser by a whole factor.
 
         Raises RuntimeError if the network was not evaluated for the watched prompt.
         """
-        if self._sum is None:
+        if not self.looks:
             raise RuntimeError("the network was not evaluated for the watched prompt")
-        shrink = math.isqrt(grid[0] * grid[1] // len(self._sum))
-        looks = (self._sum / self._count).reshape(grid[0] // shrink, grid[1] // shrink)
-        return resize(looks, grid)
+        whole: Tensor = sum(looks.sum(dim=0) for looks in self.looks)  # type: ignore[assignment]
+        shrink = math.isqrt(grid[0] * grid[1] // len(whole))
+        mean = whole / sum(map(len, self.looks))
+        return resize(mean.reshape(grid[0] // shrink, grid[1] // shrink), grid)
 
 
 @contextlib.contextmanager
@@ -84,8 +108,9 @@ def watch_attention(layers: Callable[[], Sequence[nn.Module]], inputs: ModelInpu
 
     def before(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         for watch, own in rows.items():
-            told = named["encoder_hidden_states"][own, : watch.length]
-            looks.append((watch, watch.look(layer, given[0][own], told)))
+            index = watch.index(own)
+            told = named["encoder_hidden_states"][index, : watch.length]
+            looks.append((watch, watch.look(layer, given[0][index], told)))
 
     hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers()] if rows else []
     try:
@@ -104,7 +129,7 @@ def of_blocks(blocks: Sequence[Any], numbers: Sequence[int], layer: str) -> list
 
 def rows_by_watch(inputs: ModelInput) -> dict[Watch, list[int]]:
     """Returns the rows of a network input that each watch counts; without the watches that count none."""
-    watches = {watch for watch in inputs.watches if isinstance(watch, Watch)}
+    watches = dict.fromkeys(watch for watch in inputs.watches if isinstance(watch, Watch))
     rows = {watch: watch.rows(inputs) for watch in watches}
     return {watch: own for watch, own in rows.items() if own}
 

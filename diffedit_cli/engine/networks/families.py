@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +20,18 @@ from diffedit_cli.engine.networks import (
     fast_imports,
     onednn,
     openvino_runtime,
+    precision,
     quantisation,
     quantised_folders,
 )
+from diffedit_cli.engine.networks.cuda_graphs import CudaRecorder
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.latent_diffusion import LatentDiffusion
 from diffedit_cli.engine.networks.model_formats import FAMILIES, family_with, refuse_painter
 from diffedit_cli.engine.networks.quantisation import Quantisation
 from diffedit_cli.errors import ModelError
+
+LOG = logging.getLogger(__name__)
 
 Loras = Sequence[tuple[Path, float]]  # files with their scales
 Embeddings = Sequence[tuple[Path, str | None]]  # files with their tokens; None: the token that the file names
@@ -50,7 +55,8 @@ def load(
         variant: Variant of the weight files, such as "fp16". Default: the plain ones.
         loras: LoRA files with their scales.
         embeddings: Textual inversion files with their tokens.
-        offload: Unused parts that wait in main memory: "none", whole networks ("model") or layers ("sequential").
+        offload: Unused parts that wait in main memory: "none", whole networks ("model"), layers with the next one ahead
+            of time ("group") or one by one ("sequential").
         vae_slicing: Whether the VAE handles the pictures of a batch one by one.
         vae_tiling: Whether the VAE handles a large picture in tiles.
         spacing: Spacing of the timesteps: "leading", "linspace" or "trailing". Default: the scheduler's own.
@@ -73,7 +79,11 @@ def load(
     _divide(model.vae, vae_slicing, vae_tiling)
     if device == "cpu":
         _hasten(model, runtime, compiled)
+    if device.startswith("xpu"):
+        precision.keep_float64_off(model.network, device)
     _offload(model, device, offload)
+    if device.startswith("cuda"):
+        _capture(model, device, offload)
     return model
 
 
@@ -103,12 +113,21 @@ def _hasten(model: LatentDiffusion, runtime: str, compiled: openvino_runtime.Sto
 
 
 def _offload(model: LatentDiffusion, device: str, offload: str) -> None:
-    if offload == "sequential":
-        for network in model._networks():
-            if not getattr(network, "is_quantized", False):  # as diffusers marks those of .gguf files, which can move
-                quantised_folders.refuse(network, model.name, "--offload sequential cannot move")
+    for network in model._networks():
+        movable = getattr(network, "is_quantized", False)  # as diffusers marks those of .gguf files
+        if offload == "sequential" or (offload == "group" and not quantisation.is_fp8(network)):
+            quantised_folders.refuse(None if movable else network, model.name, f"--offload {offload} cannot move")
     if offload != "none":
         model.offload_to(device, offload)
+
+
+def _capture(model: LatentDiffusion, device: str, offload: str) -> None:
+    if not model.CAPTURABLE:
+        LOG.info("no CUDA graphs: the network of %s waits for the CPU in each evaluation", model.name)
+    elif offload != "none" or quantisation.is_quantised(model.network):
+        LOG.info("no CUDA graphs: the weights of %s move or are quantised", model.name)
+    else:
+        model.capture(CudaRecorder(torch.device(device)))
 
 
 def write_changed(

@@ -41,6 +41,7 @@ class Family:
         native_side: Side in pixels of the training pictures, if the denoiser's settings do not state it (0: they do).
         vae_levels: Entry of the VAE's settings that lists its resolutions.
         vae_maps: Maps of the VAE's first width, of the picture's size, that are alive at once while it decodes.
+        upcasts_vae: Whether a VAE whose settings say `force_upcast` computes in float32 beside float16.
         guidance: Default guidance scale of models that are not distilled; None for the usual one.
         embeds_guidance: Whether guidance is an input of the network, if its settings have `guidance_embeds`, and else
             none: there is no classifier-free guidance.
@@ -73,6 +74,7 @@ class Family:
     native_side: int = 0
     vae_levels: str = "block_out_channels"
     vae_maps: int = 6
+    upcasts_vae: bool = False
     guidance: float | None = None
     embeds_guidance: bool = False
     half: str = "float16"

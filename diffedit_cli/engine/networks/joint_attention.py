@@ -76,4 +76,5 @@ def watch_outputs(
         text = picture[:, first:] if stream else seen[number, "text"]
         for watch, own in rows.items():
             assert isinstance(watch, OutputWatch)
-            watch.add(watch.compare(picture[own, :cells], text[own, : watch.length]))
+            index = watch.index(own)
+            watch.add(watch.compare(picture[index, :cells], text[index, : watch.length]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from diffedit_cli.engine.interfaces import Embedding, ModelInput
 from diffedit_cli.engine.networks import components, precision, source_values
+from diffedit_cli.engine.networks import offload as offloading
 from diffedit_cli.engine.networks.batched_calls import Calls
+from diffedit_cli.engine.networks.cuda_graphs import CudaGraphs, Recorder
 from diffedit_cli.engine.networks.family import Family
 from diffedit_cli.engine.networks.original_layout import Layout
 from diffedit_cli.engine.networks.prompt_encoding import PromptEncoding
@@ -37,6 +39,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
     OPTIONAL: ClassVar[Sequence[str]] = ()  # components that model_index.json may leave out
     LAYOUTS: ClassVar[Mapping[str, Layout]] = {}  # of the original checkpoints, whose names LoRAs use, by component
     FORMAT: ClassVar[Family]  # row of model_formats.FAMILIES
+    CAPTURABLE: ClassVar[bool] = True  # whether the network computes on its device alone, as a CUDA graph has to
 
     prediction_type: PredictionType
     scheduler: Any
@@ -51,6 +54,8 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         if self.native_size < 1:
             raise ModelError(f"The model {name} has a native size of {self.native_size} pixels; get it again.")
         self.evaluations = 0
+        self.graphs: CudaGraphs | None = None
+        self._evaluate: Callable[[ModelInput], Tensor] = self._output
         self._calls = Calls(self._answer)
         self._ask: Callable[[ModelInput], Tensor] = self._calls.ask
 
@@ -122,7 +127,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
 
     def _answer(self, rows: ModelInput) -> Tensor:
         with components.fit_errors(self.name), source_values.exchange(lambda: self._value_layers(rows), rows):
-            return self._output(rows)
+            return self._evaluate(rows)
 
     def beside(self, ask: Callable[[ModelInput], Tensor]) -> Self:
         view = copy.copy(self)
@@ -131,6 +136,14 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
 
     def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
         return self._calls.ask_together(asked)
+
+    def capture(self, recorder: Recorder) -> None:
+        """Evaluates the network by graphs from now on, while its weights stay where and what they are."""
+        self.graphs = self._evaluate = CudaGraphs(self._output, recorder)
+
+    def evaluate_directly(self) -> None:
+        """Evaluates the network without graphs from now on."""
+        self.graphs, self._evaluate = None, self._output
 
     def compute_on(self, device: str | torch.device) -> None:
         """Computes on `device` from now on, wherever the networks wait."""
@@ -141,12 +154,12 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
     def offload_to(self, device: str, offload: str) -> None:
         """Computes on `device` from now on, while networks that are not in use wait in main memory.
 
-        `offload` is the unit that moves to the device: whole networks ("model") or their layers ("sequential").
+        `offload` is the unit that moves to the device: whole networks ("model"), or their layers, the next one ahead
+        of time ("group") or each by itself ("sequential").
         """
-        from diffedit_cli.engine.networks.offload import by_layer, by_model  # accelerate is slow to import
-
         self.compute_on(device)
-        {"model": by_model, "sequential": by_layer}[offload](self._networks(), device)
+        units = {"model": offloading.by_model, "group": offloading.by_group, "sequential": offloading.by_layer}
+        units[offload](self._networks(), device)
 
     @property
     def dtype_name(self) -> str:
@@ -157,7 +170,7 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         self._embeddings.clear()
         ask, self._ask = self._ask, self._calls.ask  # not joined: other pictures wait, as they share the networks
         try:
-            with precision.in_float32(self._networks()):
+            with self.graphs.paused() if self.graphs else nullcontext(), precision.in_float32(self._networks()):
                 yield
         finally:
             self._ask = ask

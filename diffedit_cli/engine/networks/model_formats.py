@@ -46,6 +46,7 @@ FAMILIES = {
         title="Stable Diffusion XL",
         implementation="sdxl.StableDiffusionXL",
         pipelines=_pipelines("StableDiffusionXL", "Inpaint"),
+        upcasts_vae=True,
         settings={"force_zeros_for_empty_prompt": True},
         networks=("vae", "unet", "text_encoder", "text_encoder_2"),
         others=("tokenizer", "tokenizer_2", "scheduler"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffedit_cli.engine.networks import quantisation
+from diffedit_cli.engine.networks import offload, quantisation
 
 # By safetensors' names. Float8 is for storage only, so it is computed in bfloat16; float64 gains nothing over float32.
 FORMATS = {
@@ -22,6 +22,8 @@ FORMATS = {
     "F8_E4M3": torch.bfloat16,
     "F8_E5M2": torch.bfloat16,
 }
+
+ANGLES = ("FluxPosEmbed", "Flux2PosEmbed")  # classes of diffusers
 
 
 def common(slices: Iterable[Any]) -> torch.dtype:
@@ -45,6 +47,14 @@ def convert(network: nn.Module, dtype: torch.dtype) -> None:
                 tensor.data = tensor.data.to(torch.float32 if kept.intersection(name.split(".")) else dtype)
 
 
+def keep_float64_off(network: nn.Module, device: str) -> None:
+    """Lets the host compute the angles of FLUX's positions, in float64, which many of Intel's GPUs lack."""
+    for layer in network.modules():
+        if type(layer).__name__ in ANGLES:
+            layer.register_forward_pre_hook(lambda _, given: tuple(one.cpu() for one in given))
+            layer.register_forward_hook(lambda _, _given, angles: tuple(one.to(device) for one in angles))
+
+
 @contextlib.contextmanager
 def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Context in which the networks compute in float32; afterwards every tensor has its own format again.
@@ -63,6 +73,8 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
         tensor.data = tensor.data.to(torch.float32)
     for layer in quantised:
         layer.compute_dtype = torch.float32
+    for network in networks:
+        offload.renew(network)
     try:
         yield
     finally:
@@ -70,3 +82,5 @@ def in_float32(networks: Sequence[nn.Module]) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)  # lossless: every half is a float32
         for layer, dtype in zip(quantised, computed, strict=True):
             layer.compute_dtype = dtype
+        for network in networks:
+            offload.renew(network)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding, Text, Values, Watcher
 from diffedit_cli.engine.networks import components, prompt_weighting
@@ -40,7 +45,8 @@ class PromptEncoding(ABC):
             if len(self._embeddings) == MOST_EMBEDDINGS:
                 self._embeddings.clear()
             with components.fit_errors(self.name):
-                self._embeddings[key] = self._embedded(prompt, clip_skip).to(self.network.dtype)
+                embedding = self._embedded(prompt, clip_skip).to(self.network.dtype)
+            self._embeddings[key] = replace(embedding, key=_number(embedding.tokens))
         return self._embeddings[key]
 
     def text(self, prompt: Embedding, negative: Embedding, guidance: float) -> Text:
@@ -64,3 +70,9 @@ class PromptEncoding(ABC):
     def _places(self, prompt: str, words: Sequence[str]) -> list[int]:
         """Returns the positions of the tokens of words in the prompt embeddings of a prompt."""
         return self.encoders[0].places(prompt, words)
+
+
+def _number(tokens: Tensor) -> Tensor:
+    """Returns a number (1,) on the CPU for the tokens (1, L, D) of a prompt: the same for the same tokens."""
+    held = tokens.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+    return torch.tensor([int.from_bytes(hashlib.blake2b(held, digest_size=8).digest(), "big", signed=True)])

@@ -103,6 +103,11 @@ def is_quantised(network: nn.Module) -> bool:
     return any(not is_plain(weight) for weight in network.parameters())
 
 
+def is_fp8(network: nn.Module) -> bool:
+    """Whether all quantised weights of a network are float8, which moves between devices like any other number."""
+    return all(type(weight) is nn.Parameter for weight in network.parameters()) and is_quantised(network)
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is an ordinary one of at least 16 bits, or of integers in a buffer."""
     ordinary = type(tensor) in (Tensor, nn.Parameter)

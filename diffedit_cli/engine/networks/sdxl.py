@@ -64,7 +64,8 @@ class StableDiffusionXL(UNetDiffusion):
     def _conditions(self, x_t: Tensor, text: Embedding) -> dict[str, Any]:
         """Returns pooled embeddings and sizes (section 2.2) of an uncropped picture that was not resized."""
         height, width = (side * self.factor for side in x_t.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=torch.float32)
+        values = (height, width, 0, 0, height, width)  # filled in there: a list would be copied to the device
+        sizes = torch.cat([torch.full((1,), float(value), device=x_t.device) for value in values])
         return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(x_t), SIZES)}
 
     def _check_fit(self) -> None:

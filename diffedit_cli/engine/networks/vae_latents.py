@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffedit_cli.engine.networks import components
+from diffedit_cli.engine.networks import components, offload
 from diffedit_cli.errors import ModelError
 
 
@@ -76,6 +76,7 @@ class VaeLatents:
             result = compute(given)
         if self.vae.dtype != torch.float32 and given.isfinite().all() and not result.isfinite().all():
             self.vae.to(torch.float32)
+            offload.renew(self.vae)
             result = compute(given)
         return result
 
