@@ -41,9 +41,8 @@ started = time.perf_counter()
 from diffedit_cli import __main__
 from diffedit_cli.cli.session import Session
 from diffedit_cli.engine.networks import fast_imports
-from diffedit_cli.models.loader import LOADER
 ended = {}
-load, keep, create = LOADER.load, fast_imports.keep_libraries, Session.__init__
+keep, create = fast_imports.keep_libraries, Session.__init__
 
 def created(self, *given):
     create(self, *given)
@@ -52,9 +51,11 @@ def created(self, *given):
 def kept():
     keep()
     ended[1 if 1 not in ended else 2] = time.perf_counter()
+    if 2 not in ended:  # torch is imported
+        from diffedit_cli.models.loader import LOADER
+        load, LOADER.load = LOADER.load, lambda *given: loaded(load(*given))
 
-def loaded(*given):
-    model = load(*given)
+def loaded(model):
     ended[3] = time.perf_counter()
     return model
 
@@ -63,7 +64,7 @@ def left(code):
     print(json.dumps([after - before for before, after in zip(ends, ends[1:])]), flush=True)
     os._exit(code)
 
-Session.__init__, fast_imports.keep_libraries, LOADER.load, __main__._leave = created, kept, loaded, left
+Session.__init__, fast_imports.keep_libraries, __main__._leave = created, kept, left
 __main__.main()
 """
 

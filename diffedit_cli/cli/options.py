@@ -331,19 +331,8 @@ def _plain_serve(value: str) -> str:
     return told
 
 
-SERVED: Group = {
-    "serve": (
-        _annotated(
-            "Output",
-            "serve",
-            str,
-            ON,
-            "on: let a running diffedit serve do the work; auto: also leave one behind; off: neither.",
-            callback=_plain_serve,
-        ),
-        ON,
-    )
-}
+_SERVE_TEXT = "on: let a running diffedit serve do the work; auto: also leave one behind; off: neither."
+SERVED: Group = {"serve": (_annotated("Output", "serve", str, ON, _SERVE_TEXT, callback=_plain_serve), ON)}
 METADATA = _group(
     "Output",
     metadata=(bool, True, "Store in the result how it was made."),

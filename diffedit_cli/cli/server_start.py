@@ -20,12 +20,14 @@ _PROGRAM = "import sys; sys.path[:0] = {sys.argv.pop(1)} - {*sys.path}; from dif
 def leave_behind(serve: str, say: Callable[[str], object]) -> None:
     """Starts a server if `serve`, the value of --serve, is auto and none runs; calls `say` with a line about it.
 
-    Does nothing in a server, where a server cannot run, and where CI is set unless --serve or DIFFEDIT_SERVE asks for
-    one. Of several that are started at the same time, all but one end at once.
+    Does nothing in a server, where none can run, where no model was loaded, and where CI is set unless --serve or
+    DIFFEDIT_SERVE asks for one. Of several that are started at the same time, all but one end at once.
     """
+    from diffedit_cli.models.loader import LOADER
+
     begun = server_client.beginning
     asked = "DIFFEDIT_SERVE" in os.environ or any(word.partition("=")[0] == "--serve" for word in sys.argv)
-    if serve != AUTO or begun is None or (os.environ.get("CI") and not asked):
+    if serve != AUTO or begun is None or not LOADER.has_loaded or (os.environ.get("CI") and not asked):
         return
     seconds = _idle()
     if seconds is None or _runs(begun.address):

@@ -255,13 +255,11 @@ class Session:
         return self._pipeline
 
     def leave_server(self) -> None:
-        """Leaves a server behind with --serve auto, if this process has loaded a model for this command."""
+        """Leaves a server behind with --serve auto, if this command has loaded a model."""
         if "_pipeline" in vars(self):
-            from diffedit_cli.cli import server_start
-            from diffedit_cli.models.loader import LOADER
+            from diffedit_cli.cli.server_start import leave_behind
 
-            if LOADER.has_loaded:
-                server_start.leave_behind(self._given["serve"], self._reporter.say)
+            leave_behind(self._given["serve"], self._reporter.say)
 
     @functools.cached_property
     def devices(self) -> list[str]:

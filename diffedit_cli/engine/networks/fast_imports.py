@@ -1,10 +1,9 @@
 """Imports the libraries faster: without garbage collection and without packages that no edit uses.
 
-A cold edit with the built-in model takes 2.8 s of one processor in place of 4.2 before SCANNING, HIDDEN and the rest
-that only a process of diffedit's own does, and 1.2 of them are `import torch` (medians of four, November 2026; with
-another version of a library some of that may be lost, but nothing else). Limits: what a library imports by name from a
-package of UNUSED or SCANNING must be in STAND_INS, or the real package is imported and the saving lost;
-tests/cli/test_startup.py notices both.
+A cold edit with the built-in model takes 3.0 s of one processor, 1.3 of them `import torch`, in place of 4.5 without
+what a process of diffedit's own does beside UNUSED (medians of three, November 2026). Limits: what a library imports by
+name from a package of UNUSED or SCANNING must be in STAND_INS, or the real package is imported and the saving lost, as
+with another version of a library; tests/cli/test_startup.py notices both.
 """
 
 from __future__ import annotations
