@@ -195,10 +195,7 @@ def follow_edges(scaled: Tensor, guide: Tensor, cells: float) -> Tensor:
     Returns:
         Map (gh, gw) in [0, 1].
     """
-    try:
-        from kornia.filters.guided import guided_blur  # this module alone: the package takes a fifth of a second
-    except ImportError:  # kornia before 0.9, of which no module can be imported alone
-        from kornia.filters import guided_blur
+    from kornia.filters import guided_blur  # imported here: takes a fifth of a second
 
     colours = (guide.to(scaled.device, scaled.dtype)[None] + 1) / 2
     cell = max(1, guide.shape[-1] // scaled.shape[-1])

@@ -19,7 +19,7 @@ from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.models.quantised_copies import QuantisedCopies
 
-NEEDED = ("scipy.ndimage",)
+NEEDED = ("kornia.filters", "scipy.ndimage")
 
 
 class Loader:

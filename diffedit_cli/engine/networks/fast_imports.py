@@ -22,7 +22,7 @@ from typing import Any
 
 EAGER = (
     *("diffusers.hooks", "diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets"),
-    *("kornia", "kornia.core", "kornia.filters", "numpy.f2py", "numpy.polynomial", "numpy.testing"),
+    *("numpy.f2py", "numpy.polynomial", "numpy.testing"),
 )
 """Packages whose `__init__` imports all of their modules, about five hundred."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")

@@ -23,7 +23,7 @@ FORMATS = {
     "F8_E5M2": torch.bfloat16,
 }
 
-ANGLES = ("FluxPosEmbed", "Flux2PosEmbed")  # classes of diffusers
+ANGLES = "PosEmbed"  # end of the names of the classes of diffusers that compute in float64
 
 
 def common(slices: Iterable[Any]) -> torch.dtype:
@@ -50,7 +50,7 @@ def convert(network: nn.Module, dtype: torch.dtype) -> None:
 def keep_float64_off(network: nn.Module, device: str) -> None:
     """Lets the host compute the angles of FLUX's positions, in float64, which many of Intel's GPUs lack."""
     for layer in network.modules():
-        if type(layer).__name__ in ANGLES:
+        if type(layer).__name__.endswith(ANGLES):
             layer.register_forward_pre_hook(lambda _, given: tuple(one.cpu() for one in given))
             layer.register_forward_hook(lambda _, _given, angles: tuple(one.to(device) for one in angles))
 
