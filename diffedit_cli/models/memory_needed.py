@@ -217,8 +217,10 @@ def check(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions, 
 
 def _advice(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions, left: int) -> str:
     """Returns which options would make the model fit."""
+    from diffedit_cli.models import devices  # which imports PyTorch
+
     tried: dict[str, tuple[str, OffloadOptions]] = {}
-    if dtype == "float32":
+    if dtype == "float32" and not devices.emulates(device, "bfloat16"):
         tried["--dtype bfloat16"] = "bfloat16", memory
     if memory.runtime == OPENVINO:
         tried["--runtime torch"] = dtype, replace(memory, runtime=TORCH)

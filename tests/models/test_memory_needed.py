@@ -15,7 +15,7 @@ from command import WORDS, diffedit, picture, settled
 
 from diffedit_cli.engine.networks import families, quantisation
 from diffedit_cli.errors import DeviceError
-from diffedit_cli.models import loader, memory_needed, registry
+from diffedit_cli.models import devices, loader, memory_needed, registry
 from diffedit_cli.models.memory import OffloadOptions
 
 LARGE = 10**12
@@ -80,6 +80,9 @@ def test_what_does_not_fit_is_said(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPa
     (warning,) = said(tiny_sdxl, need - 1, monkeypatch)
     assert f"needs about {need / 1e6:.1f} MB and cpu has" in warning
     assert "use --dtype bfloat16 (about" in warning
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "has_bfloat16", lambda: False)  # it would be computed in float32
+        assert not any("use --dtype bfloat16 (" in one for one in said(tiny_sdxl, need - 1, monkeypatch))
     (warning,) = said(tiny_sdxl, need // 20, monkeypatch)
     assert warning.endswith("use a smaller model, or close other programs.")
     with monkeypatch.context() as patch:
