@@ -200,6 +200,7 @@ def emulated(values: bool = True, seen: Callable[[Any, Tensor], object] = lambda
         for name in ("Stream", "current_stream", "stream", "device"):
             stack.enter_context(mock.patch(f"torch.cuda.{name}"))
         stack.enter_context(mock.patch.object(Tensor, "record_stream"))
+        stack.enter_context(mock.patch("diffedit_cli.engine.networks.families._capture"))  # graphs hold no values
         stack.enter_context(devices)
         stack.enter_context(_Bindings(devices))
         yield devices

@@ -245,7 +245,7 @@ MODEL_NAME = _group(
 )
 DEVICE = _group(
     "Model and device",
-    device=(str, "auto", "auto, cpu, cuda, cuda:1, xpu or mps; run also takes several: cuda:0,cuda:1."),
+    device=(str, "auto", "auto, cpu, cuda, cuda:1, xpu or mps."),
     dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
 )
 MODEL_ON_DEVICE = MODEL_NAME | DEVICE

@@ -212,12 +212,12 @@ def _difference(one: Pixels, other: Pixels) -> NDArray[np.int16]:
 
 def _beyond(one: Pixels, other: Pixels) -> NDArray[np.int16]:
     """Returns the least difference (H, W), that of the largest channel, to the other moved by up to MOVED pixels."""
-    (height, width), now = one.shape[:2], one.astype(np.int16)
-    around = np.pad(other.astype(np.int16), ((MOVED, MOVED), (MOVED, MOVED), (0, 0)), mode="edge")
+    now, then = (np.ascontiguousarray(pixels.transpose(2, 0, 1), np.int16) for pixels in (one, other))
+    (height, width), around = one.shape[:2], np.pad(then, ((0, 0), (MOVED, MOVED), (MOVED, MOVED)), mode="edge")
     least = np.full((height, width), 255, dtype=np.int16)
     for down, across in np.argwhere(_disk(MOVED)):
-        moved = around[down : down + height, across : across + width]
-        np.minimum(least, np.abs(now - moved).max(axis=2), out=least)
+        moved = around[:, down : down + height, across : across + width]
+        np.minimum(least, np.abs(now - moved).max(axis=0), out=least)
     return least
 
 

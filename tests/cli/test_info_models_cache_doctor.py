@@ -352,7 +352,7 @@ def test_what_a_killed_writer_left_is_pruned_but_not_what_is_being_written(
 def test_doctor_finds_nothing_wrong_here() -> None:
     ran = diffedit("doctor", "--model", "builtin", "--json")
     findings = {finding["what"]: finding for finding in json.loads(ran.out)}
-    assert set(findings) == {"diffedit", "libraries", "device", "memory", "model", "cache"}
+    assert set(findings) == {"diffedit", "libraries", "device", "memory", "model", "cache", "serve"}
     assert {finding["code"] for finding in findings.values()} == {0}
     assert ran.code == 0
     assert __version__ in findings["diffedit"]["detail"]
@@ -373,4 +373,4 @@ def test_doctor_names_the_problem_and_looks_on(words: tuple[str, ...], code: int
     rows = {line.split()[0]: line.split()[1] for line in ran.out.decode().splitlines()[1:]}
     assert rows[what] == "PROBLEM"
     assert rows["libraries"] == "ok"
-    assert len(rows) == 6
+    assert len(rows) == 7

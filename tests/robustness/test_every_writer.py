@@ -52,7 +52,7 @@ READ = {
 NO_FILES = {  # words of other kinds
     *("from_", "to", "from_negative", "to_negative", "negative", "caption", "region", "mask_method", "box", "point"),
     *("preset", "scheduler", "seam", "device", "dtype", "offload", "quantize", "distilled", "name", "batch", "shard"),
-    *("variant", "instruction", "cache_limit", "segment", "ray", "runtime"),
+    *("variant", "instruction", "cache_limit", "segment", "ray", "runtime", "serve"),
     "models pull name", "models use name", "models show name",
 }  # fmt: skip
 

@@ -127,6 +127,7 @@ class OpenVinoForward:
         self._network, self._forward, self._watched, self._store = network, network.forward, list(watched), store
         small = sum(weights.nbytes for weights in network.parameters()) <= SMALL_NETWORK
         self._rows = SMALL_ROWS if small else (1,)
+        self._inside = [layer for layer in network.modules() if layer is not network]
         self._ready: dict[str, _Compiled] = {}
         self._turn = threading.Lock()
 
@@ -146,9 +147,8 @@ class OpenVinoForward:
         return Output(output)
 
     def _is_changed(self) -> bool:
-        inside = (layer for layer in self._network.modules() if layer is not self._network)
         return any(
-            layer._forward_hooks or (layer._forward_pre_hooks and layer not in self._watched) for layer in inside
+            layer._forward_hooks or (layer._forward_pre_hooks and layer not in self._watched) for layer in self._inside
         )
 
     def _evaluate(self, call: _Call) -> list[Tensor]:

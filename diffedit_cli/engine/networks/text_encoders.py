@@ -23,6 +23,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, network: Any, name: str, limit: int) -> None:
         self.tokenizer, self.network, self.name, self.limit = tokenizer, network, name, limit
         self.device = network.device
+        self._added: tuple[int, dict[str, int]] = 0, {}
 
     @property
     def width(self) -> int:
@@ -98,7 +99,9 @@ class TextEncoder:
 
         A textual inversion of several vectors has the tokens TOKEN, TOKEN_1, ...; prompts name the first.
         """
-        added = self.tokenizer.added_tokens_encoder
+        if self._added[0] != len(self.tokenizer):  # the library collects them anew in each call, in 9 ms
+            self._added = len(self.tokenizer), self.tokenizer.added_tokens_encoder
+        _, added = self._added
         for token in added:
             if f"{token}_1" in added:
                 rest = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
