@@ -96,7 +96,7 @@ def needed(folder: ModelFolder, device: str, dtype: str, memory: OffloadOptions)
             sizes[part], largest = sizes.get(part, 0) + size, max(largest, size)
     if memory.runtime == OPENVINO:
         # while it is compiled there are two more copies, in float32
-        sizes[OPENVINO] = 2 * sizes[family.denoiser] * BYTES["float32"] // BYTES[dtype]
+        sizes[OPENVINO] = 2 * sizes.get(family.denoiser, 0) * BYTES["float32"] // BYTES[dtype]
     offload = "none" if device == "cpu" else memory.offload
     computing = max(decoding(folder, dtype, memory.vae_tiling), denoising(folder, dtype))
     return MemoryNeeded(sizes, largest, computing + LIBRARIES, offload)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import replace
+from importlib import metadata
 
 from diffedit_cli.engine.networks.model_formats import SMALL_NETWORK
 from diffedit_cli.errors import UsageError
@@ -35,7 +37,10 @@ def chosen(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions
 
 
 def is_installed() -> bool:
-    return importlib.util.find_spec(OPENVINO) is not None
+    """Whether the library is there with its version, which compiled networks are kept by."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return importlib.util.find_spec(OPENVINO) is not None and bool(metadata.version(OPENVINO))
+    return False
 
 
 def _hindrance(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions) -> str:
@@ -56,4 +61,4 @@ def _hindrance(folder: ModelFolder, device: str, dtype: str, options: OffloadOpt
 def _is_better(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions) -> bool:
     need = memory_needed.needed(folder, device, dtype, options)
     is_large = need.weights.get(folder.format.denoiser, 0) > SMALL_NETWORK
-    return is_large and not folder.loras and need.total <= memory_needed.whole()
+    return is_large and not folder.loras and need.total <= memory_needed.whole() // 2

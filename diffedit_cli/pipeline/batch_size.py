@@ -53,7 +53,7 @@ def fullest(seconds: Callable[[int], float], most: int) -> int:
     memory has room for.
     """
     best, rate = 1, 1 / seconds(1)
-    while 2 * best <= most and (doubled := 2 * best / seconds(2 * best)) >= GAIN * rate:
+    while rate and 2 * best <= most and (doubled := 2 * best / seconds(2 * best)) >= GAIN * rate:
         best, rate = 2 * best, doubled
     return best
 

@@ -56,7 +56,7 @@ def test_auto_is_torch_where_the_memory_is_too_small_for_both(tiny_sdxl: Path, m
         for runtime in ("openvino", "torch")
     )
     assert by_both.total == by_torch.total + 2 * by_torch.weights["unet"]  # while it is compiled
-    for memory, runtime in ((by_both.total, "openvino"), (by_both.total - 1, "torch")):
+    for memory, runtime in ((2 * by_both.total, "openvino"), (2 * by_both.total - 1, "torch")):
         monkeypatch.setattr(memory_needed, "whole", lambda memory=memory: memory)
         assert chosen(model, "auto") == runtime
         assert chosen(model, "openvino") == "openvino"

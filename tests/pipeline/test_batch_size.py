@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,7 @@ def test_a_joined_call_of_guided_steps_is_measured(tiny_epsilon: Path, monkeypat
     for pictures, found in ((10, 10), (0, 1), (1000, batch_size.MOST)):
         monkeypatch.setattr(memory_needed, "free", lambda _, room=pictures * needs + decoding: (room, room))
         assert batch_size._fitting(session) == found
+
+
+def test_one_picture_at_a_time_where_no_call_succeeds() -> None:
+    assert batch_size.fullest(lambda _: math.inf, 32) == 1

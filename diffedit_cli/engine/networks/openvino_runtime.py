@@ -155,6 +155,8 @@ class OpenVinoForward:
         """Returns the output, then hidden states and prompt embeddings of each watched layer, for some rows."""
         with self._turn:
             if call.shapes not in self._ready:
+                if len(self._ready) == len(self._rows):  # of another size of pictures: each takes a network's memory
+                    self._ready.clear()
                 self._ready[call.shapes] = self._stored(call) or self._made(call)
             return self._ready[call.shapes](call)
 
