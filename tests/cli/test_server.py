@@ -52,14 +52,6 @@ def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     servers.end()
 
 
-@pytest.fixture
-def told(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a client says what it imported."""
-    path = tmp_path_factory.mktemp("told") / "imported"
-    monkeypatch.setenv("TOLD", str(path))
-    return path
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 

@@ -35,14 +35,6 @@ def left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     server_client.stop_all()
 
 
-@pytest.fixture
-def told(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a client says what it imported."""
-    path = tmp_path_factory.mktemp("told") / "imported"
-    monkeypatch.setenv("TOLD", str(path))
-    return path
-
-
 def _held(lock: Path) -> bool:
     try:
         with FileLock(lock, timeout=0):

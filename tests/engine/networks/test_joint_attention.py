@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-import tiny_transformers
+import tiny_families
 import torch
 from command import WORDS, diffedit, settled
 from PIL import Image
@@ -18,17 +16,10 @@ from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding
 from diffedit_cli.engine.networks import families
+from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.errors import ModelError
 
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "sd3": tiny.write_sd3,
-    "flux2": tiny_transformers.write_flux2,
-    "z-image": tiny_transformers.write_z_image,
-    "flux": tiny_transformers.write_flux,
-    "chroma": tiny_transformers.write_chroma,
-    "qwen-image": tiny_transformers.write_qwen_image,
-    "pixart": tiny_transformers.write_pixart,
-}
+WRITERS = {family: write for family, write in tiny_families.WRITERS.items() if FAMILIES[family].denoiser != "unet"}
 AXIS = {"z-image": 8}  # of queries and keys; the first one turns with the number of the text token there
 SIDE, CAT = 16, 3  # cells of the latents, and the place of the watched token
 
