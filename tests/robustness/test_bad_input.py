@@ -160,7 +160,7 @@ TABLE = [
     (f"mask good.png {PROMPTS} --device abacus", 2, "--device abacus"),
     (f"mask good.png {PROMPTS} --clip-skip -1", 2, "--clip-skip must be at least 0, not -1"),
     (f"edit good.png {PROMPTS} --clip-skip 9", 2, "--clip-skip 9 is more than the text encoder"),
-    (f"mask good.png {PROMPTS} --offload disk", 2, "--offload disk is unknown; use none, model, sequential"),
+    (f"mask good.png {PROMPTS} --offload disk", 2, "--offload disk is unknown; use none, model, group, sequential"),
     (f"mask good.png {PROMPTS} --quantize int3", 2, "--quantize int3 is unknown; use none, fp8, int8, nf4"),
     (f"edit good.png {PROMPTS} --quantize nf4 --offload sequential", 2, "use --offload model"),
     ("doctor --dtype int8", 2, "--dtype int8"),
