@@ -8,13 +8,13 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: demo test test-thorough test-all test-slow oldest audit chromium docs check lint types format clean
 
-demo: $(VENV)/.installed  ## install, take the elephant of a sample picture to the beach, say where to look
+demo: $(VENV)/.installed  ## install, take the balloon of a sample picture from night to desert, say where to look
 	mkdir -p demo
-	$(BIN)/diffedit edit sample_images/elephant-in-desert.png --from "an elephant in the desert" \
-		--to "an elephant on the beach" --output demo/beach.png --cache-dir $(CACHE)
+	$(BIN)/diffedit edit sample_images/balloon-at-night.png --from "a balloon at night" \
+		--to "a balloon in the desert" --output demo/desert.png --cache-dir $(CACHE)
 	@echo
-	@echo "Before: sample_images/elephant-in-desert.png"
-	@echo "After:  demo/beach.png"
+	@echo "Before: sample_images/balloon-at-night.png"
+	@echo "After:  demo/desert.png"
 
 test: $(VENV)/.installed-dev  ## install what the tests need, and pass those that are quick
 	$(BIN)/python -m pytest -n auto -m 'not slow and not thorough'
