@@ -203,11 +203,13 @@ def _memory(model: ModelFolder, given: dict[str, Any]) -> dict[str, Any]:
     from diffedit_cli.models.memory import OffloadOptions, format_on, number_format
 
     device = memory_needed.usual_device() if given["device"] == "auto" else given["device"]
-    if device != "cpu":
-        from diffedit_cli.models import devices
+    dtype = number_format("--dtype", given["dtype"])
+    if device != "cpu" or dtype == "bfloat16":
+        from diffedit_cli.models import devices  # which imports PyTorch
 
         device = devices.choose_device(device)
-    dtype = format_on(device, number_format("--dtype", given["dtype"]), model.format.half)
+        dtype, _ = devices.format_in_use(model, device, dtype, given["quantize"])
+    dtype = format_on(device, dtype, model.format.half)
     options = OffloadOptions(offload=given["offload"], quantize=given["quantize"], runtime=given["runtime"])
     options = runtimes.chosen(model, device, dtype, options)
     memory_needed.refuse_quantised_files(model, options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -21,18 +22,18 @@ class CompiledNetworks:
 
     folder: ModelFolder
     dtype: str
-    _places: dict[str, KeptNetworks] = field(default_factory=dict)
 
-    def find(self, made_for: str) -> Path | None:
-        stored = None if self.folder.loras else self._place(made_for).stored
-        return stored / FILE if stored else None
+    def find(self, made_for: str) -> tuple[Path, object] | None:
+        place = self._place(made_for)
+        return (place.stored / FILE, place.held) if place and place.stored else None
 
     def keep(self, made_for: str, compiled: memoryview) -> None:
-        if not self.folder.loras:
-            self._place(made_for).keep(len(compiled), lambda folder: (folder / FILE).write_bytes(compiled))
+        if place := self._place(made_for):
+            place.keep(len(compiled), lambda folder: (folder / FILE).write_bytes(compiled))
 
-    def _place(self, made_for: str) -> KeptNetworks:
-        if made_for not in self._places:
-            versions = " ".join(metadata.version(library) for library in MADE_BY)
-            self._places[made_for] = KeptNetworks.of(self.folder, f"{self.dtype} {versions} {RULES} {made_for}")
-        return self._places[made_for]
+    def _place(self, made_for: str) -> KeptNetworks | None:
+        if not self.folder.loras:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                versions = " ".join(metadata.version(library) for library in MADE_BY)
+                return KeptNetworks.of(self.folder, f"{self.dtype} {versions} {RULES} {made_for}")
+        return None

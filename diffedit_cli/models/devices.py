@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from diffedit_cli.errors import DeviceError, UsageError, is_of_device, is_out_of_memory
+from diffedit_cli.models.folder import ModelFolder
+from diffedit_cli.models.memory import format_on
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -117,6 +119,20 @@ def has_bfloat16() -> bool:
         return library.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     has = torch.cpu.get_capabilities()
     return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert"))
+
+
+def format_in_use(folder: ModelFolder, device: str, dtype: str, quantize: str) -> tuple[str, bool]:
+    """Returns the number format that a model computes in on a device, and whether it replaces one that is emulated.
+
+    Args:
+        folder: Model.
+        device: Torch device.
+        dtype: auto, float32, float16 or bfloat16.
+        quantize: How its weights are quantised, or none.
+    """
+    asked = format_on(device, dtype, folder.format.half)
+    emulated = quantize == "none" and not folder.is_quantised and emulates(device, asked)
+    return "float32" if emulated else asked, emulated
 
 
 @contextlib.contextmanager

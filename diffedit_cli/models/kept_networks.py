@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from diffedit_cli.storage import files, model_locks
 from diffedit_cli.storage.cache import Cache
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeptNetworks:
     """A place in the cache for networks that are made from a model.
 
@@ -36,10 +37,20 @@ class KeptNetworks:
         return cls(target, target if held else None, held)
 
     def keep(self, size: int, write: Callable[[Path], object]) -> None:
-        """Makes room for `size` bytes and calls `write` with the folder to write into, if the cache has that room."""
+        """Makes room for `size` bytes and calls `write` with the folder to write into, if the cache has that room.
+
+        Networks that were stored, and could not be used, are replaced, unless another process still reads them.
+        """
         cache = Cache(self.target.parent.parent)
         with contextlib.suppress(OSError, OutputError):  # the next command makes them again
+            self._discard()
             cache.reserve(size)
             with files.new_folder(self.target) as fresh:
                 write(fresh)
             cache.trim(recount=True)
+
+    def _discard(self) -> None:
+        self.stored = self.held = None
+        with model_locks.unless_held(self.target) as free:
+            if free:
+                shutil.rmtree(self.target)

@@ -18,7 +18,7 @@ from diffedit_cli.engine.networks import gguf_header
 from diffedit_cli.engine.networks.gguf_header import GgufTensor
 from diffedit_cli.engine.networks.model_formats import fits_nf4, is_kept_in_full, is_quantised_weight
 from diffedit_cli.errors import DeviceError, ModelError
-from diffedit_cli.models import weights
+from diffedit_cli.models import main_memory, weights
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import MOVABLE, OFFLOADS, OPENVINO, TORCH, OffloadOptions
 from diffedit_cli.storage.files import amount
@@ -157,20 +157,10 @@ def denoising(folder: ModelFolder, dtype: str) -> int:
     return int(VECTORS * ROWS * tokens * width * BYTES[dtype])
 
 
-def whole() -> int:
-    """Returns the bytes of the computer's memory."""
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
 def free(device: str) -> tuple[int, int]:
     """Returns the free bytes of a device's memory, and the same with what the system can move to the disk."""
     if device == "cpu":
-        import psutil
-
-        available = int(psutil.virtual_memory().available)
-        return available, available + int(psutil.swap_memory().free)
+        return main_memory.free()
     import torch
 
     if device.startswith("cuda"):

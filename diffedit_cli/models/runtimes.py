@@ -9,7 +9,7 @@ from importlib import metadata
 
 from diffedit_cli.engine.networks.model_formats import SMALL_NETWORK
 from diffedit_cli.errors import UsageError
-from diffedit_cli.models import memory_needed
+from diffedit_cli.models import main_memory, memory_needed
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import AUTO, OPENVINO, TORCH, OffloadOptions
 
@@ -21,7 +21,8 @@ def chosen(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions
 
     `auto` is OpenVINO where it can compute the model, is faster (docs/performance.md: not for a network as small as
     the built-in one) and fits into the machine's memory beside torch's weights, which both keep. The choice depends on
-    the model and the machine only, so that an edit has the same result whenever it is repeated.
+    the model, the machine and what is installed, not on what else runs, so that an edit has the same result whenever it
+    is repeated there.
 
     Raises UsageError for `openvino` where it cannot compute the model.
     """
@@ -61,4 +62,4 @@ def _hindrance(folder: ModelFolder, device: str, dtype: str, options: OffloadOpt
 def _is_better(folder: ModelFolder, device: str, dtype: str, options: OffloadOptions) -> bool:
     need = memory_needed.needed(folder, device, dtype, options)
     is_large = need.weights.get(folder.format.denoiser, 0) > SMALL_NETWORK
-    return is_large and not folder.loras and need.total <= memory_needed.whole() // 2
+    return is_large and not folder.loras and need.total <= main_memory.whole() // 2

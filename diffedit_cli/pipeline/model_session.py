@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffedit_cli.engine.interfaces import Embedding, Model, ModelInput
 from diffedit_cli.engine.networks import domain_check
-from diffedit_cli.engine.networks.model_formats import FAMILIES
 from diffedit_cli.engine.process import Level
 from diffedit_cli.errors import InputError, ModelError
 from diffedit_cli.images import pictures
@@ -23,7 +22,7 @@ from diffedit_cli.models import devices, runtimes
 from diffedit_cli.models.devices import choose_device, device_errors, fit_threads
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.loader import LOADER
-from diffedit_cli.models.memory import OffloadOptions, format_on
+from diffedit_cli.models.memory import OffloadOptions
 from diffedit_cli.pipeline import cache_keys, embedding_files, prompts
 from diffedit_cli.pipeline.latents_files import Latents
 from diffedit_cli.pipeline.params import Params, levels_up_to
@@ -43,9 +42,7 @@ class ModelSession:
         self.folder, self.any_picture = folder, any_picture
         self.device = choose_device(device)
         fit_threads()
-        asked, plain = format_on(self.device, dtype, FAMILIES[folder.family].half), memory.quantize == "none"
-        self._emulated = plain and not folder.is_quantised and devices.emulates(self.device, asked)
-        self.dtype = "float32" if self._emulated else asked
+        self.dtype, self._emulated = devices.format_in_use(folder, self.device, dtype, memory.quantize)
         self.memory = runtimes.chosen(folder, self.device, self.dtype, memory)
         self._open = self._load
         self._model: Model | None = None

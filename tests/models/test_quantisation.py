@@ -187,6 +187,25 @@ def test_quantised_weights_are_made_once(
     assert not list(tmp_path.glob("models/*"))
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_damaged_quantised_weights_are_made_again_once(
+    flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    first, files = kept(flux, tmp_path, kind)
+    whole = files[1].read_bytes()
+    for damaged in (b"", b"no weights", whole[: len(whole) // 2]):
+        files[1].write_bytes(damaged)
+        again, _ = kept(flux, tmp_path, kind)
+        assert all(torch.equal(*both) for both in zip(again, first, strict=True))
+        assert files[1].read_bytes() == whole
+    files[0].unlink()
+    again, _ = kept(flux, tmp_path, kind)
+    with monkeypatch.context() as patch:
+        patch.setattr(quantisation, "quantise", lambda *_: pytest.fail("they are made again"))
+        again, _ = kept(flux, tmp_path, kind)
+    assert all(torch.equal(*both) for both in zip(again, first, strict=True))
+
+
 def test_what_is_not_kept(flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp8, LoRAs, and what a full cache has no room for: the edit works nevertheless."""
     assert kept(flux, tmp_path / "a", "fp8")[1] == []

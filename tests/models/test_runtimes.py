@@ -15,7 +15,8 @@ from PIL import Image
 
 from diffedit_cli.engine.networks import openvino_runtime
 from diffedit_cli.errors import UsageError
-from diffedit_cli.models import memory_needed, registry, runtimes
+from diffedit_cli.models import main_memory, memory_needed, registry, runtimes
+from diffedit_cli.models.compiled_networks import CompiledNetworks
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import OffloadOptions
 
@@ -57,7 +58,7 @@ def test_auto_is_torch_where_the_memory_is_too_small_for_both(tiny_sdxl: Path, m
     )
     assert by_both.total == by_torch.total + 2 * by_torch.weights["unet"]  # while it is compiled
     for memory, runtime in ((2 * by_both.total, "openvino"), (2 * by_both.total - 1, "torch")):
-        monkeypatch.setattr(memory_needed, "whole", lambda memory=memory: memory)
+        monkeypatch.setattr(main_memory, "whole", lambda memory=memory: memory)
         assert chosen(model, "auto") == runtime
         assert chosen(model, "openvino") == "openvino"
 
@@ -87,6 +88,22 @@ def test_asked_for_in_vain_it_says_why(
     with pytest.raises(UsageError) as raised:
         chosen(registry.find(str(tiny_sdxl)), "openvino", device, dtype, **options)
     assert said in str(raised.value)
+
+
+def test_a_stored_network_is_replaced_unless_it_is_read(tiny_sdxl: Path, tmp_path: Path) -> None:
+    networks = CompiledNetworks(registry.find(str(tiny_sdxl), kept=tmp_path), "float32")
+    assert networks.find("1 row") is None
+    networks.keep("1 row", memoryview(b"damaged"))
+    found = networks.find("1 row")
+    assert found is not None
+    networks.keep("1 row", memoryview(b"another"))
+    assert found[0].read_bytes() == b"damaged"  # which `found` holds
+    path = found[0]
+    del found
+    networks.keep("1 row", memoryview(b"another"))
+    assert path.read_bytes() == b"another"
+    assert networks.find("2 rows") is None
+    assert [file.name for file in tmp_path.glob("models/*/*")] == ["network.blob"]
 
 
 def test_other_families_are_left_to_torch(tmp_path: Path) -> None:

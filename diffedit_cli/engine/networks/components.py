@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -206,15 +207,18 @@ def read(
         place = (elsewhere or {}).get(part)
         stored = part in adapted and (change is not None or dtype is None)
         with _naming(name, folder / part, place):
-            if dtype is not None and quantise is not None and (copy := quantise.file(part)) is not None:
-                parts[part] = quantisation.read(_empty(reader, folder / part, place), copy, dtype, device)
+            copy = None
+            if dtype is not None and quantise is not None:
+                copy = quantise.copy(part, functools.partial(_empty, reader, folder / part, place), dtype, device)
+            if copy is not None:
+                parts[part] = copy
             elif place is not None and place.is_file():
                 parts[part] = _read_file(reader, place, folder / part, dtype, stored)
             else:
                 at, own = (folder / part, variant) if place is None else (place, None)
                 parts[part] = _read_folder(reader, at, dtype, own, device, stored)
-            if change is None:
-                quantisation.apply(quantise, part, parts[part], dtype, device)
+            if change is None and quantise is not None:
+                quantise.apply(part, parts[part], dtype, device)
     if change is not None:
         change(parts)
         _adapt(parts, adapted, dtype, quantise, device)
@@ -281,7 +285,8 @@ def _adapt(
     for part, network in parts.items():
         if part in adapted and dtype is not None and not quantisation.is_quantised(network):
             precision.convert(network, dtype)
-        quantisation.apply(how, part, network, dtype, device)
+        if how is not None:
+            how.apply(part, network, dtype, device)
 
 
 def _settle(parts: Parts, device: str) -> None:

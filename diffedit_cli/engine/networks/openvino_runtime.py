@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import io
 import logging
 import sys
 import threading
@@ -45,12 +44,12 @@ LOG = logging.getLogger(__name__)
 class Store(Protocol):
     """Keeps compiled networks of one model, by the shapes of their inputs."""
 
-    def find(self, shapes: str) -> Path | None:
-        """Returns the file of a compiled network, or None if there is none."""
+    def find(self, shapes: str) -> tuple[Path, object] | None:
+        """Returns the file of a compiled network with an object that keeps it there, or None if there is none."""
         ...
 
     def keep(self, shapes: str, compiled: memoryview) -> object:
-        """Keeps a compiled network, if there is room."""
+        """Keeps a compiled network, if there is room, in place of one that could not be used."""
         ...
 
 
@@ -103,9 +102,9 @@ _PLACE = "tensor"
 
 
 class _Compiled:
-    """A compiled network, ready to compute, and the file that its weights are in."""
+    """A compiled network, ready to compute, and what keeps the file there that its weights are in."""
 
-    def __init__(self, network: Any, file: object = None) -> None:
+    def __init__(self, network: Any, *file: object) -> None:
         self._request, self._file = network.create_infer_request(), file
 
     def __call__(self, call: _Call) -> list[Tensor]:
@@ -140,11 +139,15 @@ class OpenVinoForward:
             count = next(count for count in self._rows if count <= rows - first)
             parts.append(self._evaluate(call.rows(first, count)))
             first += count
-        output, *looks = (torch.cat(same).to(call.dtype) for same in zip(*parts, strict=True))
+        output, *looks = zip(*parts, strict=True)
+
+        def whole(tensors: tuple[Tensor, ...]) -> Tensor:
+            return torch.cat(tensors).to(call.dtype)
+
         for layer, hidden, told in zip(self._watched, looks[::2], looks[1::2], strict=True):
             for listen in layer._forward_pre_hooks.values():
-                listen(layer, (hidden,), {"encoder_hidden_states": told})
-        return Output(output)
+                listen(layer, (whole(hidden),), {"encoder_hidden_states": whole(told)})
+        return Output(whole(output))
 
     def _is_changed(self) -> bool:
         return any(
@@ -162,12 +165,12 @@ class OpenVinoForward:
 
     def _stored(self, call: _Call) -> _Compiled | None:
         """Returns the stored network, or None if there is none that can be used."""
-        path = self._store.find(self._made_for(call)) if self._store else None
+        found = self._store.find(self._made_for(call)) if self._store else None
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # damaged: it is made again
-            if path is not None:
-                file = np.memmap(path, dtype=np.uint8, mode="c")
-                held = library().Tensor(file, shared_memory=True)
-                return _Compiled(library().Core().import_model(held, "CPU", _settings(call)), file)
+            if found is not None:
+                file = np.memmap(found[0], dtype=np.uint8, mode="c")
+                mapped = library().Tensor(file, shared_memory=True)
+                return _Compiled(library().Core().import_model(mapped, "CPU", _settings(call)), file, found[1])
         return None
 
     def _made(self, call: _Call) -> _Compiled:
@@ -176,24 +179,22 @@ class OpenVinoForward:
         with self._as_it_was():
             looking = _Looking(self._network, self._watched, call)
             expected = looking(*call.inputs)[0]
-            try:
+            with _failures("compute this network"):
                 network = library().Core().compile_model(_converted(looking, call), "CPU", _settings(call))
                 made = _Compiled(network)
                 found = made(call)[0]
-            except Exception as error:  # of many types
-                raise ModelError(f"OpenVINO cannot compute this network ({reason(error)}); use {INSTEAD}.") from error
         if not (found - expected).abs().max() <= NEAR[call.dtype] * expected.abs().max():
             raise ModelError(f"OpenVINO computes this network otherwise than torch; use {INSTEAD}.")
         if self._store is not None:
-            exported = io.BytesIO()
-            network.export_model(exported)
-            self._store.keep(self._made_for(call), exported.getbuffer())
+            with _failures("export this network"):
+                exported = network.export_model().getbuffer()
+            self._store.keep(self._made_for(call), exported)
         return made
 
     def _made_for(self, call: _Call) -> str:
-        processor = [
-            library().Core().get_property("CPU", said) for said in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-        ]
+        with _failures("describe this processor"):
+            core = library().Core()
+            processor = [core.get_property("CPU", said) for said in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
         return f"{call.shapes} {processor}"
 
     @contextlib.contextmanager
@@ -243,15 +244,27 @@ def _converted(looking: _Looking, call: _Call) -> Any:
     return made
 
 
+@contextlib.contextmanager
+def _failures(done: str) -> Iterator[None]:
+    """Context for calls of OpenVINO: raises ModelError in place of its exceptions, which are of many types."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"OpenVINO cannot {done} ({reason(error)}); use {INSTEAD}.") from error
+
+
 @functools.cache
 def library() -> Any:
-    """Returns OpenVINO, which gets no chance to report its use."""
+    """Returns OpenVINO, which gets no chance to report its use. Raises ModelError if it cannot be imported."""
     absent = TELEMETRY not in sys.modules
     if absent:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # Python's mark for a module to refuse
     try:
-        importlib.import_module("openvino.tools.ovc.convert_impl")  # which would look for it later
-        return importlib.import_module("openvino")
+        with _failures("be imported"):
+            importlib.import_module("openvino.tools.ovc.convert_impl")  # which would look for it later
+            return importlib.import_module("openvino")
     finally:
         if absent:
             del sys.modules[TELEMETRY]

@@ -6,8 +6,9 @@ have the most influence on the result. nf4 is QLoRA's format (arXiv:2305.14314).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.engine.networks.model_formats import INSTALL, LIBRARIES, fits_nf4, is_quantised_weight
-from diffedit_cli.errors import ModelError
+from diffedit_cli.errors import DiffEditError, ModelError
 
 FP8 = torch.float8_e4m3fn
 INT8_PARTS = ("qdata", "scale", "zero_point")  # tensors of torchao's Int8Tensor
@@ -25,6 +26,7 @@ STATE = ".quant_state.bitsandbytes__"  # end of the name of a tensor with bitsan
 FOUR_BITS = ("nf4", "fp4")
 MOST_BLOCK = 4096  # weights that share a scale
 SUFFIX = ".safetensors"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,32 @@ class Quantisation:
     parts: tuple[str, ...]
     stored: Path | None = None
     keep: Callable[[Mapping[str, nn.Module]], object] = lambda _: None
+    _made: list[str] = field(default_factory=list)
 
-    def file(self, part: str) -> Path | None:
-        """Returns the file with the quantised weights of a part, None if they are to be made."""
-        return self.stored / (part + SUFFIX) if self.stored is not None and part in self.parts else None
+    def copy(self, part: str, empty: Callable[[], nn.Module], dtype: torch.dtype, device: str) -> nn.Module | None:
+        """Returns a part with its stored weights; None if they are to be made, because there are none or are damaged.
+
+        `empty` returns the network without weights.
+        """
+        if self.stored is None or part not in self.parts:
+            return None
+        try:
+            return read(empty(), self.stored / (part + SUFFIX), dtype, device)
+        except (torch.OutOfMemoryError, DiffEditError):
+            raise
+        except Exception:  # readers raise many types
+            LOG.info(f"the quantised weights in {self.stored} are damaged, and made again")
+            return None
+
+    def apply(self, part: str, network: Any, dtype: torch.dtype | None, device: str) -> None:
+        """Quantises a network in place if its part is one of `parts`, and it has no quantised weights yet."""
+        if dtype is not None and part in self.parts and not is_quantised(network):
+            quantise(network, self.kind, dtype, device)
+            self._made.append(part)
 
     def done(self, networks: Mapping[str, nn.Module]) -> None:
-        """Passes on the networks among these that were quantised just now."""
-        if self.stored is None:
+        """Passes on the networks of `parts` if any of them was quantised just now."""
+        if self._made:
             self.keep({part: networks[part] for part in self.parts if part in networks})
 
 
@@ -70,12 +90,6 @@ def require(kind: str, device: str) -> None:
         raise ModelError(f"--quantize {kind} needs {library}, which is not installed; {INSTALL}.")
     if kind == "fp8" and device.startswith("mps"):
         raise ModelError("--quantize fp8 does not work on mps, which has no such numbers; use --quantize int8.")
-
-
-def apply(how: Quantisation | None, part: str, network: Any, dtype: torch.dtype | None, device: str) -> None:
-    """Quantises a network in place if it is one that `how` names, and has no quantised weights yet."""
-    if how is not None and dtype is not None and part in how.parts and not is_quantised(network):
-        quantise(network, how.kind, dtype, device)
 
 
 def quantise(network: nn.Module, kind: str, compute: torch.dtype, device: str) -> None:

@@ -26,9 +26,9 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.asked = path, []
 
-    def find(self, made_for: str) -> Path | None:
+    def find(self, made_for: str) -> tuple[Path, object] | None:
         self.asked.append(made_for)
-        return next((path for path in [self._file(made_for)] if path.exists()), None)
+        return next(((path, None) for path in [self._file(made_for)] if path.exists()), None)
 
     def keep(self, made_for: str, compiled: memoryview) -> None:
         self._file(made_for).write_bytes(compiled)
@@ -152,6 +152,24 @@ def test_a_network_that_differs_from_torch_is_refused(tiny_epsilon: Path, monkey
     monkeypatch.setattr(openvino_runtime, "_converted", lambda *_: None)
     with pytest.raises(ModelError, match=r"OpenVINO cannot compute this network .* use --runtime torch"):
         predicted(load(tiny_epsilon), 1)
+
+
+@pytest.mark.parametrize(
+    "broken", [ImportError("libopenvino.so: no such file"), RuntimeError("no device"), OSError(5, "")]
+)
+def test_a_broken_library_is_told_of(tiny_epsilon: Path, broken: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise broken
+
+    model = load(tiny_epsilon, Folder(tiny_epsilon))
+    openvino_runtime.library.cache_clear()
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(ModelError, match=r"OpenVINO cannot be imported \(.+\); use --runtime torch"):
+        predicted(model, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(openvino_runtime.library(), "Core", fail)
+    with pytest.raises(ModelError, match=r"OpenVINO cannot describe this processor \(.+\); use --runtime torch"):
+        predicted(model, 1)
 
 
 convert = openvino_runtime._converted
