@@ -24,7 +24,7 @@ def test_every_diffedit_command_of_readme_works(tmp_path: Path) -> None:
     written = {path.name for path in tmp_path.iterdir()}
     assert {
         "oranges.png",
-        "rabbit.png",
+        "sheep.png",
         "cat.mask.png",
         "cat.preview.png",
         "cat.overlay.png",
