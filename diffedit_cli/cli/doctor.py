@@ -78,7 +78,7 @@ def _model(folder: ModelFolder, device: str, dtype: str) -> str:
     from diffedit_cli.pipeline.edit_pipeline import EditPipeline
     from diffedit_cli.pipeline.stats import EditStats
 
-    pipeline = EditPipeline(folder, None, device=device, dtype=dtype, memory=OffloadOptions(runtime=AUTO))
+    pipeline = EditPipeline(folder, None, device=device.split(",")[0], dtype=dtype, memory=OffloadOptions(runtime=AUTO))
     stats = EditStats()
     model = pipeline.session.model(stats)
     size = model.native_size

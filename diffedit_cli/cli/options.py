@@ -16,6 +16,7 @@ import typer
 
 from diffedit_cli.cli.settings_file import OFF, ON, plain_serve
 from diffedit_cli.jobs.output_names import DEFAULT as NAME
+from diffedit_cli.models import device_names
 from diffedit_cli.pipeline.parameter import AUTO, flag, parameters
 from diffedit_cli.pipeline.params import Params
 from diffedit_cli.pipeline.presets import BALANCED, preset
@@ -243,11 +244,18 @@ MODEL_NAME = _group(
         ".safetensors or .gguf (default: builtin).",
     ),
 )
-DEVICE = _group(
-    "Model and device",
-    device=(str, "auto", "auto, cpu, cuda, cuda:1, xpu or mps."),
-    dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."),
-)
+
+
+def _named_device(context: typer.Context, text: str) -> str:
+    """Returns the value of --device. Raises UsageError if it names no device, or several where one is used."""
+    device_names.named(text, several=context.info_name in ("run", "doctor"))
+    return text
+
+
+_DEVICE_TEXT = "auto, cpu, cuda, cuda:1, xpu or mps."
+DEVICE: Group = {
+    "device": (_annotated("Model and device", "device", str, AUTO, _DEVICE_TEXT, callback=_named_device), AUTO)
+} | _group("Model and device", dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."))
 MODEL_ON_DEVICE = MODEL_NAME | DEVICE
 ADDITIONS = _group(
     "Model and device",

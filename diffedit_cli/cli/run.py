@@ -22,6 +22,7 @@ from diffedit_cli.cli.console import answer
 from diffedit_cli.cli.options import takes
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageError, Withheld, exit_code
 from diffedit_cli.jobs import interrupts, output_names, sharding
+from diffedit_cli.models import device_names
 from diffedit_cli.storage import files
 
 APART = "use --name '{stem}{suffix}{ext}' if only their suffixes differ, otherwise give each its own --out"
@@ -109,6 +110,8 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is not a number of pictures; give 1 or more, or leave it out.")
     session.parse_count("--batch", given["batch"], "pictures")
+    if given["ray"] is not None:
+        device_names.named(given["device"])  # each worker uses one
     return shard, most
 
 

@@ -369,11 +369,12 @@ class Model(ValueKeeper, PromptReader, Protocol):
         """
         ...
 
-    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput], as_one: bool = False) -> Sequence[Tensor | Exception]:
         """Evaluates the network for several inputs, in shared calls where their shapes allow it.
 
         Args:
             asked: Inputs; each has a batch size B of its own.
+            as_one: Whether a call that memory is too short for fails as a whole, in place of smaller ones.
 
         Returns:
             For each input the network output (B, C, h, w), or the exception raised for it.

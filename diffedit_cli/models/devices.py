@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from diffedit_cli.errors import DeviceError, UsageError, is_of_device, is_out_of_memory
+from diffedit_cli.errors import DeviceError, is_of_device, is_out_of_memory
+from diffedit_cli.models import device_names
 from diffedit_cli.models.folder import ModelFolder
 from diffedit_cli.models.memory import format_on
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-KINDS = ("cuda", "xpu", "mps", "cpu")  # the best one first; "cuda" is also what PyTorch calls AMD's GPUs (ROCm)
 TRIED = {
     "cpu": "tested",
     "cuda": "edits tested on one NVIDIA H200; several GPUs and --offload not tested",
@@ -58,14 +58,13 @@ def choose_device(name: str) -> str:
     """Returns the name of an available device; `auto` is the best one.
 
     With several GPUs `auto` is the one of this process, by LOCAL_RANK. Raises DeviceError if the device is not
-    available, UsageError if its name is unknown.
+    available, UsageError if its name is none.
     """
+    [name] = device_names.named(name)
     here = available()
     if name == "auto":
         own = f"{here[0]}:{os.environ.get('LOCAL_RANK', '')}"
         return own if own in here else here[0]
-    if name.split(":")[0] not in KINDS:
-        raise UsageError(f"--device {name} is unknown; use auto, {', '.join(here)}.")
     if name not in here:
         raise DeviceError(f"The device {name} is not available here; use --device {' or '.join(here)}.")
     return name
@@ -80,7 +79,7 @@ def choose_devices(name: str) -> list[str]:
         here = available()
         several = [one for one in here if one.startswith(f"{here[0]}:")]
         return several if len(several) > 1 else [here[0]]
-    return list(dict.fromkeys(choose_device(one) for one in name.split(",")))
+    return [choose_device(one) for one in device_names.named(name, several=True)]
 
 
 def available() -> list[str]:

@@ -29,18 +29,27 @@ KIND = "batch"
 def pictures_at_once(session: ModelSession, cache: StageCache) -> int:
     """Returns the best number of pictures to edit together; measured once for a model on a device, then cached.
 
+    Cached for the memory that was free, and not at all if it ended while this was measured.
+
     It is 1 on the CPU, in float32, where the last bits would change, and as long as no model is loaded.
     """
     if session.dtype == "float32" or session.device == "cpu" or not session.is_loaded:
         return 1
     stats = EditStats()
     inputs = {**session.folder.record(), "dtype": session.dtype, **session.memory.record()}
-    inputs |= {"device": _name(session.device), "offload": session.memory.offload}
+    room = _fitting(session)
+    inputs |= {"device": _name(session.device), "offload": session.memory.offload, "room": _power_of_two(room)}
 
     def measure() -> Arrays:
         model = session.model(stats)
-        best = fullest(lambda count: _seconds(model, session, count), _fitting(session))
-        return {"pictures": np.array([best])}
+        taken: dict[int, float] = {}
+
+        def seconds(count: int) -> float:
+            taken[count] = _seconds(model, session, count)
+            return taken[count]
+
+        best = fullest(seconds, room)
+        return {"pictures": np.array([best]), "seconds": np.array([*taken.values()])}  # with inf it is not cached
 
     with device_errors(session.device), torch.inference_mode():
         return int(cache.get_or_compute_part(KIND, inputs, stats, measure)["pictures"][0])
@@ -66,7 +75,7 @@ def _fitting(session: ModelSession) -> int:
 
 
 def _seconds(model: Model, session: ModelSession, count: int) -> float:
-    """Returns how long a network call for the guided steps of `count` pictures takes at best."""
+    """Returns how long a network call for the guided steps of `count` pictures takes at best, inf if it fails."""
     side = (model.native_size, model.native_size)
     x_t = torch.randn((PAIR, *model.latent_shape(side)), generator=torch.Generator().manual_seed(0)).to(session.device)
     at = torch.full((PAIR,), model.levels(STEPS)[STEPS // 2].timestep, device=session.device)
@@ -74,13 +83,17 @@ def _seconds(model: Model, session: ModelSession, count: int) -> float:
     best = math.inf
     for _ in range(CALLS):
         started = time.perf_counter()
-        answers = session.ask_together(asked)
+        answers = session.ask_together(asked, as_one=True)
         whole = [answer for answer in answers if isinstance(answer, Tensor)]
         if len(whole) < count:
             return math.inf
         whole[-1].flatten()[0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def _power_of_two(room: int) -> int:
+    return 1 << (room.bit_length() - 1)
 
 
 def _name(device: str) -> str:

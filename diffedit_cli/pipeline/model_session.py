@@ -59,11 +59,11 @@ class ModelSession:
         own._model = own._x_0 = None
         return own
 
-    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput], as_one: bool = False) -> Sequence[Tensor | Exception]:
         """Returns the network's output, or its exception, for each of several inputs. The model must be loaded."""
         assert self._model is not None
         with device_errors(self.device), torch.inference_mode():
-            return self._model.ask_together(asked)
+            return self._model.ask_together(asked, as_one)
 
     def model(self, stats: EditStats) -> Model:
         """Returns the model, loaded at the first call."""

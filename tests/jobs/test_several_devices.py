@@ -45,7 +45,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return chosen
 
 
-def run(*words: object, device: str = "first,second", out: str = "out") -> Ran:
+def run(*words: object, device: str = "cuda:7,cuda:8", out: str = "out") -> Ran:
     return diffedit("run", *words, *WORDS, "--out", out, "--json", "--no-cache", "--device", device)
 
 
@@ -63,7 +63,7 @@ def test_it_is_as_on_one_device(here: Path, album: Path, used: list[str], batch:
     alone = run("album", "--batch", batch, "--no-metadata", device="cpu", out="alone")
     assert used == ["cpu"]
     apart = run("album", "--batch", batch, "--no-metadata")
-    assert sorted(used) == ["cpu", "first", "second"]
+    assert sorted(used) == ["cpu", "cuda:7", "cuda:8"]
     assert alone.code == apart.code == 8
     if batch == 1:
         assert told(results(apart)) == told(results(alone))  # in the order of the pictures

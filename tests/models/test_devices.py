@@ -51,10 +51,10 @@ def test_a_run_takes_every_gpu_or_those_that_are_named(monkeypatch: pytest.Monke
     has(monkeypatch, cuda=2, xpu=3)
     assert devices.choose_devices("auto") == ["cuda:0", "cuda:1"]
     assert devices.choose_devices("cuda") == ["cuda"]
-    assert devices.choose_devices("cuda:1,cuda:0,cuda:1") == ["cuda:1", "cuda:0"]
+    assert devices.choose_devices("cuda:1,cuda:0,xpu") == ["cuda:1", "cuda:0", "xpu"]
     with pytest.raises(DeviceError, match="cuda:2 is not available"):
         devices.choose_devices("cuda:0,cuda:2")
-    with pytest.raises(UsageError, match="--device abacus is unknown"):
+    with pytest.raises(UsageError, match="The device 'abacus' in --device cuda:0,abacus is unknown"):
         devices.choose_devices("cuda:0,abacus")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert devices.choose_devices("auto") == ["cuda:1"]
@@ -99,6 +99,41 @@ def test_doctor_says_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr("torch.version.hip", "6.4")
     assert "AMD" in devices.tried("cuda:0")
+
+
+NO_DEVICE = ("", " ", "CPU", "abacus", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "cuda:01", "cuda\n")
+NO_LIST = (",", "cpu,", ",cpu", "cpu,cpu", "cpu,cpu:0", "cuda,cuda:0", "cuda:1,cuda:0,cuda:1", "mps:0,mps", "auto,cpu")
+
+
+@pytest.mark.parametrize("name", [*NO_DEVICE, *NO_LIST, "cuda:0,cuda:1", "auto,"])
+def test_what_names_no_device_is_wrong_usage_before_anything_else(name: str) -> None:
+    """Whether PyTorch is there or not, and whether the picture or the result is."""
+    with pytest.raises(UsageError, match=r"device"):
+        devices.choose_device(name)
+    for words in (["edit", "none.png", *WORDS], ["mask", "none.png", *WORDS], ["invert", "none.png"],
+                  ["models", "show", "builtin"]):  # fmt: skip
+        ran = diffedit(*words, "--device", name)
+        assert (ran.code, len(ran.lines)) == (2, 1), ran.err
+    if name != "cuda:0,cuda:1":
+        for words in (["run", "none", *WORDS, "--out", "out"], ["doctor"]):
+            ran = diffedit(*words, "--device", name)
+            assert (ran.code, len(ran.lines)) == (2, 1), ran.err
+        with pytest.raises(UsageError, match=r"device"):
+            devices.choose_devices(name)
+
+
+def test_a_device_named_twice_is_said_to_be() -> None:
+    ran = diffedit("run", "none", *WORDS, "--out", "out", "--device", "cuda,cpu,cuda:0")
+    assert "--device cuda,cpu,cuda:0 names one device twice, as cuda and cuda:0; name each once." in ran.err
+    ran = diffedit("run", "none", *WORDS, "--out", "out", "--ray", "2", "--device", "cuda:0,cuda:1")
+    assert (ran.code, "--device cuda:0,cuda:1 names several devices" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["cuda:9", "xpu", "xpu:1", "mps", "mps:1", "cpu:0", "cpu:3"])
+def test_a_device_that_is_not_here_is_said_to_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, cuda=2)
+    with pytest.raises(DeviceError, match=f"The device {name} is not available here; use --device cuda or"):
+        devices.choose_device(name)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffedit_cli.models import memory_needed, registry
 from diffedit_cli.models.memory import OffloadOptions
@@ -62,6 +63,41 @@ def test_auto_is_measured_once_for_a_model_on_a_gpu(
     for _ in range(2):
         assert batch_size.pictures_at_once(session, cache) == 8
     assert asked == [1, 2, 4, 8]
+
+
+def test_what_memory_limited_is_measured_again(
+    tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When more of it is free, or when it does not end while it is measured."""
+    session, cache = on("cuda", "float16", tiny_epsilon, monkeypatch), StageCache(Cache(tmp_path / "cache"))
+    session._model = session  # type: ignore[assignment]
+    monkeypatch.setattr(batch_size, "_name", lambda _: "a GPU")
+    full = math.inf
+    monkeypatch.setattr(batch_size, "_seconds", lambda _model, _session, count: 1.0 if count < full else math.inf)
+    for room, full, best in ((2, math.inf, 2), (32, 8, 4), (32, 16, 8), (32, math.inf, 32), (3, math.inf, 2)):  # noqa: B007
+        monkeypatch.setattr(batch_size, "_fitting", lambda _, room=room: room)
+        assert batch_size.pictures_at_once(session, cache) == best
+
+
+def test_measuring_leaves_the_calls_of_edits_as_they_were(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is too large for memory fails as a whole, and only the measurement learns of it."""
+    session = on("cpu", "bfloat16", tiny_epsilon, monkeypatch)
+    model: Any = session.model(EditStats())
+    answer, calls, most = model._evaluate, [], 4
+
+    def limited(rows: Any) -> Any:
+        calls.append(len(rows))
+        if len(rows) > most:
+            raise torch.OutOfMemoryError
+        return answer(rows)
+
+    model._evaluate = limited
+    assert batch_size._seconds(model, session, 2) < math.inf
+    assert batch_size._seconds(model, session, 3) == math.inf
+    assert calls == [4] * batch_size.CALLS + [6]
+    most = 6  # as memory came back
+    model.predict(torch.zeros(6, 4, 8, 8), model.levels(10)[5], model.embed("a cat"))
+    assert calls[-1] == 6
 
 
 def test_a_joined_call_of_guided_steps_is_measured(tiny_epsilon: Path, monkeypatch: pytest.MonkeyPatch) -> None:

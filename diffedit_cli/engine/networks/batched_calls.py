@@ -27,26 +27,28 @@ class Calls:
         """Returns the network output (B, C, h, w) for one input. Raises what the network raises."""
         return self._output(rows, len(rows))
 
-    def ask_together(self, asked: Sequence[ModelInput]) -> list[Tensor | Exception]:
+    def ask_together(self, asked: Sequence[ModelInput], as_one: bool = False) -> list[Tensor | Exception]:
         """Returns for each input the network output (B, C, h, w), or the exception that it raised for this input.
 
-        Inputs of the same shape are joined in one call. If that fails, each is evaluated by itself.
+        Inputs of the same shape are joined in one call. If that fails, each is evaluated by itself, unless `as_one`:
+        then all of them failed, and later calls are as large as before.
         """
         answers: dict[int, Tensor | Exception] = {}
         for shape in dict.fromkeys(rows.shape for rows in asked):
             alike = [number for number, rows in enumerate(asked) if rows.shape == shape]
-            answers |= zip(alike, self._answers([asked[number] for number in alike]), strict=True)
+            answers |= zip(alike, self._answers([asked[number] for number in alike], as_one), strict=True)
         return [answers[number] for number in range(len(asked))]
 
-    def _answers(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
+    def _answers(self, asked: Sequence[ModelInput], as_one: bool) -> Sequence[Tensor | Exception]:
         lengths = [len(rows) for rows in asked]
         try:
             rows = functools.reduce(ModelInput.followed_by, asked)
-            return torch.split(self._output(rows, max(PAIR * len(asked), *lengths)), lengths)
+            output = self._network(rows) if as_one else self._output(rows, max(PAIR * len(asked), *lengths))
+            return torch.split(output, lengths)
         except Exception as error:
-            if len(asked) == 1:
-                return [error]
-        return [answer for rows in asked for answer in self._answers([rows])]
+            if as_one or len(asked) == 1:
+                return [error] * len(asked)
+        return [answer for rows in asked for answer in self._answers([rows], as_one)]
 
     def _output(self, rows: ModelInput, most: int) -> Tensor:
         """Returns the network output from calls of at most `most` rows, halved where memory is full."""

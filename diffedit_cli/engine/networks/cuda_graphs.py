@@ -21,6 +21,7 @@ from diffedit_cli.engine.networks.cross_attention import Watch, rows_by_watch
 from diffedit_cli.errors import is_out_of_memory, reason
 
 MOST = 16  # graphs: an edit has some five (rows, prompts, attention watched or not)
+AGAIN = 64  # evaluations of an input whose graph was refused until another attempt
 ROOM = 0.1  # share of the device's memory that is free, or nothing is captured
 LOG = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class CudaGraphs:
         self._compute, self._recorder = compute, recorder
         self._graphs: dict[Any, Graph] = {}  # the one that was used last is the last one
         self._seen: set[Any] = set()
-        self._refused: set[Any] = set()
+        self._refused: dict[Any, int] = {}  # for lack of memory -> evaluations until another attempt
         self.enabled = True
 
     def __len__(self) -> int:
@@ -133,7 +134,7 @@ class CudaGraphs:
             return self._compute(rows)
         given, watched = _tensors(rows), rows_by_watch(rows)
         key = _key(rows, given, watched)
-        if key not in self._graphs and key in self._seen and key not in self._refused:
+        if key not in self._graphs and key in self._seen and self._may_capture(key):
             self._capture(key, rows, given, watched)
         graph = self._graphs.pop(key, None)
         self._seen.add(key)
@@ -178,6 +179,14 @@ class CudaGraphs:
         self.forget()  # after the except block: the error held the call's memory
         return self._compute(rows)
 
+    def _may_capture(self, key: Any) -> bool:
+        """Whether an input may get a graph: not soon after memory was too short for it, nor while it still is."""
+        left = self._refused.get(key)
+        if left is None:
+            return True
+        self._refused[key] = left - 1 if left else AGAIN
+        return not left and self._recorder.has_room()
+
     def _capture(self, key: Any, rows: ModelInput, given: Tensors, watched: dict[Watch, list[int]]) -> None:
         """Captures an evaluation, if it can be: a failure costs the graph, not the evaluation."""
         if len(self._graphs) == MOST:
@@ -187,6 +196,7 @@ class CudaGraphs:
         try:
             if self._recorder.has_room():
                 self._graphs[key] = _captured(self._compute, self._recorder, rows, given, watched)
+                self._refused.pop(key, None)
                 return
         except Exception as error:
             if not is_out_of_memory(error):
@@ -194,7 +204,7 @@ class CudaGraphs:
                 LOG.info("no CUDA graphs: %s", reason(error))
                 self.forget()
                 return
-        self._refused.add(key)
+        self._refused[key] = AGAIN
         self.forget()
         LOG.info("no CUDA graph for %s rows: memory is short", len(rows))
 

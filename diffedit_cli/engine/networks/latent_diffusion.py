@@ -134,8 +134,8 @@ class LatentDiffusion(VaeLatents, PromptEncoding, ValueKeeping):
         view.evaluations, view._ask = 0, ask
         return view
 
-    def ask_together(self, asked: Sequence[ModelInput]) -> Sequence[Tensor | Exception]:
-        return self._calls.ask_together(asked)
+    def ask_together(self, asked: Sequence[ModelInput], as_one: bool = False) -> Sequence[Tensor | Exception]:
+        return self._calls.ask_together(asked, as_one)
 
     def capture(self, recorder: Recorder) -> None:
         """Evaluates the network by graphs from now on, while its weights stay where and what they are."""

@@ -175,6 +175,28 @@ def test_only_the_graphs_that_were_used_last_are_kept(
             assert recorder.captured == captured
 
 
+@pytest.mark.parametrize("short", [1, 3])
+def test_a_graph_is_captured_once_memory_comes_back(model: Any, recorder: FakeRecorder, short: int) -> None:
+    """Not at each evaluation meanwhile, and the other graphs stay where an attempt would be in vain."""
+    recorder.fails, recorder.refuses = FULL, lambda number: number <= 1
+    text, at = model.embed("a cat"), model.levels(10)[5]
+    again = cuda_graphs.AGAIN
+    with torch.inference_mode():
+        for turn in range(2 + again):
+            model.predict(draw(model, 1, turn), at, text)
+        assert (recorder.captured, len(model.graphs)) == (1, 0)
+        for turn in range(3):
+            model.predict(draw(model, 2, turn), at, text)
+        released = recorder.released
+        for _ in range(short - 1):
+            recorder.room = [False]
+            for turn in range(1 + again):
+                model.predict(draw(model, 1, turn), at, text)
+        assert (recorder.captured, len(model.graphs), recorder.released) == (2, 1, released)
+        model.predict(draw(model, 1, 0), at, text)
+    assert (recorder.captured, len(model.graphs)) == (3, 2)
+
+
 def test_memory_that_ends_takes_the_graphs_first_and_then_halves(
     model: Any, recorder: FakeRecorder, tiny_epsilon: Path
 ) -> None:
