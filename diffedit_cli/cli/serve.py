@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from diffedit_cli.cli import options as o
+from diffedit_cli.cli import settings_file
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.options import takes
-from diffedit_cli.errors import UsageError
-
-MOST_SECONDS = 10**8  # the longest --idle of a server
 
 
 @takes(o.SERVE)
@@ -26,15 +24,14 @@ def serve(**given: Any) -> None:
         stopped = server_client.stop_all()
         answer(f"Stopped {stopped}." if stopped else "No server is running.")
     elif given["status"]:
-        states = [f"process {process}: {state}" for process, state in server_client.state()]
+        states = [f"process {process or 'unknown'}: {state}" for process, state in server_client.state()]
         answer("\n".join(states) or "No server is running.", lines=True)
-    elif not 0 < given["idle"] <= MOST_SECONDS:
-        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_SECONDS}, not {given['idle']:g}.")
     else:
+        seconds = settings_file.idle_seconds(given["idle"])
         from diffedit_cli.cli import server
         from diffedit_cli.cli.commands import main
 
         def ready(address: Path) -> None:
             tell(f"serving on {address}; end it with: diffedit serve --stop")
 
-        server.Server(main).serve(given["idle"], ready)
+        server.Server(main).serve(seconds, ready)

@@ -13,6 +13,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from diffedit_cli.storage import paths
 
 COMMANDS = ("edit", "mask", "invert")
 PATIENCE = 2.0  # seconds to wait for a server, about as long as starting without one takes
+STARTING = 60.0  # seconds in which a server that is starting listens
 ANSWER = 1.0  # seconds to wait for a message of the other side, if it is idle
 
 # Protocol, with messages of one byte: the server sends READY when it is the client's turn; the client then sends GO or
@@ -205,8 +207,13 @@ def _answer(connection: socket.socket) -> bytes:
 
 
 def stop_all() -> int:
-    """Ends every server of this user, each after its current command; returns how many there were."""
-    stopped = 0
+    """Ends every server of this user, each after its current command; returns how many there were.
+
+    Waits for those that are starting.
+    """
+    stopped, until = 0, time.monotonic() + STARTING
+    while _starting() and time.monotonic() < until:
+        time.sleep(ANSWER / 10)
     for path in _sockets():
         with contextlib.suppress(OSError), connect(path) as (connection, _):
             connection.settimeout(None)
@@ -232,7 +239,8 @@ def stop_outdated() -> None:
 def state() -> list[tuple[int, str]]:
     """Returns the process id and the state of each server of this user.
 
-    The state is idle, busy or ending, with a note if the server is of another version or environment.
+    The state is starting, idle, busy or ending, with a note if the server is of another version or environment. The
+    process of a server that is starting is not known (0).
     """
     found = []
     for path in _sockets():
@@ -243,7 +251,30 @@ def state() -> list[tuple[int, str]]:
             except TimeoutError:
                 said = "busy"
             found.append((process, said if path == address() else f"{said}, of another version or environment"))
+    return [*found, *((0, "starting") for _ in _starting())]
+
+
+def _starting() -> list[Path]:
+    """Returns the sockets of servers that do not listen yet: their lock is held."""
+    if not hasattr(socket, "AF_UNIX") or not paths.is_folder(folder()):
+        return []
+    found = []
+    with contextlib.suppress(OSError):  # the folder of another user
+        for lock in sorted(folder().glob("*.lock")):
+            if not paths.is_there(lock.with_suffix(".socket")) and _is_held(lock):
+                found.append(lock.with_suffix(".socket"))
     return found
+
+
+def _is_held(lock: Path) -> bool:
+    import fcntl
+
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _sockets() -> list[Path]:

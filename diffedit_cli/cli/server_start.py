@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffedit_cli.cli import config_file, server_client
-from diffedit_cli.cli.settings_file import AUTO
-from diffedit_cli.errors import UsageError
+from diffedit_cli.cli.settings_file import AUTO, idle_seconds
 
 IDLE = "600"  # seconds, the default of `diffedit serve`
 _PROGRAM = "import sys; sys.path[:0] = {sys.argv.pop(1)} - {*sys.path}; from diffedit_cli.__main__ import main; main()"
@@ -29,9 +28,9 @@ def leave_behind(serve: str, say: Callable[[str], object]) -> None:
     asked = "DIFFEDIT_SERVE" in os.environ or any(word.partition("=")[0] == "--serve" for word in sys.argv)
     if serve != AUTO or begun is None or not LOADER.has_loaded or (os.environ.get("CI") and not asked):
         return
-    seconds = _idle()
-    if seconds is None or _runs(begun.address):
+    if _runs(begun.address):
         return
+    seconds = idle()
     package = Path(__file__).parent.parent
     with contextlib.suppress(OSError):  # no memory or process is left for it
         subprocess.Popen(
@@ -44,14 +43,12 @@ def leave_behind(serve: str, say: Callable[[str], object]) -> None:
             start_new_session=True,
         )
         time = f"{seconds / 60:g} minutes" if seconds > 60 else f"{seconds:g} seconds"
-        say(f"diffedit stays ready for {time}, so that the next command starts at once; end it: diffedit serve --stop")
+        say(f"diffedit gets ready for the next commands, and stays so for {time}; end it: diffedit serve --stop")
 
 
-def _idle() -> float | None:
-    """Returns the seconds after which an idle server ends, None if they are set to something that is not a time."""
-    with contextlib.suppress(ValueError, UsageError):
-        return float(config_file.effective("idle", IDLE))
-    return None
+def idle() -> float:
+    """Returns the seconds after which the server ends if it is idle. Raises UsageError if they are set wrongly."""
+    return idle_seconds(config_file.effective("idle", IDLE))
 
 
 def _runs(address: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffedit_cli.cli import config_file, job_columns, model_options
+from diffedit_cli.cli import config_file, job_columns, model_options, server_start
 from diffedit_cli.cli import options as o
 from diffedit_cli.errors import DiffEditError, UsageError
 from diffedit_cli.jobs import output_names
@@ -146,6 +146,8 @@ class Session:
             from diffedit_cli.models import devices
 
             devices.choose_devices(given["device"])
+        if given.get("serve") == AUTO:
+            server_start.idle()
         self._given, self._reporter = given, reporter
         self._memory = OffloadOptions(**{field.name: given[field.name] for field in dataclasses.fields(OffloadOptions)})
         if given["offline"]:
@@ -257,9 +259,7 @@ class Session:
     def leave_server(self) -> None:
         """Leaves a server behind with --serve auto, if this command has loaded a model."""
         if "_pipeline" in vars(self):
-            from diffedit_cli.cli.server_start import leave_behind
-
-            leave_behind(self._given["serve"], self._reporter.say)
+            server_start.leave_behind(self._given["serve"], self._reporter.say)
 
     @functools.cached_property
     def devices(self) -> list[str]:

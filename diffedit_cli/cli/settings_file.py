@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from diffedit_cli.errors import UsageError
 from diffedit_cli.storage import paths
 
 FILE_NAME = "diffedit.toml"
 LARGEST = 2**20  # bytes of a settings file, at most
+MOST_IDLE = 10**8  # seconds
 ON, AUTO, OFF = "on", "auto", "off"  # values of --serve
 _OTHER_WORDS = {**dict.fromkeys(("1", "yes", "true"), ON), **dict.fromkeys(("0", "no", "false"), OFF)}
 
@@ -21,6 +23,17 @@ def users_file() -> Path:
 def plain_serve(value: str) -> str:
     """Returns a value of --serve as ON, AUTO or OFF; any other in lower case."""
     return _OTHER_WORDS.get(value.lower(), value.lower())
+
+
+def idle_seconds(value: object) -> float:
+    """Returns after how many seconds an idle server ends. Raises UsageError unless above 0 and at most MOST_IDLE."""
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MOST_IDLE:
+        raise UsageError(f"--idle must be above 0 seconds and at most {MOST_IDLE}, not {value}.")
+    return seconds
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
+from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.jobs import runner
 from diffedit_cli.jobs.cooperative import TaskCancelled
 from diffedit_cli.jobs.job import Job, OpenPipeline
@@ -97,6 +98,7 @@ def run_on_each(
     A result does not depend on the worker. They are recorded as they end. When the generator is closed or interrupted,
     edits in progress are discarded at their next step.
     """
+    several_before, fast_imports.several = fast_imports.several, len(workers) > 1
     pipelined = functools.partial(runner.run_pipelined, on_bug=on_bug, at_once=at_once)
     work = _Work(planned, record, stopping, pipelined)
     threads = [Thread(target=work.do, args=[one], name=f"device {number}") for number, one in enumerate(workers)]
@@ -108,6 +110,7 @@ def run_on_each(
         work.cancelled = True
         for thread in threads:
             thread.join()
+        fast_imports.several = several_before
 
 
 def _in_order(

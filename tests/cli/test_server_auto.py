@@ -18,7 +18,7 @@ from diffedit_cli.cli import config_file, server_client, server_start
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
 
 EDIT = ("edit", "cat.png", *WORDS, "--no-cache", "--force")
-READY = "diffedit stays ready for 5 minutes, so that the next command starts at once; end it: diffedit serve --stop"
+READY = "diffedit gets ready for the next commands, and stays so for 5 minutes; end it: diffedit serve --stop"
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_none_is_left_where_it(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     ran = installed(*prepare(monkeypatch))
-    assert "stays ready" not in ran.err
+    assert "gets ready" not in ran.err
     assert not (left.folder / "diffedit").exists()
 
 
@@ -214,3 +214,26 @@ def test_nothing_is_left_by_a_process_that_is_no_command(left: Servers, monkeypa
     monkeypatch.setattr(server_client, "beginning", None)
     server_start.leave_behind("auto", pytest.fail)
     assert left.sockets == []
+
+
+@pytest.mark.parametrize("idle", ["0", "-5", "inf", "nan", "long"])
+@pytest.mark.usefixtures("here")
+def test_a_wrong_time_is_told_before_any_work(idle: str, left: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFEDIT_IDLE", idle)
+    ran = diffedit(*EDIT)
+    assert (ran.code, len(ran.lines)) == (2, 1)
+    assert f"--idle must be above 0 seconds and at most 100000000, not {idle}." in ran.err
+    monkeypatch.setenv("DIFFEDIT_SERVE", "on")
+    assert diffedit("info", "cat.png").code == 3  # what starts no server does not ask
+    assert left.sockets == []
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("here", "left")
+def test_one_that_is_starting_is_seen_and_ends() -> None:
+    ran = installed(*EDIT)
+    assert (ran.code, ran.lines[-1]) == (0, READY)
+    until(lambda: server_client.state())
+    assert server_client.state()[0][1] in ("starting", "idle")
+    assert diffedit("serve", "--stop").out == b"Stopped 1.\n"
+    assert diffedit("serve", "--status").out == b"No server is running.\n"

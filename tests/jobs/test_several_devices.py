@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from command import WORDS, Ran, diffedit, picture
 from PIL import Image
 
+from diffedit_cli.engine.networks import fast_imports
 from diffedit_cli.jobs.cooperative import TaskCancelled
 from diffedit_cli.jobs.several_devices import run_on_each
 from diffedit_cli.models import devices
@@ -158,3 +160,18 @@ def test_closing_discards_edits_at_their_next_step() -> None:
         assert next(edited).input == "0"
         edited.close()
     assert stopped == ["1"]
+
+
+@pytest.mark.usefixtures("album", "used")
+def test_nothing_is_hidden_from_libraries_while_several_devices_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(name: str) -> str:
+        with fast_imports.quickly():
+            hidden[name] = sys.modules.get("trio", "") is None
+        return "cpu"
+
+    hidden: dict[str, bool] = {}
+    monkeypatch.setattr(fast_imports, "alone", True)
+    monkeypatch.setattr(model_session, "choose_device", choose)
+    assert run("album", device="cpu", out="alone").code == run("album").code == 0
+    assert hidden == {"cpu": True, "cuda:7": False, "cuda:8": False}
+    assert not fast_imports.several

@@ -27,6 +27,8 @@ EAGER = (
 """Packages whose `__init__` imports all of their modules, about five hundred."""
 UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.optimize", "scipy.stats")
 """Torch's compiler, and what unused losses and schedulers import: a third of all imported modules."""
+several = False
+"""Whether several threads load models and import libraries, so that one would meet what another hides."""
 alone = False
 """Whether the process is diffedit's own, so that nothing else in it uses what follows here."""
 HIDDEN = ("torchao", "bitsandbytes", "peft", "trio")
@@ -286,10 +288,13 @@ def _reveal(names: Iterable[str]) -> None:
 def quickly() -> Iterator[None]:
     """Context with all of these savings, for importing the libraries and for loading a model.
 
-    In a process that is not diffedit's own nothing is hidden. Torchao, which is imported there, needs torch's whole
-    compiler, and tells of what it lacks.
+    Where several threads load models it does nothing. In a process that is not diffedit's own nothing is hidden.
+    Torchao, which is imported there, needs torch's whole compiler, and tells of what it lacks.
     """
     with contextlib.ExitStack() as savings:
+        if several:
+            yield
+            return
         savings.enter_context(without_garbage())
         savings.enter_context(hiding() if alone else _without_warnings())
         if alone:
