@@ -15,6 +15,8 @@ from diffedit_cli.errors import UsageError
 if TYPE_CHECKING:
     from diffedit_cli.storage.cache import Cache
 
+KEEP = o.group_of("Output", keep=(float, 1000.0, "How many MB to keep."))
+
 app = App(help="List, prune or clear the cache of maps, inversions and edits.")
 
 
@@ -40,7 +42,7 @@ def cache_list(**given: Any) -> None:
 
 
 @app.command("prune")
-@takes(o.KEEP, o.CACHE_DIR)
+@takes(KEEP, o.CACHE_DIR)
 def cache_prune(**given: Any) -> None:
     """Remove the least recently used entries until at most --keep MB are left."""
     if not 0 <= given["keep"] < math.inf:

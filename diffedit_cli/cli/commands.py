@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from diffedit_cli.pipeline.params import Params
     from diffedit_cli.storage.ownership import Ownership
 
+ONE_PICTURE = ("output", "mask", "mask_output", "latents")  # options for one picture
 app = App(pretty_exceptions_enable=False)
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
@@ -184,7 +185,7 @@ def invert(**given: Any) -> None:
 @app.command()
 @takes(
     o.IMAGES, o.PROMPTS_FOR_EDIT, o.TEXT, o.STAGES, o.EDIT, o.MASK, o.ZOOM, o.SEED, o.INVERSION, o.FRAMES, o.PRESET,
-    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.SHOWS, o.METADATA, o.PROFILE, o.SERVED,
+    o.STEPS, o.MODEL, o.OUTPUT, o.DEPFILE, o.MASK_OUTPUT, o.SHOWS, o.METADATA, o.PROFILE, o.SERVED,
     o.COMMON,
 )  # fmt: skip
 def edit(**given: Any) -> None:
@@ -204,7 +205,7 @@ def _execute(given: dict[str, Any], command: str, sources: list[Path], needs: It
     from diffedit_cli.storage.ownership import Ownership, Target
 
     owner = Ownership(force=given["force"])
-    with Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter:
+    with Reporter.of(given) as reporter:
         try:
             planned = _planned(given, command, sources, needs, owner)
             opened = session.Session(given, reporter)
@@ -273,8 +274,10 @@ def _planned(
             f"{flag} {shlex.quote(str(word))}" for flag, word in zip(("--from", "--to"), sources[1:], strict=True)
         )
         raise UsageError(f"Give the prompts as options: diffedit edit {shlex.quote(str(sources[0]))} {said}")
-    if command == "edit" and len(sources) > 1 and (given["output"] or given["mask"] or given["latents"]):
-        raise UsageError("-o, --mask and --latents work with one picture only; for several use diffedit run --out.")
+    if command == "edit" and len(sources) > 1 and any(map(given.get, ONE_PICTURE)):
+        raise UsageError(
+            "-o, --mask, --mask-output and --latents work with one picture only; for several use diffedit run --out."
+        )
     shared = session.shared_options(given, needs)
     params: Params = shared["params"]
     planned = [Job(input=source, output=given["output"], ownership=owner, **shared) for source in sources]

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from diffedit_cli.models.hub import Extent
 from diffedit_cli.cli.model_options import cache_root, choose_model
 
+_TEXT = "A name from diffedit models list, or a hub id"
+MODEL_ARGUMENT = o.argument("name", str, f"{_TEXT}.")
+MODEL_ARGUMENT_OR_DEFAULT = o.argument("name", str | None, f"{_TEXT} (default: the one in use).", None)
+PULL = o.group_of(
+    "Download",
+    variant=(str | None, None, "The variant of the weights, such as fp16."),
+    weights=(bool, True, "Download the weights; without them, only the small files that a checkpoint file needs."),
+    network_only=(bool, False, "Download only the denoising network, if you have the other parts."),
+    without_network=(bool, False, "Download all but the denoising network's weights, if you have them as a file."),
+    yes=(bool, False, "Download without asking."),
+)
+
 app = App(help="List, download, choose, show and save models.")
 
 
@@ -74,7 +86,7 @@ def _title(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT, o.PULL, o.OFFLINE)
+@takes(MODEL_ARGUMENT, PULL, o.OFFLINE)
 def pull(**given: Any) -> None:
     """Download a model by name or hub id, after showing its files, size and licence."""
     from diffedit_cli.models import hub, names
@@ -120,7 +132,7 @@ def _extent(given: dict[str, Any]) -> Extent:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT, o.CONFIG, o.CACHE_DIR)
+@takes(MODEL_ARGUMENT, o.CONFIG, o.CACHE_DIR)
 def use(**given: Any) -> None:
     """Make a model the default: write it into your settings."""
     from diffedit_cli.cli import config_file
@@ -151,7 +163,7 @@ def _anywhere(name: str) -> str:
 
 
 @app.command()
-@takes(o.MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.FITTING, o.CACHE_DIR, o.JSON)
+@takes(MODEL_ARGUMENT_OR_DEFAULT, o.CONFIG, o.PARTS, o.DISTILLED, o.ADDITIONS, o.FITTING, o.CACHE_DIR, o.JSON)
 def show(**given: Any) -> None:
     """Show what a model on this machine is: family, prediction type, size, path, and the memory that an edit needs."""
     from diffedit_cli.cli import config_file

@@ -48,7 +48,7 @@ KINDS: dict[str, Any] = {  # type of a field of Params -> type of its option
 }  # fmt: skip
 
 
-def _group(panel: str, **options: tuple[Any, Any, str]) -> Group:
+def group_of(panel: str, **options: tuple[Any, Any, str]) -> Group:
     """Declares options of one help panel from (type, default, help); each also reads the variable DIFFEDIT_NAME."""
     return {name: (_annotated(panel, name, *rest), rest[1]) for name, rest in options.items()}
 
@@ -134,7 +134,7 @@ SOURCES: Group = argument(
 def _embeds(panel: str, *names: str) -> Group:
     """Declares, for each prompt, the option that takes a file of embeddings in its place."""
     text = "An embeddings file in place of --{}, as written by --save-embeds or by other programs."
-    return _group(
+    return group_of(
         panel, **{f"{name}_embeds": (Path | None, None, text.format(name.replace("_", "-"))) for name in names}
     )
 
@@ -143,7 +143,7 @@ _EXPAND_MODEL = _params("expand-model")
 PROMPTS = _params("prompt") | _embeds("What to change", "from", "to") | _params("expand") | _EXPAND_MODEL
 PROMPTS_FOR_EDIT = PROMPTS | _params("prompt", from_="What is in the picture now (not needed with --mask).")
 TEXT = _params("text")
-LIMITS = _group(
+LIMITS = group_of(
     "Mask",
     within=(Path | None, None, "Repaint only where this picture is white."),
     exclude=(Path | None, None, "Repaint nothing where this picture is white."),
@@ -152,7 +152,7 @@ LIMITS = _group(
 )
 _SEGMENTER = _params("segmenter")
 MASK = _params("mask") | _SEGMENTER | _embeds("Mask", "from_negative", "to_negative") | LIMITS
-DRAWN = _group("Mask", mask=(Path | None, None, "A picture whose white is drawn in --mask-method."))
+DRAWN = group_of("Mask", mask=(Path | None, None, "A picture whose white is drawn in --mask-method."))
 ZOOM, SEED, STEPS = _params("zoom"), _params("seed"), _params("steps")
 
 
@@ -171,11 +171,11 @@ PRESET: Group = {
 }
 SCHEDULER, _CAPTION_MODEL = _params("scheduler"), _params("caption-model")
 INVERSION = SCHEDULER | _params("caption") | _CAPTION_MODEL | _params("inversion") | _embeds("Inversion", "caption")
-FRAMES = _group(
+FRAMES = group_of(
     "Inversion", frames=(Path | None, None, "Write every level of the inversion as a picture in this folder.")
 )
 GUIDANCE = _params("guidance")
-PAINTER = _group(
+PAINTER = group_of(
     "Edit",
     painter=(
         str | None,
@@ -185,7 +185,7 @@ PAINTER = _group(
     safety=(bool, True, "Withhold results that the model's own safety checker flags, if it has one."),
 )
 EDIT = GUIDANCE | _params("edit") | _embeds("Edit", "negative") | PAINTER
-STAGES = _group(
+STAGES = group_of(
     "Edit",
     mask=(
         Path | None,
@@ -194,7 +194,7 @@ STAGES = _group(
     ),
     latents=(Path | None, None, "Use this inversion, made by diffedit invert."),
 )
-STAGES_OF_EACH = _group(
+STAGES_OF_EACH = group_of(
     "Edit",
     mask=(
         Path | None,
@@ -207,7 +207,7 @@ _EDITING = PROMPTS_FOR_EDIT | TEXT | STAGES | EDIT | MASK | ZOOM | SEED | PRESET
 _CHOOSING = _EXPAND_MODEL | _CAPTION_MODEL | _SEGMENTER | PAINTER
 EDITING = frozenset(flag(name).removeprefix("--") for name in _EDITING.keys() - _CHOOSING.keys())
 """Options that only say how a picture is edited, so that the settings file of a foreign folder may set them."""
-CONFIG = _group(
+CONFIG = group_of(
     "Model and device",
     model_config=(
         str | None,
@@ -216,7 +216,7 @@ CONFIG = _group(
         "(default: by their content).",
     ),
 )
-DISTILLED = _group(
+DISTILLED = group_of(
     "Model and device",
     distilled=(
         str,
@@ -225,7 +225,7 @@ DISTILLED = _group(
         "auto: as its files say.",
     ),
 )
-PARTS = _group(
+PARTS = group_of(
     "Model and device",
     text_encoder=(
         list[str],
@@ -234,8 +234,8 @@ PARTS = _group(
     ),
     vae=(str | None, None, "Use this VAE, a .safetensors file or a folder, in place of the model's."),
 )
-OFFLINE = _group("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
-MODEL_NAME = _group(
+OFFLINE = group_of("Model and device", offline=(bool, False, "Never connect, not even in diffedit models pull."))
+MODEL_NAME = group_of(
     "Model and device",
     model=(
         str | None,
@@ -255,14 +255,14 @@ def _named_device(context: typer.Context, text: str) -> str:
 _DEVICE_TEXT = "auto, cpu, cuda, cuda:1, xpu or mps."
 DEVICE: Group = {
     "device": (_annotated("Model and device", "device", str, AUTO, _DEVICE_TEXT, callback=_named_device), AUTO)
-} | _group("Model and device", dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."))
+} | group_of("Model and device", dtype=(str, "auto", "auto, float32, float16 or bfloat16 (or fp32, fp16, bf16)."))
 MODEL_ON_DEVICE = MODEL_NAME | DEVICE
-ADDITIONS = _group(
+ADDITIONS = group_of(
     "Model and device",
     lora=(list[str], [], "A LoRA, FILE or FILE:SCALE; may be given several times."),
     embedding=(list[str], [], "A textual inversion, FILE or FILE:TOKEN; may be given several times."),
 )
-MEMORY = _group(
+MEMORY = group_of(
     "Model and device",
     offload=(
         str,
@@ -277,23 +277,14 @@ MEMORY = _group(
 )
 FITTING = DEVICE | {name: MEMORY[name] for name in ("offload", "quantize", "runtime")}
 MODEL = MODEL_ON_DEVICE | CONFIG | PARTS | DISTILLED | ADDITIONS | MEMORY | OFFLINE
-_MODEL_TEXT = "A name from diffedit models list, or a hub id"
-MODEL_ARGUMENT: Group = argument("name", str, f"{_MODEL_TEXT}.")
-MODEL_ARGUMENT_OR_DEFAULT: Group = argument("name", str | None, f"{_MODEL_TEXT} (default: the one in use).", None)
-PULL = _group(
-    "Download",
-    variant=(str | None, None, "The variant of the weights, such as fp16."),
-    weights=(bool, True, "Download the weights; without them, only the small files that a checkpoint file needs."),
-    network_only=(bool, False, "Download only the denoising network, if you have the other parts."),
-    without_network=(bool, False, "Download all but the denoising network's weights, if you have them as a file."),
-    yes=(bool, False, "Download without asking."),
+OUTPUT = group_of("Output", output=(Path | None, None, "Where to write, or - for standard output."))
+DEPFILE = group_of(
+    "Output", depfile=(Path | None, None, "Write a Make rule with all files that the output depends on.")
 )
-OUTPUT = _group("Output", output=(Path | None, None, "Where to write, or - for standard output."))
-DEPFILE = _group("Output", depfile=(Path | None, None, "Write a Make rule with all files that the output depends on."))
-PROFILE = _group(
+PROFILE = group_of(
     "Output", profile=(Path | None, None, "Write a time profile to this .json file, for chrome://tracing.")
 )
-PREVIEW = _group(
+PREVIEW = group_of(
     "Output",
     preview=(
         Path | None,
@@ -301,19 +292,20 @@ PREVIEW = _group(
         "Show picture, contrast, mask and result side by side in this .png file; for several pictures in this folder.",
     ),
 )
-OVERLAY = _group("Output", overlay=(Path | None, None, "Show the mask over the picture in this .png file."))
-SHOWS = PREVIEW | _group(
+OVERLAY = group_of("Output", overlay=(Path | None, None, "Show the mask over the picture in this .png file."))
+SHOWS = PREVIEW | group_of(
     "Output",
     compare=(Path | None, None, "Fade from the picture to the result and back in this .gif or .webp file."),
     sheet=(Path | None, None, "Show all --variants with their seeds in this .png file."),
 )
 SHOWN = (*SHOWS, *OVERLAY)
-OUTPUT_FOLDER = _group(
+MASK_OUTPUT = group_of("Output", mask_output=(Path | None, None, "Also write the mask of the edit, a .png file."))
+OUTPUT_FOLDER = group_of(
     "Output",
     out=(str, REQUIRED, "The folder to write into, or its URL."),
     name=(str, NAME, "File names of the results, made of {stem}, {ext}, {suffix}, {from}, {to} and {seed}."),
 )
-RUN = _group(
+RUN = group_of(
     "Run",
     recursive=(bool, False, "Search subfolders, too, and create the same ones in --out."),
     null=(bool, False, "Paths on standard input end with a zero byte, as find -print0 writes them."),
@@ -324,24 +316,27 @@ RUN = _group(
     fail_fast=(bool, False, "Stop at the first picture that fails."),
     limit_failures=(int | None, None, "Stop when this many pictures have failed."),
 )
-SERVE = _group(
-    "Serve",
-    idle=(float, 600.0, "End after this many seconds without a command."),
-    stop=(bool, False, "End all of your servers, each after its current command."),
-    status=(bool, False, "List your servers and their states."),
-)
 
 
-def _plain_serve(value: str) -> str:
-    """Returns a value of --serve as on, auto or off. Raises BadParameter for any other."""
-    if (told := plain_serve(value)) not in (ON, AUTO, OFF):
-        raise typer.BadParameter(f"{value!r} is not {ON}, {AUTO} or {OFF}.")
-    return told
+def one_of(*words: str, plain: Callable[[str], str] = str) -> Callable[[str], str]:
+    """Returns a callback for an option whose value, made `plain`, is one of these words. It raises BadParameter."""
+
+    def check(value: str) -> str:
+        if (told := plain(value)) not in words:
+            raise typer.BadParameter(f"{value!r} is not {', '.join(words[:-1])} or {words[-1]}.")
+        return told
+
+    return check
 
 
 _SERVE_TEXT = "on: let a running diffedit serve do the work; auto: also leave one behind; off: neither."
-SERVED: Group = {"serve": (_annotated("Output", "serve", str, ON, _SERVE_TEXT, callback=_plain_serve), ON)}
-METADATA = _group(
+SERVED: Group = {
+    "serve": (
+        _annotated("Output", "serve", str, ON, _SERVE_TEXT, callback=one_of(ON, AUTO, OFF, plain=plain_serve)),
+        ON,
+    )
+}
+METADATA = group_of(
     "Output",
     metadata=(bool, True, "Store in the result how it was made."),
     strip_metadata=(
@@ -350,7 +345,7 @@ METADATA = _group(
         "Write no metadata: neither how a file was made, nor the picture's own (EXIF, XMP, IPTC, text).",
     ),
 )
-CACHE_DIR = _group(
+CACHE_DIR = group_of(
     "Output",
     cache_dir=(Path | None, None, "The cache folder for maps, inversions and edits."),
     cache_limit=(
@@ -360,25 +355,30 @@ CACHE_DIR = _group(
         "tenth of the disk's free space).",
     ),
 )
-FORCE = _group(
+FORCE = group_of(
     "Output",
     force=(bool, False, "Replace files that diffedit did not make, and redo results that are up to date."),
 )
-KEEP = _group("Output", keep=(float, 1000.0, "How many MB to keep."))
-JSON = _group("Output", json=(bool, False, "Write JSON to standard output."))
-QUIET = _group("Output", quiet=(bool, False, "Show only errors."))
-SAVE_EMBEDS = _group(
+JSON = group_of("Output", json=(bool, False, "Write JSON to standard output."))
+QUIET = group_of("Output", quiet=(bool, False, "Show only errors."))
+SAVE_EMBEDS = group_of(
     "Output", save_embeds=(Path | None, None, "Write the prompt embeddings to this folder, one file per prompt.")
 )
+BARS, LINES = "bars", "json"  # values of --progress
+_PROGRESS_TEXT = "Show progress on standard error as bars, or as json, one object a line, for programs."
+PROGRESS: Group = {
+    "progress": (_annotated("Output", "progress", str, BARS, _PROGRESS_TEXT, callback=one_of(BARS, LINES)), BARS)
+}
 COMMON = (
     CACHE_DIR
     | SAVE_EMBEDS
-    | _group("Output", cache=(bool, True, "Cache and reuse maps, inversions and edits."))
+    | PROGRESS
+    | group_of("Output", cache=(bool, True, "Cache and reuse maps, inversions and edits."))
     | JSON
     | QUIET
-    | _group("Output", verbose=(bool, False, "Show the cost of each stage, and tracebacks of unexpected errors."))
+    | group_of("Output", verbose=(bool, False, "Show the cost of each stage, and tracebacks of unexpected errors."))
     | FORCE
-    | _group("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures with more pixels, before they are read."))
+    | group_of("Output", max_pixels=(int, files.MAX_PIXELS, "Refuse pictures with more pixels, before they are read."))
 )
 
 

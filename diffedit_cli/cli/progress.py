@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from diffedit_cli.cli import console
+from diffedit_cli.cli.options import BARS, LINES
 from diffedit_cli.errors import printable
 from diffedit_cli.results.result import Result
 
@@ -46,9 +49,15 @@ WIDTH = 80  # columns of a terminal that does not report its width
 
 
 class Reporter:
-    """Reports stages and results: bars on a terminal, plain lines elsewhere, JSON on standard output if asked for."""
+    """Reports stages and results: bars on a terminal, plain lines elsewhere, JSON if asked for.
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    Results in JSON go to standard output, progress in JSON (`progress="json"`) to standard error.
+    """
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, progress: str = BARS
+    ) -> None:
+        self._tells_steps = progress == LINES and not quiet
         self._as_json, self._quiet, self._verbose, self._output = as_json, quiet, verbose, sys.stdout
         self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         if not self._console.width:  # COLUMNS=0, which some programs set for unknown: rich would print nothing
@@ -59,12 +68,17 @@ class Reporter:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,
-            quiet=quiet,
+            quiet=quiet or progress == LINES,
         )
         self._tasks: dict[object, TaskID] = {}
         self._pace: Pace | None = None
         self._warned: tuple[str, ...] = ()
         self._remarks = Remarks(self)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Reporter:
+        """Returns the reporter that a command line asks for."""
+        return cls(as_json=given["json"], **{name: given[name] for name in ("quiet", "verbose", "progress")})
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -87,11 +101,15 @@ class Reporter:
     def loading(self, model: str) -> None:
         """Shows that libraries and the model are being loaded, until the first step of a stage."""
         self._tasks[LOADING] = self._bars.add_task(printable(f"loading {model}"), total=None)
+        self._tell_step(LOADING, 0, 1)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Reports that `done` of `total` steps of a stage are done."""
         self._remove(LOADING)
         title = STAGE_TITLES[stage]
+        if self._tells_steps:
+            self._tell_step(stage, done, total)
+            return
         if not self._console.is_terminal:
             if done == 1:
                 self.say(f"{title} ({f'up to {total} maps' if stage == 'mask' else f'{total} steps'})")
@@ -105,6 +123,10 @@ class Reporter:
         self._bars.update(self._tasks[bar], completed=done)
         if done == total:
             self._remove(bar)
+
+    def _tell_step(self, stage: str, done: int, total: int) -> None:
+        if self._tells_steps:
+            console.tell(json.dumps({"stage": stage, "done": done, "total": total}))
 
     def result(self, result: Result) -> None:
         """Reports the result of one picture."""

@@ -56,7 +56,7 @@ def run(**given: Any) -> None:
     shard, most = _checked(given)
     with (
         contextlib.closing(destinations.destination_of(given["out"], dry=given["dry_run"])) as place,
-        Reporter(as_json=given["json"], quiet=given["quiet"], verbose=given["verbose"]) as reporter,
+        Reporter.of(given) as reporter,
         DownloadedFiles() as fetched,
     ):
         passed = sources.SkippedFiles()

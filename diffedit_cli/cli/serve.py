@@ -10,8 +10,15 @@ from diffedit_cli.cli import settings_file
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.options import takes
 
+SERVE = o.group_of(
+    "Serve",
+    idle=(float, 600.0, "End after this many seconds without a command."),
+    stop=(bool, False, "End all of your servers, each after its current command."),
+    status=(bool, False, "List your servers and their states."),
+)
 
-@takes(o.SERVE)
+
+@takes(SERVE)
 def serve(**given: Any) -> None:
     """Keep the program and its model in memory, so that edit, mask and invert start at once.
 

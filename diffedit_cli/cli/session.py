@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PARTS_OF_MODELS = (".json", ".txt", ".safetensors", ".model", ".yaml")  # suffixes of the files read from a model folder
 PER_PICTURE = (
     "force", "metadata", "strip_metadata", "max_pixels", "within", "exclude", "box", "point", "mask", "latents",
-    "frames", "save_embeds", *o.SHOWN,
+    "frames", "save_embeds", "mask_output", *o.SHOWN,
 )  # fmt: skip
 MOST_DIGITS = 9  # of a count, such as that of --batch
 GIVEN_FILES = ("mask", "latents", "within", "exclude")

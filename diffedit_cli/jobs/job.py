@@ -46,6 +46,7 @@ class Job:
     compare: Path | None = None
     sheet: Path | None = None
     chosen_by: str = "-o"  # the option that sets the output, for messages
+    mask_chosen_by: str = "--mask-output"  # the same for the mask's
     identity: str | None = None  # digest of everything the result depends on, for skipping a job that is done
     before: str | None = None  # the identity that an earlier run recorded, if all its outputs still exist
     where: str = ""  # the line of the job file, for messages

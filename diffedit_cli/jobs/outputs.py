@@ -53,7 +53,7 @@ def targets(job: Job, command: str, results: Sequence[Path] | None = None) -> Ta
     levels = levels_up_to(job.params.strength or 1.0, job.params.step_count) + 1
     wanted = Targets(
         results=[Target(path, job.chosen_by) for path in results or expected_outputs(command, job)],
-        mask=Target(job.mask_output, job.chosen_by) if job.mask_output else None,
+        mask=Target(job.mask_output, job.mask_chosen_by) if job.mask_output else None,
         shows={kind: Target(path, f"--{kind}") for kind, path in job.shows.items()},
         embeds={
             prompt: Target(folder / f"{prompt}.safetensors", "--save-embeds")
@@ -75,6 +75,8 @@ def _check_ending(job: Job, command: str) -> None:
     ending = ENDINGS.get(command)
     if ending and job.output and job.output.suffix.lower() in {*codecs.EXTENSIONS, *ENDINGS.values()} - {ending}:
         raise UsageError(f"diffedit {command} writes no {job.output.suffix} file; name one that ends in {ending}.")
+    if job.mask_output and job.mask_output.suffix.lower() != ENDINGS["mask"]:
+        raise UsageError(f"{job.mask_chosen_by} {job.mask_output} is not a .png file; masks are written as PNG.")
 
 
 def expected_outputs(command: str, job: Job) -> list[Path]:

@@ -58,7 +58,7 @@ def job_of(row: Row, share: Share, out: Path, template: str) -> Job:
     mask = out / f"{label}.mask.png"
     return Job(
         input=row.input, url=row.url, output=out / place, mask_output=mask, label=label, chosen_by="--out",
-        where=row.where, **shared,
+        mask_chosen_by="--out", where=row.where, **shared,
     )  # fmt: skip
 
 

@@ -64,11 +64,14 @@ def confirm(outputs: Sequence[Path]) -> None:
 def skip_if_current(work: Command, made: OutputNotes, expected: Callable[[Job], list[Path]], about: About) -> Command:
     """Wraps a command: it is skipped, and its outputs touched, if they exist unchanged from the same inputs.
 
-    Jobs that read or write standard streams, or write previews, frames or embeddings, are never skipped.
+    Jobs that read or write standard streams, or write masks, previews, frames or embeddings, are never skipped.
     """
 
     def command(job: Job, open_pipeline: OpenPipeline) -> Result:
-        alone = not (job.shows or job.frames or job.save_embeds) and files.STANDARD_STREAM not in job.inputs
+        alone = (
+            not (job.shows or job.frames or job.save_embeds or job.mask_output)
+            and files.STANDARD_STREAM not in job.inputs
+        )
         outputs = expected(job)
         if not alone or files.STANDARD_STREAM in outputs:
             return work(job, open_pipeline)

@@ -8,8 +8,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import WORDS, diffedit, picture
+from PIL import Image
 
 from diffedit_cli.cli import progress
 from diffedit_cli.cli.progress import Pace
@@ -147,3 +149,48 @@ def test_of_a_list_in_a_file_it_is_known_how_long_it_takes(here: Path) -> None:
     assert [one["total"] for one in told] == [3, 3, 3]
     assert [one["finished"] for one in told] == [1, 2, 3]
     assert "2 of 3" in ran.err
+
+
+def test_progress_for_programs_is_one_object_a_line(here: Path) -> None:
+    ran = diffedit("edit", "cat.png", *WORDS, "--no-cache", "--steps", "4", "--maps", "2", "--progress", "json")
+    said = [json.loads(line) for line in ran.lines if line.startswith("{")]
+    assert ran.code == 0
+    assert said[0] == {"stage": "load", "done": 0, "total": 1}
+    stages = [one["stage"] for one in said]
+    assert list(dict.fromkeys(stages)) == ["load", "mask", "invert", "edit"]
+    for stage in ("invert", "edit"):
+        steps = [one for one in said if one["stage"] == stage]
+        assert [one["done"] for one in steps] == list(range(1, steps[0]["total"] + 1))
+    assert "repainting" not in ran.err  # what people read of steps
+    assert (here / "cat.edited.png").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_progress_is_bars_or_json() -> None:
+    ran = diffedit("edit", "cat.png", *WORDS, "--progress", "loud")
+    assert (ran.code, len(ran.lines)) == (2, 1)
+    assert "'loud' is not bars or json" in ran.err
+
+
+def test_an_edit_also_writes_its_mask(here: Path) -> None:
+    ran = diffedit("edit", "cat.png", *WORDS, "--steps", "4", "--maps", "2", "--mask-output", "mask.png", "--json")
+    said = json.loads(ran.out)
+    assert ran.code == 0
+    assert said["mask"] == "mask.png"
+    assert {*said["digests"]} == {"cat.edited.png", "mask.png"}
+    mask, before, after = (
+        np.asarray(Image.open(here / name).convert("RGB")) for name in ("mask.png", "cat.png", "cat.edited.png")
+    )
+    assert {*np.unique(mask)} == {0, 255}
+    assert not ((before != after).any(axis=2) & (mask[..., 0] == 0)).any()
+    again = diffedit("edit", "cat.png", *WORDS, "--steps", "4", "--maps", "2", "--mask-output", "other.png")
+    assert again.code == 0
+    assert (here / "other.png").read_bytes() == (here / "mask.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["mask.jpg", "-", "mask"])
+@pytest.mark.usefixtures("here")
+def test_a_mask_is_written_as_png(name: str) -> None:
+    ran = diffedit("edit", "cat.png", *WORDS, "--mask-output", name)
+    assert (ran.code, len(ran.lines)) == (2, 1)
+    assert f"--mask-output {name} is not a .png file; masks are written as PNG." in ran.err
