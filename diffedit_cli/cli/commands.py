@@ -33,6 +33,7 @@ from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.help import MISTYPED, App, error_text, shows_help
 from diffedit_cli.cli.options import takes
 from diffedit_cli.cli.settings_file import FILE_NAME
+from diffedit_cli.cli.ui import command as ui
 from diffedit_cli.errors import (
     INTERRUPTED,
     INTERRUPTION,
@@ -58,6 +59,7 @@ app.command()(run.run)
 app.command()(report.report)
 app.command()(config.config)
 app.command()(serve.serve)
+app.command()(ui.ui)
 
 
 def main() -> int:

@@ -13,7 +13,20 @@ from typer.models import CommandInfo
 from diffedit_cli.cli.console import HELP, HELP_ALL, answer
 from diffedit_cli.cli.options import OLDER
 
-FIRST_COMMANDS = ("edit", "run", "report", "mask", "invert", "info", "models", "config", "doctor", "cache", "serve")
+FIRST_COMMANDS = (
+    "edit",
+    "ui",
+    "run",
+    "report",
+    "mask",
+    "invert",
+    "info",
+    "models",
+    "config",
+    "doctor",
+    "cache",
+    "serve",
+)
 WIDTH = 100  # columns of help, at most
 MISTYPED: type[Exception] = typer.BadParameter.__mro__[1]
 """Base class of the errors that Typer raises for a command line that it cannot parse."""

@@ -13,7 +13,16 @@ from diffedit_cli.cli import config_file, server_client
 from diffedit_cli.cli.settings_file import AUTO, idle_seconds
 
 IDLE = "600"  # seconds, the default of `diffedit serve`
-_PROGRAM = "import sys; sys.path[:0] = {sys.argv.pop(1)} - {*sys.path}; from diffedit_cli.__main__ import main; main()"
+_PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path); sys.path[:0] = {sys.argv.pop(1)} - {*sys.path}; "
+    "from diffedit_cli.__main__ import main; main()"
+)
+"""Runs diffedit from where this package is; the working folder, which may be anybody's, is not on the path."""
+
+
+def program(*words: str) -> list[str]:
+    """Returns the command line of a process that runs diffedit with these words."""
+    return [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent.parent.parent), *words]
 
 
 def leave_behind(serve: str, say: Callable[[str], object]) -> None:
@@ -31,14 +40,13 @@ def leave_behind(serve: str, say: Callable[[str], object]) -> None:
     if _runs(begun.address):
         return
     seconds = idle()
-    package = Path(__file__).parent.parent
     with contextlib.suppress(OSError):  # no memory or process is left for it
         subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(package.parent), "serve", "--idle", f"{seconds:g}"],
+            program("serve", "--idle", f"{seconds:g}"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            cwd=package.anchor,
+            cwd=Path(sys.executable).anchor,
             env=begun.environment,
             start_new_session=True,
         )
