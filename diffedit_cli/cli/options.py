@@ -309,6 +309,7 @@ RUN = group_of(
     "Run",
     recursive=(bool, False, "Search subfolders, too, and create the same ones in --out."),
     null=(bool, False, "Paths on standard input end with a zero byte, as find -print0 writes them."),
+    review=(bool, False, "Look at the masks on a page first; accept, refuse or correct each, then paint."),
     dry_run=(bool, False, "Report what would be done with each picture, without doing it."),
     batch=(str, AUTO, "How many pictures go through the network together; auto: several in half precision on a GPU."),
     shard=(str | None, None, "Edit only part I of N of the pictures: I/N, from 1/N to N/N."),

@@ -20,6 +20,7 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli import session
 from diffedit_cli.cli.console import answer
 from diffedit_cli.cli.options import takes
+from diffedit_cli.cli.ui import command as ui
 from diffedit_cli.errors import INTERRUPTED, DiffEditError, InputError, UsageError, Withheld, exit_code
 from diffedit_cli.jobs import interrupts, output_names, sharding
 from diffedit_cli.models import device_names
@@ -68,6 +69,9 @@ def run(**given: Any) -> None:
         opened = _opened(given, reporter, listed, known=not streams)
         owner = Ownership(force=given["force"], inputs=[*opened.files, *streams])
         _note_inputs(given, listed, streams, fetched, place, owner)
+        if given["review"]:
+            _review(given, listed, streams, owner)
+            return
         with (
             _workers(given) as workers,
             place,
@@ -95,6 +99,17 @@ def run(**given: Any) -> None:
     _leave(INTERRUPTED if stopped else exit_code(codes))
 
 
+def _review(given: dict[str, Any], listed: list[Row], streams: list[Path], owner: Ownership) -> None:
+    """Lets a person look at the masks on a page, and paints what is accepted there."""
+    from diffedit_cli.cli.ui import review_command
+    from diffedit_cli.jobs import sources
+
+    if files.STANDARD_STREAM in streams:
+        raise UsageError("--review cannot take a list on standard input; name a folder or a job file.")
+    rows = [*listed, *sources.stream_rows(streams, null=given["null"])]
+    review_command.review(given, rows, owner)
+
+
 def _leave(code: int) -> None:
     if code:
         raise typer.Exit(code)
@@ -110,6 +125,9 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
     if most is not None and most < 1:
         raise UsageError(f"--limit-failures {most} is not a number of pictures; give 1 or more, or leave it out.")
     session.parse_count("--batch", given["batch"], "pictures")
+    if given["review"]:
+        ui.check_library()
+        ui.check_review(given)
     if given["ray"] is not None:
         device_names.named(given["device"])  # each worker uses one
     return shard, most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ COMMANDS_OPTIONS = (o.MODEL, o.CACHE_DIR)
 """Options of the commands that the page runs, the same for all of them."""
 MAX_PIXELS: o.Group = {"max_pixels": o.COMMON["max_pixels"]}
 NEEDS = "The page needs Starlette and uvicorn; install them with: pip install 'diffedit-cli[ui]'."
+
+NOT_REVIEWED = ("mask", "latents", "shard", "ray", "dry_run", "json")  # options that a review cannot have
 
 
 @takes(o.argument("pictures", list[Path] | None, "Pictures to open.", None), UI, ADDRESS, *COMMANDS_OPTIONS, MAX_PIXELS)
@@ -47,3 +50,10 @@ def check_library() -> None:
 
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
         raise UsageError(NEEDS)
+
+
+def check_review(given: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that a review cannot have."""
+    for name in NOT_REVIEWED:
+        if given[name]:
+            raise UsageError(f"--review shows a page to one person; leave out --{name.replace('_', '-')}.")

@@ -118,6 +118,13 @@ def option(name: str, text: str | Path) -> list[str]:
     return [f"--{name}={said}"] if said.startswith("-") or not said else [f"--{name}", said]
 
 
+def of_row(name: str, value: Any) -> list[str]:
+    """Returns the option of `diffedit mask` for a cell of a job file; nothing for an option that a mask has not."""
+    if name in SWITCHES:
+        return [f"--{name}"] if str(value).lower() in ("true", "yes", "1") else []
+    return option(name, str(value)) if name in CONTROLS["mask"] | {"within", "exclude"} else []
+
+
 def argument(path: Path) -> str:
     """Returns a path as an argument that cannot be taken for an option or for standard input."""
     return f"./{path}" if str(path).startswith("-") else str(path)

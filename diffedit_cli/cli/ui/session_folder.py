@@ -13,12 +13,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffedit_cli.cli.ui import command_lines
 from diffedit_cli.errors import InputError, OutputError, UsageError
 from diffedit_cli.storage import files, paths
 from diffedit_cli.storage.ownership import Ownership, Target
+
+if TYPE_CHECKING:
+    from diffedit_cli.images.masks import Mask
 
 LONGEST_NAME = 100  # characters of an uploaded picture's name that are kept
 UNUSED_MASKS = 20  # drawn masks that no edit used, at most
@@ -92,16 +95,13 @@ class SessionFolder:
 
     def take_mask(self, picture: OpenPicture, data: bytes) -> dict[str, Any]:
         """Keeps a mask that a person drew; masks of equal content are one file. Raises InputError or OutputError."""
-        from diffedit_cli.images import codecs, masks
+        from diffedit_cli.images import masks
 
-        image = codecs.open_picture(io.BytesIO(data)) if _is_png(data) else None
-        if image is None or image.size != picture.size:
-            raise InputError(f"A mask of {picture.name} is a PNG of {picture.size[0]} x {picture.size[1]} pixels.")
-        mask = masks.as_mask(codecs.from_image(image, "the mask", self.max_pixels))
+        mask = read_drawn(data, picture.size, picture.name)
         identifier = f"m{mask.digest[:12]}"
         path = self.out / "masks" / f"{identifier[1:]}.png"
         files.make_folder(path.parent, "--out")
-        Ownership().publish({Target(path, "--out"): masks.pack_mask(masks.Mask(mask.pixels))})
+        Ownership().publish({Target(path, "--out"): masks.pack_mask(mask)})
         self.masks.pop(identifier, None)
         self.masks[identifier] = path
         unused = [one for one, at in self.masks.items() if one not in self.used and at.parent == path.parent]
@@ -155,6 +155,22 @@ class SessionFolder:
             raise OutputError(f"The folder {self.out} cannot be written below {above}; choose another with --out.")
         if paths.is_folder(self.out):
             results_log.ResultsLog(self.out, writes=False).__exit__()
+
+
+def read_drawn(data: bytes, size: tuple[int, int], name: str) -> Mask:
+    """Returns a mask that a person drew for a picture of this size. Raises InputError for anything else."""
+    from diffedit_cli.images import codecs, masks
+
+    wrong = InputError(f"A mask of {name} is a PNG of {size[0]} x {size[1]} pixels.")
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise wrong
+    try:
+        image = codecs.open_picture(io.BytesIO(data))
+    except (OSError, ValueError):
+        raise wrong from None
+    if image.size != size:
+        raise wrong
+    return masks.Mask(masks.as_mask(codecs.from_image(image, "the mask", size[0] * size[1])).pixels)
 
 
 def view_of(path: Path, max_pixels: int) -> bytes:
@@ -225,7 +241,3 @@ def _plain(name: str) -> str:
 
 def _word(text: str, most: int) -> str:
     return re.sub(r"[^\w]+", "-", text).strip("-")[:most].strip("-")
-
-
-def _is_png(data: bytes) -> bool:
-    return data.startswith(b"\x89PNG\r\n\x1a\n")
