@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,6 @@ def run(**given: Any) -> None:
     """
     from diffedit_cli.cli.progress import Reporter
     from diffedit_cli.jobs import destinations, plan, sources
-    from diffedit_cli.storage.ownership import Ownership
     from diffedit_cli.storage.remote import DownloadedFiles
 
     shard, most = _checked(given)
@@ -67,11 +66,14 @@ def run(**given: Any) -> None:
         if shard.launched and files.STANDARD_STREAM in streams:
             raise UsageError("Processes that are started together cannot share a list on standard input; give a file.")
         opened = _opened(given, reporter, listed, known=not streams)
-        owner = Ownership(force=given["force"], inputs=[*opened.files, *streams])
-        _note_inputs(given, listed, streams, fetched, place, owner)
+        owner = _owner(given, opened.files, listed, streams, fetched, place)
+
+        def read() -> Iterator[Row]:
+            streamed = sources.stream_rows(streams, null=given["null"])
+            return (row for row in streamed if row.given or not place.contains(row))
+
         if given["review"]:
-            _review(given, listed, streams, owner)
-            return
+            return _review(given, chain(listed, read()), owner)
         with (
             _workers(given) as workers,
             place,
@@ -79,11 +81,6 @@ def run(**given: Any) -> None:
             _finishing(reporter.say) as stopping,
         ):
             owner.book = results_log
-
-            def read() -> Iterator[Row]:
-                streamed = sources.stream_rows(streams, null=given["null"])
-                return (row for row in streamed if row.given or not place.contains(row))
-
             total = None if files.STANDARD_STREAM in streams else len(listed) + sum(1 for _ in read())
             claimed = plan.plan_jobs(
                 chain(listed, read()), session.row_options(given), place, given["name"], results_log, owner, shard.has,
@@ -96,18 +93,14 @@ def run(**given: Any) -> None:
             reporter.summary(None if given["dry_run"] else _ending(place, results_log, owner, reporter))
     if ended and not stopped:
         shard.wait_for_the_others()
-    _leave(INTERRUPTED if stopped else exit_code(codes))
+    return _leave(INTERRUPTED if stopped else exit_code(codes))
 
 
-def _review(given: dict[str, Any], listed: list[Row], streams: list[Path], owner: Ownership) -> None:
+def _review(given: dict[str, Any], rows: Iterable[Row], owner: Ownership) -> None:
     """Lets a person look at the masks on a page, and paints what is accepted there."""
     from diffedit_cli.cli.ui import review_command
-    from diffedit_cli.jobs import sources
 
-    if files.STANDARD_STREAM in streams:
-        raise UsageError("--review cannot take a list on standard input; name a folder or a job file.")
-    rows = [*listed, *sources.stream_rows(streams, null=given["null"])]
-    review_command.review(given, rows, owner)
+    review_command.review(given, list(rows), owner)
 
 
 def _leave(code: int) -> None:
@@ -133,23 +126,26 @@ def _checked(given: dict[str, Any]) -> tuple[sharding.Shard, int | None]:
     return shard, most
 
 
-def _note_inputs(
+def _owner(
     given: dict[str, Any],
+    read: list[Path],
     listed: list[Row],
     streams: list[Path],
     fetched: DownloadedFiles,
     place: Destination,
-    owner: Ownership,
-) -> None:
-    """Registers the input files of all rows known before work begins with `owner`, so that none is overwritten."""
+) -> Ownership:
+    """Returns the owner of all outputs, which knows the input files `read` and those of all rows known before work."""
     from diffedit_cli.jobs import sources
+    from diffedit_cli.storage.ownership import Ownership
 
+    owner = Ownership(force=given["force"], inputs=[*read, *streams])
     reads = session.files_read_by(given)
     for row in chain(listed, sources.peek_rows(streams)):
         owner.reads(reads(row))
         place.protect(row.url, owner)
     for path in streams:
         place.protect(fetched.url(str(path)), owner)
+    return owner
 
 
 @contextlib.contextmanager

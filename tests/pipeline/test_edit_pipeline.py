@@ -379,5 +379,5 @@ def test_devices() -> None:
     assert choose_device("cpu") == "cpu"
     with pytest.raises(DeviceError, match="cuda:99 is not available here; use --device"):
         choose_device("cuda:99")
-    with pytest.raises(UsageError, match="abacus is unknown; use auto"):
+    with pytest.raises(UsageError, match="The device 'abacus' is unknown; use auto"):
         choose_device("abacus")

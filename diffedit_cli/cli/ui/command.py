@@ -54,6 +54,8 @@ def check_library() -> None:
 
 def check_review(given: Mapping[str, Any]) -> None:
     """Raises UsageError for options that a review cannot have."""
+    if "-" in given["sources"]:
+        raise UsageError("--review cannot take a list on standard input; name a folder or a job file.")
     for name in NOT_REVIEWED:
         if given[name]:
             raise UsageError(f"--review shows a page to one person; leave out --{name.replace('_', '-')}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +55,12 @@ class Painting:
 
 @dataclass
 class Review:
-    """All cards, and the work on them. Its methods run in the event loop's thread, but for those that read pictures."""
+    """The cards, and what was decided about them."""
 
     out: Path
     cards: dict[str, Card]
     decisions: ReviewDecisions
-    worker: Worker
-    mask_words: Sequence[str]  # options of every diffedit mask
-    run_words: Sequence[str]  # options of the diffedit run that paints
     max_pixels: int
-    changed: Callable[[], None] = lambda: None
-    painting: Painting = field(default_factory=Painting)
-    problem: str | None = None  # why the last painting ended early
-    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    _stopping: bool = False
 
     def learn(self) -> None:
         """Finds out which cards an earlier review has painted already."""
@@ -84,7 +76,7 @@ class Review:
 
     def _is_current(self, card: Card, line: Mapping[str, Any]) -> bool:
         """Whether the result of a card was painted with its present mask."""
-        used = self._given_mask(card)
+        used = self.given_mask(card)
         expected = used or self.out / f"{card.label}.mask.png"
         if files.resolve(Path(str(line.get("mask")))) != files.resolve(expected):
             return False
@@ -93,7 +85,7 @@ class Review:
     def result(self, card: Card) -> Path:
         return self.out / card.output
 
-    def _given_mask(self, card: Card) -> Path | None:
+    def given_mask(self, card: Card) -> Path | None:
         """Returns the mask that a person corrected, or that the job file names."""
         corrected = self._corrected(card)
         if corrected.is_file() and (self.decisions.row(card.key) or {}).get("mask") == str(corrected):
@@ -102,7 +94,7 @@ class Review:
 
     def mask(self, card: Card) -> Path:
         """Returns the file of the card's mask."""
-        return self._given_mask(card) or self.decisions.folder / FOUND / f"{card.label}.png"
+        return self.given_mask(card) or self.decisions.folder / FOUND / f"{card.label}.png"
 
     def _corrected(self, card: Card) -> Path:
         return self.decisions.folder / CORRECTED / f"{card.label}.png"
@@ -112,14 +104,13 @@ class Review:
         return {"input": str(card.path), "output": str(card.output), **card.given, **mask}
 
     def is_corrected(self, card: Card) -> bool:
-        return self._given_mask(card) == self._corrected(card)
+        return self.given_mask(card) == self._corrected(card)
 
     def decide(self, cards: Sequence[Card], decision: Decision) -> None:
         """Notes a decision about cards; a correction is kept, also of a refused picture. Raises OutputError."""
-        if any(card.state == "failed" for card in cards) and decision == "accepted":
+        if any(card.state == "failed" and card.area is None for card in cards) and decision == "accepted":
             raise UsageError("A picture without a mask cannot be accepted; refuse it, or draw its mask.")
         self.decisions.decide({card.key: self.row(card, self.is_corrected(card)) for card in cards}, decision)
-        self.changed()
 
     def correct(self, card: Card, data: bytes | None) -> None:
         """Keeps a mask that a person drew and accepts the picture; None goes back to the found one. Raises OutputError.
@@ -134,16 +125,51 @@ class Review:
             raise UsageError("No mask was found in this picture; draw one, or refuse it.")
         self.decisions.decide({card.key: self.row(card, data is not None)}, "accepted")
         card.state, card.message, card.version = "found", None, card.version + 1
-        self._measure(card)
+        self.measure(card)
 
-    def _measure(self, card: Card) -> None:
+    def accepted(self) -> list[Card]:
+        return [card for card in self.cards.values() if self.decisions.decision(card.key) == "accepted"]
+
+    def look(self, card: Card) -> None:
+        """Reads the size of a picture. Raises InputError for what is not one."""
+        from diffedit_cli.images import codecs
+
+        card.size = codecs.load(card.path, self.max_pixels).size
+
+    def measure(self, card: Card) -> None:
+        """Reads the share of the picture that its mask covers. Raises InputError."""
         from diffedit_cli.images import masks
 
         card.area = masks.load_mask(self.mask(card), max_pixels=self.max_pixels).share
 
+    def record_of(self, card: Card) -> dict[str, Any]:
+        """Returns a card as the page needs it."""
+        width, height = card.size
+        address = f"/review/{card.id}/{{}}?v={card.version}"
+        shows = card.area is not None
+        return {
+            "id": card.id, "name": str(card.output), "width": width, "height": height, "state": card.state,
+            "decision": self.decisions.decision(card.key), "corrected": self.is_corrected(card), "area": card.area,
+            "message": card.message, "picture": address.format("picture"), "small": address.format("small"),
+            "mask": address.format("mask") if shows else None,
+            "result": address.format("result") if card.state == "painted" else None,
+        }  # fmt: skip
+
+
+class ReviewWork:
+    """Finds the masks of a review, and paints what is accepted. Its methods run in the event loop's thread."""
+
+    def __init__(self, review: Review, worker: Worker, mask_words: Sequence[str], run_words: Sequence[str]) -> None:
+        """`mask_words` are the options of each `diffedit mask`, `run_words` those of the `diffedit run` that paints."""
+        self.review, self._worker, self._mask_words, self._run_words = review, worker, mask_words, run_words
+        self.changed: Callable[[], None] = lambda: None
+        self.painting = Painting()
+        self.problem: str | None = None  # why the last painting ended early
+        self._wanted, self._stopping = asyncio.Event(), False
+
     def want_painting(self) -> None:
         """Asks for the accepted pictures to be painted, as soon as the mask in progress is found."""
-        if not any(self.decisions.decision(card.key) == "accepted" for card in self.cards.values()):
+        if not self.review.accepted():
             raise UsageError("No picture is accepted yet.")
         self.painting, self._stopping = Painting(running=True), False
         self._wanted.set()
@@ -153,11 +179,11 @@ class Review:
         """Ends the painting; what is painted stays."""
         self._stopping = True
         if self.painting.running:
-            await self.worker.stop()
+            await self._worker.stop()
 
     async def work(self) -> None:
         """Finds masks, and paints whenever that is asked for, forever."""
-        waiting = [card for card in self.cards.values() if card.state in ("waiting", "painted")]
+        waiting = [card for card in self.review.cards.values() if card.state in ("waiting", "painted")]
         while True:
             if self.painting.running:
                 await self._paint()
@@ -173,41 +199,40 @@ class Review:
         """Finds the mask of a card, unless a person or a job file gave one."""
         before = card.state
         try:
-            await asyncio.to_thread(self._look, card)
-            if self._given_mask(card) is None:
+            await asyncio.to_thread(self.review.look, card)
+            if self.review.given_mask(card) is None:
                 await self._ask_for_mask(card)
-            await asyncio.to_thread(self._measure, card)
+            await asyncio.to_thread(self.review.measure, card)
             card.state = before if before == "painted" else "found"
         except DiffEditError as error:
             card.state, card.message = "failed", str(error)
 
-    def _look(self, card: Card) -> None:
-        """Reads the size of a picture. Raises InputError for what is not one."""
-        from diffedit_cli.images import codecs
-
-        card.size = codecs.load(card.path, self.max_pixels).size
-
     async def _ask_for_mask(self, card: Card) -> None:
-        path = self.mask(card)
+        path = self.review.mask(card)
         files.make_folder(path.parent, "--out")
-        await self.worker.warm_up()
+        await self._worker.warm_up()
         own = [word for name, value in card.given.items() for word in command_lines.of_row(name, value)]
-        words = ["mask", command_lines.argument(card.path), *self.mask_words, *own]
-        outcome = await self.worker.run([*words, *command_lines.option("output", path)], lambda *_: None)
+        words = ["mask", command_lines.argument(card.path), *self._mask_words, *own]
+        outcome = await self._worker.run([*words, *command_lines.option("output", path)], lambda *_: None)
         if outcome.code:
             raise InputError(outcome.message or "No mask was found.")
 
     def paint_words(self) -> list[str]:
         """Returns the words of the command that paints the accepted pictures."""
-        return ["run", str(self.decisions.path("accepted")), *command_lines.option("out", self.out), *self.run_words]
+        return [
+            "run",
+            str(self.review.decisions.path("accepted")),
+            *command_lines.option("out", self.review.out),
+            *self._run_words,
+        ]
 
     async def _paint(self) -> None:
         """Paints the accepted pictures with diffedit run, which skips those that are up to date."""
-        cards = {str(self.result(card)): card for card in self.cards.values()}
-        accepted = [card for card in self.cards.values() if self.decisions.decision(card.key) == "accepted"]
+        cards = {str(self.review.result(card)): card for card in self.review.cards.values()}
+        accepted = self.review.accepted()
         by_input = {str(card.path): card for card in accepted}
         self.painting.total = len(accepted)
-        await self.worker.cool_down()  # a run loads the model itself
+        await self._worker.cool_down()  # a run loads the model itself
 
         def step(stage: str, done: int, total: int) -> None:
             self.painting.stage, self.painting.step, self.painting.steps = stage, done, total
@@ -223,32 +248,19 @@ class Review:
             self.changed()
 
         if not self._stopping:
-            outcome = await self.worker.run(self.paint_words(), step, take)
+            outcome = await self._worker.run(self.paint_words(), step, take)
             ended_early = outcome.code and not (outcome.results or was_stopped(outcome))
             self.problem = outcome.message if ended_early else None
         self.painting = Painting()
 
     def record(self) -> dict[str, Any]:
         """Returns the state of the review, without its cards."""
-        decided = Counter(self.decisions.decision(card.key) for card in self.cards.values())
-        states = Counter(card.state for card in self.cards.values())
+        decided = Counter(self.review.decisions.decision(card.key) for card in self.review.cards.values())
+        states = Counter(card.state for card in self.review.cards.values())
         return {
             "counts": {**{name: decided[name] for name in ("open", "accepted", "refused")},
                        **{name: states[name] for name in ("painted", "failed")}},
-            "finding": {"done": len(self.cards) - states["waiting"], "total": len(self.cards)},
+            "finding": {"done": len(self.review.cards) - states["waiting"], "total": len(self.review.cards)},
             "painting": vars(self.painting), "problem": self.problem,
             "command": command_lines.line(self.paint_words()),
-        }  # fmt: skip
-
-    def record_of(self, card: Card) -> dict[str, Any]:
-        """Returns a card as the page needs it."""
-        width, height = card.size
-        address = f"/review/{card.id}/{{}}?v={card.version}"
-        shows = card.area is not None
-        return {
-            "id": card.id, "name": str(card.output), "width": width, "height": height, "state": card.state,
-            "decision": self.decisions.decision(card.key), "corrected": self.is_corrected(card), "area": card.area,
-            "message": card.message, "picture": address.format("picture"), "small": address.format("small"),
-            "mask": address.format("mask") if shows else None,
-            "result": address.format("result") if card.state == "painted" else None,
         }  # fmt: skip

@@ -12,7 +12,7 @@ from diffedit_cli.cli import options as o
 from diffedit_cli.cli import session
 from diffedit_cli.cli.ui import command_lines
 from diffedit_cli.cli.ui.app import application
-from diffedit_cli.cli.ui.review import Card, Review
+from diffedit_cli.cli.ui.review import Card, Review, ReviewWork
 from diffedit_cli.cli.ui.review_page import ReviewPage
 from diffedit_cli.cli.ui.security import Guard
 from diffedit_cli.cli.ui.serving import private_folder, serve
@@ -47,20 +47,21 @@ def review(given: Mapping[str, Any], rows: Sequence[Row], owner: Ownership) -> N
     with private_folder() as private:
         decisions = ReviewDecisions(out, owner)
         at_once = command_lines.option("batch", given["batch"]) if given["batch"] != "auto" else []
-        found = Review(out, cards, decisions, Worker(private), of_masks, [*of_runs, *at_once], given["max_pixels"])
+        found, worker = Review(out, cards, decisions, given["max_pixels"]), Worker(private)
         found.learn()
-        page = ReviewPage(found, [str(given["from_"]), str(given["to"])])
+        work = ReviewWork(found, worker, of_masks, [*of_runs, *at_once])
+        page = ReviewPage(work, [str(given["from_"]), str(given["to"])])
 
         @contextlib.asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
-            task = asyncio.create_task(found.work())
+            task = asyncio.create_task(work.work())
             try:
                 yield
             finally:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-                await found.worker.close()
+                await worker.close()
 
         def closing() -> None:
             page.closing = True

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from diffedit_cli.cli.ui.app import PAUSE, QUIET, answers, body, page, said, static, view
-from diffedit_cli.cli.ui.review import Card, Review
+from diffedit_cli.cli.ui.review import Card, ReviewWork
 from diffedit_cli.errors import InputError, UsageError
 
 DECISIONS = ("open", "accepted", "refused")
@@ -23,10 +23,10 @@ DECISIONS = ("open", "accepted", "refused")
 class ReviewPage:
     """Answers the requests of the review page, and tells every tab what changed."""
 
-    def __init__(self, review: Review, prompts: Sequence[str]) -> None:
-        self.review, self._prompts, self.closing = review, prompts, False
+    def __init__(self, work: ReviewWork, prompts: Sequence[str]) -> None:
+        self.work, self.review, self._prompts, self.closing = work, work.review, prompts, False
         self._listeners: set[asyncio.Event] = set()
-        review.changed = self.changed
+        work.changed = self.changed
 
     def routes(self) -> list[Route]:
         return [
@@ -58,7 +58,7 @@ class ReviewPage:
             "from": self._prompts[0],
             "to": self._prompts[1],
             "out": str(self.review.out),
-            **self.review.record(),
+            **self.work.record(),
         }
 
     async def state(self, request: Request) -> Response:  # noqa: ARG002
@@ -100,6 +100,7 @@ class ReviewPage:
         if decision not in DECISIONS:
             raise UsageError(f"A decision is {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}.")
         self.review.decide([card], decision)
+        self.changed()
         return JSONResponse(self.review.record_of(card))
 
     @answers
@@ -109,6 +110,7 @@ class ReviewPage:
             raise UsageError(f"A decision about all open pictures is {DECISIONS[1]} or {DECISIONS[2]}.")
         cards = [card for card in self.review.cards.values() if card.state in ("found", "painted")]
         self.review.decide([one for one in cards if self.review.decisions.decision(one.key) == "open"], decision)
+        self.changed()
         return JSONResponse(self._state())
 
     @answers
@@ -123,12 +125,12 @@ class ReviewPage:
 
     @answers
     async def paint(self, request: Request) -> Response:  # noqa: ARG002
-        self.review.want_painting()
+        self.work.want_painting()
         return JSONResponse(self._state(), 202)
 
     @answers
     async def stop(self, request: Request) -> Response:  # noqa: ARG002
-        await self.review.stop()
+        await self.work.stop()
         return JSONResponse(self._state())
 
     @answers

@@ -219,6 +219,18 @@ def read(
                 parts[part] = _read_folder(reader, at, dtype, own, device, stored)
             if change is None and quantise is not None:
                 quantise.apply(part, parts[part], dtype, device)
+    return _finished(parts, change, adapted, dtype, quantise, device)
+
+
+def _finished(
+    parts: Parts,
+    change: Callable[[Parts], None] | None,
+    adapted: Container[str],
+    dtype: torch.dtype | None,
+    quantise: Quantisation | None,
+    device: str,
+) -> Parts:
+    """Changes the parts that were read, quantises them, and puts them on the device."""
     if change is not None:
         change(parts)
         _adapt(parts, adapted, dtype, quantise, device)
