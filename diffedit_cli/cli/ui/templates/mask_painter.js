@@ -1,8 +1,9 @@
 // A picture with its mask laid over, to be corrected with brush and eraser, or limited by a box or a point.
-// Strokes are kept apart from the found mask, so that another one can be put under them.
+// Strokes are kept apart from the found mask, so that another one can be put under them. They lie in layers: those of
+// `mask` correct it, `within` and `exclude` are regions of their own.
 import { Viewport } from "./viewport.js";
 
-const TINT = [226, 62, 118];
+export const LAYERS = { mask: [236, 56, 116], within: [22, 152, 222], exclude: [120, 124, 134] };
 const STEP = 0.25; // of the brush's size: how far an arrow key moves the cursor
 const FAR = 4; // times as far with Shift
 const SMALLEST = 2;
@@ -30,7 +31,7 @@ function tinted(image) {
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
   for (let at = 0; at < pixels.data.length; at += 4) {
     const bright = pixels.data[at];
-    pixels.data.set(TINT, at);
+    pixels.data.set(LAYERS.mask, at);
     pixels.data[at + 3] = bright;
   }
   pen.putImageData(pixels, 0, 0);
@@ -49,6 +50,7 @@ export class MaskPainter {
     host.append(this.canvas);
     this.view = new Viewport(this.canvas, () => this.draw());
     this.tool = null;
+    this.layer = "mask";
     this.brushSize = 24;
     this.strokes = [];
     this.undone = [];
@@ -62,7 +64,7 @@ export class MaskPainter {
     const picture = await imageOf(pictureUrl);
     this.picture = picture;
     this.size = [picture.naturalWidth, picture.naturalHeight];
-    this.mask = canvasOf(...this.size);
+    this.layers = Object.fromEntries(Object.keys(LAYERS).map((name) => [name, canvasOf(...this.size)]));
     this.found = null;
     this.strokes = [];
     this.undone = [];
@@ -82,8 +84,8 @@ export class MaskPainter {
     this.compose();
   }
 
-  get isDrawn() {
-    return this.strokes.length > 0;
+  isDrawn(layer = "mask") {
+    return this.strokes.some((stroke) => stroke.layer === layer && (layer === "mask" || !stroke.erase));
   }
 
   get canUndo() {
@@ -113,7 +115,7 @@ export class MaskPainter {
     this.onchange({ kind: "mask", value: this.strokes });
   }
 
-  // Strokes are {erase, size, points}; a list of them is never changed, so that it can be kept for undo.
+  // Strokes are {layer, erase, size, points}; a list of them is never changed, so that it can be kept for undo.
   setStrokes(strokes, undone = []) {
     this.strokes = strokes;
     this.undone = undone;
@@ -145,11 +147,11 @@ export class MaskPainter {
     this.view.fit();
   }
 
-  // Returns the mask as a PNG: white where an edit repaints, black elsewhere.
-  async toBlob() {
+  // Returns a layer as a PNG: white where an edit repaints, or what was drawn, black elsewhere.
+  async toBlob(layer = "mask") {
     const flat = canvasOf(...this.size);
     const pen = flat.getContext("2d");
-    pen.drawImage(this.mask, 0, 0);
+    pen.drawImage(this.layers[layer], 0, 0);
     pen.globalCompositeOperation = "source-in";
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, ...this.size);
@@ -167,17 +169,17 @@ export class MaskPainter {
   // Drawing
 
   compose() {
-    const pen = this.mask.getContext("2d");
-    pen.clearRect(0, 0, ...this.size);
-    if (this.found) pen.drawImage(this.found, 0, 0);
-    for (const stroke of this.strokes) this.lay(pen, stroke);
+    for (const canvas of Object.values(this.layers)) canvas.getContext("2d").clearRect(0, 0, ...this.size);
+    if (this.found) this.layers.mask.getContext("2d").drawImage(this.found, 0, 0);
+    for (const stroke of this.strokes) this.lay(stroke, stroke.points);
     this.draw();
   }
 
-  lay(pen, { erase, size, points }) {
+  lay({ layer, erase, size }, points) {
+    const pen = this.layers[layer].getContext("2d");
     pen.save();
     pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    pen.strokeStyle = `rgb(${TINT.join(" ")})`;
+    pen.strokeStyle = `rgb(${LAYERS[layer].join(" ")})`;
     pen.lineWidth = size;
     pen.lineCap = pen.lineJoin = "round";
     pen.beginPath();
@@ -192,7 +194,7 @@ export class MaskPainter {
     const pen = this.view.begin();
     pen.drawImage(this.picture, 0, 0);
     pen.globalAlpha = this.veil;
-    pen.drawImage(this.mask, 0, 0);
+    for (const canvas of Object.values(this.layers)) pen.drawImage(canvas, 0, 0);
     pen.globalAlpha = 1;
     const { box, point } = this.limits;
     if (box) this.outline(pen, box);
@@ -279,14 +281,14 @@ export class MaskPainter {
   }
 
   begin(at) {
-    this.stroke = { erase: this.tool === "eraser", size: this.brushSize, points: [at] };
+    this.stroke = { layer: this.layer, erase: this.tool === "eraser", size: this.brushSize, points: [at] };
     this.extend(at);
   }
 
   extend(at) {
     const from = this.stroke.points.at(-1);
     this.stroke.points.push(at);
-    this.lay(this.mask.getContext("2d"), { ...this.stroke, points: [from, at] });
+    this.lay(this.stroke, [from, at]);
   }
 
   finish() {
