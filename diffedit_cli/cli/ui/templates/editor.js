@@ -63,7 +63,7 @@ class Editor {
     if (!id) return;
     const opened = picture();
     await this.painter.load(opened.url, null);
-    find("#made-by").hidden = !opened.settings;
+    find("#made-by").hidden = opened.settings?.from !== this.history.now.settings.from || !opened.settings;
     find("#made-by").textContent = fill(T.made_by, opened);
     this.refresh();
     this.askForMask();
