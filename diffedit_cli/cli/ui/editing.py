@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ class Editor:
         if settings.get("model") not in (None, *self.models):
             raise UsageError("This model is not offered here; start diffedit ui with --model to use it.")
         loras = settings.get("lora", [])
-        if not isinstance(loras, list) or any(not str(one).startswith(tuple(self.loras)) for one in loras):
+        offered = {_without_scale(one) for one in self.loras}
+        if not isinstance(loras, list) or any(_without_scale(str(one)) not in offered for one in loras):
             raise UsageError("This LoRA is not offered here; start diffedit ui with --lora to use it.")
 
     def _model(self, settings: Mapping[str, Any]) -> list[str]:
@@ -134,6 +136,11 @@ class Editor:
         }  # fmt: skip
         self.folder.results[number] = Painted(result, [Path(path) for path in said["outputs"]])
         return result
+
+
+def _without_scale(lora: str) -> str:
+    """Returns the file of a LoRA, FILE or FILE:SCALE."""
+    return re.sub(r":[\d.]+$", "", lora)
 
 
 def _figures(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from diffedit_cli.cli.ui import command_lines
 from diffedit_cli.errors import InputError, OutputError, UsageError
 from diffedit_cli.storage import files, paths
-from diffedit_cli.storage.ownership import Ownership, Target
 
 if TYPE_CHECKING:
     from diffedit_cli.images.masks import Mask
@@ -101,7 +100,12 @@ class SessionFolder:
         identifier = f"m{mask.digest[:12]}"
         path = self.out / "masks" / f"{identifier[1:]}.png"
         files.make_folder(path.parent, "--out")
-        Ownership().publish({Target(path, "--out"): masks.pack_mask(mask)})
+        data = masks.pack_mask(mask)
+        if not (paths.is_file(path) and paths.read(path) == data):
+            try:
+                files.publish(path, data, _never_replacing)
+            except FileExistsError:
+                raise OutputError(f"{path} exists and is another mask; move it away, or use another --out.") from None
         self.masks.pop(identifier, None)
         self.masks[identifier] = path
         unused = [one for one, at in self.masks.items() if one not in self.used and at.parent == path.parent]
@@ -128,12 +132,12 @@ class SessionFolder:
         return self.results[identifier].files[number]
 
     def next_output(self, picture: OpenPicture, to: str) -> Path:
-        """Returns the next free name of a result: 001-cat-dog.png, with a number that begins no other name."""
+        """Returns the next free name of a result: 001-cat-dog.png, with a number above all others there."""
         from diffedit_cli.jobs.output_names import written_extension
 
-        taken = {path.name[:3] for path in self.out.iterdir()} if paths.is_folder(self.out) else set()
-        number = next(one for one in itertools.count(1) if f"{one:03}" not in taken)
-        stem = re.sub(r"^\d{3}-", "", picture.path.stem)
+        there = self.out.iterdir() if paths.is_folder(self.out) else ()
+        number = max((int(found[0]) for path in there if (found := re.match(r"\d{3,9}", path.name))), default=0) + 1
+        stem = re.sub(r"^\d{3,9}-", "", picture.path.stem)
         words = "-".join(filter(None, (_word(stem, 40), _word(to, 40)))) or "picture"
         return self.out / f"{number:03}-{words}{written_extension(picture.path)}"
 
