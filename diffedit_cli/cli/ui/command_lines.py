@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -136,11 +137,14 @@ def line(said: Sequence[str]) -> str:
 
 
 def model_words(given: Mapping[str, Any], groups: Iterable[o.Group]) -> dict[str, list[str]]:
-    """Returns, by long name, the options of `groups` that this command line sets to other than their defaults."""
+    """Returns, by long name, the options of `groups` that this command line sets to other than their defaults.
+
+    Those that the environment sets are left out: the commands of the page, and those that are copied, have it too.
+    """
     found: dict[str, list[str]] = {}
     for name, (_, default) in ((name, one) for group in groups for name, one in group.items()):
         value, long = given[name], flag(name).removeprefix("--")
-        if value in (default, None, []):
+        if value in (default, None, []) or os.environ.get(config_file.variable(long)) == str(value):
             continue
         if isinstance(value, bool):
             found[long] = [f"--{long}" if value else f"--no-{long}"]

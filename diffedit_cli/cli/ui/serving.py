@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from diffedit_cli import __version__
-from diffedit_cli.cli import config_file
+from diffedit_cli.cli import config_file, model_options
 from diffedit_cli.cli.console import answer, tell
 from diffedit_cli.cli.ui import command_lines
 from diffedit_cli.cli.ui.app import Page, application
@@ -34,10 +35,16 @@ from diffedit_cli.pipeline.presets import PRESETS
 HOST = "127.0.0.1"
 LEAVING = 3  # seconds for answers in progress when the page ends
 MOST_PORT = 65535
+SHORT = ("/tmp", "/var/tmp")  # where temporary files may be, if the usual folder has a long name
+LONGEST = 36  # bytes of that folder's path, as a socket's has 104 on some systems
 
 
 def serve_editor(folder: SessionFolder, given: Mapping[str, Any]) -> None:
-    """Serves the editor. Raises UsageError or OutputError if the address cannot be used."""
+    """Serves the editor.
+
+    Raises ModelError or UsageError for models and LoRAs that cannot be used, UsageError or OutputError for the address.
+    """
+    model_options.choose_model(dict(given), tell)
     with private_folder() as private:
         page, jobs, worker = editor_page(folder, given, private)
 
@@ -94,8 +101,12 @@ async def working(jobs: JobQueue, worker: Worker) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Yields a temporary folder that only this user may enter."""
-    with tempfile.TemporaryDirectory(prefix="diffedit-ui-", ignore_cleanup_errors=True) as folder:
+    """Yields a temporary folder that only this user may enter, with a path that is short enough for a socket below."""
+    places = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), *SHORT)
+    usable = (place for place in places if 0 < len(place) <= LONGEST and os.access(place, os.W_OK | os.X_OK))
+    with tempfile.TemporaryDirectory(
+        prefix="diffedit-ui-", dir=next(usable, None), ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 

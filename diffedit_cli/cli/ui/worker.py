@@ -37,25 +37,28 @@ class Worker:
     """Runs one command at a time. The server is started when it is needed, and again if it ended."""
 
     def __init__(self, runtime: Path) -> None:
-        """Keeps the server's socket in the folder `runtime`, which only this user may enter."""
+        """Keeps the server's socket and temporary files in the folder `runtime`, which only this user may enter."""
         self._environment = {
             **os.environ,
             "XDG_RUNTIME_DIR": str(runtime),
+            "TMPDIR": str(runtime),
             "DIFFEDIT_SERVE": "on",
             "NO_COLOR": "1",
         }
+        self._starting = asyncio.Lock()
         self._server: asyncio.subprocess.Process | None = None
         self._command: asyncio.subprocess.Process | None = None
 
     async def warm_up(self) -> None:
         """Starts the server unless it runs, and waits until it listens or has failed to."""
-        if self._server is not None and self._server.returncode is None:
-            return
-        self._server = await self._start("serve", "--idle", str(IDLE), stdout=asyncio.subprocess.DEVNULL)
-        assert self._server.stderr is not None
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._server.stderr.readline(), READY)
-        self._draining = asyncio.create_task(_each_line(self._server.stderr, lambda _: None))
+        async with self._starting:
+            if self._server is not None and self._server.returncode is None:
+                return
+            self._server = await self._start("serve", "--idle", str(IDLE), stdout=asyncio.subprocess.DEVNULL)
+            assert self._server.stderr is not None
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._server.stderr.readline(), READY)
+            self._draining = asyncio.create_task(_each_line(self._server.stderr, lambda _: None))
 
     async def cool_down(self) -> None:
         """Ends the server, so that its memory is free."""
