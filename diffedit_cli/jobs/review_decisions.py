@@ -80,11 +80,9 @@ class ReviewDecisions:
 def _content(path: Path) -> bytes | None:
     """Returns the content of a file, None if there is none. Raises OutputError for what is not a readable file."""
     try:
-        if not paths.is_there(path):
-            return None
         if paths.is_link(path):
             raise OutputError(f"{path} is a link, which diffedit did not make; move it away, or {ANOTHER}.")
-        return paths.read(path)
+        return paths.read(path) if paths.is_there(path) else None
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}; {ANOTHER}.") from error
 

@@ -95,7 +95,7 @@ def test_no_function_or_class_is_longer_than_a_screen_or_three(path: Path) -> No
 
 
 COMMANDS = (
-    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "serve", "cache list"),
+    *("", "mask", "invert", "edit", "run", "report", "info", "doctor", "serve", "ui", "cache list"),
     *("cache prune", "cache clear"),
     *("models list", "models pull", "models use", "models show", "models save"),
 )

@@ -46,7 +46,7 @@ PROMPT = {"mask": "to", "invert": "caption", "edit": "to"}
 # Written elsewhere, with tests of their own: the cache (test_cache.py), a model's folder, a run's page.
 ELSEWHERE = {"cache_dir", "models save folder", "report folder"}
 READ = {
-    *("image", "images", "sources", "mask", "latents", "within", "exclude", "lora", "embedding", "file"),
+    *("image", "images", "pictures", "sources", "mask", "latents", "within", "exclude", "lora", "embedding", "file"),
     *("from_embeds", "to_embeds", "caption_embeds", "negative_embeds", "from_negative_embeds", "to_negative_embeds"),
     *("model", "model_config", "text_encoder", "vae", "painter", "caption_model", "expand_model", "segmenter"),
 }

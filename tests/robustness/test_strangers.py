@@ -183,6 +183,7 @@ LINES: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("info",): [("{picture}",), ("mask.png",)],
     ("config",): [(), ("--json",)],
     ("doctor",): [(), ("--device", EVIL), ("--model", "{out}")],
+    ("ui",): [("{picture}x",), ("--port", "-1", "{picture}"), ("--out", "{picture}"), ("--model", EVIL), (EVIL,)],
     ("serve",): [("--status",), ("--stop",), ("--idle", EVIL)],
     ("models", "list"): [(), (EVIL,)],
     ("models", "pull"): [("{picture}", "--offline"), ("--variant", EVIL)],

@@ -144,7 +144,8 @@ def model_words(given: Mapping[str, Any], groups: Iterable[o.Group]) -> dict[str
     found: dict[str, list[str]] = {}
     for name, (_, default) in ((name, one) for group in groups for name, one in group.items()):
         value, long = given[name], flag(name).removeprefix("--")
-        if value in (default, None, []) or os.environ.get(config_file.variable(long)) == str(value):
+        said = os.environ.get(config_file.variable(long))
+        if value in (default, None, []) or said == str(value) or (said and isinstance(value, bool)):
             continue
         if isinstance(value, bool):
             found[long] = [f"--{long}" if value else f"--no-{long}"]

@@ -179,7 +179,7 @@ class ReviewWork:
         """Ends the painting; what is painted stays."""
         self._stopping = True
         if self.painting.running:
-            await self._worker.stop()
+            await self._worker.stop(times=2)
 
     async def work(self) -> None:
         """Finds masks, and paints whenever that is asked for, forever."""

@@ -18,6 +18,7 @@ from diffedit_cli.errors import INTERRUPTED, DeviceError
 LONGEST = 2**24  # bytes of a line that a command writes
 READY = 120.0  # seconds for the server to load its libraries
 IDLE = 600  # seconds after which the server ends if nothing is asked, also if this process was killed
+AGAIN = 0.5  # seconds between two interrupts, so that they are not taken for one
 GRACE = 10.0  # seconds for a command to end after it was interrupted
 COMPLAINT = "diffedit: "
 OnStep = Callable[[str, int, int], None]
@@ -87,13 +88,18 @@ class Worker:
         outcome.code = code if code >= 0 else DeviceError.code
         return outcome
 
-    async def stop(self) -> None:
-        """Interrupts the command that runs, as Ctrl-C does, and ends it if it does not heed that."""
+    async def stop(self, times: int = 1) -> None:
+        """Interrupts the command that runs, as Ctrl-C does, and ends it if it does not heed that.
+
+        A run finishes the pictures in progress unless it is interrupted `times` = 2 times.
+        """
         command = self._command
         if command is None or command.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            command.send_signal(signal.SIGINT)
+        for number in range(times):
+            await asyncio.sleep(AGAIN if number else 0)
+            with contextlib.suppress(ProcessLookupError):
+                command.send_signal(signal.SIGINT)
         await self._ended(command)
 
     @property
