@@ -33,9 +33,11 @@ class Job:
     mask: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     stopping: bool = False  # a person pressed Stop while it ran
+    changed: Callable[[], None] = lambda: None
 
     def step(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
+        self.changed()
 
     def fail(self, code: int, message: str) -> None:
         self.status, self.error = "failed", {"code": code, "message": message}
@@ -59,7 +61,7 @@ class JobQueue:
                 job.status = "stopped"
         if len(waiting) >= MOST_WAITING:
             raise UsageError(f"{MOST_WAITING} jobs wait already; stop some of them, or wait.")
-        job = Job(str(next(self._numbers)), kind, tab, request)
+        job = Job(str(next(self._numbers)), kind, tab, request, changed=self.changed)
         self.jobs[job.id] = job
         ended = [job.id for job in self.jobs.values() if job.status in ENDED]
         for old in ended[:-KEPT]:

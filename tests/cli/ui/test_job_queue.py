@@ -144,6 +144,11 @@ def test_every_change_is_heard() -> None:
             line.queue.add("edit", "a", {})
             assert one.is_set()
             assert other.is_set()
+            await line.settle()
+            one.clear()
+            line.queue.jobs["1"].step("edit", 3, 16)
+            assert one.is_set()
+            assert line.queue.record()[0]["done"] == 3
             one.clear()
             await line.end_one()
             assert one.is_set()

@@ -9,7 +9,7 @@ export class Tools {
     this.buttons = [...document.querySelectorAll("[data-tool]")].filter((one) => one.matches("button"));
     for (const button of this.buttons) button.addEventListener("click", () => this.choose(button.dataset.tool));
     find("#brush-size").addEventListener("input", (event) => painter.setBrushSize(Number(event.target.value)));
-    find("#layer").addEventListener("input", (event) => (painter.layer = event.target.value));
+    find("#layer").addEventListener("change", (event) => (painter.layer = event.target.value));
     find("#clear").addEventListener("click", clear);
     painter.canvas.addEventListener("keyup", () => (find("#brush-size").value = painter.brushSize));
     painter.setTool("pan");
