@@ -86,9 +86,9 @@ def page(folder: Path, *words: object) -> Iterator[PageProcess]:
                 one.kill()
 
 
-def until(happened: Callable[[], Any]) -> Any:
+def until(happened: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Waits until something is true, and returns it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (said := happened()):
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
