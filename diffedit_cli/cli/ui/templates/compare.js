@@ -63,13 +63,14 @@ export class Compare {
     const [width, height] = [this.after.naturalWidth, this.after.naturalHeight];
     const cut = (width * Number(this.slider.value)) / 100;
     const pen = this.view.begin();
-    pen.drawImage(this.before, 0, 0, width, height);
-    pen.save();
-    pen.beginPath();
-    pen.rect(cut, 0, width - cut, height);
-    pen.clip();
-    pen.drawImage(this.after, 0, 0);
-    pen.restore();
+    for (const [image, left, right] of [[this.before, 0, cut], [this.after, cut, width]]) {
+      pen.save();
+      pen.beginPath();
+      pen.rect(left, 0, right - left, height);
+      pen.clip();
+      pen.drawImage(image, 0, 0, width, height);
+      pen.restore();
+    }
     for (const [colour, wide] of [["rgb(0 0 0 / 45%)", 3], ["#fff", 1.5]]) {
       pen.fillStyle = colour;
       pen.fillRect(cut - wide / 2 / this.view.scale, 0, wide / this.view.scale, height);

@@ -65,6 +65,7 @@ export class MaskPainter {
     this.picture = picture;
     this.size = [picture.naturalWidth, picture.naturalHeight];
     this.layers = Object.fromEntries(Object.keys(LAYERS).map((name) => [name, canvasOf(...this.size)]));
+    this.rim = canvasOf(...this.size);
     this.found = null;
     this.strokes = [];
     this.undone = [];
@@ -172,7 +173,24 @@ export class MaskPainter {
     for (const canvas of Object.values(this.layers)) canvas.getContext("2d").clearRect(0, 0, ...this.size);
     if (this.found) this.layers.mask.getContext("2d").drawImage(this.found, 0, 0);
     for (const stroke of this.strokes) this.lay(stroke, stroke.points);
+    this.outlineMask();
     this.draw();
+  }
+
+  // Draws a light rim around the mask, which shows on a picture of the veil's own colour.
+  outlineMask() {
+    const [pen, wide] = [this.rim.getContext("2d"), Math.max(1, Math.max(...this.size) / 250)];
+    pen.clearRect(0, 0, ...this.size);
+    for (let turn = 0; turn < 8; turn += 1) {
+      const angle = (turn * Math.PI) / 4;
+      pen.drawImage(this.layers.mask, wide * Math.cos(angle), wide * Math.sin(angle));
+    }
+    pen.globalCompositeOperation = "source-in";
+    pen.fillStyle = "#fff";
+    pen.fillRect(0, 0, ...this.size);
+    pen.globalCompositeOperation = "destination-out";
+    pen.drawImage(this.layers.mask, 0, 0);
+    pen.globalCompositeOperation = "source-over";
   }
 
   lay({ layer, erase, size }, points) {
@@ -195,6 +213,8 @@ export class MaskPainter {
     pen.drawImage(this.picture, 0, 0);
     pen.globalAlpha = this.veil;
     for (const canvas of Object.values(this.layers)) pen.drawImage(canvas, 0, 0);
+    pen.globalAlpha = 0.9;
+    pen.drawImage(this.rim, 0, 0);
     pen.globalAlpha = 1;
     const { box, point } = this.limits;
     if (box) this.outline(pen, box);

@@ -11,6 +11,7 @@ class Review {
   constructor() {
     this.cards = new Map();
     this.filter = "all";
+    this.sending = Promise.resolve();
     this.large = new LargeView();
     this.correction = new Correction((card) => this.patch(card));
     for (const button of document.querySelectorAll("[data-filter]")) {
@@ -78,7 +79,12 @@ class Review {
 
   // What a person does
 
-  async post(path, json = {}) {
+  // Sends one request after the other, so that of two quick decisions the later one holds.
+  post(path, json = {}) {
+    this.sending = this.sending.then(() => this.send(path, json));
+  }
+
+  async send(path, json) {
     try {
       const said = await ask(path, { method: "POST", json });
       if (said.id) this.patch(said);
