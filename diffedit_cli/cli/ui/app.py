@@ -203,7 +203,7 @@ class Page:
 
     @answers
     async def download(self, request: Request) -> Response:
-        path = self.folder.result(request.path_params["id"], request.path_params["number"])
+        path = _there(self.folder.result(request.path_params["id"], request.path_params["number"]))
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
     async def _view(self, path: Path) -> Response:
@@ -212,9 +212,14 @@ class Page:
 
 async def view(path: Path, max_pixels: int) -> Response:
     """Returns a picture as a PNG that any browser shows. Raises InputError if the file is gone or damaged."""
+    return Response(await asyncio.to_thread(session_folder.view_of, _there(path), max_pixels), media_type="image/png")
+
+
+def _there(path: Path) -> Path:
+    """Returns the path of a file. Raises InputError if it is gone."""
     if not path.is_file():
         raise InputError(f"The file {path.name} is not there any longer; it was removed or renamed.")
-    return Response(await asyncio.to_thread(session_folder.view_of, path, max_pixels), media_type="image/png")
+    return path
 
 
 async def static(request: Request) -> Response:

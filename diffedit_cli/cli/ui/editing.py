@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from diffedit_cli.cli.ui.job_queue import Job
 from diffedit_cli.cli.ui.session_folder import Painted, SessionFolder
 from diffedit_cli.cli.ui.worker import Outcome, Worker, was_stopped
 from diffedit_cli.errors import DeviceError, UsageError
-from diffedit_cli.storage import files
+from diffedit_cli.storage import atomic, files
 
 FOUND_MASKS = 60  # found masks that are kept, at most
 LIMITS = ("mask", "within", "exclude")
@@ -58,15 +60,23 @@ class Editor:
 
     async def do(self, job: Job) -> None:
         """Does a job and sets its status. Raises DiffEditError."""
-        target = self._target(job)
-        words, mask = self.command(job.kind, job.request, target), target.with_suffix(".mask.png")
         await self.worker.warm_up()
+        if job.kind == "mask":
+            await self._run(job, self.private / f"found-{next(self._numbers)}.png")
+            return
+        files.make_folder(self.folder.out, "--out")
+        with contextlib.ExitStack() as left:  # so that of two pages with one folder none takes the other's name
+            await asyncio.to_thread(left.enter_context, atomic.exclusive_lock(self.folder.out))
+            picture = self.folder.picture(job.request["picture"])
+            await self._run(job, self.folder.next_output(picture, str(job.request["settings"].get("to", ""))))
+
+    async def _run(self, job: Job, target: Path) -> None:
+        """Runs the command of a job, which writes `target`, and sets the job's status."""
         if job.stopping:
             return
-        before, more = self.worker.server_process, []
-        if job.kind == "edit":
-            files.make_folder(target.parent, "--out")
-            more = command_lines.option("mask-output", mask)
+        words, mask = self.command(job.kind, job.request, target), target.with_suffix(".mask.png")
+        more = command_lines.option("mask-output", mask) if job.kind == "edit" else []
+        before = self.worker.server_process
         outcome = await self.worker.run([*words, *more], job.step)
         if was_stopped(outcome) and job.stopping:
             return
@@ -96,14 +106,6 @@ class Editor:
     def _model(self, settings: Mapping[str, Any]) -> list[str]:
         """Returns the options of the model, without those that the settings replace."""
         return [word for name, words in self.model.items() if name not in settings for word in words]
-
-    def _target(self, job: Job) -> Path:
-        """Returns the file that the command of a job writes."""
-        if job.kind == "mask":
-            return self.private / f"found-{next(self._numbers)}.png"
-        return self.folder.next_output(
-            self.folder.picture(job.request["picture"]), str(job.request["settings"].get("to", ""))
-        )
 
     def _mask(self, path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
         identifier = self._keep(path)

@@ -179,3 +179,12 @@ main()
 """
     ran = subprocess.run([sys.executable, "-c", told], cwd=folder, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"\s*", ran.stdout), ran.stdout
+
+
+@pytest.mark.thorough
+def test_two_pages_with_one_folder_take_different_names(folder: Path) -> None:
+    with page(folder, "ui", "cat.png", "--no-browser") as one, page(folder, "ui", "cat.png", "--no-browser") as other:
+        begun = [(process, process.job("edit", wait=False, settings=WORDS | {"steps": 30})) for process in (one, other)]
+        results = [process.ended(job["id"])["result"]["outputs"][0]["name"] for process, job in begun]
+        assert sorted(results) == ["001-cat-dog.png", "002-cat-dog.png"]
+    assert len((folder / "diffedit-ui" / "results.jsonl").read_text().splitlines()) == 2

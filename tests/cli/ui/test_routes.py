@@ -320,8 +320,11 @@ def test_every_tab_hears_of_jobs_and_pictures(browser: Browser) -> None:
 def test_a_picture_that_is_gone_is_told(browser: Browser) -> None:
     browser.open()
     browser.page.folder.pictures["p1"].path.unlink()
-    answer = browser.client.get("/pictures/p1")
-    assert (answer.status_code, "is not there any longer" in answer.json()["message"]) == (422, True)
+    result = browser.do()["result"]["outputs"][0]
+    (browser.page.folder.out / result["name"]).unlink()
+    for path in ("/pictures/p1", result["url"], result["download"]):
+        answer = browser.client.get(path)
+        assert (answer.status_code, "is not there any longer" in answer.json()["message"]) == (422, True)
 
 
 def test_all_addresses_are_tested() -> None:
