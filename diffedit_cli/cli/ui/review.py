@@ -156,6 +156,12 @@ class Review:
         }  # fmt: skip
 
 
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DiffEditError):
+        return str(error)
+    return f"An internal error occurred ({type(error).__name__}: {error})."
+
+
 class ReviewWork:
     """Finds the masks of a review, and paints what is accepted. Its methods run in the event loop's thread."""
 
@@ -186,7 +192,10 @@ class ReviewWork:
         waiting = [card for card in self.review.cards.values() if card.state in ("waiting", "painted")]
         while True:
             if self.painting.running:
-                await self._paint()
+                try:
+                    await self._paint()
+                except Exception as error:  # the review goes on, whatever a painting meets
+                    self.painting, self.problem = Painting(), _sentence(error)
             elif waiting:
                 await self._find(waiting.pop(0))
             else:
@@ -204,8 +213,8 @@ class ReviewWork:
                 await self._ask_for_mask(card)
             await asyncio.to_thread(self.review.measure, card)
             card.state = before if before == "painted" else "found"
-        except DiffEditError as error:
-            card.state, card.message = "failed", str(error)
+        except Exception as error:  # the next picture's mask is found, whatever this one meets
+            card.state, card.message = "failed", _sentence(error)
 
     async def _ask_for_mask(self, card: Card) -> None:
         path = self.review.mask(card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -17,6 +18,9 @@ from pages import PageProcess, page, until
 from PIL import Image, ImageDraw
 
 from diffedit_cli.cli.ui import command, review_command
+from diffedit_cli.cli.ui.review import Card, Review, ReviewWork
+from diffedit_cli.jobs.review_decisions import ReviewDecisions
+from diffedit_cli.storage.ownership import Ownership
 
 RUN = ("run", "in", *WORDS, "--out", "out", "--steps", "4", "--maps", "2", "--anyway")
 
@@ -203,3 +207,35 @@ def test_a_foreign_decision_file_is_left_alone(folder: Path, monkeypatch: pytest
     assert (folder / "out" / "review" / "accepted.jsonl").read_text() == "mine"
     assert command.NOT_REVIEWED
     assert os.listdir(folder / "out") == ["review"]  # noqa: PTH208
+
+
+class Broken:
+    """A worker that fails in a way that nobody foresaw."""
+
+    async def warm_up(self) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    cool_down = warm_up
+
+
+def test_the_review_goes_on_whatever_a_picture_meets(folder: Path) -> None:
+    names = ("cat.png", "teapot-on-table.png")
+    cards = {name: Card(name, Path("in") / name, Path(name), {}) for name in names}
+    found = Review(folder / "out", cards, ReviewDecisions(folder / "out", Ownership()), 10**8)
+    work = ReviewWork(found, Broken(), [], [])  # type: ignore[arg-type]
+
+    async def reviewed() -> None:
+        task = asyncio.create_task(work.work())
+        while any(card.state == "waiting" for card in cards.values()):
+            await asyncio.sleep(0.01)
+        found.decisions.decide({card.key: found.row(card, corrected=False) for card in cards.values()}, "accepted")
+        work.want_painting()
+        while work.painting.running:
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(reviewed(), 60))
+    said = "An internal error occurred (PermissionError: [Errno 13] Permission denied)."
+    assert [(card.state, card.message) for card in cards.values()] == [("failed", said)] * 2
+    assert work.problem == said
