@@ -49,8 +49,10 @@ def test_all_are_found() -> None:
 @pytest.mark.parametrize(("command", "flag"), OPTIONS)
 def test_it_is_refused_or_used(command: str, flag: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffedit_cli.cli import server
+    from diffedit_cli.cli.ui import serving
 
     monkeypatch.setattr(server.Server, "serve", lambda *_: None)
+    monkeypatch.setattr(serving, "serve", lambda *_: None)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "config"))
     for value in ABSURD:
         ran = diffedit(*BEFORE.get(command, command.split()), flag, value)

@@ -157,7 +157,7 @@ TABLE = [
     (f"edit good.png {PROMPTS} --eta nan", 2, "--eta"),
     (f"mask good.png {PROMPTS} --seed -1", 2, "--seed"),
     (f"mask good.png {PROMPTS} --dtype int8", 2, "--dtype int8"),
-    (f"mask good.png {PROMPTS} --device abacus", 2, "--device abacus"),
+    (f"mask good.png {PROMPTS} --device abacus", 2, "The device 'abacus' is unknown; use auto, cpu"),
     (f"mask good.png {PROMPTS} --clip-skip -1", 2, "--clip-skip must be at least 0, not -1"),
     (f"edit good.png {PROMPTS} --clip-skip 9", 2, "--clip-skip 9 is more than the text encoder"),
     (f"mask good.png {PROMPTS} --offload disk", 2, "--offload disk is unknown; use none, model, group, sequential"),
